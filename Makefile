@@ -1,0 +1,77 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+HOME_DIR := .citystream
+KAFKA := $(HOME_DIR)/kafka/libs
+CLICKHOUSE := $(HOME_DIR)/clickhouse
+CLICKHOUSE_ON_PATH := $(shell command -v clickhouse)
+
+# SECONDS is a variable of some shells: take it only from the command line of make.
+ifeq ($(origin SECONDS),command line)
+DEMO_SECONDS := --seconds $(SECONDS)
+endif
+
+# $(call step,what it does,commands): run quietly, then say in one line what was done and how long it took.
+define step
+@from=$$(date +%s); printf '%s ... ' '$(1)'; \
+if ( $(2) ) > $(HOME_DIR)/setup.log 2>&1; then echo "$$(( $$(date +%s) - from )) s"; \
+else echo "failed"; tail -n 30 $(HOME_DIR)/setup.log >&2; exit 1; fi
+endef
+
+.PHONY: help setup demo test bench lock clean
+
+help:
+	@echo 'make setup   install everything into .venv and .citystream'
+	@echo 'make demo    setup, then the whole platform on simulated feeds (make demo SECONDS=60 stops by itself)'
+	@echo 'make test    setup, then style, types, imports and all tests'
+	@echo 'make bench   setup, then the measurements'
+	@echo 'make lock    pin all dependencies again in requirements.lock'
+	@echo 'make clean   remove what setup installed and the local data'
+
+setup: .venv/project.stamp $(HOME_DIR)/kafka/stamp $(if $(CLICKHOUSE_ON_PATH),,$(CLICKHOUSE)/stamp)
+	@:
+
+$(HOME_DIR)/prerequisites.stamp: deploy/check_prerequisites.py
+	@mkdir -p $(HOME_DIR)
+	@command -v python3 > /dev/null || { echo 'Missing: Python 3.11: apt-get install python3.11 python3.11-venv' >&2; exit 1; }
+	@python3 deploy/check_prerequisites.py
+	@touch $@
+
+.venv/python.stamp: requirements.lock | $(HOME_DIR)/prerequisites.stamp
+	$(call step,Python packages into .venv,python3.11 -m venv .venv && $(BIN)/pip install --require-hashes -r requirements.lock)
+	@touch $@
+
+.venv/project.stamp: pyproject.toml .venv/python.stamp
+	$(call step,citystream itself into .venv,$(BIN)/pip install --no-deps --no-build-isolation -e .)
+	@touch $@
+
+$(HOME_DIR)/kafka/stamp: deploy/kafka/pom.xml | $(HOME_DIR)/prerequisites.stamp
+	$(call step,Kafka by Maven into $(KAFKA),rm -rf $(KAFKA) && mvn -B -q -f deploy/kafka/pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$(CURDIR)/$(KAFKA)")
+	@touch $@
+
+$(CLICKHOUSE)/stamp: deploy/clickhouse/package.json deploy/clickhouse/package-lock.json | $(HOME_DIR)/prerequisites.stamp
+	$(call step,ClickHouse by npm into $(CLICKHOUSE),mkdir -p $(CLICKHOUSE) && cp deploy/clickhouse/package.json deploy/clickhouse/package-lock.json $(CLICKHOUSE)/ && cd $(CLICKHOUSE) && npm ci --no-audit --no-fund)
+	@touch $@
+
+demo: setup
+	@$(BIN)/citystream demo $(DEMO_SECONDS)
+
+test: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench: setup
+	$(BIN)/python -m bench
+
+lock: setup
+	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host --no-emit-options --extra dev --output-file requirements.lock pyproject.toml
+
+clean:
+	@if [ -x $(BIN)/citystream ]; then $(BIN)/citystream down; fi
+	rm -rf .venv $(HOME_DIR) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

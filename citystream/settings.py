@@ -1,0 +1,170 @@
+"""Everything that can be set from outside: environment variables named CITYSTREAM_ and the field in capitals."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "CITYSTREAM_"
+PROJECT = Path(__file__).resolve().parent.parent
+LOCALHOST = "127.0.0.1"
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class SettingsError(Exception):
+    """A setting makes no sense or is missing; the message names it and says what is allowed."""
+
+
+class Settings(BaseSettings):
+    """The settings of one run. An address that is not set means the local stack."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    home: Path = Field(Path(".citystream"), description="Folder of the local stack's data, logs and secrets.")
+    packages: Path = Field(
+        PROJECT / ".citystream", description="Folder into which `make setup` installed Kafka and ClickHouse."
+    )
+    kafka_bootstrap: str | None = Field(
+        None, description="A Kafka elsewhere, as host:port[,host:port]; then no local Kafka is started."
+    )
+    kafka_port: Port = Field(19092, description="Port of the local Kafka, 1 to 65535.")
+    clickhouse_host: str | None = Field(
+        None, description="Name or address of a ClickHouse elsewhere; then no local ClickHouse is started."
+    )
+    clickhouse_port: Port = Field(19000, description="Port of ClickHouse's native protocol, 1 to 65535.")
+    clickhouse_http_port: Port = Field(18123, description="Port of ClickHouse's HTTP interface, 1 to 65535.")
+    registry_port: Port = Field(18081, description="Port of the schema registry, 1 to 65535.")
+    timezone: str = Field(
+        "Asia/Shanghai", description="Time zone of displayed times, an IANA name such as Asia/Shanghai."
+    )
+    owner_password: SecretStr | None = Field(None, description="Password of the ClickHouse user owner (migrations).")
+    sink_password: SecretStr | None = Field(None, description="Password of the ClickHouse user sink.")
+    operator_password: SecretStr | None = Field(None, description="Password of the ClickHouse user operator.")
+    analyst_password: SecretStr | None = Field(None, description="Password of the ClickHouse user analyst.")
+    pseudonym_key: SecretStr | None = Field(
+        None,
+        description="Key that turns identities into pseudonyms, at least 32 characters; a new key breaks all links.",
+    )
+
+    @field_validator("home", "packages")
+    @classmethod
+    def _folder(cls, value: Path) -> Path:
+        folder = value.expanduser().absolute()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError("a folder is needed, this is something else")
+        return folder
+
+    @field_validator("kafka_bootstrap")
+    @classmethod
+    def _addresses(cls, value: str | None) -> str | None:
+        for address in value.split(",") if value is not None else []:
+            found = re.fullmatch(r"\s*[\w.-]+:(\d{1,5})\s*", address, re.ASCII)
+            if not found or not 1 <= int(found.group(1)) <= 65535:
+                raise ValueError("host:port[,host:port] is needed, such as kafka-1:9092,kafka-2:9092")
+        return value
+
+    @field_validator("clickhouse_host")
+    @classmethod
+    def _host(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w.-]+|[0-9A-Fa-f]*(:[0-9A-Fa-f]*){2,}", value, re.ASCII):
+            raise ValueError("a host name or address without a port is needed; the port is CITYSTREAM_CLICKHOUSE_PORT")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError("an IANA time zone is needed, such as Asia/Shanghai") from error
+        return value
+
+    @field_validator("owner_password", "sink_password", "operator_password", "analyst_password")
+    @classmethod
+    def _password(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 12:
+            raise ValueError("at least 12 characters are needed")
+        return value
+
+    @field_validator("pseudonym_key")
+    @classmethod
+    def _key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("at least 32 characters are needed")
+        return value
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        seen: dict[int, str] = {}
+        for name, port in self.ports().items():
+            if port in seen:
+                raise ValueError(f"{variable(seen[port])} and {variable(name)} are both {port}: two ports are needed")
+            seen[port] = name
+        return self
+
+    def data_of(self, service: str) -> Path:
+        """Where a service of the local stack keeps its data."""
+        return self.home / "data" / service
+
+    def ports(self) -> dict[str, int]:
+        """The ports used on this machine, by the name of their setting."""
+        names = ["registry_port"]
+        names += [] if self.kafka_bootstrap else ["kafka_port"]
+        names += [] if self.clickhouse_host else ["clickhouse_port", "clickhouse_http_port"]
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def kafka_address(self) -> str:
+        """Bootstrap servers, wherever Kafka is."""
+        return self.kafka_bootstrap or f"{LOCALHOST}:{self.kafka_port}"
+
+    @property
+    def clickhouse_address(self) -> str:
+        """Host name or address, without a port, wherever ClickHouse is."""
+        return self.clickhouse_host or LOCALHOST
+
+
+def variable(field: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + field.upper()
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings; ``SettingsError`` with a message for people when one makes no sense."""
+    _refuse_unknown(environment if environment is not None else os.environ)
+    try:
+        if environment is None:
+            return Settings()
+        given = {
+            key.removeprefix(PREFIX).lower(): value for key, value in environment.items() if key.startswith(PREFIX)
+        }
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(one["loc"], one["msg"]) for one in error.errors())) from None
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    known = {variable(name) for name in Settings.model_fields}
+    for name in environment:
+        # The hashes are read by ClickHouse, from the environment of its own process.
+        if name.startswith(PREFIX) and name not in known and not name.endswith("_PASSWORD_SHA256"):
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; {near[0]} is meant, perhaps" if near else ""
+            raise SettingsError(f"{name}: there is no such setting{hint}")
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    if not location:
+        return message
+    name = str(location[0])
+    return f"{variable(name)}: {message[0].lower() + message[1:]} ({Settings.model_fields[name].description})"

@@ -1,0 +1,181 @@
+"""A long-running child that outlives the command which started it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+POLL_SECONDS = 0.05
+LOG_LINES = 20
+
+
+class StackError(Exception):
+    """The local stack cannot do what was asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process that is alive and ours. ``uptime`` in seconds; ``fingerprint`` tells with what it was started."""
+
+    pid: int
+    uptime: float
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What to run. ``environment`` is added to this process's own and may hold secrets.
+
+    ``reads`` is what it will find in its configuration file, as far as the settings decide it.
+    """
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    reads: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs when the command, its configuration or a secret does."""
+        inputs = [self.command, sorted(self.environment.items()), self.reads]
+        return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Process:
+    """A named process of one home, where its log and the note of its process id are kept."""
+
+    name: str
+    home: Path
+
+    @property
+    def note(self) -> Path:
+        """The file that remembers the process id and the command."""
+        return self.home / "run" / f"{self.name}.json"
+
+    @property
+    def log(self) -> Path:
+        """What the process prints; the log of the run before is kept beside it."""
+        return self.home / "log" / f"{self.name}.log"
+
+    def running(self) -> Running | None:
+        """The process if it is alive; a process id that another program got meanwhile does not count."""
+        try:
+            note = json.loads(self.note.read_text())
+            pid, command, fingerprint = int(note["pid"]), list(note["command"]), str(note["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        _reap(pid)
+        if command_line(pid) != command:
+            return None
+        return Running(pid, _uptime(pid), fingerprint)
+
+    def start(self, launch: Launch) -> int:
+        """Start it in a session of its own, so that neither Ctrl-C nor a closed terminal ends it; its process id."""
+        self.note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.log.exists():
+            self.log.replace(self.log.with_suffix(".previous.log"))
+        program = shutil.which(launch.command[0])
+        if program is None:
+            raise StackError(f"{self.name}: {launch.command[0]} is not on this machine; run make setup")
+        pid = os.posix_spawn(
+            program,
+            launch.command,
+            {**os.environ, **launch.environment},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(self.log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+        note = {"pid": pid, "command": launch.command, "fingerprint": launch.fingerprint}
+        self.note.write_text(json.dumps(note))
+        return pid
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float = 60) -> None:
+        """Return once it is ready; ``StackError`` with its last log lines when it ends or takes too long."""
+        until = time.monotonic() + seconds
+        while not ready():
+            if self.running() is None:
+                raise StackError(f"{self.name} ended while it was starting. {self._last_lines()}")
+            if time.monotonic() > until:
+                raise StackError(f"{self.name} does not answer after {seconds:.0f} s. {self._last_lines()}")
+            time.sleep(POLL_SECONDS)
+
+    def stop(self, seconds: float = 30) -> bool:
+        """Ask it to end, insist after a while; whether it was running."""
+        found = self.running()
+        if found is None:
+            self.note.unlink(missing_ok=True)
+            return False
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            _signal_group(found.pid, number)
+            until = time.monotonic() + seconds
+            while self.running() is not None and time.monotonic() < until:
+                time.sleep(POLL_SECONDS)
+            if self.running() is None:
+                self.note.unlink(missing_ok=True)
+                return True
+        raise StackError(f"{self.name}: process {found.pid} cannot be ended")
+
+    def _last_lines(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:] if self.log.exists() else []
+        return "\n".join([f"The end of {self.log}:", *(f"  {line}" for line in lines or ["(empty)"])])
+
+
+def command_line(pid: int) -> list[str]:
+    """The command of a living process; empty when there is none."""
+    for _ in range(20):
+        try:
+            raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return []
+        # It is also empty for an instant while a new program is being loaded.
+        if raw or _state(pid) in "ZX":
+            return [os.fsdecode(word) for word in raw.split(b"\0")[:-1]]
+        time.sleep(POLL_SECONDS)
+    return []
+
+
+def _state(pid: int) -> str:
+    fields = _stat(pid)
+    return fields[0] if fields else "X"
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on; none when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _reap(pid: int) -> None:
+    """Let go of a child of this very process that has ended."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
+
+
+def _uptime(pid: int) -> float:
+    fields = _stat(pid)
+    if not fields:
+        return 0.0
+    system_uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return max(0.0, system_uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,61 @@
+"""A real Kafka and a real ClickHouse for the tests that need them: own ports, own home, gone afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clickhouse_driver import Client
+
+from citystream.secrets import Secrets, load_secrets
+from citystream.settings import Settings
+from citystream.stack.ports import free_ports
+from citystream.stack.stack import Stack
+
+
+def settings_in(home: Path) -> Settings:
+    """Settings of a local stack in this folder, on ports nobody uses."""
+    kafka, native, http, registry = free_ports(4)
+    return Settings(
+        home=home, kafka_port=kafka, clickhouse_port=native, clickhouse_http_port=http, registry_port=registry
+    )
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of the stack that all integration tests share."""
+    return settings_in(tmp_path_factory.mktemp("stack"))
+
+
+@pytest.fixture(scope="session")
+def stack(settings: Settings) -> Iterator[Stack]:
+    """The shared stack, started at first use."""
+    shared = Stack(settings)
+    try:
+        shared.up(lambda _: None)
+        yield shared
+    finally:
+        shared.down()
+
+
+@pytest.fixture(scope="session")
+def secrets(stack: Stack) -> Secrets:
+    """The passwords of the shared stack."""
+    return load_secrets(stack.settings)
+
+
+@pytest.fixture
+def connect(settings: Settings, secrets: Secrets) -> Iterator[Callable[[str], Any]]:
+    """Connect to the shared ClickHouse as one of its users; closed after the test."""
+    with ExitStack() as opened:
+
+        def as_user(user: str) -> Any:
+            password = "" if user == "default" else secrets.password(user)
+            client = Client(settings.clickhouse_address, port=settings.clickhouse_port, user=user, password=password)
+            opened.callback(client.disconnect)
+            return client
+
+        yield as_user

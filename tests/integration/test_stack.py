@@ -1,0 +1,171 @@
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clickhouse_driver import Client
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.admin import KafkaAdminClient, NewTopic
+
+from citystream.secrets import load_secrets
+from citystream.settings import Settings
+from citystream.stack.ports import free_ports
+from citystream.stack.process import StackError
+from citystream.stack.stack import Stack, State
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Stack]:
+    """A stack of its own, to be ill-treated."""
+    kafka, native, http, registry = free_ports(4)
+    stack = Stack(
+        Settings(
+            home=tmp_path, kafka_port=kafka, clickhouse_port=native, clickhouse_http_port=http, registry_port=registry
+        )
+    )
+    try:
+        yield stack
+    finally:
+        stack.down()
+
+
+def states(stack: Stack) -> dict[str, State]:
+    return {one.name: one.state for one in stack.status()}
+
+
+def clickhouse(stack: Stack) -> Any:
+    password = load_secrets(stack.settings).password("owner")
+    return Client("127.0.0.1", port=stack.settings.clickhouse_port, user="owner", password=password)
+
+
+def write(stack: Stack) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=stack.settings.kafka_address)
+    admin.create_topics([NewTopic("kept", 1, 1)])
+    admin.close()
+    producer = KafkaProducer(bootstrap_servers=stack.settings.kafka_address, acks="all")
+    producer.send("kept", b"there").get(timeout=10)
+    producer.close()
+    client = clickhouse(stack)
+    for statement in (
+        "CREATE DATABASE raw",
+        "CREATE TABLE raw.kept (a Int32) ENGINE = MergeTree ORDER BY a",
+        "INSERT INTO raw.kept VALUES (1)",
+    ):
+        client.execute(statement)
+    client.disconnect()
+
+
+def read(stack: Stack) -> tuple[bytes, list[tuple[int]]]:
+    consumer = KafkaConsumer(
+        "kept",
+        bootstrap_servers=stack.settings.kafka_address,
+        auto_offset_reset="earliest",
+        consumer_timeout_ms=20_000,
+    )
+    value = next(consumer).value
+    consumer.close()
+    client = clickhouse(stack)
+    rows = client.execute("SELECT a FROM raw.kept")
+    client.disconnect()
+    return value, rows
+
+
+def test_life_of_a_stack(own: Stack) -> None:
+    lines: list[str] = []
+    assert states(own) == {"kafka": State.DOWN, "clickhouse": State.DOWN}
+
+    own.up(lines.append)
+    assert states(own) == {"kafka": State.UP, "clickhouse": State.UP}
+    assert all(one.pid and one.uptime is not None and one.uptime < 60 for one in own.status())
+    write(own)
+
+    lines.clear()
+    own.up(lines.append)
+    assert sorted(line.partition(" at ")[0] for line in lines) == ["clickhouse is already up", "kafka is already up"]
+
+    for one in own.status():
+        assert one.pid is not None
+        os.killpg(one.pid, signal.SIGKILL)
+    until = time.monotonic() + 10
+    while time.monotonic() < until and State.UP in states(own).values():
+        time.sleep(0.05)
+    assert states(own) == {"kafka": State.DOWN, "clickhouse": State.DOWN}
+
+    own.up(lines.append)
+    assert read(own) == (b"there", [(1,)])
+
+    own.down()
+    assert states(own) == {"kafka": State.DOWN, "clickhouse": State.DOWN}
+    own.up(lines.append)
+    assert read(own) == (b"there", [(1,)])
+
+
+def test_a_foreign_process_id_is_left_alone(own: Stack) -> None:
+    note = own.settings.home / "run" / "kafka.json"
+    note.parent.mkdir()
+    note.write_text(f'{{"pid": {os.getpid()}, "command": ["java", "kafka.Kafka"], "fingerprint": ""}}')
+    assert states(own)["kafka"] is State.DOWN
+    own.down()
+    assert not note.exists()
+
+
+def test_a_taken_port_is_named_with_the_way_out(own: Stack) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", own.settings.kafka_port))
+        server.listen()
+        with pytest.raises(StackError, match=rf"port {own.settings.kafka_port} is taken by .* CITYSTREAM_KAFKA_PORT="):
+            own.up(lambda _: None)
+    assert states(own) == {"kafka": State.DOWN, "clickhouse": State.DOWN}
+
+
+@pytest.mark.parametrize("setting", ["kafka_port", "clickhouse_port", "clickhouse_http_port"])
+def test_other_settings_do_not_pass_for_the_running_stack(stack: Stack, setting: str) -> None:
+    (port,) = free_ports(1)
+    moved = Stack(stack.settings.model_copy(update={setting: port}))
+    with pytest.raises(StackError, match="runs with other settings"):
+        moved.up(lambda _: None)
+    assert set(states(stack).values()) == {State.UP}
+
+
+def test_elsewhere_starts_nothing(tmp_path: Path, stack: Stack) -> None:
+    (nobody,) = free_ports(1)
+    elsewhere = Stack(
+        Settings(
+            home=tmp_path,
+            kafka_bootstrap=stack.settings.kafka_address,
+            clickhouse_host="127.0.0.1",
+            clickhouse_port=nobody,
+        )
+    )
+    lines: list[str] = []
+    elsewhere.up(lines.append)
+    assert lines == []
+    assert states(elsewhere) == {"kafka": State.UP, "clickhouse": State.UNREACHABLE}
+
+
+@pytest.mark.parametrize(
+    "bytes_sent",
+    [b"", b"\xff" * 100, b"GET / HTTP/1.1\r\n\r\n", b"\x00\x05cut"],
+    ids=["nothing", "garbage", "HTTP", "half a greeting"],
+)
+def test_clickhouse_outlives_odd_clients(stack: Stack, bytes_sent: bytes) -> None:
+    for port in (stack.settings.clickhouse_port, stack.settings.clickhouse_http_port):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(bytes_sent)
+            time.sleep(0.2)
+    time.sleep(0.2)
+    assert states(stack)["clickhouse"] is State.UP
+
+
+def test_only_this_machine_can_connect(stack: Stack) -> None:
+    listening = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    ours = {f"{port:04X}" for port in (stack.settings.kafka_port, stack.settings.clickhouse_port)}
+    addresses = {line.split()[1] for line in listening if line.split()[3] == "0A"}
+    mine = {address for address in addresses if address.partition(":")[2] in ours}
+    assert {address.partition(":")[0] for address in mine} <= {"0100007F"}

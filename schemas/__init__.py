@@ -1,0 +1,1 @@
+"""The contract: the words a feed is declared in, Avro schemas, codecs and verdicts."""

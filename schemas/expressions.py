@@ -1,0 +1,135 @@
+"""Expressions over a record's fields, written once and compiled to Polars (here) and to SQL (in sinks).
+
+Arithmetic is IEEE double or 64-bit integer, a null operand gives null, and a division by zero gives null, in every
+compilation. Times take part as integer milliseconds since 1970-01-01 UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+Operator = Literal["+", "-", "*", "/", ">=", "=="]
+
+
+class Expression:
+    """Base of the nodes below, with Python's operators."""
+
+    def __add__(self, other: Operand) -> Binary:
+        return Binary("+", self, as_expression(other))
+
+    def __sub__(self, other: Operand) -> Binary:
+        return Binary("-", self, as_expression(other))
+
+    def __mul__(self, other: Operand) -> Binary:
+        return Binary("*", self, as_expression(other))
+
+    def __truediv__(self, other: Operand) -> Binary:
+        return Binary("/", self, as_expression(other))
+
+    def __ge__(self, other: Operand) -> Binary:
+        return Binary(">=", self, as_expression(other))
+
+    def equals(self, other: Operand) -> Binary:
+        """True where both are equal."""
+        return Binary("==", self, as_expression(other))
+
+
+Operand = Expression | int | float | str
+
+
+@dataclass(frozen=True)
+class Column(Expression):
+    """The value of a field."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Constant(Expression):
+    """A fixed value."""
+
+    value: int | float | str
+
+
+@dataclass(frozen=True)
+class Binary(Expression):
+    """Two operands joined by an operator."""
+
+    operator: Operator
+    left: Expression
+    right: Expression
+
+
+@dataclass(frozen=True)
+class When(Expression):
+    """``then`` where ``condition`` is true, else null."""
+
+    condition: Expression
+    then: Expression
+
+
+@dataclass(frozen=True)
+class Present(Expression):
+    """True where ``operand`` is not null."""
+
+    operand: Expression
+
+
+@dataclass(frozen=True)
+class Scaled(Expression):
+    """``operand`` times ``scale``, rounded half up to a 64-bit integer: floor(operand * scale + 0.5)."""
+
+    operand: Expression
+    scale: int
+
+
+def as_expression(value: Operand) -> Expression:
+    """Wrap a plain value."""
+    return value if isinstance(value, Expression) else Constant(value)
+
+
+def columns(expression: Expression) -> Iterator[str]:
+    """Names of the fields an expression reads."""
+    match expression:
+        case Column(name):
+            yield name
+        case Binary(_, left, right) | When(left, right):
+            yield from columns(left)
+            yield from columns(right)
+        case Present(operand) | Scaled(operand, _):
+            yield from columns(operand)
+
+
+def to_polars(expression: Expression) -> pl.Expr:
+    """Compile to a Polars expression over a frame of decoded records."""
+    match expression:
+        case Column(name):
+            return pl.col(name)
+        case Constant(value):
+            return pl.lit(value)
+        case Binary("+", left, right):
+            return to_polars(left) + to_polars(right)
+        case Binary("-", left, right):
+            return to_polars(left) - to_polars(right)
+        case Binary("*", left, right):
+            return to_polars(left) * to_polars(right)
+        case Binary("/", left, right):
+            divisor = to_polars(right)
+            return pl.when(divisor != 0).then(to_polars(left).cast(pl.Float64) / divisor)
+        case Binary(">=", left, right):
+            return to_polars(left) >= to_polars(right)
+        case Binary("==", left, right):
+            return to_polars(left) == to_polars(right)
+        case When(condition, then):
+            return pl.when(to_polars(condition)).then(to_polars(then))
+        case Present(operand):
+            return to_polars(operand).is_not_null()
+        case Scaled(operand, 1):
+            return to_polars(operand).cast(pl.Int64)
+        case Scaled(operand, scale):
+            return (to_polars(operand).cast(pl.Float64) * scale + 0.5).floor().cast(pl.Int64)
+    raise TypeError(f"not an expression: {expression!r}")

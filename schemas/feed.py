@@ -1,0 +1,160 @@
+"""A feed and its aggregates: typed, frozen declarations that are refused at load when they make no sense."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+
+from schemas.expressions import columns
+from schemas.fields import Record
+from schemas.measures import Measure
+from schemas.model import DeclarationError, Field, Kind, fields_of
+
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+LONGEST_WINDOW = timedelta(minutes=15)
+
+__all__ = ["Aggregate", "DeclarationError", "Feed", "NotAfter", "Simulator", "milliseconds"]
+
+Simulator = Callable[[datetime, Random], Iterator[Record]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aggregate:
+    """Measures over tumbling event-time windows, grouped by fields of the record.
+
+    ``events``, the number of events, is always there. ``name`` is the topic and the view.
+    """
+
+    name: str
+    by: tuple[str, ...]
+    window: timedelta
+    measures: tuple[Measure, ...]
+    description: str
+
+
+@dataclass(frozen=True)
+class NotAfter:
+    """A rule: the instant ``earlier`` is not after the instant ``later``; true where either is null."""
+
+    earlier: str
+    later: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """One feed of one department.
+
+    ``event_time`` names the field windows go by; ``disorder`` is how far events may come out of order before the
+    watermark passes them, ``lateness`` how much longer their windows stay open. ``rate`` is events a second expected
+    of a district and ``silence`` the longest pause that is normal. ``simulate`` yields records in order of event time
+    from a start on, for ever. ``partitions`` is fixed for the life of a topic.
+    """
+
+    name: str
+    description: str
+    record: type[Record]
+    key: str
+    event_time: str
+    department: str
+    batch: int
+    stage: str
+    rate: float
+    silence: timedelta
+    disorder: timedelta
+    lateness: timedelta
+    simulate: Simulator
+    aggregates: tuple[Aggregate, ...] = ()
+    rules: tuple[NotAfter, ...] = ()
+    retention: timedelta = timedelta(days=7)
+    earliest: datetime = datetime(2000, 1, 1, tzinfo=UTC)
+    partitions: int = 4
+    bad_ratio: float = 0.5
+    fields: tuple[Field, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", fields_of(self.record))
+        _check(self)
+
+    @property
+    def definition(self) -> str:
+        """Fingerprint of everything results depend on; a worker refuses positions of another definition."""
+        aggregates = [(a.name, a.by, a.window, [m.partials for m in a.measures]) for a in self.aggregates]
+        parts = (
+            self.key, self.event_time, self.fields, self.rules, self.disorder, self.lateness, self.earliest,
+            self.partitions, aggregates,
+        )  # fmt: skip
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    @property
+    def allowance(self) -> timedelta:
+        """How far an event time may lie after the record's arrival."""
+        return self.disorder + self.lateness
+
+
+def _check(feed: Feed) -> None:
+    known = {f.name: f for f in feed.fields}
+    reasons = [
+        *_identity_problems(feed, known),
+        *_setting_problems(feed),
+        *(reason for rule in feed.rules for reason in _rule_problems(rule, known)),
+        *(reason for aggregate in feed.aggregates for reason in _aggregate_problems(feed, aggregate, known)),
+    ]
+    if reasons:
+        raise DeclarationError(f"feed {feed.name}: {reasons[0]}")
+
+
+def _identity_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
+    def is_a(name: str, kind: Kind) -> bool:
+        return name in known and known[name].kind == kind and not known[name].nullable
+
+    if not NAME.fullmatch(feed.name):
+        yield "a name is lower-case words joined by underscores"
+    if not is_a("event_id", "string"):
+        yield "the record needs a field event_id of type EventId"
+    if not is_a(feed.key, "string"):
+        yield f"the key {feed.key} has to be a string field that is never null"
+    if not is_a(feed.event_time, "instant"):
+        yield f"the event time {feed.event_time} has to be an Instant that is never null"
+
+
+def _setting_problems(feed: Feed) -> Iterator[str]:
+    if feed.disorder < timedelta(0) or feed.lateness < timedelta(0):
+        yield "disorder and lateness cannot be negative"
+    if not 0 < feed.bad_ratio <= 1:
+        yield "bad_ratio is a share between 0 and 1"
+    if feed.partitions < 1:
+        yield "a topic has at least one partition"
+    names = [aggregate.name for aggregate in feed.aggregates]
+    if len(set(names)) != len(names):
+        yield "two aggregates have one name"
+
+
+def _rule_problems(rule: NotAfter, known: Mapping[str, Field]) -> Iterator[str]:
+    for name in (rule.earlier, rule.later):
+        if name not in known or known[name].kind != "instant":
+            yield f"the rule {rule} needs {name} to be an Instant field"
+
+
+def _aggregate_problems(feed: Feed, aggregate: Aggregate, known: Mapping[str, Field]) -> Iterator[str]:
+    if not aggregate.name.startswith(f"{feed.name}_") or not NAME.fullmatch(aggregate.name):
+        yield f"the aggregate {aggregate.name} has to be named {feed.name}_<window>[_<group>]"
+    if not timedelta(seconds=1) <= aggregate.window <= LONGEST_WINDOW:
+        yield f"the window of {aggregate.name} has to be between a second and {LONGEST_WINDOW}"
+    elif timedelta(days=1) % aggregate.window:
+        yield f"the window of {aggregate.name} has to divide a day"
+    for name in aggregate.by:
+        if name not in known or known[name].kind not in ("string", "enum") or known[name].nullable:
+            yield f"{aggregate.name} groups by {name}, which is no string or enum field that is never null"
+    for partial in (p for measure in aggregate.measures for p in measure.partials):
+        for name in columns(partial.value):
+            if name not in known:
+                yield f"{aggregate.name} measures {name}, which is no field of the record"
+
+
+def milliseconds(span: timedelta) -> int:
+    """A span in whole milliseconds."""
+    return span // timedelta(milliseconds=1)

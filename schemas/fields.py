@@ -1,0 +1,60 @@
+"""The words a record's fields are declared in.
+
+A field is an ``Annotated`` type: a Python type, a description, bounds (pydantic's ``Field``) and the marks below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+INT32 = (-(2**31), 2**31 - 1)
+#: The instants ClickHouse and every client can show, in ms since 1970-01-01 UTC: the years 1900 to 2199.
+INSTANTS = (-2_208_988_800_000, 7_258_118_399_999)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit a value is measured in, as UCUM writes it where UCUM has it."""
+
+    symbol: str
+
+
+@dataclass(frozen=True)
+class Personal:
+    """The value tells of a person: the publisher replaces it by a keyed HMAC before the record leaves."""
+
+
+class Place(BaseModel):
+    """A position in WGS 84."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    longitude: Annotated[float, Field(ge=-180, le=180, description="Longitude, WGS 84"), Unit("deg")]
+    latitude: Annotated[float, Field(ge=-90, le=90, description="Latitude, WGS 84"), Unit("deg")]
+
+
+class Record(BaseModel):
+    """One event of a feed. Subclasses add their fields; every field needs a description."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+EventId = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+        description="UUID of the event; with key and event time it is the event's identity",
+    ),
+]
+Text = Annotated[str, Field(min_length=1, max_length=128)]
+Count = Annotated[int, Field(ge=0, le=INT32[1])]
+Instant = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(1900, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC)),
+    Unit("ms since 1970-01-01 UTC"),
+]
+Location = Annotated[Place | None, Field(description="Where it happened; null when unknown")]

@@ -1,0 +1,133 @@
+"""From a pydantic record model to the descriptions of its fields, which everything else is derived from."""
+
+from __future__ import annotations
+
+import math
+import types
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from typing import Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Le, MaxLen, MinLen
+from pydantic import AwareDatetime
+from pydantic.fields import FieldInfo
+
+from schemas.fields import INSTANTS, INT32, Personal, Place, Record, Unit
+
+Kind = Literal["string", "int", "float", "bool", "instant", "date", "enum", "place"]
+
+_KINDS: dict[type, Kind] = {
+    str: "string",
+    int: "int",
+    float: "float",
+    bool: "bool",
+    AwareDatetime: "instant",
+    date: "date",
+    Place: "place",
+}
+
+
+class DeclarationError(ValueError):
+    """A feed's declaration makes no sense; the message names the feed, the part and the reason."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field as every other part sees it: kind, nullability, bounds and metadata.
+
+    ``low`` and ``high`` bound a number's value or a string's length in characters.
+    """
+
+    name: str
+    kind: Kind
+    nullable: bool
+    description: str
+    unit: str | None = None
+    low: float | None = None
+    high: float | None = None
+    pattern: str | None = None
+    symbols: tuple[str, ...] = ()
+    personal: bool = False
+    default: Any = None
+    has_default: bool = False
+
+
+def fields_of(record: type[Record]) -> tuple[Field, ...]:
+    """Describe a record's fields.
+
+    Raises
+    ------
+    DeclarationError
+        A field has no description or a type outside the feed language.
+    """
+    return tuple(_field(record.__name__, name, info) for name, info in record.model_fields.items())
+
+
+def _field(record: str, name: str, info: FieldInfo) -> Field:
+    kind, nullable, symbols, inner = _type(record, name, info.annotation)
+    marks = _flatten([*info.metadata, *inner])
+    low, high = _bounds(kind, marks)
+    description = info.description or next((d for m in marks if (d := getattr(m, "description", None))), None)
+    if not description:
+        raise DeclarationError(f"{record}: {name} needs a description")
+    if any(isinstance(bound, float) and not math.isfinite(bound) for bound in (low, high)):
+        raise DeclarationError(f"{record}: the bounds of {name} have to be finite")
+    personal = any(isinstance(mark, Personal) for mark in marks)
+    if personal and kind != "string":
+        raise DeclarationError(f"{record}: only a string can be personal, {name} is {kind}")
+    return Field(
+        name=name,
+        kind=kind,
+        nullable=nullable,
+        description=description,
+        unit=next((mark.symbol for mark in marks if isinstance(mark, Unit)), None),
+        low=low,
+        high=high,
+        pattern=next((p for mark in marks if (p := getattr(mark, "pattern", None))), None),
+        symbols=symbols,
+        personal=personal,
+        default=None if info.is_required() else info.default,
+        has_default=not info.is_required(),
+    )
+
+
+def _type(record: str, name: str, annotation: Any) -> tuple[Kind, bool, tuple[str, ...], list[Any]]:
+    """Kind, nullability, an enum's symbols, and the marks inside the annotation."""
+    declared, nullable, marks = annotation, False, []
+    if get_origin(annotation) in (Union, types.UnionType):
+        members = [member for member in get_args(annotation) if member is not type(None)]
+        nullable = len(members) < len(get_args(annotation))
+        annotation = members[0] if len(members) == 1 else None
+    while hasattr(annotation, "__metadata__"):
+        marks += annotation.__metadata__
+        annotation = get_args(annotation)[0]
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        symbols = tuple(symbol.value for symbol in annotation)
+        if nullable or "unknown" not in symbols:
+            raise DeclarationError(f"{record}: the enum {name} needs a symbol 'unknown' and cannot be null")
+        return "enum", False, symbols, marks
+    if annotation not in _KINDS:
+        raise DeclarationError(
+            f"{record}: {name} is {declared!r}; a field is str, int, float, bool, AwareDatetime, date, Place, "
+            "a StrEnum with a symbol 'unknown', or one of these or None (not an enum)"
+        )
+    return _KINDS[annotation], nullable, (), marks
+
+
+def _bounds(kind: Kind, marks: list[Any]) -> tuple[float | None, float | None]:
+    if kind == "instant":
+        return INSTANTS
+    low = next((m.ge if isinstance(m, Ge) else m.min_length for m in marks if isinstance(m, Ge | MinLen)), None)
+    high = next((m.le if isinstance(m, Le) else m.max_length for m in marks if isinstance(m, Le | MaxLen)), None)
+    if kind == "int":
+        return INT32[0] if low is None else low, INT32[1] if high is None else high  # type: ignore[return-value]
+    return low, high  # type: ignore[return-value]
+
+
+def _flatten(metadata: list[Any]) -> list[Any]:
+    """Marks with the constraints of nested ``Field(...)`` among them."""
+    flat = []
+    for mark in metadata:
+        flat += [*_flatten(mark.metadata), mark] if isinstance(mark, FieldInfo) else [mark]
+    return flat

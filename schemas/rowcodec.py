@@ -1,0 +1,57 @@
+"""One record at a time: Confluent's wire format (0x00, schema id, Avro body) with fastavro."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import fastavro
+
+from schemas.catalogue import Catalogue, FrozenSchema
+from schemas.fields import Record
+
+FRAME = struct.Struct(">bI")
+
+
+class NotDecodable(ValueError):
+    """Bytes that are no record of a known schema; the message says why."""
+
+
+def frame(schema_id: int) -> bytes:
+    """The five bytes before an Avro body."""
+    return FRAME.pack(0, schema_id)
+
+
+def encode(frozen: FrozenSchema, record: Record | Mapping[str, Any]) -> bytes:
+    """Encode a record under a frozen schema."""
+    out = io.BytesIO()
+    out.write(frame(frozen.id))
+    fastavro.schemaless_writer(out, frozen.parsed, record.model_dump() if isinstance(record, Record) else dict(record))
+    return out.getvalue()
+
+
+def decode(catalogue: Catalogue, value: bytes) -> dict[str, Any]:
+    """Decode a record with the schema its frame names.
+
+    Raises
+    ------
+    NotDecodable
+        The frame, the schema id or the body is wrong, or bytes are left over.
+    """
+    if len(value) < FRAME.size or value[0] != 0:
+        raise NotDecodable("the value does not start with 0x00 and a schema id")
+    schema_id = FRAME.unpack_from(value)[1]
+    if schema_id not in catalogue.by_id:
+        raise NotDecodable(f"schema id {schema_id} is not in the catalogue")
+    body = io.BytesIO(value)
+    body.seek(FRAME.size)
+    try:
+        record = fastavro.schemaless_reader(body, catalogue.by_id[schema_id].parsed, None)
+    except Exception as error:
+        raise NotDecodable(f"the body is not of schema {schema_id}: {type(error).__name__}") from error
+    if body.tell() != len(value):
+        raise NotDecodable(f"{len(value) - body.tell()} bytes are left over after the record")
+    assert isinstance(record, dict)
+    return record

@@ -1,0 +1,37 @@
+"""One encoded record of every version of a feed's schema, kept beside it and decoded by the tests for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+
+from schemas.avro import feed_schema
+from schemas.catalogue import FROZEN, Catalogue, FrozenSchema
+from schemas.feed import Feed
+from schemas.rowcodec import encode
+
+START = datetime(2026, 1, 5, tzinfo=UTC)
+SEED = 0
+
+
+def sample_file(frozen: FrozenSchema, folder: Path = FROZEN) -> Path:
+    """Where the sample of a version is: a record as it is on the topic, in hexadecimal."""
+    return folder / frozen.subject / f"{frozen.version}.sample"
+
+
+def write_samples(feeds: Mapping[str, Feed], folder: Path = FROZEN) -> list[Path]:
+    """Write the first simulated record of each feed whose newest version has no sample; returns the new files.
+
+    An existing sample is kept: it is a record of its own time.
+    """
+    catalogue = Catalogue.load(folder)
+    written = []
+    for feed in feeds.values():
+        frozen = catalogue.latest(feed.name)
+        path = sample_file(frozen, folder)
+        if frozen.schema == feed_schema(feed) and not path.exists():
+            path.write_text(encode(frozen, next(iter(feed.simulate(START, Random(SEED))))).hex() + "\n")
+            written.append(path)
+    return written

@@ -1,0 +1,1 @@
+"""Kafka: topics, publisher, the Faust batch transport, positions, dead letters, lag."""

@@ -1,0 +1,112 @@
+"""How far consumer groups are behind, in records and seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+
+from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import CoordinatorNotAvailableError
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+
+@dataclass(frozen=True)
+class PartitionLag:
+    """One group in one partition. ``waiting_since_ms`` is the arrival of the oldest record not yet processed."""
+
+    topic: str
+    partition: int
+    log_start: int
+    committed: int
+    end: int
+    waiting_since_ms: int | None
+
+    @property
+    def records(self) -> int:
+        """Records not yet processed."""
+        return self.end - self.committed
+
+
+@dataclass(frozen=True)
+class TopicLag:
+    """One group in one topic. ``seconds`` is how long the oldest record not yet processed has been waiting."""
+
+    topic: str
+    records: int
+    seconds: float
+
+
+def by_topic(partitions: Iterable[PartitionLag], now_ms: int) -> list[TopicLag]:
+    """Sum partitions; the longest wait counts."""
+    grouped: dict[str, list[PartitionLag]] = {}
+    for partition in partitions:
+        grouped.setdefault(partition.topic, []).append(partition)
+    return [
+        TopicLag(
+            topic,
+            sum(p.records for p in members),
+            max((now_ms - p.waiting_since_ms) / 1000 for p in members if p.waiting_since_ms is not None)
+            if any(p.waiting_since_ms is not None for p in members)
+            else 0.0,
+        )
+        for topic, members in grouped.items()
+    ]
+
+
+class LagMeter:
+    """Asks the brokers; keeps its connections between measurements."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest", max_poll_records=1
+        )
+
+    def measure(self, group: str, topics: Iterable[str], *, waiting: bool = True) -> list[PartitionLag]:
+        """Lag of a group in all partitions of these topics; ``waiting`` also reads the oldest waiting records."""
+        tps = [
+            TopicPartition(topic, number)
+            for topic in topics
+            for number in sorted(self._consumer.partitions_for_topic(topic) or ())
+        ]
+        ends = self._consumer.end_offsets(tps)
+        starts = self._consumer.beginning_offsets(tps)
+        commits = self._commits(group)
+        committed = {tp: commits[tp].offset if tp in commits and commits[tp].offset >= 0 else starts[tp] for tp in tps}
+        behind = [tp for tp in tps if max(committed[tp], starts[tp]) < ends[tp]]
+        since = self._oldest({tp: max(committed[tp], starts[tp]) for tp in behind}) if waiting else {}
+        return [PartitionLag(tp.topic, tp.partition, starts[tp], committed[tp], ends[tp], since.get(tp)) for tp in tps]
+
+    @retry(retry=retry_if_exception_type(CoordinatorNotAvailableError), wait=wait_fixed(0.5), stop=stop_after_delay(30))
+    def _commits(self, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Committed offsets; a new broker first has to make its topic for them."""
+        commits: dict[TopicPartition, OffsetAndMetadata] = self._admin.list_group_offsets(group).get(group, {})
+        return commits
+
+    def _oldest(self, offsets: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Arrival of the record at each offset, as far as the broker answers within a second."""
+        found = {}
+        for tp, offset in offsets.items():
+            self._consumer.assign([tp])
+            self._consumer.seek(tp, offset)
+            for records in self._consumer.poll(timeout_ms=1000, max_records=1).values():
+                found[tp] = records[0].timestamp
+        return found
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._consumer.close()
+        self._admin.close()
+
+    def __enter__(self) -> LagMeter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def measure(bootstrap: str, group: str, topics: Iterable[str]) -> list[PartitionLag]:
+    """Measure once."""
+    with closing(LagMeter(bootstrap)) as meter:
+        return meter.measure(group, topics)

@@ -1,0 +1,102 @@
+"""Publishing records of a feed: validated, pseudonymised, acknowledged one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from kafka import KafkaProducer
+
+from schemas.catalogue import FrozenSchema
+from schemas.feed import Feed
+from schemas.fields import Record
+from schemas.rowcodec import encode
+from streams.topics import MAX_BATCH
+
+#: Records sent and not yet acknowledged; beyond it ``publish`` waits.
+IN_FLIGHT = 20_000
+
+OnResult = Callable[[Exception | None], None]
+
+
+def pseudonym(key: bytes, value: str) -> str:
+    """Keyed HMAC-SHA256 of a personal value, 32 hex digits."""
+    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def new_producer(bootstrap: str) -> KafkaProducer:
+    """An idempotent producer that waits for all replicas."""
+    return KafkaProducer(
+        bootstrap_servers=bootstrap,
+        acks="all",
+        enable_idempotence=True,
+        compression_type="lz4",
+        linger_ms=20,
+        batch_size=256 * 1024,
+        max_request_size=MAX_BATCH,
+        allow_auto_create_topics=False,
+    )
+
+
+class Publisher:
+    """Sends records of one feed; use as a context manager, leaving it waits for the last acknowledgement."""
+
+    def __init__(self, producer: KafkaProducer, feed: Feed, frozen: FrozenSchema, pseudonym_key: bytes | None) -> None:
+        self._producer = producer
+        self._feed = feed
+        self._frozen = frozen
+        self._key = pseudonym_key
+        self._personal = [field.name for field in feed.fields if field.personal]
+        if self._personal and not pseudonym_key:
+            raise ValueError(f"{feed.name} has personal fields ({', '.join(self._personal)}); set a pseudonym key")
+        self._slots = threading.BoundedSemaphore(IN_FLIGHT)
+        self.acknowledged = 0
+        self.failed = 0
+
+    def publish(self, record: Record, on_result: OnResult | None = None) -> None:
+        """Send one record; ``on_result`` hears None once all replicas have it, or the error."""
+        self.send(*self.encode(record), on_result)
+
+    def encode(self, record: Record) -> tuple[bytes, bytes]:
+        """Key and value of a record as they are sent, personal values replaced by their pseudonyms."""
+        values = record.model_dump()
+        for name in self._personal:
+            if values[name] is not None:
+                assert self._key is not None
+                values[name] = pseudonym(self._key, values[name])
+        return values[self._feed.key].encode(), encode(self._frozen, values)
+
+    def send(self, key: bytes | None, value: bytes | None, on_result: OnResult | None = None) -> None:
+        """Send bytes as they are."""
+        self._slots.acquire()
+        future = self._producer.send(self._feed.name, key=key, value=value)
+        future.add_callback(self._done, on_result, None)
+        future.add_errback(self._failed, on_result)
+
+    def _failed(self, on_result: OnResult | None, error: Exception) -> None:
+        self._done(on_result, error, None)
+
+    def _done(self, on_result: OnResult | None, error: Exception | None, _metadata: Any) -> None:
+        self._slots.release()
+        if error is None:
+            self.acknowledged += 1
+        else:
+            self.failed += 1
+        if on_result:
+            on_result(error)
+
+    def flush(self) -> None:
+        """Wait until every record sent so far is acknowledged or has failed."""
+        self._producer.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()

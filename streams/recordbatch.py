@@ -1,0 +1,154 @@
+"""Kafka's v2 record batches as bytes: headers, checksums, bounded decompression, single records.
+
+Format: https://kafka.apache.org/documentation/#recordbatch
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cramjam
+import crc32c
+import lz4.frame
+import zstandard
+from aiokafka.record.default_records import DefaultRecordBatch
+
+from schemas.columnar import Block
+
+HEADER = struct.Struct(">qiibIhiqqqhii")
+LENGTH_AND_BELOW = 12
+CRC_FROM = 21
+CODEC_MASK, LOG_APPEND_TIME, TRANSACTIONAL, CONTROL = 0x07, 0x08, 0x10, 0x20
+CODECS = {0: "none", 1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
+#: A batch whose body is larger than this is quarantined undecoded.
+MAX_BODY = 64 * 2**20
+
+
+class CorruptBatch(RuntimeError):
+    """A batch the broker should not have sent: wrong checksum, magic or timestamp type."""
+
+
+class BodyTooLarge(ValueError):
+    """A batch's body decompresses to more than ``MAX_BODY``, or not at all."""
+
+
+@dataclass(frozen=True)
+class RecordBatch:
+    """A batch as the broker sent it, not decompressed."""
+
+    partition: int
+    base_offset: int
+    last_offset: int
+    count: int
+    attributes: int
+    arrived_ms: int
+    producer_id: int
+    raw: bytes
+
+    @property
+    def is_control(self) -> bool:
+        """It holds a transaction's marker and no records."""
+        return bool(self.attributes & CONTROL)
+
+    @property
+    def is_transactional(self) -> bool:
+        """Its records count only if their transaction was committed."""
+        return bool(self.attributes & TRANSACTIONAL)
+
+    @property
+    def is_log_append_time(self) -> bool:
+        """The broker stamped the arrival."""
+        return bool(self.attributes & LOG_APPEND_TIME)
+
+    def block(self) -> Block:
+        """Decompress.
+
+        Raises
+        ------
+        BodyTooLarge
+            The body is larger than ``MAX_BODY`` or cannot be decompressed.
+        """
+        return Block(self._body(), self.count, self.base_offset, self.last_offset, self.arrived_ms)
+
+    def records(self) -> list[tuple[int, bytes | None, bytes | None, list[tuple[str, bytes]]]]:
+        """Offset, key, value and headers of each record, by the ordinary reader.
+
+        Raises
+        ------
+        BodyTooLarge
+            See ``block``.
+        CorruptRecordException
+            The records do not follow the format.
+        """
+        body = self._body()
+        header = list(HEADER.unpack_from(self.raw))
+        header[1] = HEADER.size - LENGTH_AND_BELOW + len(body)
+        header[5] = self.attributes & ~CODEC_MASK
+        plain = DefaultRecordBatch(bytearray(HEADER.pack(*header) + body))
+        return [(r.offset, r.key, r.value, list(r.headers)) for r in plain]
+
+    def _body(self) -> bytes:
+        data = self.raw[HEADER.size :]
+        try:
+            match CODECS.get(self.attributes & CODEC_MASK):
+                case "none":
+                    body = data
+                case "gzip":
+                    body = zlib.decompressobj(31).decompress(data, MAX_BODY + 1)
+                case "snappy":
+                    body = _snappy(data)
+                case "lz4":
+                    body = lz4.frame.LZ4FrameDecompressor().decompress(data, MAX_BODY + 1)
+                case "zstd":
+                    body = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read(MAX_BODY + 1)
+                case _:
+                    raise BodyTooLarge(f"unknown compression {self.attributes & CODEC_MASK}")
+        except (zlib.error, RuntimeError, zstandard.ZstdError, cramjam.DecompressionError, struct.error) as error:
+            raise BodyTooLarge(f"the batch cannot be decompressed: {error}") from error
+        if len(body) > MAX_BODY:
+            raise BodyTooLarge(f"the batch decompresses to more than {MAX_BODY >> 20} MiB")
+        return body
+
+
+def _snappy(data: bytes) -> bytes:
+    """Snappy, raw or in xerial's framing; sizes are checked before anything is decompressed."""
+    if not data.startswith(b"\x82SNAPPY\x00"):
+        chunks = [data]
+    else:
+        chunks, at = [], 16
+        while at < len(data):
+            (size,) = struct.unpack_from(">i", data, at)
+            chunks.append(data[at + 4 : at + 4 + size])
+            at += 4 + size
+    if sum(cramjam.snappy.decompress_raw_len(chunk) for chunk in chunks) > MAX_BODY:
+        return bytes(MAX_BODY + 1)
+    return b"".join(bytes(cramjam.snappy.decompress_raw(chunk)) for chunk in chunks)
+
+
+def split(partition: int, data: bytes) -> Iterator[RecordBatch]:
+    """The whole batches in a fetch; a last one that is cut off is left for the next fetch.
+
+    Raises
+    ------
+    CorruptBatch
+        A checksum or magic is wrong.
+    """
+    at = 0
+    while at + HEADER.size <= len(data):
+        base, length, _, magic, crc, attributes, last_delta, _, max_ts, producer, _, _, count = HEADER.unpack_from(
+            data, at
+        )
+        end = at + LENGTH_AND_BELOW + length
+        if end > len(data):
+            return
+        if magic != 2:
+            raise CorruptBatch(f"the batch at offset {base} has format version {magic}, not 2")
+        raw = data[at:end]
+        if crc32c.crc32c(raw[CRC_FROM:]) != crc:
+            raise CorruptBatch(f"the batch at offset {base} has a wrong checksum")
+        yield RecordBatch(partition, base, base + last_delta, count, attributes, max_ts, producer, raw)
+        at = end

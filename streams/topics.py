@@ -1,0 +1,137 @@
+"""The topics of the platform: one a feed, one an aggregate, and the dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, stop_never, wait_exponential
+
+from schemas.feed import Feed, milliseconds
+from streams import deadletters
+
+#: Largest record batch a topic takes, in bytes.
+MAX_BATCH = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic as it should be."""
+
+    name: str
+    partitions: int
+    retention: timedelta
+
+    @property
+    def config(self) -> dict[str, str]:
+        """Its settings on the broker."""
+        return {
+            "message.timestamp.type": "LogAppendTime",
+            "cleanup.policy": "delete",
+            "retention.ms": str(milliseconds(self.retention)),
+            "max.message.bytes": str(MAX_BATCH),
+        }
+
+
+@dataclass(frozen=True)
+class TopicState:
+    """A topic as the broker has it."""
+
+    id: UUID
+    partitions: int
+
+
+class TopicProblem(RuntimeError):
+    """A topic is missing or not as declared."""
+
+
+def topics(feeds: Iterable[Feed]) -> list[Topic]:
+    """Every topic these feeds need."""
+    wanted = [Topic(deadletters.TOPIC, 1, timedelta(days=30))]
+    for feed in feeds:
+        wanted.append(Topic(feed.name, feed.partitions, feed.retention))
+        wanted += [Topic(aggregate.name, feed.partitions, feed.retention) for aggregate in feed.aggregates]
+    return wanted
+
+
+def create(bootstrap: str, wanted: Iterable[Topic], replication: int = 1) -> list[str]:
+    """Create the topics that are missing; returns their names.
+
+    Raises
+    ------
+    TopicProblem
+        A topic exists with another number of partitions.
+    """
+    wanted = list(wanted)
+    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        existing = _states(admin)
+        for topic in wanted:
+            if topic.name in existing and existing[topic.name].partitions != topic.partitions:
+                raise TopicProblem(
+                    f"topic {topic.name} has {existing[topic.name].partitions} partitions and is declared with "
+                    f"{topic.partitions}; the number is fixed for the life of a topic, growing means a new topic"
+                )
+        missing = [topic for topic in wanted if topic.name not in existing]
+        if missing:
+            try:
+                admin.create_topics([NewTopic(t.name, t.partitions, replication, None, t.config) for t in missing])
+            except TopicAlreadyExistsError:
+                return create(bootstrap, wanted, replication)
+            admin.wait_for_topics([t.name for t in missing])
+    return [topic.name for topic in missing]
+
+
+def states(bootstrap: str, names: Iterable[str]) -> dict[str, TopicState]:
+    """The named topics as the broker has them.
+
+    Raises
+    ------
+    TopicProblem
+        One of them does not exist.
+    """
+    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        existing = _states(admin)
+    missing = [name for name in names if name not in existing]
+    if missing:
+        raise TopicProblem(f"topics {', '.join(missing)} do not exist; run: citystream up")
+    return {name: existing[name] for name in names}
+
+
+def _states(admin: KafkaAdminClient) -> dict[str, TopicState]:
+    described: list[Mapping[str, object]] = admin.describe_topics()
+    found = {}
+    for topic in described:
+        topic_id, partitions = topic["topic_id"], topic["partitions"]
+        assert isinstance(partitions, list)
+        found[str(topic["name"])] = TopicState(UUID(str(topic_id)), len(partitions))
+    return found
+
+
+def wait_for_kafka(bootstrap: str, say: Callable[[str], None], limit: timedelta | None = None) -> None:
+    """Wait until a broker answers, with growing pauses.
+
+    Raises
+    ------
+    KafkaError
+        ``limit`` has passed.
+    """
+
+    def report(state: RetryCallState) -> None:
+        pause = state.next_action.sleep if state.next_action else 0
+        say(f"Kafka at {bootstrap} does not answer; trying again in {pause:.0f} s")
+
+    for attempt in Retrying(
+        retry=retry_if_exception_type((KafkaError, OSError)),
+        wait=wait_exponential(min=1, max=30),
+        stop=stop_after_delay(limit.total_seconds()) if limit else stop_never,
+        before_sleep=report,
+        reraise=True,
+    ):
+        with attempt, closing(KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=3000)) as admin:
+            admin.describe_cluster()

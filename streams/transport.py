@@ -1,0 +1,246 @@
+"""Faust's Kafka transport, delivering one message per fetched run of a partition instead of one per record.
+
+Extension points of faust-streaming 0.15.3 and aiokafka 0.14.0 that this stands on (a contract test fails if one
+moves): ``aiokafka.consumer.fetcher.MemoryRecords`` and ``PartitionRecords``; Faust's ``Consumer._to_message``,
+``_add_gap``, ``_filter_tps_with_pending_acks``, ``_new_offset``, ``perform_seek``; its consumer thread's
+``_create_worker_consumer`` and ``_commit``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, cast
+
+from aiokafka.consumer import fetcher
+from aiokafka.errors import CommitFailedError
+from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
+from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+
+from streams.positions import Position
+from streams.recordbatch import CorruptBatch, RecordBatch, split
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one fetch brought of a partition: the batches of the offsets from ``start`` up to, not with, ``next``.
+
+    The first batch may begin before ``start`` and control or aborted batches are left out, so rows below ``start``
+    have to be dropped and not every offset has a record.
+    """
+
+    topic: str
+    partition: int
+    start: int
+    next: int
+    batches: tuple[RecordBatch, ...]
+
+
+@dataclass(frozen=True)
+class _RunRecord:
+    """A run in the shape of an aiokafka record."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    value: Run
+
+
+class _Fetched:
+    """Stands in for ``MemoryRecords``: keeps the bytes of a fetch."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = bytes(data)
+        self._records = fetcher_memory_records(self.data)
+
+    def has_next(self) -> bool:
+        return bool(self._records.has_next())
+
+    def size_in_bytes(self) -> int:
+        return len(self.data)
+
+
+class _RunRecords:
+    """Stands in for ``PartitionRecords``: yields one run."""
+
+    def __init__(self, tp: TopicPartition, data: bytes, aborted: Iterable[tuple[int, int]], fetch_offset: int) -> None:
+        self._tp = tp
+        self._data = data
+        self._aborted = sorted(aborted, key=lambda transaction: transaction[1])
+        self._start = fetch_offset
+        self.next_fetch_offset = fetch_offset
+        self._iterator = self._read()
+
+    def __iter__(self) -> Iterator[_RunRecord]:
+        return self
+
+    def __next__(self) -> _RunRecord:
+        return next(self._iterator)
+
+    def _read(self) -> Iterator[_RunRecord]:
+        batches = tuple(self._committed(split(self._tp.partition, self._data)))
+        if self.next_fetch_offset > self._start:
+            run = Run(self._tp.topic, self._tp.partition, self._start, self.next_fetch_offset, batches)
+            arrived = batches[-1].arrived_ms if batches else 0
+            yield _RunRecord(run.topic, run.partition, run.next - 1, arrived, run)
+
+    def _committed(self, batches: Iterable[RecordBatch]) -> Iterator[RecordBatch]:
+        """Batches that count under read_committed; moves ``next_fetch_offset`` past all."""
+        open_aborted: set[int] = set()
+        for batch in batches:
+            while self._aborted and self._aborted[0][1] <= batch.base_offset:
+                open_aborted.add(self._aborted.pop(0)[0])
+            self.next_fetch_offset = batch.last_offset + 1
+            if batch.is_control:
+                marker = next(DefaultRecordBatch(bytearray(batch.raw)))
+                if ControlRecord.parse(marker.key) == ABORT_MARKER:
+                    open_aborted.discard(batch.producer_id)
+            elif not (batch.is_transactional and batch.producer_id in open_aborted):
+                if not batch.is_log_append_time:
+                    raise CorruptBatch(
+                        f"{self._tp.topic}/{self._tp.partition} holds records with timestamps of their producers; set "
+                        "message.timestamp.type=LogAppendTime, or results would depend on the producers' clocks"
+                    )
+                yield batch
+
+
+fetcher_memory_records = fetcher.MemoryRecords
+fetcher_partition_records = fetcher.PartitionRecords
+_run_topics: set[str] = set()
+
+
+def _partition_records(
+    tp: TopicPartition, records: _Fetched, aborted: list[tuple[int, int]] | None, fetch_offset: int, *rest: Any
+) -> Any:
+    if tp.topic in _run_topics:
+        return _RunRecords(tp, records.data, aborted or (), fetch_offset)
+    return fetcher_partition_records(tp, fetcher_memory_records(records.data), aborted, fetch_offset, *rest)
+
+
+def deliver_runs(topics: Iterable[str]) -> None:
+    """Deliver these topics as runs in this process; others stay as aiokafka has them."""
+    _run_topics.update(topics)
+    fetcher.MemoryRecords = _Fetched
+    fetcher.PartitionRecords = _partition_records
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Reads committed records only, never resets an offset by itself, and commits positions with their metadata."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"
+        consumer._auto_offset_reset = "none"
+        consumer._fetch_max_wait_ms = 200
+        return consumer
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        consumer = self._ensure_consumer()
+        committing = cast("Consumer", self.consumer).committing
+        positions = {
+            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, committing[tp].metadata())
+            for tp, offset in offsets.items()
+            if tp in self.assignment() and committing[tp].processed == offset
+        }
+        self.tp_last_committed_at.update({tp: monotonic() for tp in offsets})
+        try:
+            await consumer.commit(positions)
+        except CommitFailedError:
+            self.log.info("A commit came after a rebalance; its events will be processed again")
+            return False
+        except Exception as error:  # noqa: BLE001 - whatever it is ends the process
+            await self.app.crash(error)
+        return True
+
+    async def committed(self, tps: Iterable[TP]) -> dict[TP, tuple[int | None, str, int]]:
+        """Committed offset, metadata and log start of each partition."""
+        return cast("dict[TP, tuple[int | None, str, int]]", await self.call_thread(self._committed, list(tps)))
+
+    async def _committed(self, tps: list[TP]) -> dict[TP, tuple[int | None, str, int]]:
+        consumer = self._ensure_consumer()
+        partitions = [TopicPartition(tp.topic, tp.partition) for tp in tps]
+        commits = await consumer._coordinator.fetch_committed_offsets(partitions)
+        starts = await consumer.beginning_offsets(partitions)
+        return {
+            tp: (commits[p].offset, commits[p].metadata, starts[p]) if p in commits else (None, "", starts[p])
+            for tp, p in zip(tps, partitions, strict=True)
+        }
+
+
+#: Decides a partition's position from committed offset, metadata and log start; raises PositionProblem.
+Decide = Callable[[TP, int | None, str, int], Position]
+
+
+class Consumer(driver.Consumer):
+    """Tracks positions in place of acknowledged messages.
+
+    ``resumed`` holds, per assigned partition, the position read from after the last assignment; each assignment makes
+    new objects, so a state built for an older one can be told apart. ``flushed`` holds what may be committed.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.resumed: dict[TP, Position] = {}
+        self.flushed: dict[TP, Position] = {}
+        self.committing: dict[TP, Position] = {}
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        return ConsumerMessage(
+            record.topic,
+            record.partition,
+            record.offset,
+            record.timestamp / 1000,
+            1,
+            [],
+            None,
+            record.value,
+            None,
+            0,
+            0,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """A run's offset is its last one, so gaps are the rule."""
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        return iter([tp for tp in self.flushed if topics is None or tp in topics or tp.topic in topics])
+
+    def _new_offset(self, tp: TP) -> int | None:
+        position = self.flushed.get(tp)
+        if position is None:
+            return None
+        self.committing[tp] = position
+        return position.processed
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's own watchdog goes by acknowledged messages; lag is watched from outside."""
+
+    async def perform_seek(self) -> None:
+        """Read again from each partition's rewind offset, with the processed offset as the committed one."""
+        tps = self.assignment()
+        decide: Decide = self.app.decide_position
+        thread = cast("ConsumerThread", self._thread)
+        positions = {tp: decide(tp, *state) for tp, state in (await thread.committed(tps)).items()}
+        self.flushed.clear()
+        for tp, position in positions.items():
+            self.resumed[tp] = position
+            self._committed_offset[tp] = position.processed
+            self._read_offset[tp] = position.rewind
+        if positions:
+            await self._thread.seek_wait({tp: position.rewind for tp, position in positions.items()})
+
+
+class Transport(driver.Transport):
+    """Faust's aiokafka transport with the consumer above."""
+
+    Consumer = Consumer

@@ -1,0 +1,35 @@
+"""The one predicate that decides late, close and final.
+
+A window is closed for a record, and for good, once ``window end + lateness <= running maximum of event time (over the
+valid records before it) - disorder``. It depends on the log alone, not on how the log was cut into batches.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from schemas.feed import Aggregate, Feed, milliseconds
+
+SEEN_BEFORE = "_seen_before"
+
+
+def advance(feed: Feed, rows: pl.DataFrame, max_event_ms: int) -> tuple[pl.DataFrame, int]:
+    """Add to each row the running maximum of event time before it (ms, ``_seen_before``); return the new maximum."""
+    if rows.is_empty():
+        return rows.with_columns(pl.lit(max_event_ms, pl.Int64).alias(SEEN_BEFORE)), max_event_ms
+    before = pl.col(feed.event_time).cum_max().shift(1).fill_null(max_event_ms)
+    rows = rows.with_columns(pl.max_horizontal(before, pl.lit(max_event_ms, pl.Int64)).alias(SEEN_BEFORE))
+    newest = rows[feed.event_time].max()
+    assert isinstance(newest, int)
+    return rows, max(max_event_ms, newest)
+
+
+def window_start(aggregate: Aggregate, event_ms: pl.Expr) -> pl.Expr:
+    """Start of the tumbling window an event time falls in, aligned to 1970-01-01 UTC."""
+    size = milliseconds(aggregate.window)
+    return event_ms - event_ms % size
+
+
+def closes_at(feed: Feed, aggregate: Aggregate) -> int:
+    """How far, in ms, the maximum of event time has to be past a window's start for the window to be closed."""
+    return milliseconds(aggregate.window + feed.lateness + feed.disorder)

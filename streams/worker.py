@@ -1,0 +1,142 @@
+"""What both Faust workers share: the application on the batch transport, and how it ends when it must."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import timedelta
+
+import faust
+from faust.types import TP
+from yarl import URL
+
+from streams.positions import Position, PositionProblem, resume
+from streams.topics import TopicState, states, wait_for_kafka
+from streams.transport import Consumer, Run, Transport, deliver_runs
+
+log = logging.getLogger("citystream")
+
+EX_SOFTWARE = 70
+EX_CONFIG = 78
+
+
+def end_process(reason: BaseException | str, code: int = EX_SOFTWARE) -> None:
+    """End at once and commit nothing: what was not flushed is processed again after the restart."""
+    if isinstance(reason, PositionProblem | str):
+        log.error("%s", reason)
+    else:
+        log.error("Stopping: %s: %s", type(reason).__name__, reason, exc_info=reason)
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class BatchApp(faust.App):
+    """A Faust application whose agents get runs, and which decides itself where to read from."""
+
+    def __init__(
+        self, group: str, bootstrap: str, definitions: Mapping[str, str], *, instance: str | None = None
+    ) -> None:
+        self._definitions = definitions
+        self.bootstrap = bootstrap
+        self.topic_states: dict[str, TopicState] = {}
+        super().__init__(
+            group,
+            broker=f"kafka://{bootstrap}",
+            store="memory://",
+            web_enabled=False,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            consumer_auto_offset_reset="none",
+            consumer_group_instance_id=instance,
+            consumer_max_fetch_size=4 * 2**20,
+            broker_session_timeout=10.0,
+            broker_heartbeat_interval=3.0,
+            broker_commit_interval=1.0,
+            stream_buffer_maxsize=2,
+            stream_wait_empty=False,
+            stream_recovery_delay=0.0,
+            producer_acks=-1,
+            producer_compression_type="lz4",
+            producer_max_batch_size=512 * 1024,
+            producer_linger_ms=5,
+            worker_redirect_stdouts=False,
+        )
+        self.transport = Transport([URL(f"kafka://{bootstrap}")], self)
+
+    async def crash(self, reason: BaseException) -> None:
+        """Faust would tear the services down one by one; nothing they do then is needed."""
+        end_process(reason)
+
+    @property
+    def batch_consumer(self) -> Consumer:
+        """The transport's consumer."""
+        consumer = self.consumer
+        assert isinstance(consumer, Consumer)
+        return consumer
+
+    def decide_position(self, tp: TP, committed: int | None, metadata: str, log_start: int) -> Position:
+        """Where to read a partition from; ends the process if no position can be trusted."""
+        try:
+            return resume(
+                f"{self.conf.id} in {tp.topic}/{tp.partition}",
+                committed,
+                metadata,
+                topic_id=str(self.topic_states[tp.topic].id),
+                definition=self._definitions[tp.topic],
+                log_start=log_start,
+            )
+        except PositionProblem as problem:
+            end_process(problem, EX_CONFIG)
+            raise
+
+    def each_run(self, topic: str, take: Callable[[TP, Run], Awaitable[None]]) -> None:
+        """Call ``take`` with every run of a topic, one at a time; an error in it ends the process."""
+
+        async def agent(stream: faust.StreamT) -> None:
+            async for event in stream.events():
+                try:
+                    await take(event.message.tp, event.message.value)
+                except asyncio.CancelledError:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - whatever it is ends the process
+                    end_process(error)
+
+        raw = self.topic(topic, key_serializer="raw", value_serializer="raw")
+        self.agent(raw, name=f"{self.conf.id}.{topic}")(agent)
+
+    def every(self, interval: timedelta, call: Callable[[], Awaitable[None]]) -> None:
+        """Call regularly; an error in it ends the process."""
+
+        async def timer() -> None:
+            try:
+                await call()
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever it is ends the process
+                end_process(error)
+
+        self.timer(interval.total_seconds(), name=call.__name__)(timer)
+
+
+def run(app: BatchApp, topics: Iterable[str]) -> None:
+    """Wait for Kafka, then work until a signal ends it."""
+    names = list(topics)
+    deliver_runs(names)
+    wait_for_kafka(app.bootstrap, log.warning)
+    app.topic_states = states(app.bootstrap, names)
+    asyncio.get_event_loop().run_until_complete(_serve(app))
+
+
+async def _serve(app: BatchApp) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await app.start()
+    log.info("%s works", app.conf.id)
+    await stop.wait()
+    await app.stop()

@@ -1,0 +1,1 @@
+"""Faust workers: decode, validate, deduplicate, aggregate; one agent a feed."""

@@ -1,0 +1,113 @@
+"""One partition of one feed: from decoded rows to window parts and positions, as a function of the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from processors.repeats import Repeats
+from processors.windows import Windows
+from schemas.feed import Feed
+from streams.deadletters import DeadLetter
+from streams.decode import Decoder
+from streams.positions import Position
+from streams.transport import Run
+from streams.watermark import advance
+
+
+class LogGap(RuntimeError):
+    """Offsets are missing between two runs, which the log does not explain."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a flush writes: parts of each aggregate's windows, dead letters, and the position they lead to.
+
+    The last row of each frame carries ``watermark``, the running maximum of event time; it has to be sent last.
+    """
+
+    parts: dict[str, pl.DataFrame]
+    dead: list[DeadLetter]
+    position: Position
+
+
+class Partition:
+    """State of a partition since its rewind offset.
+
+    Until the processed offset is reached again nothing is written, and what closed before it is forgotten: such
+    windows were written whole, and may be rebuilt here from their middle.
+    """
+
+    def __init__(self, feed: Feed, number: int, decoder: Decoder, start: Position) -> None:
+        self.start = start
+        self._number = number
+        self._decoder = decoder
+        self._feed = feed
+        self._next = start.rewind
+        self._written = start.processed
+        self._max_event_ms = start.max_event_ms
+        self._windows = [Windows(feed, aggregate) for aggregate in feed.aggregates]
+        self._repeats = Repeats(feed)
+        self._dead: list[DeadLetter] = []
+
+    def process(self, run: Run) -> int:
+        """Take a run in; returns how many records were new.
+
+        Raises
+        ------
+        LogGap
+            The run does not follow the one before.
+        """
+        if run.start > self._next:
+            raise LogGap(f"{run.topic}/{run.partition}: offsets {self._next} to {run.start - 1} were not delivered")
+        if run.next <= self._next:
+            return 0
+        decoded = self._decoder.read(run, self._next)
+        rows, dead = decoded.rows, decoded.dead
+        if self._next < self._written < run.next:
+            before = pl.col("_offset") < self._written
+            self._add(rows.filter(before))
+            self._catch_up()
+            rows, dead = rows.filter(~before), [d for d in dead if d.last_offset >= self._written]
+        self._add(rows)
+        if run.next == self._written:
+            self._catch_up()
+        elif run.next > self._written:
+            self._dead += dead
+        new = run.next - max(self._next, self._written)
+        self._next = run.next
+        return max(0, new)
+
+    def _add(self, rows: pl.DataFrame) -> None:
+        rows, self._max_event_ms = advance(self._feed, rows, self._max_event_ms)
+        rows = self._repeats.drop(rows, self._max_event_ms)
+        for windows in self._windows:
+            windows.add(rows)
+
+    def _catch_up(self) -> None:
+        for windows in self._windows:
+            windows.close(self._max_event_ms)
+
+    def flush(self) -> Output | None:
+        """What changed since the last flush, or None if nothing did."""
+        if self._next <= self._written:
+            return None
+        parts = {windows.aggregate.name: self._parts(windows) for windows in self._windows}
+        dead, self._dead = self._dead, []
+        self._written = self._next
+        return Output(parts, dead, self._position())
+
+    def _parts(self, windows: Windows) -> pl.DataFrame:
+        parts = windows.take(self._max_event_ms)
+        last = pl.int_range(pl.len()) == pl.len() - 1
+        return parts.with_columns(
+            source_partition=pl.lit(self._number, pl.Int64),
+            watermark=pl.when(last).then(pl.lit(self._max_event_ms, pl.Int64)),
+        )
+
+    def _position(self) -> Position:
+        """Committed once the flush is acknowledged."""
+        oldest = [o for windows in self._windows if (o := windows.oldest()) is not None]
+        rewind, seen = min(oldest, default=(self._next, self._max_event_ms))
+        return replace(self.start, processed=self._next, rewind=rewind, max_event_ms=seen)

@@ -1,0 +1,139 @@
+"""Open windows of one aggregate in one partition: mergeable parts, versions, closing."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from schemas.expressions import to_polars
+from schemas.feed import Aggregate, Feed
+from schemas.measures import Partial, bucket_bounds
+from streams.watermark import SEEN_BEFORE, closes_at, window_start
+
+BOUNDS = np.array(bucket_bounds(), dtype=np.int64)
+NO_BUCKET = -1
+
+_WHOLE = ("window_start", "_first", "_seen", "_last", "_changed", "events")
+
+
+class Windows:
+    """State of one aggregate: a pure function of the records added, whatever the cut between calls of ``add``."""
+
+    def __init__(self, feed: Feed, aggregate: Aggregate) -> None:
+        self.aggregate = aggregate
+        self._event_time = feed.event_time
+        self._closes_at = closes_at(feed, aggregate)
+        self._keys = [*aggregate.by, "window_start"]
+        partials = [p for measure in aggregate.measures for p in measure.partials]
+        self._scalars = [p for p in partials if p.merge != "histogram"]
+        self._histograms = [p for p in partials if p.merge == "histogram"]
+        columns = {
+            **dict.fromkeys(aggregate.by, pl.String),
+            **dict.fromkeys(_WHOLE, pl.Int64),
+            "_changed": pl.Boolean,
+            **{p.name: pl.Int64 for p in self._scalars},
+        }
+        self._open = pl.DataFrame(schema=columns)
+        buckets = {**dict.fromkeys(aggregate.by, pl.String), **dict.fromkeys(("window_start", "_bucket"), pl.Int64)}
+        self._counts = {p.name: pl.DataFrame(schema={**buckets, "_count": pl.Int64}) for p in self._histograms}
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Count rows in: valid, without repeats, in offset order, with ``_offset`` and ``_seen_before``.
+
+        Rows too late for their window are left out here; ClickHouse counts them from the raw rows.
+        """
+        rows = rows.with_columns(window_start=window_start(self.aggregate, pl.col(self._event_time)))
+        rows = rows.filter(pl.col("window_start") + self._closes_at > pl.col(SEEN_BEFORE))
+        if rows.is_empty():
+            return
+        part = rows.group_by(self._keys, maintain_order=True).agg(
+            pl.col("_offset").first().alias("_first"),
+            pl.col(SEEN_BEFORE).first().alias("_seen"),
+            pl.col("_offset").last().alias("_last"),
+            pl.lit(True).alias("_changed"),
+            pl.len().cast(pl.Int64).alias("events"),
+            *(_merge(p, to_polars(p.value).cast(pl.Int64)) for p in self._scalars),
+        )
+        self._open = (
+            pl.concat([self._open, part.select(self._open.columns)])
+            .group_by(self._keys, maintain_order=True)
+            .agg(
+                pl.col("_first", "_seen").first(),
+                pl.col("_last").last(),
+                pl.col("_changed").any(),
+                pl.col("events").sum(),
+                *(_merge(p, pl.col(p.name)) for p in self._scalars),
+            )
+            .select(self._open.columns)
+        )
+        for partial in self._histograms:
+            self._count(partial, rows)
+
+    def _count(self, partial: Partial, rows: pl.DataFrame) -> None:
+        values = rows.select(*self._keys, _value=to_polars(partial.value).cast(pl.Int64)).drop_nulls("_value")
+        raw = values["_value"].to_numpy()
+        buckets = np.where(raw <= 0, NO_BUCKET, np.searchsorted(BOUNDS, raw, side="left"))
+        counts = self._counts[partial.name]
+        added = values.select(*self._keys, _bucket=pl.Series(buckets, dtype=pl.Int64), _count=pl.lit(1, pl.Int64))
+        self._counts[partial.name] = (
+            pl.concat([counts, added.select(counts.columns)])
+            .group_by([*self._keys, "_bucket"], maintain_order=True)
+            .agg(pl.col("_count").sum())
+        )
+
+    def close(self, max_event_ms: int) -> None:
+        """Forget the windows that are closed, unseen: they were written before the position read again from."""
+        self._drop(pl.col("window_start") + self._closes_at <= max_event_ms)
+
+    def take(self, max_event_ms: int) -> pl.DataFrame:
+        """The parts that changed since the last call or are final now; final ones are forgotten.
+
+        Returns
+        -------
+        Group keys, ``window_start`` (ms), ``version`` (2 x last offset counted in, + 1 if final), ``events`` and the
+        partials; a histogram is two lists, ``<name>_buckets`` ascending and ``<name>_counts``.
+        """
+        closed = pl.col("window_start") + self._closes_at <= max_event_ms
+        taken = self._open.filter(pl.col("_changed") | closed)
+        for partial in self._histograms:
+            lists = (
+                self._counts[partial.name]
+                .join(taken.select(self._keys), on=self._keys, how="semi")
+                .sort("_bucket")
+                .group_by(self._keys)
+                .agg(
+                    pl.col("_bucket").alias(f"{partial.name}_buckets"), pl.col("_count").alias(f"{partial.name}_counts")
+                )
+            )
+            empty = pl.lit([], pl.List(pl.Int64))
+            taken = taken.join(lists, on=self._keys, how="left", maintain_order="left").with_columns(
+                pl.col(f"{partial.name}_{half}").fill_null(empty) for half in ("buckets", "counts")
+            )
+        taken = taken.with_columns(version=2 * pl.col("_last") + closed.cast(pl.Int64))
+        self._drop(closed)
+        self._open = self._open.with_columns(_changed=pl.lit(False))
+        return taken.drop("_first", "_seen", "_last", "_changed")
+
+    def _drop(self, closed: pl.Expr) -> None:
+        self._open = self._open.filter(~closed)
+        self._counts = {name: counts.filter(~closed) for name, counts in self._counts.items()}
+
+    def oldest(self) -> tuple[int, int] | None:
+        """Smallest first offset of an open window and the maximum of event time before it, or None."""
+        if self._open.is_empty():
+            return None
+        first = self._open.sort("_first").row(0, named=True)
+        return first["_first"], first["_seen"]
+
+
+def _merge(partial: Partial, value: pl.Expr) -> pl.Expr:
+    match partial.merge:
+        case "sum":
+            merged = value.sum()
+        case "min":
+            merged = value.min()
+        case "max":
+            merged = value.max()
+        case "histogram":
+            raise TypeError("a histogram is merged by bucket")
+    return merged.alias(partial.name)

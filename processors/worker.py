@@ -1,0 +1,85 @@
+"""The processor: a Faust worker with one agent a feed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+
+import polars as pl
+from faust.types import TP
+
+from processors.partition import Output, Partition
+from schemas.catalogue import Catalogue
+from schemas.feed import Aggregate, Feed
+from schemas.rowcodec import encode
+from streams import deadletters
+from streams.decode import Decoder
+from streams.producing import Sender
+from streams.transport import Run
+from streams.worker import BatchApp, run
+
+GROUP = "processor"
+FLUSH_EVERY = timedelta(seconds=1)
+
+
+class Processor:
+    """States of the assigned partitions and the rhythm of processing and flushing."""
+
+    def __init__(self, app: BatchApp, feeds: Mapping[str, Feed], catalogue: Catalogue) -> None:
+        self._app = app
+        self._feeds = feeds
+        self._catalogue = catalogue
+        self._decoders = {name: Decoder(catalogue, name, feed) for name, feed in feeds.items()}
+        self._partitions: dict[TP, Partition] = {}
+        self._state = asyncio.Lock()
+        self._flushing = asyncio.Lock()
+        for name in feeds:
+            app.each_run(name, self.take)
+        app.every(FLUSH_EVERY, self.flush)
+
+    async def take(self, tp: TP, run: Run) -> None:
+        """Process a run in the state that belongs to the partition's current assignment."""
+        async with self._state:
+            start = self._app.batch_consumer.resumed[tp]
+            partition = self._partitions.get(tp)
+            if partition is None or partition.start is not start:
+                partition = Partition(self._feeds[tp.topic], tp.partition, self._decoders[tp.topic], start)
+                self._partitions[tp] = partition
+            await asyncio.to_thread(partition.process, run)
+
+    async def flush(self) -> None:
+        """Write what changed, wait for every acknowledgement, then let the position be committed."""
+        async with self._flushing:
+            for tp, partition in list(self._partitions.items()):
+                consumer = self._app.batch_consumer
+                if consumer.resumed.get(tp) is not partition.start or tp not in consumer.assignment():
+                    del self._partitions[tp]
+                    continue
+                async with self._state:
+                    output = await asyncio.to_thread(partition.flush)
+                if output is not None:
+                    await self._write(tp, output)
+                    if consumer.resumed.get(tp) is partition.start:
+                        consumer.flushed[tp] = output.position
+
+    async def _write(self, tp: TP, output: Output) -> None:
+        sender = Sender(self._app.producer)
+        for aggregate in self._feeds[tp.topic].aggregates:
+            keys, values = await asyncio.to_thread(self._encode, aggregate, output.parts[aggregate.name])
+            await sender.send_all(aggregate.name, tp.partition, keys, values)
+        for letter in output.dead:
+            await sender.send(deadletters.TOPIC, letter.key, letter.value, letter.headers())
+        await sender.settle()
+
+    def _encode(self, aggregate: Aggregate, parts: pl.DataFrame) -> tuple[list[bytes], list[bytes]]:
+        frozen = self._catalogue.latest(aggregate.name)
+        keys = ["\x1f".join(row).encode() for row in parts.select(aggregate.by).iter_rows()]
+        return keys, [encode(frozen, row) for row in parts.iter_rows(named=True)]
+
+
+def main(feeds: Mapping[str, Feed], catalogue: Catalogue, bootstrap: str, instance: str | None = None) -> None:
+    """Process these feeds until a signal ends it."""
+    app = BatchApp(GROUP, bootstrap, {name: feed.definition for name, feed in feeds.items()}, instance=instance)
+    Processor(app, feeds, catalogue)
+    run(app, feeds)

@@ -1,0 +1,1 @@
+"""ClickHouse: tables and views derived from feeds, batch inserts, the ledger."""

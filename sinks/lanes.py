@@ -1,0 +1,119 @@
+"""From a topic into its table: how the runs of one topic become rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import polars as pl
+
+from schemas.catalogue import Catalogue
+from schemas.feed import Aggregate, Feed
+from sinks.tables import QUARANTINE, TableColumn, aggregate_columns, feed_columns, instant
+from streams import deadletters
+from streams.decode import Decoder
+from streams.transport import Run
+from streams.watermark import advance
+
+
+class Lane(Protocol):
+    """What the sink does with a topic."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def table(self) -> str: ...
+    @property
+    def columns(self) -> Sequence[TableColumn]: ...
+    @property
+    def definition(self) -> str: ...
+
+    def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
+        """Rows of a run from an offset on, and the new maximum of event time.
+
+        The rows have a column for each name the columns send.
+        """
+        ...
+
+
+class FeedLane:
+    """Valid records of a feed into its raw table; what is not valid comes by the dead letters."""
+
+    def __init__(self, feed: Feed, catalogue: Catalogue, timezone: str) -> None:
+        self.topic = feed.name
+        self.table = f"raw.{feed.name}"
+        self.columns = feed_columns(feed, timezone)
+        self.definition = feed.definition
+        self._feed = feed
+        self._decoder = Decoder(catalogue, feed.name, feed)
+        self._places = [field.name for field in feed.fields if field.kind == "place"]
+
+    def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
+        rows, max_event_ms = advance(self._feed, self._decoder.read(run, from_offset).rows, max_event_ms)
+        return rows.with_columns(
+            pl.lit(run.partition).alias("source_partition"),
+            pl.col("_offset").alias("source_offset"),
+            pl.col("_arrived").alias("arrived_at"),
+            pl.col("_seen_before").alias("seen_before"),
+            *(
+                pl.col(place).struct.field(part).alias(f"{place}_{part}")
+                for place in self._places
+                for part in ("longitude", "latitude")
+            ),
+        ), max_event_ms
+
+
+class AggregateLane:
+    """Parts of windows into the aggregate's table."""
+
+    def __init__(self, feed: Feed, aggregate: Aggregate, catalogue: Catalogue, timezone: str) -> None:
+        self.topic = aggregate.name
+        self.table = f"raw.{aggregate.name}"
+        self.columns = aggregate_columns(aggregate, timezone)
+        self.definition = feed.definition
+        self._decoder = Decoder(catalogue, aggregate.name)
+
+    def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
+        return self._decoder.read(run, from_offset).rows, max_event_ms
+
+
+class QuarantineLane:
+    """Dead letters into the quarantine."""
+
+    topic = deadletters.TOPIC
+    table = "raw.quarantine"
+    definition = "1"
+
+    def __init__(self, timezone: str) -> None:
+        self.columns = [*QUARANTINE, instant("arrived_at", "When the dead letter was stored", timezone)]
+
+    def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
+        rows = [
+            {
+                "topic": letter.topic,
+                "source_partition": letter.partition,
+                "source_offset": letter.offset,
+                "last_offset": letter.last_offset,
+                "stage": letter.stage,
+                "cause": letter.cause,
+                "key": letter.key.hex() if letter.key is not None else None,
+                "value": letter.value.hex() if letter.value is not None else None,
+                "arrived_at": batch.arrived_ms,
+            }
+            for batch in run.batches
+            for offset, key, value, headers in batch.records()
+            if offset >= from_offset
+            for letter in (deadletters.parse(headers, key, value),)
+        ]
+        names = [name for column in self.columns for name, _ in column.sent]
+        text = {"topic", "stage", "cause", "key", "value"}
+        return pl.DataFrame(rows, {name: pl.String if name in text else pl.Int64 for name in names}), max_event_ms
+
+
+def lanes(feeds: Mapping[str, Feed], catalogue: Catalogue, timezone: str) -> list[Lane]:
+    """All lanes of these feeds."""
+    found: list[Lane] = [QuarantineLane(timezone)]
+    for feed in feeds.values():
+        found.append(FeedLane(feed, catalogue, timezone))
+        found += [AggregateLane(feed, aggregate, catalogue, timezone) for aggregate in feed.aggregates]
+    return found

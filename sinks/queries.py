@@ -1,0 +1,38 @@
+"""Questions operators' screens ask of ClickHouse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clickhouse_driver import Client
+
+from schemas.feed import Aggregate, Feed
+
+
+def newest_arrival_ms(client: Client, feed: Feed) -> int | None:
+    """When the newest stored record of a feed reached the broker, or None if nothing is stored."""
+    ((newest, rows),) = client.execute(f"SELECT toUnixTimestamp64Milli(max(arrived_at)), count() FROM raw.{feed.name}")
+    return int(newest) if rows else None
+
+
+def newest_event_ms(client: Client, feed: Feed) -> int | None:
+    """The newest event time stored of a feed, or None if nothing is stored."""
+    ((newest, rows),) = client.execute(
+        f"SELECT toUnixTimestamp64Milli(max({feed.event_time})), count() FROM raw.{feed.name}"
+    )
+    return int(newest) if rows else None
+
+
+def quarantined(client: Client) -> dict[str, int]:
+    """Quarantined records by topic."""
+    return dict(client.execute("SELECT topic, count() FROM raw.quarantine FINAL GROUP BY topic"))
+
+
+def newest_windows(client: Client, aggregate: Aggregate, limit: int) -> list[dict[str, Any]]:
+    """The newest windows of the last hour as the aggregate's view shows them."""
+    rows, columns = client.execute(
+        f"SELECT * FROM city.{aggregate.name} WHERE window_start > now() - INTERVAL 1 HOUR "
+        f"ORDER BY window_start DESC, events DESC LIMIT {limit:d}",
+        with_column_types=True,
+    )
+    return [dict(zip((name for name, _ in columns), row, strict=True)) for row in rows]

@@ -1,0 +1,82 @@
+"""Expressions and partials as ClickHouse SQL: the second compilation of what processors compile to Polars."""
+
+from __future__ import annotations
+
+from schemas.expressions import Binary, Column, Constant, Expression, Present, Scaled, When
+from schemas.feed import Aggregate, Feed
+from schemas.measures import Partial, bucket_bounds
+from schemas.model import Kind
+from streams.watermark import closes_at
+
+
+class ToSql:
+    """Compiles expressions over one feed's raw table."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._kinds: dict[str, Kind] = {field.name: field.kind for field in feed.fields}
+
+    def expression(self, expression: Expression) -> str:
+        """SQL of an expression; times are integer milliseconds."""
+        match expression:
+            case Column(name):
+                return f"toUnixTimestamp64Milli({name})" if self._kinds[name] == "instant" else name
+            case Constant(value):
+                return literal(value)
+            case Binary("/", left, right):
+                return f"(toFloat64({self.expression(left)}) / nullIf({self.expression(right)}, 0))"
+            case Binary("==", left, right):
+                return f"({self.expression(left)} = {self.expression(right)})"
+            case Binary(operator, left, right):
+                return f"({self.expression(left)} {operator} {self.expression(right)})"
+            case When(condition, then):
+                return f"if({self.expression(condition)}, {self.expression(then)}, NULL)"
+            case Present(operand):
+                return f"({self.expression(operand)} IS NOT NULL)"
+            case Scaled(operand, 1):
+                return f"toInt64({self.expression(operand)})"
+            case Scaled(operand, scale):
+                return f"toInt64(floor(toFloat64({self.expression(operand)}) * {scale} + 0.5))"
+        raise TypeError(f"not an expression: {expression!r}")
+
+    def partial(self, partial: Partial) -> str:
+        """Aggregate function giving a partial from raw rows."""
+        value = self.expression(partial.value)
+        match partial.merge:
+            case "sum":
+                return f"sum(ifNull(toInt64({value}), 0))"
+            case "min" | "max":
+                return f"{partial.merge}OrNull(toInt64({value}))"
+            case "histogram":
+                bounds = "[" + ",".join(map(str, bucket_bounds())) + "]"
+                bucket = f"if(v <= 0, -1, arrayFirstIndex(b -> b >= v, {bounds}) - 1)"
+                buckets = f"arrayMap(v -> toInt32({bucket}), groupArray(toInt64({value})))"
+                return f"sumMap({buckets}, arrayMap(v -> toInt64(1), groupArray(toInt64({value}))))"
+
+
+def literal(value: int | float | str) -> str:
+    """A constant as SQL."""
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return repr(value)
+
+
+def merged(partial: Partial) -> str:
+    """Aggregate function merging a partial's column, under its own name."""
+    match partial.merge:
+        case "sum":
+            return f"sum({partial.name})"
+        case "min" | "max":
+            return f"{partial.merge}({partial.name})"
+        case "histogram":
+            return f"sumMap({partial.name})"
+
+
+def window_start_ms(feed: Feed, aggregate: Aggregate) -> str:
+    """Start in ms of the window a raw row falls in."""
+    event, size = f"toUnixTimestamp64Milli({feed.event_time})", aggregate.window.total_seconds() * 1000
+    return f"({event} - positiveModulo({event}, {size:.0f}))"
+
+
+def is_late(feed: Feed, aggregate: Aggregate) -> str:
+    """The predicate of streams.watermark on a raw row: its window was closed before it."""
+    return f"({window_start_ms(feed, aggregate)} + {closes_at(feed, aggregate)} <= seen_before)"

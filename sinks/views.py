@@ -1,0 +1,93 @@
+"""What analysts query: ``city.<feed>`` and ``city.<aggregate>``, repeats and superseded revisions already gone."""
+
+from __future__ import annotations
+
+from schemas.feed import Aggregate, Feed, milliseconds
+from sinks.sql import ToSql, is_late, literal, merged, window_start_ms
+from sinks.tables import TableColumn, feed_columns, field_columns, instant
+from streams.watermark import closes_at
+
+#: Lets a view read ``raw`` for a reader who may not.
+SECURITY = "DEFINER = owner SQL SECURITY DEFINER"
+
+
+def view_columns(feed: Feed, timezone: str) -> list[TableColumn]:
+    """Columns of a feed's view."""
+    arrived = next(c for c in feed_columns(feed, timezone) if c.name == "arrived_at")
+    return [c for field in feed.fields for c in field_columns(field, timezone)] + [arrived]
+
+
+def aggregate_view_columns(feed: Feed, aggregate: Aggregate, timezone: str) -> list[TableColumn]:
+    """Columns of an aggregate's view."""
+    descriptions = {field.name: field.description for field in feed.fields}
+    return [
+        instant("window_start", f"Start of the window of {aggregate.window}", timezone),
+        *(TableColumn(name, "String", descriptions[name]) for name in aggregate.by),
+        TableColumn("events", "Int64", "Events counted, repeats left out"),
+        *(
+            TableColumn(r.name, "Nullable(Float64)", f"{r.description} [{r.unit}]")
+            for measure in aggregate.measures
+            for r in measure.results
+        ),
+        TableColumn("final", "Bool", "No event in time can change the window any more"),
+        instant("as_of", "Event time up to which the numbers are complete", timezone),
+    ]
+
+
+def feed_view(feed: Feed, timezone: str) -> str:
+    """Statement creating a feed's view."""
+    columns = view_columns(feed, timezone)
+    return _view(feed.name, columns, feed.description, f"SELECT {_names(columns)} FROM raw.{feed.name} FINAL")
+
+
+def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
+    """Statement creating an aggregate's view.
+
+    A window is the merge of its parts: what each partition counted in time, and what came too late for that, counted
+    from the raw rows. A row is late by the same predicate that kept it out of the stream's part, so it is in one of
+    the two, whenever it arrives.
+    """
+    columns = aggregate_view_columns(feed, aggregate, timezone)
+    partials = [p for measure in aggregate.measures for p in measure.partials]
+    to_sql = ToSql(feed)
+    keys = ", ".join(aggregate.by)
+    own_partition = feed.key in aggregate.by
+    everywhere = f"if(length(progress) = {feed.partitions}, arrayMin(mapValues(progress)), 0)"
+    seen = "min(progress[source_partition])" if own_partition else everywhere
+    late_parts = (
+        f"SELECT {keys}, fromUnixTimestamp64Milli({window_start_ms(feed, aggregate)}, {literal(timezone)}) "
+        "AS window_start, source_partition, toInt64(count()) AS events"
+        + "".join(f", {to_sql.partial(p)} AS {p.name}" for p in partials)
+        + f" FROM raw.{feed.name} FINAL WHERE late AND {is_late(feed, aggregate)} "
+        f"GROUP BY {keys}, window_start, source_partition"
+    )
+    stream_parts = (
+        f"SELECT {keys}, window_start, source_partition, events"
+        + "".join(f", {p.name}" for p in partials)
+        + f" FROM raw.{aggregate.name} FINAL"
+    )
+    windows = (
+        f"SELECT {keys}, window_start, sum(events) AS events"
+        + "".join(f", {merged(p)} AS {p.name}" for p in partials)
+        + f", {seen} AS seen FROM ({stream_parts} UNION ALL {late_parts}) GROUP BY {keys}, window_start"
+    )
+    select = (
+        f"WITH (SELECT mapFromArrays(groupArray(source_partition), groupArray(seen)) FROM (SELECT source_partition, "
+        f"max(watermark) AS seen FROM raw.progress WHERE aggregate = {literal(aggregate.name)} "
+        "GROUP BY source_partition)) AS progress "
+        f"SELECT window_start, {keys}, events"
+        + "".join(f", {r.sql} AS {r.name}" for measure in aggregate.measures for r in measure.results)
+        + f", toUnixTimestamp64Milli(window_start) + {closes_at(feed, aggregate)} <= seen AS final"
+        + f", fromUnixTimestamp64Milli(seen - {milliseconds(feed.disorder)}, {literal(timezone)}) AS as_of"
+        + f" FROM ({windows})"
+    )
+    return _view(aggregate.name, columns, aggregate.description, select)
+
+
+def _view(name: str, columns: list[TableColumn], description: str, select: str) -> str:
+    body = ", ".join(f"{c.name} {c.type} COMMENT {literal(c.comment)}" for c in columns)
+    return f"CREATE OR REPLACE VIEW city.{name} ({body}) {SECURITY} AS {select} COMMENT {literal(description)}"
+
+
+def _names(columns: list[TableColumn]) -> str:
+    return ", ".join(c.name for c in columns)

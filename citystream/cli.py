@@ -1,0 +1,65 @@
+"""The command line: assembles the commands and turns what went wrong into a message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from clickhouse_driver.errors import Error as ClickHouseError
+from kafka.errors import KafkaError
+
+from citystream.commands import demo, operate, sql, stack, workers
+from citystream.settings import SettingsError
+from citystream.stack.process import StackError
+from schemas.catalogue import SchemaProblem
+from schemas.feed import DeclarationError
+from sinks.clickhouse import first_line
+from streams.topics import TopicProblem
+
+CHECK_FAILED, WRONG_USE, UNREACHABLE = 1, 2, 3
+
+COMMANDS = (stack, demo, workers, operate, sql)
+
+
+def build() -> typer.Typer:
+    """The application with all commands; each module of ``COMMANDS`` adds its own."""
+    app = typer.Typer(
+        name="citystream",
+        help=(
+            "A city's live picture: feeds through Kafka, processed by Faust, stored in ClickHouse.\n\n"
+            "Exit codes: 0 all is well, 1 the check failed, 2 wrong use or a wrong setting, 3 the stack is unreachable."
+        ),
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for module in COMMANDS:
+        module.add_to(app)
+    return app
+
+
+def main() -> None:
+    """Run one command; people see messages, never a traceback, for what they can put right."""
+    try:
+        build()()
+    except SettingsError as error:
+        _fail(str(error), WRONG_USE)
+    except (StackError, TopicProblem) as error:
+        _fail(str(error), UNREACHABLE)
+    except KafkaError as error:
+        _fail(f"Kafka does not answer ({error}); see: citystream status", UNREACHABLE)
+    except (ClickHouseError, EOFError) as error:
+        _fail(f"ClickHouse does not answer ({first_line(error)}); see: citystream status", UNREACHABLE)
+    except (SchemaProblem, DeclarationError) as error:
+        _fail(str(error), CHECK_FAILED)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"citystream: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Printing a result: a table for people or JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+class Output(StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="A table for people or JSON for programs.")]
+
+
+def show(rows: Sequence[Mapping[str, Any]], output: Output) -> None:
+    """Print rows that have the same keys."""
+    if output is Output.JSON:
+        typer.echo(json.dumps(rows, indent=2, default=str))
+        return
+    table = Table()
+    for name in rows[0] if rows else ():
+        table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console().print(table if rows else "nothing")
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.1f}"
+        case None:
+            return "-"
+        case _:
+            return str(value)

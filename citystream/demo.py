@@ -1,0 +1,166 @@
+"""The whole platform on simulated feeds, watched on a terminal until it is ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from rich.console import Console
+from rich.live import Live
+
+from citystream.installation import Installation
+from citystream.monitor import Monitor, Snapshot, render
+from citystream.stack.process import Launch, Process
+from citystream.stack.stack import Stack
+from processors.worker import GROUP as PROCESSOR
+from schemas.feed import Feed
+from sinks.ledger import Account, accounts
+from sinks.queries import newest_event_ms
+from sinks.worker import GROUP as SINK
+from streams import deadletters
+from streams.lag import measure
+
+REFRESH_SECONDS = 1.0
+DRAIN_SECONDS = 60
+#: History simulated before the first live event, so that there are closed windows to see at once.
+HEAD_START = timedelta(minutes=20)
+RATE = 120
+
+
+@dataclass
+class Crew:
+    """The workers and simulators of the demo, started again when one ends by itself."""
+
+    city: Installation
+    restarts: dict[str, int] = field(default_factory=dict)
+
+    def _launches(self, names: list[str]) -> dict[str, Launch]:
+        def command(*words: str) -> Launch:
+            return Launch((sys.executable, "-m", "citystream.cli", *words))
+
+        known = {
+            "processor": command("process", "--instance", "processor-1"),
+            "sink": command("sink", "--instance", "sink-1"),
+        }
+        for name, feed in self.city.feeds.items():
+            known[f"simulator-{name}"] = command(
+                "simulate", name, "--rate", str(RATE), "--start", self._start(feed).isoformat()
+            )
+        return {name: known[name] for name in names}
+
+    @property
+    def workers(self) -> list[str]:
+        """Names of the workers."""
+        return ["processor", "sink"]
+
+    @property
+    def simulators(self) -> list[str]:
+        """Names of the simulators."""
+        return [f"simulator-{name}" for name in self.city.feeds]
+
+    def start(self, names: list[str]) -> None:
+        """Start those that do not run."""
+        for name, launch in self._launches(names).items():
+            process = Process(name, self.city.settings.home)
+            if process.running() is None:
+                process.start(launch)
+
+    def watch(self) -> None:
+        """Start again what ended by itself, and remember it."""
+        for name in [*self.workers, *self.simulators]:
+            if Process(name, self.city.settings.home).running() is None:
+                self.restarts[name] = self.restarts.get(name, 0) + 1
+                self.start([name])
+
+    def stop(self, names: list[str]) -> None:
+        """End those that run."""
+        for name in names:
+            Process(name, self.city.settings.home).stop()
+
+    def _start(self, feed: Feed) -> datetime:
+        """Where the simulation goes on: after the newest stored event, at most ``HEAD_START`` ago."""
+        client = self.city.server("operator").connect()
+        newest = newest_event_ms(client, feed)
+        client.disconnect()
+        earliest = datetime.now(UTC) - HEAD_START
+        if newest is None:
+            return earliest
+        return max(earliest, datetime.fromtimestamp(newest / 1000, UTC) + timedelta(seconds=1))
+
+
+def run(city: Installation, seconds: float | None, say: Callable[[str], None]) -> bool:
+    """Run the demo for some seconds or until Ctrl-C; true if events arrived, lag drained and the ledger balances."""
+    stack, crew = Stack(city.settings), Crew(city)
+    stack.up(say)
+    city.prepare(say)
+    crew.stop(crew.workers + crew.simulators)
+    crew.start(crew.workers + crew.simulators)
+    say("simulators, processor and sink are starting; Ctrl-C ends all and keeps the data")
+    monitor = Monitor(city)
+    try:
+        _watch(crew, monitor, seconds)
+    except KeyboardInterrupt:
+        say("ending")
+    try:
+        crew.stop(crew.simulators)
+        drained = _drain(city, say)
+        found = accounts(city.server("operator").connect(), city.feeds, measure(city.bootstrap, SINK, city.feeds))
+    finally:
+        monitor.close()
+        crew.stop(crew.workers + crew.simulators)
+        stack.down(say)
+    return _summary(found, drained, say)
+
+
+def _watch(crew: Crew, monitor: Monitor, seconds: float | None) -> None:
+    began = time.monotonic()
+    with Live(console=Console(), refresh_per_second=4, transient=False) as live:
+        while seconds is None or time.monotonic() - began < seconds:
+            crew.watch()
+            snapshot = monitor.take(time.time_ns() // 1_000_000)
+            live.update(render(snapshot, _note(crew, time.monotonic() - began, seconds, snapshot)))
+            time.sleep(REFRESH_SECONDS)
+
+
+def _note(crew: Crew, elapsed: float, seconds: float | None, snapshot: Snapshot) -> str:
+    total = sum(feed.per_second for feed in snapshot.feeds)
+    left = "Ctrl-C ends it" if seconds is None else f"{max(0, seconds - elapsed):.0f} s left"
+    again = "".join(f"; {name} started again {times} times" for name, times in crew.restarts.items())
+    return f"{total:,.0f} events/s in all; {elapsed:.0f} s; {left}{again}"
+
+
+def _drain(city: Installation, say: Callable[[str], None]) -> bool:
+    """Wait until both workers have nothing left to do."""
+    feeds = list(city.feeds)
+    stored = [*feeds, *(a.name for feed in city.feeds.values() for a in feed.aggregates), deadletters.TOPIC]
+    until = time.monotonic() + DRAIN_SECONDS
+    quiet = 0
+    while time.monotonic() < until:
+        behind = sum(p.records for p in measure(city.bootstrap, PROCESSOR, feeds))
+        behind += sum(p.records for p in measure(city.bootstrap, SINK, stored))
+        quiet = quiet + 1 if behind == 0 else 0
+        if quiet == 2:
+            return True
+        say(f"waiting for {behind:,} records to be stored")
+        time.sleep(REFRESH_SECONDS)
+    return False
+
+
+def _summary(found: list[Account], drained: bool, say: Callable[[str], None]) -> bool:
+    for account in found:
+        say(
+            f"{account.topic}: published {account.published:,} = stored {account.stored:,} + duplicate "
+            f"{account.duplicate:,} + quarantined {account.quarantined:,} + lost {account.lost:,}"
+            + ("" if account.balances else f"; {account.missing:,} MISSING")
+        )
+    arrived = any(account.stored for account in found)
+    say(f"events arrived: {_yes(arrived)}; lag drained: {_yes(drained)}; ledger balances: "
+        f"{_yes(all(account.balances for account in found))}")  # fmt: skip
+    return arrived and drained and all(account.balances for account in found)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "NO"

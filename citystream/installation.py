@@ -1,0 +1,73 @@
+"""One installation of the platform: settings, feeds, schemas, and how to reach its servers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import feeds as declared
+from citystream.secrets import load_secrets
+from citystream.settings import Settings, SettingsError, load_settings
+from schemas.catalogue import Catalogue
+from schemas.feed import Feed
+from sinks.clickhouse import Server
+from sinks.migrate import migrate
+from streams import topics
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What every command starts from."""
+
+    settings: Settings
+
+    @classmethod
+    def load(cls) -> Installation:
+        """The installation the environment describes."""
+        return cls(load_settings())
+
+    @cached_property
+    def feeds(self) -> dict[str, Feed]:
+        """All declared feeds."""
+        return declared.load()
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """All frozen schemas."""
+        return Catalogue.load()
+
+    def choose(self, names: Iterable[str] | None) -> Mapping[str, Feed]:
+        """The named feeds, or all.
+
+        Raises
+        ------
+        SettingsError
+            There is no such feed; the message has the nearest name and the list.
+        """
+        chosen = list(names or self.feeds)
+        for name in chosen:
+            if name not in self.feeds:
+                near = difflib.get_close_matches(name, self.feeds, 1)
+                hint = f"; {near[0]} is meant, perhaps" if near else ""
+                raise SettingsError(f"there is no feed {name}{hint} (there are: {', '.join(self.feeds)})")
+        return {name: self.feeds[name] for name in chosen}
+
+    @property
+    def bootstrap(self) -> str:
+        """Kafka's bootstrap servers."""
+        return self.settings.kafka_address
+
+    def server(self, user: str) -> Server:
+        """ClickHouse as one of its users."""
+        password = load_secrets(self.settings).password(user)
+        return Server(self.settings.clickhouse_address, self.settings.clickhouse_port, user, password)
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Create the topics, tables and views that are missing; waits for servers that are away."""
+        topics.wait_for_kafka(self.bootstrap, say)
+        created = topics.create(self.bootstrap, topics.topics(self.feeds.values()))
+        if created:
+            say(f"created {len(created)} topics")
+        migrate(self.server("owner"), self.feeds.values(), self.settings.timezone, say)

@@ -1,0 +1,140 @@
+"""Measurements of a running installation, and how they look on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from citystream.installation import Installation
+from processors.worker import GROUP as PROCESSOR
+from sinks.queries import newest_arrival_ms, newest_windows, quarantined
+from sinks.worker import GROUP as SINK
+from streams.lag import LagMeter, TopicLag, by_topic
+
+NEWEST_WINDOWS = 2
+
+
+@dataclass(frozen=True)
+class FeedStatus:
+    """One feed now. Ages are in seconds; None where nothing was stored yet."""
+
+    name: str
+    published: int
+    per_second: float
+    processor: TopicLag
+    sink: TopicLag
+    freshness: float | None
+    quarantined: int
+
+
+@dataclass(frozen=True)
+class WindowLine:
+    """A window of an aggregate as its view shows it."""
+
+    aggregate: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything the live view shows at one moment."""
+
+    at_ms: int
+    feeds: Sequence[FeedStatus]
+    windows: Sequence[WindowLine]
+
+
+class Monitor:
+    """Takes snapshots; rates are over the time since the snapshot before."""
+
+    def __init__(self, city: Installation) -> None:
+        self._city = city
+        self._meter = LagMeter(city.bootstrap)
+        self._clickhouse = city.server("operator").connect()
+        self._before: Snapshot | None = None
+
+    def take(self, now_ms: int) -> Snapshot:
+        """Measure everything now."""
+        names = list(self._city.feeds)
+        processor = self._meter.measure(PROCESSOR, names)
+        sink = self._meter.measure(SINK, names, waiting=False)
+        ends = {name: sum(p.end for p in sink if p.topic == name) for name in names}
+        behind = {group: {lag.topic: lag for lag in by_topic(found, now_ms)} for group, found in
+                  ((PROCESSOR, processor), (SINK, sink))}  # fmt: skip
+        bad = quarantined(self._clickhouse)
+        feeds = [
+            FeedStatus(
+                name,
+                ends[name],
+                self._rate(name, ends[name], now_ms),
+                behind[PROCESSOR][name],
+                behind[SINK][name],
+                None if (newest := newest_arrival_ms(self._clickhouse, feed)) is None else (now_ms - newest) / 1000,
+                bad.get(name, 0),
+            )
+            for name, feed in self._city.feeds.items()
+        ]
+        windows = [
+            WindowLine(aggregate.name, values)
+            for feed in self._city.feeds.values()
+            for aggregate in feed.aggregates[-1:]
+            for values in newest_windows(self._clickhouse, aggregate, NEWEST_WINDOWS)
+        ]
+        self._before = Snapshot(now_ms, feeds, windows)
+        return self._before
+
+    def _rate(self, name: str, end: int, now_ms: int) -> float:
+        if self._before is None or now_ms <= self._before.at_ms:
+            return 0.0
+        before = next(feed.published for feed in self._before.feeds if feed.name == name)
+        return (end - before) * 1000 / (now_ms - self._before.at_ms)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._meter.close()
+        self._clickhouse.disconnect()
+
+
+def render(snapshot: Snapshot, note: str) -> RenderableType:
+    """The live view."""
+    feeds = Table(title="Feeds", title_justify="left", expand=False)
+    feeds.add_column("feed")
+    for title in ("events/s", "published", "lag", "lag s", "sink lag", "age in ClickHouse s", "quarantined"):
+        feeds.add_column(title, justify="right")
+    for feed in snapshot.feeds:
+        feeds.add_row(
+            feed.name,
+            f"{feed.per_second:,.0f}",
+            f"{feed.published:,}",
+            f"{feed.processor.records:,}",
+            f"{feed.processor.seconds:,.1f}",
+            f"{feed.sink.records:,}",
+            "-" if feed.freshness is None else f"{feed.freshness:,.1f}",
+            f"{feed.quarantined:,}",
+        )
+    windows = Table(title="Newest windows", title_justify="left", expand=False)
+    for title in ("view", "window", "group", "events", "measures", "final"):
+        windows.add_column(title)
+    for line in snapshot.windows:
+        windows.add_row(*_window_cells(line))
+    return Group(feeds, windows, note)
+
+
+def _window_cells(line: WindowLine) -> list[str]:
+    values = dict(line.values)
+    start, final, events = values.pop("window_start"), values.pop("final"), values.pop("events")
+    values.pop("as_of")
+    group = " ".join(value for value in values.values() if isinstance(value, str))
+    measures = [f"{name} {value:,.2f}" for name, value in values.items() if isinstance(value, float)]
+    return [
+        f"city.{line.aggregate}",
+        f"{start:%H:%M}",
+        group,
+        f"{events:,}",
+        ", ".join(measures),
+        "yes" if final else "open",
+    ]

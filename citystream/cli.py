@@ -6,9 +6,10 @@ import sys
 
 import typer
 from clickhouse_driver.errors import Error as ClickHouseError
+from clickhouse_driver.errors import ServerException
 from kafka.errors import KafkaError
 
-from citystream.commands import demo, operate, sql, stack, workers
+from citystream.commands import demo, feeds, operate, publish, registry, schemas, simulate, sql, stack, workers
 from citystream.settings import SettingsError
 from citystream.stack.process import StackError
 from schemas.catalogue import SchemaProblem
@@ -18,7 +19,7 @@ from streams.topics import TopicProblem
 
 CHECK_FAILED, WRONG_USE, UNREACHABLE = 1, 2, 3
 
-COMMANDS = (stack, demo, workers, operate, sql)
+COMMANDS = (stack, demo, simulate, workers, operate, sql, publish, feeds, schemas, registry)
 
 
 def build() -> typer.Typer:
@@ -48,6 +49,8 @@ def main() -> None:
         _fail(str(error), UNREACHABLE)
     except KafkaError as error:
         _fail(f"Kafka does not answer ({error}); see: citystream status", UNREACHABLE)
+    except ServerException as error:
+        _fail(f"ClickHouse refused: {first_line(error)}", CHECK_FAILED)
     except (ClickHouseError, EOFError) as error:
         _fail(f"ClickHouse does not answer ({first_line(error)}); see: citystream status", UNREACHABLE)
     except (SchemaProblem, DeclarationError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -94,22 +95,19 @@ class Crew:
 def run(city: Installation, seconds: float | None, say: Callable[[str], None]) -> bool:
     """Run the demo for some seconds or until Ctrl-C; true if events arrived, lag drained and the ledger balances."""
     stack, crew = Stack(city.settings), Crew(city)
-    stack.up(say)
-    city.prepare(say)
-    crew.stop(crew.workers + crew.simulators)
-    crew.start(crew.workers + crew.simulators)
-    say("simulators, processor and sink are starting; Ctrl-C ends all and keeps the data")
-    monitor = Monitor(city)
     try:
-        _watch(crew, monitor, seconds)
-    except KeyboardInterrupt:
-        say("ending")
-    try:
+        stack.up(say)
+        city.prepare(say)
+        crew.stop(crew.workers + crew.simulators)
+        crew.start(crew.workers + crew.simulators)
+        say("simulators, processor and sink are starting; Ctrl-C ends all and keeps the data")
+        with closing(Monitor(city)) as monitor:
+            _watch(crew, monitor, seconds)
         crew.stop(crew.simulators)
         drained = _drain(city, say)
-        found = accounts(city.server("operator").connect(), city.feeds, measure(city.bootstrap, SINK, city.feeds))
+        client = city.server("operator").connect()
+        found = accounts(client, city.feeds, measure(city.bootstrap, SINK, city.feeds))
     finally:
-        monitor.close()
         crew.stop(crew.workers + crew.simulators)
         stack.down(say)
     return _summary(found, drained, say)
@@ -117,7 +115,7 @@ def run(city: Installation, seconds: float | None, say: Callable[[str], None]) -
 
 def _watch(crew: Crew, monitor: Monitor, seconds: float | None) -> None:
     began = time.monotonic()
-    with Live(console=Console(), refresh_per_second=4, transient=False) as live:
+    with suppress(KeyboardInterrupt), Live(console=Console(), refresh_per_second=4, transient=False) as live:
         while seconds is None or time.monotonic() - began < seconds:
             crew.watch()
             snapshot = monitor.take(time.time_ns() // 1_000_000)

@@ -12,7 +12,7 @@ from faust.types import TP
 from processors.partition import Output, Partition
 from schemas.catalogue import Catalogue
 from schemas.feed import Aggregate, Feed
-from schemas.rowcodec import encode
+from schemas.writing import encode_rows
 from streams import deadletters
 from streams.decode import Decoder
 from streams.producing import Sender
@@ -20,6 +20,8 @@ from streams.transport import Run
 from streams.worker import BatchApp, run
 
 GROUP = "processor"
+#: Between the group keys in the key of an aggregate's record.
+KEY_SEPARATOR = "\x1f"
 FLUSH_EVERY = timedelta(seconds=1)
 
 
@@ -73,9 +75,8 @@ class Processor:
         await sender.settle()
 
     def _encode(self, aggregate: Aggregate, parts: pl.DataFrame) -> tuple[list[bytes], list[bytes]]:
-        frozen = self._catalogue.latest(aggregate.name)
-        keys = ["\x1f".join(row).encode() for row in parts.select(aggregate.by).iter_rows()]
-        return keys, [encode(frozen, row) for row in parts.iter_rows(named=True)]
+        keys = parts.select(pl.concat_str(aggregate.by, separator=KEY_SEPARATOR).cast(pl.Binary)).to_series().to_list()
+        return keys, encode_rows(self._catalogue.latest(aggregate.name), parts)
 
 
 def main(feeds: Mapping[str, Feed], catalogue: Catalogue, bootstrap: str, instance: str | None = None) -> None:

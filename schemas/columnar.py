@@ -25,6 +25,8 @@ from schemas.rowcodec import FRAME, NotDecodable, frame
 
 MAGIC = b"Obj\x01"
 SYNC = bytes(16)
+#: Bytes of a record without any field: Polars reserves room for as many as a batch states.
+SMALLEST_RECORD = 12
 
 _BEFORE: list[Schema] = [
     {"name": "_length", "type": "long"},
@@ -39,8 +41,13 @@ _BEFORE: list[Schema] = [
 _AFTER: list[Schema] = [{"name": "_header_count", "type": "long"}]
 _ENVELOPE = [f["name"] for f in _BEFORE + _AFTER if f["name"] not in ("_key", "_offset_delta")]
 
-#: What a codec raises for bytes that are no such block. Polars can panic, and a panic is not an ``Exception``.
-DECODE_ERRORS: tuple[type[BaseException], ...] = (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError)
+#: What Polars raises for bytes that are no such block. It can panic, and a panic is not an ``Exception``.
+DECODE_ERRORS: tuple[type[BaseException], ...] = (
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+    OSError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Block:
         at = 0
         for skip in (0, 1, 0):
             at = _after_varint(self.body, at + skip)
-        key_length, at = _read_varint(self.body, at)
+        key_length, at = read_varint(self.body, at)
         at = _after_varint(self.body, at + max(key_length, 0))
         return self.body[at : at + FRAME.size]
 
@@ -88,6 +95,8 @@ class Layout:
         NotDecodable
             Anything at all is unexpected; the records then have to be read one by one.
         """
+        if any(not 0 < b.count <= len(b.body) // SMALLEST_RECORD for b in blocks):
+            raise NotDecodable("a batch states more records than fit its body, or none")
         rows = self._decode(self._enveloped, [(b.body, b.count) for b in blocks])
         counts = pl.Series([b.count for b in blocks], dtype=pl.UInt32)
         batch = pl.select(pl.arange(len(blocks), dtype=pl.UInt32).repeat_by(counts).explode()).to_series()
@@ -205,20 +214,22 @@ def _zigzag(value: int) -> bytes:
     return bytes(out)
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    encoded, shift = 0, 0
-    while at < len(data):
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """A zigzag varint of at most ten bytes, or what there is of it, and the position after it."""
+    encoded = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            break
         byte = data[at]
         at += 1
         encoded |= (byte & 0x7F) << shift
-        shift += 7
         if byte < 0x80:
             break
     return (encoded >> 1) ^ -(encoded & 1), at
 
 
 def _after_varint(data: bytes, at: int) -> int:
-    return _read_varint(data, at)[1]
+    return read_varint(data, at)[1]
 
 
 def _sum(terms: Sequence[pl.Expr]) -> pl.Expr:

@@ -6,7 +6,7 @@ A field is an ``Annotated`` type: a Python type, a description, bounds (pydantic
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -14,6 +14,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 INT32 = (-(2**31), 2**31 - 1)
 #: The instants ClickHouse and every client can show, in ms since 1970-01-01 UTC: the years 1900 to 2199.
 INSTANTS = (-2_208_988_800_000, 7_258_118_399_999)
+#: The same years in days since 1970-01-01.
+DAYS = (-25_567, 84_005)
 
 
 @dataclass(frozen=True)
@@ -57,4 +59,5 @@ Instant = Annotated[
     Field(ge=datetime(1900, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC)),
     Unit("ms since 1970-01-01 UTC"),
 ]
+Day = Annotated[date, Field(ge=date(1900, 1, 1), lt=date(2200, 1, 1))]
 Location = Annotated[Place | None, Field(description="Where it happened; null when unknown")]

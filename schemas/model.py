@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -13,7 +15,7 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import AwareDatetime
 from pydantic.fields import FieldInfo
 
-from schemas.fields import INSTANTS, INT32, Personal, Place, Record, Unit
+from schemas.fields import DAYS, INSTANTS, INT32, Day, Instant, Personal, Place, Record, Unit
 
 Kind = Literal["string", "int", "float", "bool", "instant", "date", "enum", "place"]
 
@@ -26,6 +28,10 @@ _KINDS: dict[type, Kind] = {
     date: "date",
     Place: "place",
 }
+
+_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_WORDS: dict[Kind, tuple[str, Any]] = {"instant": ("Instant", Instant), "date": ("Day", Day)}
+_CONSTRAINTS: dict[Kind, tuple[type, ...]] = {"string": (MinLen, MaxLen), "int": (Ge, Le), "float": (Ge, Le)}
 
 
 class DeclarationError(ValueError):
@@ -61,18 +67,26 @@ def fields_of(record: type[Record]) -> tuple[Field, ...]:
     DeclarationError
         A field has no description or a type outside the feed language.
     """
+    own = record.model_config, record.__pydantic_decorators__
+    if own != (Record.model_config, Record.__pydantic_decorators__):
+        raise DeclarationError(f"{record.__name__}: a record has no configuration or validators; the feed has rules")
     return tuple(_field(record.__name__, name, info) for name, info in record.model_fields.items())
 
 
 def _field(record: str, name: str, info: FieldInfo) -> Field:
     kind, nullable, symbols, inner = _type(record, name, info.annotation)
-    marks = _flatten([*info.metadata, *inner])
+    marks = _flatten([*inner, *info.metadata])[::-1]
+    for reason in _mark_problems(kind, marks):
+        raise DeclarationError(f"{record}: {name} {reason}")
     low, high = _bounds(kind, marks)
     description = info.description or next((d for m in marks if (d := getattr(m, "description", None))), None)
     if not description:
         raise DeclarationError(f"{record}: {name} needs a description")
     if any(isinstance(bound, float) and not math.isfinite(bound) for bound in (low, high)):
         raise DeclarationError(f"{record}: the bounds of {name} have to be finite")
+    plain = not nullable and kind not in (*_WORDS, "place") and info.default_factory is None
+    if not info.is_required() and not plain and info.default is not None:
+        raise DeclarationError(f"{record}: {name} has a default Avro cannot have; that of a nullable field is None")
     personal = any(isinstance(mark, Personal) for mark in marks)
     if personal and kind != "string":
         raise DeclarationError(f"{record}: only a string can be personal, {name} is {kind}")
@@ -106,6 +120,8 @@ def _type(record: str, name: str, annotation: Any) -> tuple[Kind, bool, tuple[st
         symbols = tuple(symbol.value for symbol in annotation)
         if nullable or "unknown" not in symbols:
             raise DeclarationError(f"{record}: the enum {name} needs a symbol 'unknown' and cannot be null")
+        if len(symbols) > 64 or not all(_SYMBOL.fullmatch(symbol) for symbol in symbols):
+            raise DeclarationError(f"{record}: the enum {name} has to have at most 64 symbols of letters, digits and _")
         return "enum", False, symbols, marks
     if annotation not in _KINDS:
         raise DeclarationError(
@@ -115,9 +131,29 @@ def _type(record: str, name: str, annotation: Any) -> tuple[Kind, bool, tuple[st
     return _KINDS[annotation], nullable, (), marks
 
 
+def _mark_problems(kind: Kind, marks: list[Any]) -> Iterator[str]:
+    """What pydantic would hold a value against and the columns would not."""
+    constraints = [mark for mark in marks if not isinstance(mark, FieldInfo | Unit | Personal)]
+    if kind in _WORDS:
+        word, definition = _WORDS[kind]
+        if sorted(constraints, key=repr) != sorted(_flatten(list(definition.__metadata__))[:2], key=repr):
+            yield f"has to be declared as {word}, without other bounds; Feed.earliest and Feed.rules bound it further"
+        return
+    known = _CONSTRAINTS.get(kind, ())
+    for mark in constraints:
+        if not isinstance(mark, known) and not (kind == "string" and set(getattr(mark, "__dict__", ())) == {"pattern"}):
+            yield f"has {mark!r}; the bounds of a field are ge and le, min_length, max_length and pattern"
+    bounds: list[Any] = [mark.ge if isinstance(mark, Ge) else mark.le for mark in constraints if kind == "int"]
+    if any(not INT32[0] <= bound <= INT32[1] for bound in bounds):
+        yield "has a bound that does not fit 32 bits"
+
+
 def _bounds(kind: Kind, marks: list[Any]) -> tuple[float | None, float | None]:
+    """The bounds that hold: of several, pydantic takes the outermost, which is the first mark."""
     if kind == "instant":
         return INSTANTS
+    if kind == "date":
+        return DAYS
     low = next((m.ge if isinstance(m, Ge) else m.min_length for m in marks if isinstance(m, Ge | MinLen)), None)
     high = next((m.le if isinstance(m, Le) else m.max_length for m in marks if isinstance(m, Le | MaxLen)), None)
     if kind == "int":

@@ -48,9 +48,9 @@ class ToSql:
                 return f"{partial.merge}OrNull(toInt64({value}))"
             case "histogram":
                 bounds = "[" + ",".join(map(str, bucket_bounds())) + "]"
-                bucket = f"if(v <= 0, -1, arrayFirstIndex(b -> b >= v, {bounds}) - 1)"
-                buckets = f"arrayMap(v -> toInt32({bucket}), groupArray(toInt64({value})))"
-                return f"sumMap({buckets}, arrayMap(v -> toInt64(1), groupArray(toInt64({value}))))"
+                known = f"assumeNotNull(toInt64({value}))"
+                bucket = f"if({known} <= 0, -1, toInt32(arrayFirstIndex(bound -> bound >= {known}, {bounds})) - 1)"
+                return f"sumMapIf([toInt32({bucket})], [toInt64(1)], isNotNull({value}))"
 
 
 def literal(value: int | float | str) -> str:

@@ -18,8 +18,11 @@ from schemas.feed import Feed
 from schemas.rowcodec import FRAME, NotDecodable, decode
 from schemas.verdict import ColumnarVerdict
 from streams.deadletters import DeadLetter, Stage
-from streams.recordbatch import BodyTooLarge, RecordBatch
+from streams.recordbatch import MAX_BODY, BodyTooLarge, RecordBatch
 from streams.transport import Run
+
+#: Key and value of a dead letter, in bytes; a producer takes a million, and several must fit into memory.
+LARGEST_LETTER = 512 * 1024
 
 
 @dataclass
@@ -62,13 +65,24 @@ class Decoder:
     def _fast(self, batches: Iterable[RecordBatch], dead: list[DeadLetter]) -> Iterable[pl.DataFrame]:
         """Frames of the batches, several at once where they prove to be blocks of one schema."""
         same: dict[bytes, list[tuple[Block, RecordBatch]]] = defaultdict(list)
+        held = 0
         for batch in batches:
             try:
                 block = batch.block()
             except BodyTooLarge as error:
                 dead.append(self._batch_letter(batch, str(error)))
                 continue
+            if held + len(block.body) > MAX_BODY:
+                yield from self._grouped(same, dead)
+                same.clear()
+                held = 0
             same[block.first_frame()].append((block, batch))
+            held += len(block.body)
+        yield from self._grouped(same, dead)
+
+    def _grouped(
+        self, same: dict[bytes, list[tuple[Block, RecordBatch]]], dead: list[DeadLetter]
+    ) -> Iterable[pl.DataFrame]:
         for frame, members in same.items():
             layout = self._frames.get(frame)
             if layout is not None:
@@ -96,6 +110,10 @@ class Decoder:
             records = batch.records()
         except CorruptRecordException as error:
             dead.append(self._batch_letter(batch, f"the records of the batch have no borders: {error}"))
+            return
+        offsets = [offset for offset, *_ in records]
+        if offsets != sorted({o for o in offsets if batch.base_offset <= o <= batch.last_offset}):
+            dead.append(self._batch_letter(batch, "the offsets of the batch's records are out of order"))
             return
         by_frame: dict[bytes, list[tuple[int, bytes, bytes]]] = defaultdict(list)
         for offset, key, value, _ in records:
@@ -158,6 +176,9 @@ class Decoder:
         value: bytes | None,
         stage: Stage = "DECODE",
     ) -> DeadLetter:
+        size = len(key or b"") + len(value or b"")
+        if size > LARGEST_LETTER:
+            cause, key, value = f"{cause}; its {size} bytes stay in the log", None, None
         return DeadLetter(self._topic, batch.partition, offset, offset, stage, cause, key, value)
 
     def _batch_letter(self, batch: RecordBatch, cause: str) -> DeadLetter:

@@ -15,9 +15,10 @@ import cramjam
 import crc32c
 import lz4.frame
 import zstandard
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
 
-from schemas.columnar import Block
+from schemas.columnar import Block, read_varint
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
 LENGTH_AND_BELOW = 12
@@ -26,6 +27,10 @@ CODEC_MASK, LOG_APPEND_TIME, TRANSACTIONAL, CONTROL = 0x07, 0x08, 0x10, 0x20
 CODECS = {0: "none", 1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
 #: A batch whose body is larger than this is quarantined undecoded.
 MAX_BODY = 64 * 2**20
+
+
+#: Offset, key, value and headers.
+BatchRecord = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 
 class CorruptBatch(RuntimeError):
@@ -74,7 +79,7 @@ class RecordBatch:
         """
         return Block(self._body(), self.count, self.base_offset, self.last_offset, self.arrived_ms)
 
-    def records(self) -> list[tuple[int, bytes | None, bytes | None, list[tuple[str, bytes]]]]:
+    def records(self) -> list[BatchRecord]:
         """Offset, key, value and headers of each record, by the ordinary reader.
 
         Raises
@@ -89,7 +94,10 @@ class RecordBatch:
         header[1] = HEADER.size - LENGTH_AND_BELOW + len(body)
         header[5] = self.attributes & ~CODEC_MASK
         plain = DefaultRecordBatch(bytearray(HEADER.pack(*header) + body))
-        return [(r.offset, r.key, r.value, list(r.headers)) for r in plain]
+        try:
+            return [(r.offset, r.key, r.value, list(r.headers)) for r in plain]
+        except UnicodeDecodeError:
+            return list(_records(body, self.base_offset, self.count))
 
     def _body(self) -> bytes:
         data = self.raw[HEADER.size :]
@@ -114,6 +122,34 @@ class RecordBatch:
         return body
 
 
+def _records(body: bytes, base_offset: int, count: int) -> Iterator[BatchRecord]:
+    """Records with header names in any bytes; the ordinary reader gives up a batch for one that is not UTF-8."""
+    at = 0
+    for _ in range(count):
+        length, at = read_varint(body, at)
+        end = at + length
+        _, at = read_varint(body, at + 1)
+        delta, at = read_varint(body, at)
+        key, at = _sized(body, at)
+        value, at = _sized(body, at)
+        header_count, at = read_varint(body, at)
+        headers: list[tuple[str, bytes]] = []
+        while len(headers) < header_count and at < end:
+            name, at = _sized(body, at)
+            content, at = _sized(body, at)
+            headers.append(((name or b"").decode(errors="backslashreplace"), content or b""))
+        if at != end or end > len(body) or len(headers) != header_count:
+            raise CorruptRecordException(f"the record at offset {base_offset + delta} is not as long as it states")
+        yield base_offset + delta, key, value, headers
+    if at != len(body):
+        raise CorruptRecordException(f"{len(body) - at} bytes are left over after the records")
+
+
+def _sized(body: bytes, at: int) -> tuple[bytes | None, int]:
+    size, at = read_varint(body, at)
+    return (None, at) if size < 0 else (body[at : at + size], at + size)
+
+
 def _snappy(data: bytes) -> bytes:
     """Snappy, raw or in xerial's framing; sizes are checked before anything is decompressed."""
     if not data.startswith(b"\x82SNAPPY\x00"):
@@ -121,7 +157,7 @@ def _snappy(data: bytes) -> bytes:
     else:
         chunks, at = [], 16
         while at < len(data):
-            (size,) = struct.unpack_from(">i", data, at)
+            (size,) = struct.unpack_from(">I", data, at)
             chunks.append(data[at + 4 : at + 4 + size])
             at += 4 + size
     if sum(cramjam.snappy.decompress_raw_len(chunk) for chunk in chunks) > MAX_BODY:
@@ -147,6 +183,8 @@ def split(partition: int, data: bytes) -> Iterator[RecordBatch]:
             return
         if magic != 2:
             raise CorruptBatch(f"the batch at offset {base} has format version {magic}, not 2")
+        if end < at + HEADER.size:
+            raise CorruptBatch(f"the batch at offset {base} is shorter than its header")
         raw = data[at:end]
         if crc32c.crc32c(raw[CRC_FROM:]) != crc:
             raise CorruptBatch(f"the batch at offset {base} has a wrong checksum")

@@ -222,6 +222,9 @@ class Consumer(driver.Consumer):
         self.committing[tp] = position
         return position.processed
 
+    def on_buffer_full(self, tp: TP) -> None:
+        """A full buffer makes delivery wait, which is enough; pausing partitions would leave them idle for a poll."""
+
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own watchdog goes by acknowledged messages; lag is watched from outside."""
 

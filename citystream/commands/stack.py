@@ -1,4 +1,4 @@
-"""citystream up, down, status."""
+"""citystream up, init, down, status."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Output(StrEnum):
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command()(up)
+    app.command()(init)
     app.command()(down)
     app.command()(status)
 
@@ -42,8 +43,16 @@ def up() -> None:
     city.prepare(typer.echo)
 
 
+def init() -> None:
+    """Create the topics, tables and views that are missing, on servers that are there already.
+
+    Example: CITYSTREAM_KAFKA_BOOTSTRAP=kafka:9092 CITYSTREAM_CLICKHOUSE_HOST=clickhouse citystream init
+    """
+    Installation.load().prepare(typer.echo)
+
+
 def down() -> None:
-    """End the Kafka and the ClickHouse that `citystream up` started; their data stay.
+    """End what `citystream up` started; the data stay.
 
     Example: citystream down
     """

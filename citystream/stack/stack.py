@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from citystream.secrets import load_secrets, make_secrets
-from citystream.settings import Settings
-from citystream.stack import clickhouse, kafka
+from citystream.settings import LOCALHOST, Settings
+from citystream.stack import clickhouse, kafka, registry
 from citystream.stack.ports import explain, still_busy
 from citystream.stack.process import Launch, Process, StackError
 
@@ -52,7 +52,7 @@ class _Service:
 
 
 class Stack:
-    """Kafka and ClickHouse on this machine, except those that the settings place elsewhere."""
+    """Kafka and ClickHouse on this machine, except those that the settings place elsewhere, and the registry."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -74,24 +74,25 @@ class Stack:
             taken = still_busy(self._ports([service for service, running in waiting if not running]))
             if taken:
                 raise StackError(explain(taken))
-            with ThreadPoolExecutor(max_workers=2) as pool:
+            with ThreadPoolExecutor(max_workers=3) as pool:
                 for _ in pool.map(lambda one: _start(one[0], one[1], report), waiting):
                     pass
 
     def down(self, report: Callable[[str], None] = lambda _: None) -> None:
         """End what runs here; the data stay."""
-        with self._locked(), ThreadPoolExecutor(max_workers=2) as pool:
+        with self._locked(), ThreadPoolExecutor(max_workers=3) as pool:
             for line in pool.map(_stop, self._services()):
                 report(line)
 
     def status(self) -> list[Status]:
         """What runs, where, since when."""
         local = {service.name: _local_status(service) for service in self._services()}
-        elsewhere = {
+        addresses = {
             kafka.NAME: self.settings.kafka_address.split(",")[0].strip(),
             clickhouse.NAME: f"{self.settings.clickhouse_address}:{self.settings.clickhouse_port}",
+            registry.NAME: f"{LOCALHOST}:{self.settings.registry_port}",
         }
-        return [local.get(name) or _remote_status(name, address) for name, address in elsewhere.items()]
+        return [local.get(name) or _remote_status(name, address) for name, address in addresses.items()]
 
     def _services(self) -> list[_Service]:
         settings, services = self.settings, []
@@ -119,6 +120,17 @@ class Stack:
                     lambda: clickhouse.ready(settings),
                 )
             )
+        services.append(
+            _Service(
+                registry.NAME,
+                f"{LOCALHOST}:{settings.registry_port}",
+                ("registry_port",),
+                Process(registry.NAME, settings.home),
+                lambda: registry.launch(settings),
+                lambda: None,
+                lambda: registry.ready(settings),
+            )
+        )
         return services
 
     def _ports(self, services: list[_Service]) -> dict[str, int]:

@@ -78,16 +78,18 @@ def read(stack: Stack) -> tuple[bytes, list[tuple[int]]]:
 
 def test_life_of_a_stack(own: Stack) -> None:
     lines: list[str] = []
-    assert states(own) == {"kafka": State.DOWN, "clickhouse": State.DOWN}
+    assert states(own) == {"kafka": State.DOWN, "clickhouse": State.DOWN, "registry": State.DOWN}
 
     own.up(lines.append)
-    assert states(own) == {"kafka": State.UP, "clickhouse": State.UP}
+    assert states(own) == {"kafka": State.UP, "clickhouse": State.UP, "registry": State.UP}
     assert all(one.pid and one.uptime is not None and one.uptime < 60 for one in own.status())
     write(own)
 
     lines.clear()
     own.up(lines.append)
-    assert sorted(line.partition(" at ")[0] for line in lines) == ["clickhouse is already up", "kafka is already up"]
+    assert sorted(line.partition(" at ")[0] for line in lines) == [
+        f"{name} is already up" for name in ("clickhouse", "kafka", "registry")
+    ]
 
     for one in own.status():
         assert one.pid is not None
@@ -95,13 +97,13 @@ def test_life_of_a_stack(own: Stack) -> None:
     until = time.monotonic() + 10
     while time.monotonic() < until and State.UP in states(own).values():
         time.sleep(0.05)
-    assert states(own) == {"kafka": State.DOWN, "clickhouse": State.DOWN}
+    assert states(own) == {"kafka": State.DOWN, "clickhouse": State.DOWN, "registry": State.DOWN}
 
     own.up(lines.append)
     assert read(own) == (b"there", [(1,)])
 
     own.down()
-    assert states(own) == {"kafka": State.DOWN, "clickhouse": State.DOWN}
+    assert states(own) == {"kafka": State.DOWN, "clickhouse": State.DOWN, "registry": State.DOWN}
     own.up(lines.append)
     assert read(own) == (b"there", [(1,)])
 
@@ -121,7 +123,7 @@ def test_a_taken_port_is_named_with_the_way_out(own: Stack) -> None:
         server.listen()
         with pytest.raises(StackError, match=rf"port {own.settings.kafka_port} is taken by .* CITYSTREAM_KAFKA_PORT="):
             own.up(lambda _: None)
-    assert states(own) == {"kafka": State.DOWN, "clickhouse": State.DOWN}
+    assert states(own) == {"kafka": State.DOWN, "clickhouse": State.DOWN, "registry": State.DOWN}
 
 
 @pytest.mark.parametrize("setting", ["kafka_port", "clickhouse_port", "clickhouse_http_port"])
@@ -133,20 +135,24 @@ def test_other_settings_do_not_pass_for_the_running_stack(stack: Stack, setting:
     assert set(states(stack).values()) == {State.UP}
 
 
-def test_elsewhere_starts_nothing(tmp_path: Path, stack: Stack) -> None:
-    (nobody,) = free_ports(1)
+def test_elsewhere_starts_the_registry_alone(tmp_path: Path, stack: Stack) -> None:
+    nobody, registry = free_ports(2)
     elsewhere = Stack(
         Settings(
             home=tmp_path,
             kafka_bootstrap=stack.settings.kafka_address,
             clickhouse_host="127.0.0.1",
             clickhouse_port=nobody,
+            registry_port=registry,
         )
     )
     lines: list[str] = []
-    elsewhere.up(lines.append)
-    assert lines == []
-    assert states(elsewhere) == {"kafka": State.UP, "clickhouse": State.UNREACHABLE}
+    try:
+        elsewhere.up(lines.append)
+        assert states(elsewhere) == {"kafka": State.UP, "clickhouse": State.UNREACHABLE, "registry": State.UP}
+    finally:
+        elsewhere.down()
+    assert [line.partition(" ")[0] for line in lines] == ["registry"]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +171,7 @@ def test_clickhouse_outlives_odd_clients(stack: Stack, bytes_sent: bytes) -> Non
 
 def test_only_this_machine_can_connect(stack: Stack) -> None:
     listening = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    ours = {f"{port:04X}" for port in (stack.settings.kafka_port, stack.settings.clickhouse_port)}
+    ours = {f"{port:04X}" for port in stack.settings.ports().values()}
     addresses = {line.split()[1] for line in listening if line.split()[3] == "0A"}
     mine = {address for address in addresses if address.partition(":")[2] in ours}
     assert {address.partition(":")[0] for address in mine} <= {"0100007F"}

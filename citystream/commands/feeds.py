@@ -1,0 +1,205 @@
+"""citystream feeds: what the city publishes, and where to find it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from citystream.commands.output import Output, OutputOption
+from citystream.installation import Installation
+from schemas.catalogue import Catalogue
+from schemas.feed import Aggregate, Feed
+from schemas.model import Field
+from sinks.tables import TableColumn, aggregate_columns, feed_columns
+from sinks.views import aggregate_view_columns, view_columns
+from streams import deadletters
+from streams.topics import topics
+
+app = typer.Typer(help="The feeds of the city: contracts, topics, tables.", no_args_is_help=True)
+
+
+def add_to(parent: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    parent.add_typer(app, name="feeds")
+
+
+@app.command("list")
+def list_feeds(output: OutputOption = Output.TABLE) -> None:
+    """List the feeds by batch and department.
+
+    Example: citystream feeds list
+    """
+    feeds = Installation.load().feeds.values()
+    rows = [_summary(feed) for feed in sorted(feeds, key=lambda f: (f.batch, f.department, f.name))]
+    if output is Output.JSON:
+        _print_json(rows)
+    else:
+        Console().print(_table("Feeds", [{k: v for k, v in row.items() if k != "description"} for row in rows]))
+
+
+@app.command("show")
+def show_feed(
+    name: Annotated[str, typer.Argument(help="Name of a feed; citystream feeds list has them all.")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show a feed: its contract, topics, aggregates, and the tables and views with units.
+
+    Example: citystream feeds show traffic_flow
+    """
+    city = Installation.load()
+    feed = city.choose([name])[name]
+    found = describe(feed, city.catalogue, city.settings.timezone)
+    if output is Output.JSON:
+        _print_json(found)
+        return
+    console = Console()
+    console.print(_facts(found))
+    for title in ("fields", "topics", "aggregates"):
+        console.print(_table(title.capitalize(), found[title]))
+    for table in found["tables"]:
+        console.print(_table(f"{table['name']}: {table['description']}", table["columns"]))
+
+
+def describe(feed: Feed, catalogue: Catalogue, timezone: str) -> dict[str, Any]:
+    """Everything about a feed as plain data; spans in seconds, column comments with units in brackets."""
+    return {
+        **_summary(feed),
+        "key": feed.key,
+        "event_time": feed.event_time,
+        "disorder_seconds": feed.disorder.total_seconds(),
+        "lateness_seconds": feed.lateness.total_seconds(),
+        "earliest": feed.earliest.isoformat(),
+        "rules": [f"{rule.earlier} is not after {rule.later}" for rule in feed.rules],
+        "fields": [_field(field) for field in feed.fields],
+        "topics": _topics(feed, catalogue),
+        "aggregates": [_aggregate(aggregate) for aggregate in feed.aggregates],
+        "tables": _tables(feed, timezone),
+    }
+
+
+def _summary(feed: Feed) -> dict[str, Any]:
+    return {
+        "name": feed.name,
+        "department": feed.department,
+        "batch": feed.batch,
+        "stage": feed.stage,
+        "events_per_second": feed.rate,
+        "silence_seconds": feed.silence.total_seconds(),
+        "retention_days": feed.retention / timedelta(days=1),
+        "description": feed.description,
+    }
+
+
+def _field(field: Field) -> dict[str, Any]:
+    return {
+        "name": field.name,
+        "type": f"{field.kind} or null" if field.nullable else field.kind,
+        "bounds": _bounds(field),
+        "unit": field.unit,
+        "sensitivity": "personal" if field.personal else None,
+        "description": field.description,
+    }
+
+
+def _bounds(field: Field) -> str | None:
+    match field.kind:
+        case "enum":
+            return ", ".join(field.symbols)
+        case "string" if field.pattern:
+            return field.pattern
+        case "string" if field.low is not None or field.high is not None:
+            return f"{field.low or 0:g} to {field.high or float('inf'):g} characters"
+        case "int" | "float" if field.low is not None or field.high is not None:
+            low, high = (("any" if bound is None else f"{bound:,.10g}") for bound in (field.low, field.high))
+            return f"{low} to {high}"
+    return None
+
+
+def _topics(feed: Feed, catalogue: Catalogue) -> list[dict[str, Any]]:
+    found = []
+    for topic in topics([feed]):
+        if topic.name != deadletters.TOPIC:
+            frozen = catalogue.latest(topic.name)
+            found.append(
+                {
+                    "name": topic.name,
+                    "partitions": topic.partitions,
+                    "retention_days": topic.retention / timedelta(days=1),
+                    "schema_version": frozen.version,
+                    "schema_id": frozen.id,
+                }
+            )
+    return found
+
+
+def _aggregate(aggregate: Aggregate) -> dict[str, Any]:
+    return {
+        "name": aggregate.name,
+        "group_by": ", ".join(aggregate.by),
+        "window_seconds": aggregate.window.total_seconds(),
+        "measures": ", ".join(
+            ["events", *(f"{r.name} [{r.unit}]" for measure in aggregate.measures for r in measure.results)]
+        ),
+        "description": aggregate.description,
+    }
+
+
+def _tables(feed: Feed, timezone: str) -> list[dict[str, Any]]:
+    found = [
+        _columns(f"city.{feed.name}", f"{feed.description}; the view", view_columns(feed, timezone)),
+        _columns(f"raw.{feed.name}", f"{feed.description}; as it arrived", feed_columns(feed, timezone)),
+    ]
+    for aggregate in feed.aggregates:
+        name, about = aggregate.name, aggregate.description
+        view = aggregate_view_columns(feed, aggregate, timezone)
+        found += [
+            _columns(f"city.{name}", f"{about}; the view", view),
+            _columns(f"raw.{name}", f"{about}; parts by partition", aggregate_columns(aggregate, timezone)),
+        ]
+    return found
+
+
+def _columns(name: str, description: str, columns: Iterable[TableColumn]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": description,
+        "columns": [{"name": c.name, "type": c.type, "comment": c.comment} for c in columns],
+    }
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _facts(found: Mapping[str, Any]) -> Table:
+    table = Table(title=found["name"], title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False)
+    for name, value in found.items():
+        if not isinstance(value, list):
+            table.add_row(name.replace("_", " "), _cell(value))
+    for rule in found["rules"]:
+        table.add_row("rule", rule)
+    return table
+
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in rows[0] if rows else ():
+        table.add_column(name.replace("_", " "), no_wrap=name == "name", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    return table
+
+
+def _cell(value: Any) -> str:
+    """Text as it is: a unit in brackets is no markup."""
+    if value is None:
+        return "-"
+    return escape(f"{value:.5g}" if isinstance(value, float) else str(value))

@@ -1,0 +1,122 @@
+"""citystream publish: a department's file into its feed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from io import BufferedReader
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from kafka.errors import KafkaError
+
+from citystream.commands.output import Output, OutputOption
+from citystream.installation import Installation
+from citystream.publishing.file import publish_file
+from citystream.publishing.mapping import MappingProblem, make_mapping, read_mapping
+from citystream.publishing.sources import FileProblem
+from citystream.secrets import load_secrets
+from citystream.settings import SettingsError
+from citystream.stack.process import StackError
+from schemas.feed import Feed
+from streams.publisher import Publisher, new_producer
+from streams.topics import TopicProblem, states, wait_for_kafka
+
+PATIENCE = timedelta(seconds=10)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command()(publish)
+
+
+def publish(  # noqa: PLR0913, PLR0917
+    feed: Annotated[str, typer.Argument(help="The feed, see: citystream feeds list")],
+    file: Annotated[str, typer.Argument(help="CSV or JSON lines, gzip or not; - is standard input.")],
+    mapping: Annotated[
+        Path | None, typer.Option(help="A mapping file (TOML), such as those in examples/mappings.")
+    ] = None,
+    maps: Annotated[list[str] | None, typer.Option("--map", help="column=field; may be given several times.")] = None,
+    constants: Annotated[
+        list[str] | None, typer.Option("--constant", help="field=value; may be given several times.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Column names, separated by commas, of a CSV file without a header line.")
+    ] = None,
+    time_format: Annotated[
+        str | None, typer.Option(help="iso (the default), unix, unix_ms, or a pattern such as '%d-%m-%Y %H:%M'.")
+    ] = None,
+    time_zone: Annotated[
+        str | None, typer.Option(help="IANA time zone of times without a UTC offset, such as Asia/Shanghai.")
+    ] = None,
+    rejects: Annotated[
+        Path | None, typer.Option(help="Where rejected lines go; without it FILE.rejects.csv in the working folder.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Publish a file: check every line, send the valid ones in the order of their event time, report on the rest.
+
+    Nothing is sent before the whole file is checked. A field takes the column mapped to it or the column of its own
+    name. Records without an event_id get one from their content, so publishing a file twice adds nothing. Of a local
+    time that exists twice (clocks go back) the first is taken; one that does not exist is rejected.
+
+    Exit codes: 0 everything was published, 1 lines were rejected, 2 wrong use, 3 Kafka did not take everything.
+
+    Example: citystream publish parking_site parking.csv.gz --mapping examples/mappings/parking-birmingham.toml
+
+    Example: citystream publish traffic_flow - --map road=segment_id --constant lane=0 --time-zone Asia/Shanghai
+    """
+    city = Installation.load()
+    chosen = next(iter(city.choose([feed]).values()))
+    personal = any(field.personal for field in chosen.fields)
+    key = load_secrets(city.settings).pseudonym_key.get_secret_value().encode() if personal else b""
+    try:
+        said = make_mapping(
+            read_mapping(mapping) if mapping is not None else {},
+            maps or (),
+            constants or (),
+            columns=tuple(name.strip() for name in columns.split(",")) if columns is not None else None,
+            time_format=time_format,
+            time_zone=time_zone,
+        )
+        with _opened(file) as opened, _publisher(city, chosen, key) as publisher:
+            now_ms = time.time_ns() // 1_000_000
+            report = publish_file(chosen, opened, file, said, publisher, key, rejects, now_ms=now_ms)
+    except (MappingProblem, FileProblem, OSError) as problem:
+        raise SettingsError(str(problem)) from None
+    if output is Output.JSON:
+        typer.echo(json.dumps({"read": report.read, **dataclasses.asdict(report)}, indent=2))
+    else:
+        typer.echo(report.text())
+    if report.failed or report.rejected:
+        raise typer.Exit(3 if report.failed else 1)
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[BufferedReader]:
+    if file == "-":
+        with os.fdopen(sys.stdin.fileno(), "rb", closefd=False) as opened:
+            yield opened
+    else:
+        with Path(file).open("rb") as opened:
+            yield opened
+
+
+@contextmanager
+def _publisher(city: Installation, feed: Feed, key: bytes) -> Iterator[Publisher]:
+    frozen = city.catalogue.latest(feed.name)
+    try:
+        wait_for_kafka(city.bootstrap, lambda text: typer.echo(f"citystream: {text}", err=True), PATIENCE)
+        states(city.bootstrap, [feed.name])
+        producer = new_producer(city.bootstrap)
+    except (KafkaError, TopicProblem) as error:
+        raise StackError(str(error) or f"Kafka at {city.bootstrap} does not answer; run: citystream up") from None
+    with closing(producer):
+        yield Publisher(producer, feed, frozen, key)

@@ -1,0 +1,40 @@
+"""citystream registry: the frozen schemas for other programs."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Annotated
+
+import typer
+
+from citystream import registry as server
+from citystream.settings import LOCALHOST, SettingsError, load_settings, variable
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command()(registry)
+
+
+def registry(
+    host: Annotated[str, typer.Option(help="Address to listen on; there is no password, so keep it private.")] = (
+        LOCALHOST
+    ),
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help=f"Port to listen on, else that of {variable('registry_port')}.")
+    ] = None,
+) -> None:
+    """Serve the frozen schemas until Ctrl-C, as Confluent's schema registry in read-only mode does.
+
+    Example: citystream registry --port 8081
+
+    In ClickHouse: SETTINGS format_avro_schema_registry_url = 'http://127.0.0.1:8081'
+    """
+    port = port or load_settings().registry_port
+    try:
+        server.serve(host, port, typer.echo)
+    except OSError as error:
+        other = f"choose another port with --port or {variable('registry_port')}"
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise SettingsError(f"cannot listen on {host}:{port} ({reason}); {other}") from None

@@ -1,0 +1,184 @@
+"""citystream simulate: feeds as a plausible district would publish them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from datetime import datetime, timedelta
+from random import SystemRandom
+from threading import Timer
+from types import FrameType
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from citystream.commands.output import Output, OutputOption, show
+from citystream.faults import Fault, FaultsError, parse_faults
+from citystream.installation import Installation
+from citystream.secrets import load_secrets
+from citystream.simulation import Report, Simulation, SystemClock
+from schemas.feed import Feed
+from streams import topics
+from streams.publisher import Publisher, new_producer
+
+FLAT_OUT = "flat-out"
+#: Where a simulation faster than reality begins unless told: events must not lie in the future.
+HISTORY = timedelta(days=1)
+KAFKA_PATIENCE = timedelta(seconds=10)
+PROGRESS_AFTER_SECONDS = 2.0
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command()(simulate)
+
+
+def simulate(
+    feeds: Annotated[list[str], typer.Argument(metavar="FEED...", help="Feeds to simulate, interleaved in time.")],
+    rate: Annotated[str, typer.Option(help=f"Times the real rate: 60 is an hour a minute; or {FLAT_OUT}.")] = "1",
+    events: Annotated[int | None, typer.Option(min=1, help="End after so many records; else at Ctrl-C.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed and start give the same events.")] = None,
+    faults: Annotated[
+        str | None, typer.Option(help=f"Mix in faults: all, or some of {', '.join(Fault)}, as name or name=share.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="ISO time of the first events; else now, or a day ago when faster than reality.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Publish what a plausible district would: rush hours, weekends, and on request what goes wrong in reality.
+
+    No event is published before its time has come: a simulation that has caught up with now goes on at the real rate.
+    Exit code 1 if Kafka did not take every record.
+
+    Example: citystream simulate traffic_flow parking_site --rate 60 --faults duplicates=0.02,late
+
+    A day's history, the same each time: citystream simulate traffic_flow --rate flat-out --events 1000000 --seed 7
+    --start 2026-03-18
+    """
+    city = Installation.load()
+    chosen = city.choose(feeds)
+    times = _rate(rate)
+    shares = _faults(faults)
+    clock = SystemClock()
+    begin = _start(start, clock.now(), ZoneInfo(city.settings.timezone), live=times is not None and times <= 1)
+    seed = SystemRandom().randrange(2**32) if seed is None else seed
+    typer.echo(f"the same again: --seed {seed} --start {begin.isoformat()}", err=True)
+    with _publishers(city, chosen.values()) as publishers:
+        simulation = Simulation(
+            chosen.values(), publishers, start=begin, rate=times, seed=seed, faults=shares, clock=clock
+        )
+        with _until_signal(clock), _progress(simulation, events):
+            simulation.run(events, lambda: clock.stopped)
+    reports = simulation.report()
+    show([_row(report, shares) for report in reports], output)
+    if any(report.acknowledged < report.sent for report in reports):
+        raise typer.Exit(1)
+
+
+def _rate(text: str) -> float | None:
+    """Times the real rate; None for flat out."""
+    if text == FLAT_OUT:
+        return None
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0
+    if not 0 < rate < float("inf"):
+        raise typer.BadParameter(f"{text!r} is neither a number above 0 nor {FLAT_OUT}", param_hint="--rate")
+    return rate
+
+
+def _faults(text: str | None) -> dict[Fault, float]:
+    try:
+        return parse_faults(text) if text is not None else {}
+    except FaultsError as error:
+        raise typer.BadParameter(str(error), param_hint="--faults") from error
+
+
+def _start(text: str | None, now: datetime, zone: ZoneInfo, *, live: bool) -> datetime:
+    """The event time to begin at; a time without a zone is the city's."""
+    if text is None:
+        return now if live else now - HISTORY
+    try:
+        start = datetime.fromisoformat(text)
+        start = start if start.tzinfo else start.replace(tzinfo=zone)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is no ISO time, such as 2026-03-18 or 2026-03-18T08:00", param_hint="--start"
+        ) from error
+    if start > now:
+        raise typer.BadParameter(f"{text} lies in the future", param_hint="--start")
+    return start
+
+
+@contextmanager
+def _publishers(city: Installation, feeds: Collection[Feed]) -> Iterator[dict[str, Publisher]]:
+    """A publisher for each feed, over one connection; leaving it waits for the last acknowledgement."""
+    personal = any(field.personal for feed in feeds for field in feed.fields)
+    key = load_secrets(city.settings).pseudonym_key.get_secret_value().encode() if personal else None
+    topics.wait_for_kafka(city.bootstrap, lambda message: typer.echo(message, err=True), KAFKA_PATIENCE)
+    topics.states(city.bootstrap, [feed.name for feed in feeds])
+    with ExitStack() as opened:
+        producer = opened.enter_context(closing(new_producer(city.bootstrap)))
+        yield {
+            feed.name: opened.enter_context(Publisher(producer, feed, city.catalogue.latest(feed.name), key))
+            for feed in feeds
+        }
+
+
+@contextmanager
+def _until_signal(clock: SystemClock) -> Iterator[None]:
+    """The first Ctrl-C or termination ends the simulation in order, the second at once."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        clock.stop()
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        restore()
+
+
+@contextmanager
+def _progress(simulation: Simulation, events: int | None) -> Iterator[None]:
+    """A line on the terminal when it takes longer."""
+
+    def line() -> str:
+        reports = simulation.report()
+        sent = sum(report.sent for report in reports)
+        share = f" of {events:,} ({sent / events:.0%})" if events else ""
+        return f"{sent:,} sent{share}, {sum(report.acknowledged for report in reports):,} acknowledged"
+
+    console = Console(stderr=True)
+    live = Live(console=console, get_renderable=line, transient=True)
+    timer = Timer(PROGRESS_AFTER_SECONDS, live.start)
+    if console.is_terminal:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if console.is_terminal:
+            timer.join()
+            live.stop()
+
+
+def _row(report: Report, shares: Mapping[Fault, float]) -> dict[str, str | int]:
+    return {
+        "feed": report.feed,
+        "sent": report.sent,
+        "acknowledged": report.acknowledged,
+        "failed": report.failed,
+        **{fault.value: report.faults.get(fault, 0) for fault in shares},
+    }

@@ -1,0 +1,87 @@
+"""Publishing one file: check all of it, write down what is rejected, send the rest."""
+
+from __future__ import annotations
+
+from io import BufferedReader
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from citystream.publishing.checking import Checker, Rejected
+from citystream.publishing.mapping import FileMapping
+from citystream.publishing.report import SHOWN, Rejection, Rejects, Report, rejects_path
+from citystream.publishing.sending import Spool, send
+from citystream.publishing.sources import Source
+from schemas.feed import Feed
+from schemas.verdict import instant_ms
+from streams.publisher import Publisher
+
+REDRAW_EVERY = 1000
+
+
+def publish_file(
+    feed: Feed,
+    opened: BufferedReader,
+    name: str,
+    mapping: FileMapping,
+    publisher: Publisher,
+    key: bytes,
+    rejects: Path | None,
+    *,
+    now_ms: int,
+) -> Report:
+    """Check a file, write down what is rejected, send the rest.
+
+    Raises
+    ------
+    MappingProblem, FileProblem
+        Nothing was sent.
+    """
+    source = Source(opened, "standard input" if name == "-" else name, mapping.columns)
+    checker = Checker(feed, mapping, source.columns, id_key=key, now_ms=now_ms)
+    report = Report(feed.name, name, empty_fields=checker.empty_fields)
+    path = rejects or rejects_path(name, feed.name, ".jsonl" if source.is_json else ".csv")
+    with Spool() as spool, Rejects(path, source.header) as refused, _bars() as bars:
+        checking = bars.add_task("checking", total=_size(opened))
+        for n, row in enumerate(source):
+            try:
+                record = checker.check(row)
+            except Rejected as reason:
+                refused.add(row, str(reason))
+                if len(report.first_rejections) < SHOWN:
+                    report.first_rejections.append(Rejection(row.line, str(reason)))
+            else:
+                spool.add(row.line, instant_ms(getattr(record, feed.event_time)), *publisher.encode(record))
+            if n % REDRAW_EVERY == 0:
+                bars.update(checking, completed=_position(opened))
+        bars.update(checking, completed=_position(opened))
+        report.accepted, report.rejected = len(spool), refused.count
+        written = refused.finish()
+        if written:
+            report.rejects_file, report.reasons_file = map(str, written)
+        sending = bars.add_task("publishing", total=len(spool))
+        sent = send(publisher, spool, lambda n: bars.update(sending, completed=n))
+    report.acknowledged, report.failed, report.failure = sent.acknowledged, sent.failed, sent.failure
+    return report
+
+
+def _bars() -> Progress:
+    console = Console(stderr=True)
+    shown = (TextColumn("{task.description:<10}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*shown, console=console, disable=not console.is_terminal)
+
+
+def _size(opened: BufferedReader) -> int | None:
+    """Bytes of a file, None for a pipe."""
+    if not opened.seekable():
+        return None
+    here = opened.tell()
+    size = opened.seek(0, 2)
+    opened.seek(here)
+    return size
+
+
+def _position(opened: BufferedReader) -> int:
+    """How far a file is read, in bytes, compressed ones if it is."""
+    return int(opened.tell()) if opened.seekable() else 0

@@ -1,0 +1,89 @@
+"""Sending checked records in the order of their event time."""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from kafka.errors import KafkaError
+
+from streams.publisher import Publisher
+
+
+class Spool:
+    """Encoded records in a temporary file, and 18 bytes of memory for each to read them by event time."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._lines, self._events, self._ends = array("q"), array("q"), array("q", [0])
+        self._key_lengths = array("H")
+
+    def add(self, line: int, event_ms: int, key: bytes, value: bytes) -> None:
+        """Keep a record; ``line`` is where it stands in the file."""
+        self._lines.append(line)
+        self._events.append(event_ms)
+        self._key_lengths.append(len(key))
+        self._ends.append(self._ends[-1] + self._file.write(key) + self._file.write(value))
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def by_event_time(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """Line, key and value of each record; those of one event time in the order of their lines."""
+        if not self._lines:
+            return
+        self._file.flush()
+        order = np.argsort(np.frombuffer(self._events, dtype=np.int64), kind="stable")
+        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for n in order.tolist():
+                begin = self._ends[n]
+                middle = begin + self._key_lengths[n]
+                yield self._lines[n], content[begin:middle], content[middle : self._ends[n + 1]]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of the records; ``failed`` were not acknowledged, ``failure`` says why."""
+
+    acknowledged: int
+    failed: int
+    failure: str | None
+
+
+def send(publisher: Publisher, spool: Spool, progress: Callable[[int], None]) -> Sent:
+    """Send all records and wait for their acknowledgements; the first failure ends it.
+
+    ``progress`` hears how many are acknowledged.
+    """
+    failures: list[str] = []
+
+    def on_result(error: Exception | None) -> None:
+        if error is not None and not failures:
+            failures.append(str(error) or type(error).__name__)
+
+    try:
+        for n, (_, key, value) in enumerate(spool.by_event_time()):
+            if failures:
+                break
+            publisher.send(key, value, on_result)
+            if n % 1000 == 0:
+                progress(publisher.acknowledged)
+        publisher.flush()
+    except KafkaError as error:
+        on_result(error)
+    progress(publisher.acknowledged)
+    return Sent(publisher.acknowledged, len(spool) - publisher.acknowledged, failures[0] if failures else None)

@@ -1,0 +1,158 @@
+"""Running simulators: several feeds in order of event time, at any pace, never ahead of the clock."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Protocol
+
+from citystream.faults import Fault, Sending, corrupted, plan
+from schemas.feed import Feed
+from streams.publisher import Publisher
+
+
+class Clock(Protocol):
+    """Where time comes from."""
+
+    def now(self) -> datetime:
+        """The time, with a zone."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait so long, or less when there is a reason to look again."""
+
+
+class SystemClock:
+    """The machine's clock; ``stop`` ends every sleep."""
+
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
+
+    def now(self) -> datetime:
+        """The time in UTC."""
+        return datetime.now(UTC)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait so long, or until ``stop``."""
+        self._stopped.wait(seconds)
+
+    def stop(self) -> None:
+        """End the sleep that is, and all that follow."""
+        self._stopped.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._stopped.is_set()
+
+
+@dataclass
+class Tally:
+    """What was done so far with one feed."""
+
+    publisher: Publisher
+    harm: Random
+    sent: int = 0
+    faults: Counter[Fault] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done with one feed. ``faults`` counts those injected; SILENT ones are events that were not sent."""
+
+    feed: str
+    sent: int
+    acknowledged: int
+    failed: int
+    faults: dict[Fault, int]
+
+
+class Simulation:
+    """One run of some feeds.
+
+    ``start`` is the event time to begin at and ``rate`` how many times faster than reality it goes, None for as fast as
+    can be. The same seed and start give the same events. An event is sent when its time has come on the clock, never
+    before: a start in the past publishes history until it has caught up, and goes on at the pace of the clock.
+    """
+
+    def __init__(
+        self,
+        feeds: Iterable[Feed],
+        publishers: Mapping[str, Publisher],
+        *,
+        start: datetime,
+        rate: float | None,
+        seed: int,
+        faults: Mapping[Fault, float],
+        clock: Clock,
+    ) -> None:
+        self._start = start.astimezone(UTC).replace(microsecond=start.microsecond // 1000 * 1000)
+        self._rate = rate
+        self._seed = seed
+        self._faults = faults
+        self._clock = clock
+        self._feeds = list(feeds)
+        self._tallies = {
+            feed.name: Tally(publishers[feed.name], self._random(f"{feed.name}/harm")) for feed in self._feeds
+        }
+
+    def run(self, events: int | None = None, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Send until so many events are sent or ``stopped``; returns when all are acknowledged or have failed."""
+        left = events
+        begun = self._clock.now()
+        streams = [self._sendings(feed) for feed in self._feeds]
+        for sending, tally in heapq.merge(*streams, key=lambda one: one[0].due):
+            if left == 0 or not self._wait(self._moment(sending.due, begun), stopped):
+                break
+            if _send(sending, tally) and left is not None:
+                left -= 1
+        for tally in self._tallies.values():
+            tally.publisher.flush()
+
+    def report(self) -> list[Report]:
+        """What was done so far, by feed."""
+        return [
+            Report(name, t.sent, t.publisher.acknowledged, t.publisher.failed, dict(t.faults))
+            for name, t in self._tallies.items()
+        ]
+
+    def _sendings(self, feed: Feed) -> Iterator[tuple[Sending, Tally]]:
+        records = feed.simulate(self._start, self._random(feed.name))
+        tally = self._tallies[feed.name]
+        for sending in plan(feed, records, self._faults, self._random(f"{feed.name}/faults"), self._clock.now):
+            yield sending, tally
+
+    def _random(self, purpose: str) -> Random:
+        """A source for each purpose, so that a feed is the same whatever runs beside it."""
+        return Random(f"{self._seed}/{self._start.isoformat()}/{purpose}")
+
+    def _moment(self, due: datetime, begun: datetime) -> datetime:
+        """When something is sent that is due in the simulation."""
+        if self._rate is None:
+            return due
+        return max(due, begun + (due - self._start) / self._rate)
+
+    def _wait(self, moment: datetime, stopped: Callable[[], bool]) -> bool:
+        """Wait for a moment; false if the run was stopped."""
+        while not stopped():
+            pause = (moment - self._clock.now()) / timedelta(seconds=1)
+            if pause <= 0:
+                return True
+            self._clock.sleep(pause)
+        return False
+
+
+def _send(sending: Sending, tally: Tally) -> bool:
+    """Send one record as its fault wants it; false if it is withheld."""
+    if sending.fault is not None:
+        tally.faults[sending.fault] += 1
+    if sending.fault is Fault.SILENT:
+        return False
+    key, value = tally.publisher.encode(sending.record)
+    tally.publisher.send(key, corrupted(value, tally.harm) if sending.fault is Fault.CORRUPT else value)
+    tally.sent += 1
+    return True

@@ -1,0 +1,158 @@
+"""Police incidents on their way from report to end; the city's own model, no standard has one."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from enum import StrEnum
+from random import Random
+from typing import Annotated
+
+from pydantic import Field
+
+from schemas.expressions import Column, When
+from schemas.feed import Aggregate, Feed, NotAfter
+from schemas.fields import EventId, Instant, Location, Personal, Place, Record, Text
+from schemas.measures import count_where, quantiles
+from schemas.simulation import HEIGHT, SOUTH, WEST, WIDTH, arrivals, bump, city_hour, event_id
+
+
+class Status(StrEnum):
+    """How far the police are with an incident."""
+
+    REPORTED = "reported"
+    DISPATCHED = "dispatched"
+    ON_SCENE = "on_scene"
+    CLOSED = "closed"
+    UNKNOWN = "unknown"
+
+
+class PoliceIncident(Record):
+    """An incident that reached its next status."""
+
+    event_id: EventId
+    incident_id: Annotated[Text, Field(description="Incident")]
+    category: Annotated[Text, Field(description="What was reported")]
+    priority: Annotated[int | None, Field(ge=1, le=5, description="1 is the most urgent, 5 the least")]
+    status: Annotated[Status, Field(description="Status reached")]
+    changed_at: Annotated[Instant, Field(description="When the status was reached: the event time")]
+    reported_at: Annotated[Instant, Field(description="When the incident was reported")]
+    beat_id: Annotated[Text, Field(description="Beat responsible")]
+    address: Annotated[Text, Field(description="Where to go, as a pseudonym"), Personal()]
+    place: Location
+
+
+STATUS = Column("status")
+RESPONSE_TIME = When(STATUS.equals(Status.ON_SCENE.value), Column("changed_at") - Column("reported_at"))
+
+#: Records a second, the mean of a day; four to an incident.
+RATE = 1.0
+STEPS = (Status.REPORTED, Status.DISPATCHED, Status.ON_SCENE, Status.CLOSED)
+BEATS = 24
+STREETS = ("Wensan Road", "Tianmushan Road", "Shuguang Road", "Longjing Road", "Gudun Road", "Lingyin Road")
+#: Category: how often of 100, and its usual priority.
+CATEGORIES = {
+    "traffic accident": (34, 2),
+    "theft": (18, 4),
+    "dispute": (17, 3),
+    "noise": (13, 5),
+    "lost person": (8, 2),
+    "violence": (6, 1),
+    "fraud": (4, None),
+}
+#: Incidents before the start that may still be open at it.
+BEFORE = timedelta(hours=3)
+
+
+def _reports(at: datetime) -> float:
+    """Incidents reported a second: most in the evening, later at weekends, few before dawn."""
+    hour, weekend = city_hour(at)
+    return RATE / len(STEPS) * (0.67 + 0.5 * bump(hour, 9, 2.5) + 0.8 * bump(hour, 22 if weekend else 19, 4))
+
+
+def _steps(at: datetime, remoteness: float, priority: int | None, random: Random) -> Iterator[datetime]:
+    """When each status is reached: dispatched after a minute or two, there after some ten, closed within the hour."""
+    hour, weekend = city_hour(at)
+    traffic = 1 if weekend else 1 + 0.6 * (bump(hour, 8, 1.5) + bump(hour, 18, 1.5))
+    medians = (40 * (priority or 3) ** 0.7, 420 * remoteness * traffic, 1500)
+    yield at
+    for median in medians:
+        at += timedelta(milliseconds=round(1000 * min(3600, random.lognormvariate(0, 0.45) * median)))
+        yield at
+
+
+def _incident(at: datetime, random: Random) -> Iterator[PoliceIncident]:
+    """The records of one incident."""
+    beat = random.randrange(BEATS)
+    category = random.choices(list(CATEGORIES), [often for often, _ in CATEGORIES.values()])[0]
+    priority = CATEGORIES[category][1]
+    incident = f"xihu-{at:%Y%m%d}-{random.getrandbits(40):010x}"
+    column, row = beat % 6, beat // 6
+    place = Place(
+        longitude=round(WEST + WIDTH * (column + random.random()) / 6, 6),
+        latitude=round(SOUTH + HEIGHT * (row + random.random()) / 4, 6),
+    )
+    address = f"{random.choice(STREETS)} {random.randint(1, 400)}"
+    steps = _steps(at, 0.8 + 0.1 * abs(column - 3), priority, random)
+    for status, changed in zip(STEPS, steps, strict=True):
+        yield PoliceIncident(
+            event_id=event_id(random),
+            incident_id=incident,
+            category=category,
+            priority=priority,
+            status=status,
+            changed_at=changed,
+            reported_at=at,
+            beat_id=f"xihu-beat-{beat + 1:02d}",
+            address=address,
+            place=place,
+        )
+
+
+def simulate(start: datetime, random: Random) -> Iterator[PoliceIncident]:
+    """24 beats around the West Lake; each incident is reported, dispatched to, reached and closed."""
+    waiting: list[tuple[datetime, str, PoliceIncident]] = []
+    for at in arrivals(start - BEFORE, random, _reports):
+        while waiting and waiting[0][0] <= at:
+            yield heapq.heappop(waiting)[2]
+        for record in _incident(at, random):
+            if record.changed_at >= start:
+                heapq.heappush(waiting, (record.changed_at, record.event_id, record))
+
+
+FEED = Feed(
+    name="police_incident",
+    description="Police incidents, one record for each status reached",
+    record=PoliceIncident,
+    key="incident_id",
+    event_time="changed_at",
+    department="Police",
+    batch=2,
+    stage="connected",
+    rate=RATE,
+    silence=timedelta(minutes=5),
+    disorder=timedelta(seconds=30),
+    lateness=timedelta(minutes=2),
+    rules=(NotAfter("reported_at", "changed_at"),),
+    aggregates=(
+        Aggregate(
+            name="police_incident_15m",
+            by=("beat_id", "category"),
+            window=timedelta(minutes=15),
+            measures=(
+                count_where("incidents", STATUS.equals(Status.REPORTED.value), description="Incidents reported"),
+                quantiles(
+                    "response_time",
+                    RESPONSE_TIME,
+                    (0.5, 0.9),
+                    unit="s",
+                    divisor=1000,
+                    description="time from report to arrival on scene",
+                ),
+            ),
+            description="Incidents and response times by beat_id and category in 15 min",
+        ),
+    ),
+    simulate=simulate,
+)

@@ -1,0 +1,244 @@
+"""The contract of every feed, and what the simulated district promises."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import datetime, timedelta
+from functools import cache
+from itertools import islice, pairwise
+from random import Random
+from statistics import mean, median
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import polars as pl
+import pytest
+
+import feeds
+from feeds import parking_site, police_incident, traffic_flow
+from schemas.catalogue import Catalogue, check
+from schemas.columnar import Layout
+from schemas.expressions import to_polars
+from schemas.feed import Feed, milliseconds
+from schemas.fields import Record
+from schemas.rowcodec import decode, encode
+from schemas.verdict import ColumnarVerdict, instant_ms, problem
+
+CITY = ZoneInfo("Asia/Shanghai")
+WEDNESDAY = datetime(2026, 3, 18, tzinfo=CITY)
+SATURDAY = datetime(2026, 3, 21, tzinfo=CITY)
+START = WEDNESDAY.replace(hour=10)
+RECORDS = 2000
+
+FEEDS = feeds.load()
+CATALOGUE = Catalogue.load()
+
+every_feed = pytest.mark.parametrize("feed", FEEDS.values(), ids=FEEDS)
+
+
+@cache
+def simulated(name: str, start: datetime = START, seed: int = 1, count: int = RECORDS) -> list[Any]:
+    return list(islice(FEEDS[name].simulate(start, Random(seed)), count))
+
+
+def encoded(feed: Feed) -> list[bytes]:
+    return [encode(CATALOGUE.latest(feed.name), record) for record in simulated(feed.name)]
+
+
+def decoded_rows(feed: Feed) -> pl.DataFrame:
+    rows, bad = Layout(CATALOGUE.latest(feed.name)).read_values(encoded(feed))
+    assert bad == []
+    return rows
+
+
+def key_of(feed: Feed, record: Record) -> bytes:
+    key: str = getattr(record, feed.key)
+    return key.encode()
+
+
+def event_time(feed: Feed, record: Record) -> datetime:
+    at: datetime = getattr(record, feed.event_time)
+    return at
+
+
+def test_the_frozen_schemas_are_those_declared() -> None:
+    assert check(CATALOGUE, FEEDS) == []
+
+
+@every_feed
+def test_simulated_records_are_valid_for_pydantic(feed: Feed) -> None:
+    for record in simulated(feed.name):
+        feed.record.model_validate(record.model_dump())
+
+
+@every_feed
+def test_simulated_records_are_valid_one_by_one_and_in_columns(feed: Feed) -> None:
+    records = simulated(feed.name)
+    arrived = [instant_ms(event_time(feed, record)) for record in records]
+    for record, at in zip(records, arrived, strict=True):
+        assert problem(feed, record.model_dump(), key_of(feed, record), at) is None
+    keys = [key_of(feed, record) for record in records]
+    rows = decoded_rows(feed).with_columns(_key=pl.Series(keys), _arrived=pl.Series(arrived))
+    assert ColumnarVerdict(feed).problems(rows) is None
+
+
+@every_feed
+def test_both_verdicts_refuse_an_event_from_the_future(feed: Feed) -> None:
+    records = simulated(feed.name)[:10]
+    early = [instant_ms(event_time(feed, r)) - milliseconds(feed.allowance) - 1 for r in records]
+    alone = [problem(feed, r.model_dump(), key_of(feed, r), at) for r, at in zip(records, early, strict=True)]
+    keys = [key_of(feed, record) for record in records]
+    rows = decoded_rows(feed).head(10).with_columns(_key=pl.Series(keys), _arrived=pl.Series(early))
+    together = ColumnarVerdict(feed).problems(rows)
+    assert together is not None
+    assert alone == together.to_list()
+    assert None not in alone
+
+
+@every_feed
+def test_what_is_encoded_is_decoded_again(feed: Feed) -> None:
+    for record, value in zip(simulated(feed.name), encoded(feed), strict=True):
+        assert decode(CATALOGUE, value) == record.model_dump()
+
+
+@every_feed
+def test_columns_hold_the_same_values(feed: Feed) -> None:
+    expected = [
+        {
+            name: instant_ms(value) if isinstance(value, datetime) else value
+            for name, value in record.model_dump().items()
+        }
+        for record in simulated(feed.name)
+    ]
+    assert decoded_rows(feed).to_dicts() == expected
+
+
+@every_feed
+def test_everything_an_analyst_sees_is_described_with_its_unit(feed: Feed) -> None:
+    assert feed.description
+    assert all(field.description for field in feed.fields)
+    for aggregate in feed.aggregates:
+        assert aggregate.description
+        for result in (result for measure in aggregate.measures for result in measure.results):
+            assert result.unit, result.name
+            assert result.description, result.name
+
+
+@every_feed
+def test_a_seed_gives_the_same_events_and_another_seed_others(feed: Feed) -> None:
+    again: list[Any] = list(islice(feed.simulate(START, Random(1)), RECORDS))
+    assert again == simulated(feed.name)
+    others = {record.event_id for record in simulated(feed.name, seed=2)}
+    assert others.isdisjoint(record.event_id for record in again)
+
+
+@every_feed
+def test_events_come_in_order_from_the_start_on_in_whole_milliseconds(feed: Feed) -> None:
+    times = [event_time(feed, record) for record in simulated(feed.name)]
+    assert times[0] >= START
+    assert all(earlier <= later for earlier, later in pairwise(times))
+    assert all(at.microsecond % 1000 == 0 for at in times)
+
+
+@every_feed
+def test_the_first_event_comes_soon(feed: Feed) -> None:
+    first = event_time(feed, simulated(feed.name)[0])
+    assert first - START < timedelta(seconds=20 / feed.rate)
+
+
+@every_feed
+def test_the_event_rate_is_near_the_declared_one(feed: Feed) -> None:
+    times = [event_time(feed, record) for record in simulated(feed.name)]
+    rate = len(times) / (times[-1] - times[0]).total_seconds()
+    assert 0.5 * feed.rate < rate < 2 * feed.rate
+
+
+def test_gate_counts_explain_what_is_taken() -> None:
+    reports = defaultdict(list)
+    for report in simulated("parking_site"):
+        reports[report.site_id].append(report)
+    assert all(len(of_site) >= 3 for of_site in reports.values())
+    for of_site in reports.values():
+        for earlier, later in pairwise(of_site):
+            if later.vehicle_entrance_count is not None:
+                change = later.vehicle_entrance_count - later.vehicle_exit_count
+                assert later.occupied_spot_number == earlier.occupied_spot_number + change
+
+
+def test_car_parks_at_the_sights_overflow_at_weekends() -> None:
+    full = [r for r in simulated("parking_site", SATURDAY.replace(hour=13)) if r.available_spot_number == 0]
+    assert any(r.occupied_spot_number > r.total_spot_number for r in full)
+
+
+def test_spots_belong_to_the_car_parks_that_report() -> None:
+    sizes = {site.id: site.spots for site in parking_site.sites()}
+    assert {r.site_id: r.total_spot_number for r in simulated("parking_site")} == sizes
+    for change in simulated("parking_spot"):
+        site, _, number = change.spot_id.rpartition("-")
+        assert site == change.site_id
+        assert int(number) < sizes[site]
+
+
+def test_a_spot_changes_from_what_it_was() -> None:
+    known: dict[str, str] = {}
+    for change in simulated("parking_spot", count=50_000):
+        assert known.get(change.spot_id) != change.status
+        known[change.spot_id] = change.status
+
+
+def test_the_rush_hour_is_slow_and_the_night_is_not() -> None:
+    def speed(start: datetime) -> float:
+        return float(mean(r.average_vehicle_speed for r in simulated("traffic_flow", start) if r.intensity))
+
+    assert speed(WEDNESDAY.replace(hour=8)) < 0.7 * speed(WEDNESDAY.replace(hour=3))
+    assert speed(SATURDAY.replace(hour=8)) > 0.9 * speed(WEDNESDAY.replace(hour=3))
+
+
+def test_the_segments_of_a_road_are_alike() -> None:
+    roads = defaultdict(list)
+    for record in simulated("traffic_flow", WEDNESDAY.replace(hour=7, minute=30))[: traffic_flow.SEGMENTS]:
+        roads[record.segment_id.rpartition("-")[0]].append(record.occupancy)
+    steps = [abs(b - a) for along in roads.values() for a, b in pairwise(along)]
+    everywhere = [load for along in roads.values() for load in along]
+    overall = mean(abs(a - b) for a, b in zip(everywhere, reversed(everywhere), strict=True))
+    assert mean(steps) < 0.6 * overall
+
+
+def test_an_incident_goes_through_its_statuses_in_order() -> None:
+    reached = defaultdict(list)
+    for record in simulated("police_incident", count=10_000):
+        reached[record.incident_id].append(record.status)
+    steps = list(police_incident.STEPS)
+    assert sum(statuses == steps for statuses in reached.values()) > 1000
+    for statuses in reached.values():
+        first = steps.index(statuses[0])
+        assert statuses == steps[first : first + len(statuses)]
+
+
+def test_incidents_are_open_at_the_start_as_at_any_other_time() -> None:
+    statuses = {record.status for record in simulated("police_incident")[:200]}
+    assert statuses == set(police_incident.STEPS)
+
+
+def test_the_police_take_some_ten_minutes() -> None:
+    minutes = [
+        (r.changed_at - r.reported_at) / timedelta(minutes=1)
+        for r in simulated("police_incident")
+        if r.status == "on_scene"
+    ]
+    assert 5 < median(minutes) < 20
+
+
+def test_occupancy_of_a_site_without_spots_is_unknown() -> None:
+    rows = pl.DataFrame({"occupied_spot_number": [0, 5, 19, 21], "total_spot_number": [0, 0, 20, 20]})
+    assert rows.select(o=to_polars(parking_site.OCCUPANCY))["o"].to_list() == [None, None, 0.95, 1.05]
+    full = parking_site.OCCUPANCY >= 0.95
+    assert rows.select(f=to_polars(full))["f"].to_list() == [None, None, True, True]
+
+
+def test_only_arrivals_on_scene_have_a_response_time() -> None:
+    rows = pl.DataFrame(
+        {"status": ["reported", "on_scene", "closed"], "reported_at": [0, 0, 0], "changed_at": [0, 600_000, 900_000]}
+    )
+    times = rows.select(t=to_polars(police_incident.RESPONSE_TIME))["t"].to_list()
+    assert times == [None, 600_000, None]

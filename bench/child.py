@@ -1,7 +1,7 @@
 """One of the platform's workers under a stopwatch: from its first fetched run to its last acknowledged flush.
 
 Usage: python -m bench.child processor|sink
-Prints a line of JSON: seconds, cpu_seconds, peak_rss_mb; then ends.
+Prints one line of JSON (see ``bench.process.Timing``) once everything is flushed and committed, and ends.
 """
 
 from __future__ import annotations
@@ -13,46 +13,61 @@ import sys
 import time
 from typing import Any
 
+from bench.process import FEED
 from citystream.installation import Installation
 from processors import worker as processor
 from sinks import worker as sink
-from streams.lag import measure
+from streams.lag import LagMeter
 from streams.transport import Run
 
 
 class Stopwatch:
-    """Runs from the first record to the moment every partition is flushed up to its end."""
+    """Starts with the first run; stops at the flush after which nothing is left to do."""
 
-    def __init__(self, ends: dict[tuple[str, int], int]) -> None:
-        self._ends = {tp: end for tp, end in ends.items() if end}
+    def __init__(self, city: Installation, role: str) -> None:
+        self._meter = LagMeter(city.bootstrap)
+        self._role = role
+        self._topics = [FEED] + ([a.name for a in city.feeds[FEED].aggregates] if role == "sink" else [])
         self._began: tuple[float, float] | None = None
+        self._ended: tuple[float, float] | None = None
 
     def start(self) -> None:
         """Start, unless it runs."""
         if self._began is None:
             self._began = time.monotonic(), time.process_time()
 
-    def check(self, flushed: dict[Any, Any]) -> None:
-        """Report and end the process if everything is flushed."""
-        if self._began is None or not self._ends:
+    def check(self, consumer: Any) -> None:
+        """Report and end the process if everything assigned to it is flushed and committed."""
+        if self._began is None:
             return
-        if all(tp in flushed and flushed[tp].processed >= end for tp, end in self._ends.items()):
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(
-                json.dumps(
-                    {
-                        "began": self._began[0],
-                        "ended": time.monotonic(),
-                        "cpu_seconds": time.process_time() - self._began[1],
-                        "peak_rss_mb": round(peak),
-                    }
-                ),
-                flush=True,
-            )
-            os._exit(0)
+        now = time.monotonic(), time.process_time()
+        ends = {
+            tp: p.end
+            for p in self._meter.measure(processor.GROUP, self._topics, waiting=False)
+            for tp in consumer.assignment()
+            if (tp.topic, tp.partition) == (p.topic, p.partition)
+        }
+        if any(end and consumer.flushed.get(tp) is None for tp, end in ends.items()):
+            return
+        if any(end and consumer.flushed[tp].processed < end for tp, end in ends.items()):
+            self._ended = None
+            return
+        self._ended = self._ended or now
+        if self._others_work() or any(end and consumer._committed_offset[tp] < end for tp, end in ends.items()):
+            return
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        timing = {"began": self._began[0], "ended": self._ended[0], "cpu_seconds": self._ended[1] - self._began[1],
+                  "peak_rss_mb": peak}  # fmt: skip
+        print(json.dumps(timing), flush=True)
+        os._exit(0)
+
+    def _others_work(self) -> bool:
+        """A sink is done only after the processor."""
+        waiting = self._meter.measure(processor.GROUP, [FEED], waiting=False) if self._role == "sink" else []
+        return any(p.records for p in waiting)
 
 
-def _time(worker: type[Any], watch: Stopwatch) -> None:
+def _put_under(watch: Stopwatch, worker: type[Any]) -> None:
     take, flush = worker.take, worker.flush
 
     async def timed_take(self: Any, tp: Any, run: Run) -> None:
@@ -61,23 +76,21 @@ def _time(worker: type[Any], watch: Stopwatch) -> None:
 
     async def timed_flush(self: Any) -> None:
         await flush(self)
-        watch.check(self._app.batch_consumer.flushed)
+        watch.check(self._app.batch_consumer)
 
     worker.take, worker.flush = timed_take, timed_flush
 
 
 def main(role: str) -> None:
-    """Run until the feed's topic is worked off."""
+    """Work until nothing is left to do."""
     city = Installation.load()
-    feeds = city.choose(["traffic_flow"])
-    watched = ["traffic_flow"]
-    ends = {(p.topic, p.partition): p.end for p in measure(city.bootstrap, "none", watched)}
-    watch = Stopwatch(ends)
+    feeds = city.choose([FEED])
+    watch = Stopwatch(city, role)
     if role == "processor":
-        _time(processor.Processor, watch)
+        _put_under(watch, processor.Processor)
         processor.main(feeds, city.catalogue, city.bootstrap)
     else:
-        _time(sink.Sink, watch)
+        _put_under(watch, sink.Sink)
         sink.main(feeds, city.catalogue, city.bootstrap, city.server("sink"), city.settings.timezone)
 
 

@@ -9,7 +9,20 @@ from clickhouse_driver.errors import Error as ClickHouseError
 from clickhouse_driver.errors import ServerException
 from kafka.errors import KafkaError
 
-from citystream.commands import demo, feeds, operate, publish, registry, schemas, simulate, sql, stack, workers
+from citystream.commands import (
+    dead_letters,
+    demo,
+    feeds,
+    operate,
+    positions,
+    publish,
+    registry,
+    schemas,
+    simulate,
+    sql,
+    stack,
+    workers,
+)
 from citystream.settings import SettingsError
 from citystream.stack.process import StackError
 from schemas.catalogue import SchemaProblem
@@ -19,7 +32,7 @@ from streams.topics import TopicProblem
 
 CHECK_FAILED, WRONG_USE, UNREACHABLE = 1, 2, 3
 
-COMMANDS = (stack, demo, simulate, workers, operate, sql, publish, feeds, schemas, registry)
+COMMANDS = (stack, demo, feeds, schemas, simulate, publish, workers, operate, positions, dead_letters, sql, registry)
 
 
 def build() -> typer.Typer:

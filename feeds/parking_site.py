@@ -92,7 +92,7 @@ def fullness(site: Site, at: datetime) -> float:
         case "shops":
             wanted = 0.1 + (0.75 if weekend else 0.4) * bump(hour, 15, 4) + 0.2 * bump(hour, 19.5, 2)
         case "sights":
-            wanted = 0.05 + (1.0 if weekend else 0.55) * bump(hour, 13.5, 4)
+            wanted = 0.05 + (0.95 if weekend else 0.55) * bump(hour, 13.5, 4)
     return site.demand * wanted
 
 

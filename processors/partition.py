@@ -11,13 +11,17 @@ from processors.windows import Windows
 from schemas.feed import Feed
 from streams.deadletters import DeadLetter
 from streams.decode import Decoder
-from streams.positions import Position
+from streams.positions import LogGap, Position, Stop
 from streams.transport import Run
 from streams.watermark import advance
 
 
-class LogGap(RuntimeError):
-    """Offsets are missing between two runs, which the log does not explain."""
+class TooManyBad(Stop):
+    """More records are bad than a feed allows: its publisher or a schema is broken, not single records."""
+
+
+#: Offsets over which the share of bad records is taken, in blocks that begin at multiples of it.
+BAD_BLOCK = 10_000
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,10 @@ class Partition:
     windows were written whole, and may be rebuilt here from their middle.
     """
 
-    def __init__(self, feed: Feed, number: int, decoder: Decoder, start: Position) -> None:
+    def __init__(self, feed: Feed, number: int, decoder: Decoder, start: Position, *, accept_bad: bool = False) -> None:
         self.start = start
+        self._accept_bad = accept_bad
+        self._bad: dict[int, int] = {}
         self._number = number
         self._decoder = decoder
         self._feed = feed
@@ -58,6 +64,8 @@ class Partition:
         ------
         LogGap
             The run does not follow the one before.
+        TooManyBad
+            A block of offsets holds a larger share of bad records than the feed allows.
         """
         if run.start > self._next:
             raise LogGap(f"{run.topic}/{run.partition}: offsets {self._next} to {run.start - 1} were not delivered")
@@ -65,6 +73,7 @@ class Partition:
             return 0
         decoded = self._decoder.read(run, self._next)
         rows, dead = decoded.rows, decoded.dead
+        self._check_share(dead, run.next)
         if self._next < self._written < run.next:
             before = pl.col("_offset") < self._written
             self._add(rows.filter(before))
@@ -84,6 +93,19 @@ class Partition:
         rows = self._repeats.drop(rows, self._max_event_ms)
         for windows in self._windows:
             windows.add(rows)
+
+    def _check_share(self, dead: list[DeadLetter], until: int) -> None:
+        for letter in dead:
+            for offset in range(max(letter.offset, self._next), letter.last_offset + 1):
+                self._bad[offset // BAD_BLOCK] = self._bad.get(offset // BAD_BLOCK, 0) + 1
+        for block in [block for block in self._bad if (block + 1) * BAD_BLOCK <= until]:
+            share = self._bad.pop(block) / BAD_BLOCK
+            if share > self._feed.bad_ratio and not self._accept_bad:
+                raise TooManyBad(
+                    f"{self._feed.name}/{self._number}: {share:.0%} of the records from offset {block * BAD_BLOCK} on "
+                    f"are bad ({dead[0].cause if dead else 'see the dead letters'}); nothing of them was committed. "
+                    "Mend the publisher, or go on with: citystream process --accept-bad"
+                )
 
     def _catch_up(self) -> None:
         for windows in self._windows:

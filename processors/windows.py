@@ -46,7 +46,7 @@ class Windows:
         rows = rows.filter(pl.col("window_start") + self._closes_at > pl.col(SEEN_BEFORE))
         if rows.is_empty():
             return
-        part = rows.group_by(self._keys, maintain_order=True).agg(
+        part = rows.group_by(self._keys).agg(
             pl.col("_offset").first().alias("_first"),
             pl.col(SEEN_BEFORE).first().alias("_seen"),
             pl.col("_offset").last().alias("_last"),
@@ -56,7 +56,7 @@ class Windows:
         )
         self._open = (
             pl.concat([self._open, part.select(self._open.columns)])
-            .group_by(self._keys, maintain_order=True)
+            .group_by(self._keys)
             .agg(
                 pl.col("_first", "_seen").first(),
                 pl.col("_last").last(),
@@ -77,7 +77,7 @@ class Windows:
         added = values.select(*self._keys, _bucket=pl.Series(buckets, dtype=pl.Int64), _count=pl.lit(1, pl.Int64))
         self._counts[partial.name] = (
             pl.concat([counts, added.select(counts.columns)])
-            .group_by([*self._keys, "_bucket"], maintain_order=True)
+            .group_by([*self._keys, "_bucket"])
             .agg(pl.col("_count").sum())
         )
 

@@ -28,8 +28,11 @@ FLUSH_EVERY = timedelta(seconds=1)
 class Processor:
     """States of the assigned partitions and the rhythm of processing and flushing."""
 
-    def __init__(self, app: BatchApp, feeds: Mapping[str, Feed], catalogue: Catalogue) -> None:
+    def __init__(
+        self, app: BatchApp, feeds: Mapping[str, Feed], catalogue: Catalogue, *, accept_bad: bool = False
+    ) -> None:
         self._app = app
+        self._accept_bad = accept_bad
         self._feeds = feeds
         self._catalogue = catalogue
         self._decoders = {name: Decoder(catalogue, name, feed) for name, feed in feeds.items()}
@@ -46,7 +49,9 @@ class Processor:
             start = self._app.batch_consumer.resumed[tp]
             partition = self._partitions.get(tp)
             if partition is None or partition.start is not start:
-                partition = Partition(self._feeds[tp.topic], tp.partition, self._decoders[tp.topic], start)
+                partition = Partition(
+                    self._feeds[tp.topic], tp.partition, self._decoders[tp.topic], start, accept_bad=self._accept_bad
+                )
                 self._partitions[tp] = partition
             await asyncio.to_thread(partition.process, run)
 
@@ -79,8 +84,15 @@ class Processor:
         return keys, encode_rows(self._catalogue.latest(aggregate.name), parts)
 
 
-def main(feeds: Mapping[str, Feed], catalogue: Catalogue, bootstrap: str, instance: str | None = None) -> None:
-    """Process these feeds until a signal ends it."""
+def main(
+    feeds: Mapping[str, Feed],
+    catalogue: Catalogue,
+    bootstrap: str,
+    instance: str | None = None,
+    *,
+    accept_bad: bool = False,
+) -> None:
+    """Process these feeds until a signal ends it; ``accept_bad`` goes on whatever the share of bad records."""
     app = BatchApp(GROUP, bootstrap, {name: feed.definition for name, feed in feeds.items()}, instance=instance)
-    Processor(app, feeds, catalogue)
+    Processor(app, feeds, catalogue, accept_bad=accept_bad)
     run(app, feeds)

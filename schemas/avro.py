@@ -37,9 +37,11 @@ def feed_schema(feed: Feed) -> Schema:
 
 def _avro_field(field: Field) -> Schema:
     base: Any = _AVRO.get(field.kind)
+    name = "".join(word.capitalize() for word in field.name.split("_"))
     if field.kind == "enum":
-        name = "".join(word.capitalize() for word in field.name.split("_"))
         base = {"type": "enum", "name": name, "symbols": list(field.symbols), "default": "unknown"}
+    elif field.kind == "place":
+        base |= {"name": name}
     properties = {
         "unit": field.unit,
         "minimum": field.low if field.kind in ("int", "float") else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,9 @@ from schemas.model import DeclarationError, Field, Kind, fields_of
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 LONGEST_WINDOW = timedelta(minutes=15)
+#: Columns that every part of a window has on its topic, and every window in its view.
+_PART = ("window_start", "source_partition", "version", "watermark", "events")
+_SHOWN = ("window_start", "events", "final", "as_of")
 
 __all__ = ["Aggregate", "DeclarationError", "Feed", "NotAfter", "Simulator", "milliseconds"]
 
@@ -128,6 +132,8 @@ def _setting_problems(feed: Feed) -> Iterator[str]:
         yield "bad_ratio is a share between 0 and 1"
     if feed.partitions < 1:
         yield "a topic has at least one partition"
+    if feed.earliest.tzinfo is None:
+        yield "earliest needs a time zone"
     names = [aggregate.name for aggregate in feed.aggregates]
     if len(set(names)) != len(names):
         yield "two aggregates have one name"
@@ -144,13 +150,23 @@ def _aggregate_problems(feed: Feed, aggregate: Aggregate, known: Mapping[str, Fi
         yield f"the aggregate {aggregate.name} has to be named {feed.name}_<window>[_<group>]"
     if not timedelta(seconds=1) <= aggregate.window <= LONGEST_WINDOW:
         yield f"the window of {aggregate.name} has to be between a second and {LONGEST_WINDOW}"
-    elif timedelta(days=1) % aggregate.window:
-        yield f"the window of {aggregate.name} has to divide a day"
+    elif timedelta(days=1) % aggregate.window or aggregate.window % timedelta(seconds=1):
+        yield f"the window of {aggregate.name} has to be whole seconds that divide a day"
+    if not aggregate.by:
+        yield f"{aggregate.name} has to group by a field"
     for name in aggregate.by:
         if name not in known or known[name].kind not in ("string", "enum") or known[name].nullable:
             yield f"{aggregate.name} groups by {name}, which is no string or enum field that is never null"
-    for partial in (p for measure in aggregate.measures for p in measure.partials):
-        for name in columns(partial.value):
+    partials = [partial for measure in aggregate.measures for partial in measure.partials]
+    results = [result for measure in aggregate.measures for result in measure.results]
+    for sent in (_PART, partials), (_SHOWN, results):
+        names = Counter([*aggregate.by, *sent[0], *(column.name for column in sent[1])])
+        yield from (f"{aggregate.name} has two columns named {name}" for name, often in names.items() if often > 1)
+    for partial in partials:
+        read = list(columns(partial.value))
+        if not read:
+            yield f"{aggregate.name} measures {partial.name} from no field; the number of records is in events"
+        for name in read:
             if name not in known:
                 yield f"{aggregate.name} measures {name}, which is no field of the record"
 

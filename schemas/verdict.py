@@ -13,6 +13,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from schemas.feed import Feed, milliseconds
+from schemas.fields import INT32
 from schemas.model import Field
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -32,6 +33,9 @@ def problem(feed: Feed, record: Mapping[str, Any], key: bytes | None, arrived_ms
         first = error.errors(include_input=False, include_url=False)[0]
         return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
     values = valid.model_dump()
+    for name in (f.name for f in feed.fields if f.kind == "int" and values[f.name] is not None):
+        if not INT32[0] <= values[name] <= INT32[1]:
+            return f"{name}: does not fit 32 bits"
     if key != values[feed.key].encode():
         return f"{feed.key}: is not the record's key"
     event_ms = instant_ms(values[feed.event_time])

@@ -91,15 +91,21 @@ class Writer:
     def insert(self, table: str, columns: Sequence[TableColumn], rows: pl.DataFrame) -> None:
         """Insert all rows and return when the server has acknowledged them, however long it takes.
 
-        ``rows`` has a column for each name the columns send.
+        ``rows`` has a column for each name the columns send. The driver would look at each value of a nullable column
+        in Python, so such a column is sent as values and flags and joined by the server.
         """
-        sent = [wire for column in columns for wire in column.sent]
+        structure, data = [], []
+        for name, kind in (wire for column in columns for wire in column.sent):
+            inner = kind.removeprefix("Nullable(").removesuffix(")") if kind.startswith("Nullable(") else kind
+            structure.append(f"{name} {inner}")
+            data.append(_array(rows[name]))
+            if inner != kind:
+                structure.append(f"{name}_is_null UInt8")
+                data.append(rows[name].is_null().to_numpy().astype(np.uint8))
         statement = (
             f"INSERT INTO {table} ({', '.join(c.name for c in columns)}) "
-            f"SELECT {', '.join(c.value or c.name for c in columns)} "
-            f"FROM input('{', '.join(f'{name} {kind}' for name, kind in sent)}') FORMAT Native"
+            f"SELECT {', '.join(_selected(c) for c in columns)} FROM input('{', '.join(structure)}') FORMAT Native"
         )
-        data = [as_array(rows[name]) for name, _ in sent]
         patiently(lambda: self._execute(statement, data), self._say)
 
     def _execute(self, statement: str, data: list[np.ndarray[Any, Any]]) -> None:
@@ -110,10 +116,17 @@ class Writer:
             raise
 
 
-def as_array(values: pl.Series) -> np.ndarray[Any, Any]:
-    """A column as the driver takes it: null is None, but NaN for a float, which no valid record holds."""
-    if values.dtype.is_nested() or (values.null_count() and values.dtype != pl.Float64):
+def _selected(column: TableColumn) -> str:
+    value = column.value or column.name
+    nullable = any(kind.startswith("Nullable(") for _, kind in column.sent)
+    return f"if({column.name}_is_null, NULL, {value})" if nullable else value
+
+
+def _array(values: pl.Series) -> np.ndarray[Any, Any]:
+    """A column as the driver takes it, with something in the place of null."""
+    if values.dtype.is_nested():
         array = np.empty(len(values), dtype=object)
         array[:] = values.to_list()
         return array
-    return values.to_numpy()
+    filler = "" if values.dtype == pl.String else False if values.dtype == pl.Boolean else 0
+    return values.fill_null(filler).to_numpy()

@@ -30,9 +30,35 @@ def quarantined(client: Client) -> dict[str, int]:
 
 def newest_windows(client: Client, aggregate: Aggregate, limit: int) -> list[dict[str, Any]]:
     """The newest windows of the last hour as the aggregate's view shows them."""
-    rows, columns = client.execute(
+    return _rows(
+        client,
         f"SELECT * FROM city.{aggregate.name} WHERE window_start > now() - INTERVAL 1 HOUR "
         f"ORDER BY window_start DESC, events DESC LIMIT {limit:d}",
-        with_column_types=True,
     )
+
+
+def quarantine(client: Client, topic: str | None, limit: int) -> list[dict[str, Any]]:
+    """The newest quarantined records, without their bytes."""
+    return _rows(
+        client,
+        "SELECT arrived_at, topic, source_partition AS partition, source_offset AS offset, last_offset, stage, cause "
+        "FROM raw.quarantine FINAL WHERE %(topic)s = '' OR topic = %(topic)s "
+        "ORDER BY arrived_at DESC, topic, partition, offset DESC LIMIT %(limit)s",
+        {"topic": topic or "", "limit": limit},
+    )
+
+
+def quarantined_record(client: Client, topic: str, partition: int, offset: int) -> dict[str, Any] | None:
+    """One quarantined record with its bytes (hexadecimal), or None."""
+    found = _rows(
+        client,
+        "SELECT * FROM raw.quarantine FINAL WHERE topic = %(topic)s AND source_partition = %(partition)s "
+        "AND %(offset)s BETWEEN source_offset AND last_offset",
+        {"topic": topic, "partition": partition, "offset": offset},
+    )
+    return found[0] if found else None
+
+
+def _rows(client: Client, query: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    rows, columns = client.execute(query, parameters, with_column_types=True)
     return [dict(zip((name for name, _ in columns), row, strict=True)) for row in rows]

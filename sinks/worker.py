@@ -15,7 +15,7 @@ from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from sinks.clickhouse import Server, Writer
 from sinks.lanes import Lane, lanes
-from streams.positions import Position
+from streams.positions import LogGap, Position
 from streams.transport import Run
 from streams.worker import BatchApp, run
 
@@ -25,10 +25,6 @@ GROUP = "sink"
 FLUSH_EVERY = timedelta(seconds=1)
 #: Rows waiting for ClickHouse, over all tables; beyond it reading waits.
 MAX_WAITING = 400_000
-
-
-class LogGap(RuntimeError):
-    """Offsets are missing between two runs, which the log does not explain."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import polars as pl
 from aiokafka.errors import CorruptRecordException
 
+from schemas.avro import Schema
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.columnar import Block, Layout
 from schemas.feed import Feed
@@ -146,7 +147,7 @@ class Decoder:
             return rows.select(*names, *envelope)
         present = set(rows.columns)
         columns = [
-            pl.col(f["name"]) if f["name"] in present else pl.lit(f["default"]).alias(f["name"])
+            _promoted(f) if f["name"] in present else pl.lit(f["default"]).alias(f["name"])
             for f in self._latest.schema["fields"]
         ]
         return rows.select(*columns, *(name for name in rows.columns if name.startswith("_")))
@@ -185,3 +186,12 @@ class Decoder:
         return DeadLetter(
             self._topic, batch.partition, batch.base_offset, batch.last_offset, "DECODE", cause, None, None
         )
+
+
+def _promoted(newest: Schema) -> pl.Expr:
+    """A column of an older version as the newest has it: symbols it lacks are its default."""
+    value = pl.col(newest["name"])
+    match newest["type"]:
+        case {"type": "enum", "symbols": symbols, "default": default}:
+            return pl.when(value.is_in(symbols)).then(value).otherwise(pl.lit(default)).alias(newest["name"])
+    return value

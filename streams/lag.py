@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import CoordinatorNotAvailableError
+from kafka.errors import CoordinatorNotAvailableError, NotCoordinatorError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 
@@ -78,7 +78,11 @@ class LagMeter:
         since = self._oldest({tp: max(committed[tp], starts[tp]) for tp in behind}) if waiting else {}
         return [PartitionLag(tp.topic, tp.partition, starts[tp], committed[tp], ends[tp], since.get(tp)) for tp in tps]
 
-    @retry(retry=retry_if_exception_type(CoordinatorNotAvailableError), wait=wait_fixed(0.5), stop=stop_after_delay(30))
+    @retry(
+        retry=retry_if_exception_type((CoordinatorNotAvailableError, NotCoordinatorError)),
+        wait=wait_fixed(0.5),
+        stop=stop_after_delay(30),
+    )
     def _commits(self, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
         """Committed offsets; a new broker first has to make its topic for them."""
         commits: dict[TopicPartition, OffsetAndMetadata] = self._admin.list_group_offsets(group).get(group, {})

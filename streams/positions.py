@@ -13,8 +13,16 @@ from dataclasses import dataclass
 NO_EVENT_TIME = -(2**63)
 
 
-class PositionProblem(RuntimeError):
-    """A position cannot be trusted; the message names the choice to make."""
+class Stop(RuntimeError):
+    """A worker must not go on by itself; the message names the choice to make."""
+
+
+class PositionProblem(Stop):
+    """A position cannot be trusted."""
+
+
+class LogGap(Stop):
+    """Offsets are missing between two runs, which the log does not explain."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,15 @@ def first(topic_id: str, definition: str, log_start: int) -> Position:
 
 
 def resume(
-    where: str, committed: int | None, metadata: str, *, topic_id: str, definition: str, log_start: int
+    worker: str,
+    topic: str,
+    partition: int,
+    committed: int | None,
+    metadata: str,
+    *,
+    topic_id: str,
+    definition: str,
+    log_start: int,
 ) -> Position:
     """The position to go on from after an assignment.
 
@@ -54,9 +70,10 @@ def resume(
         Metadata is missing or speaks of another topic or definition, or the log no longer reaches back to the rewind:
         a window rebuilt from its middle would replace a whole one, so nothing is guessed.
     """
+    where = f"{worker} in {topic}/{partition}"
     if committed is None or committed < 0:
         return first(topic_id, definition, log_start)
-    choice = "stop the workers, then run: citystream positions reset --from-start, or --freeze to keep what is final"
+    choice = f"stop the workers, then run: citystream positions reset {worker} {topic}"
     try:
         fields = json.loads(metadata)
         position = Position(

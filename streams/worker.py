@@ -14,7 +14,7 @@ import faust
 from faust.types import TP
 from yarl import URL
 
-from streams.positions import Position, PositionProblem, resume
+from streams.positions import Position, PositionProblem, Stop, resume
 from streams.topics import TopicState, states, wait_for_kafka
 from streams.transport import Consumer, Run, Transport, deliver_runs
 
@@ -26,7 +26,7 @@ EX_CONFIG = 78
 
 def end_process(reason: BaseException | str, code: int = EX_SOFTWARE) -> None:
     """End at once and commit nothing: what was not flushed is processed again after the restart."""
-    if isinstance(reason, PositionProblem | str):
+    if isinstance(reason, Stop | str):
         log.error("%s", reason)
     else:
         log.error("Stopping: %s: %s", type(reason).__name__, reason, exc_info=reason)
@@ -67,6 +67,9 @@ class BatchApp(faust.App):
         )
         self.transport = Transport([URL(f"kafka://{bootstrap}")], self)
 
+    def _create_directories(self) -> None:
+        """All state is in the log; nothing is kept on disk."""
+
     async def crash(self, reason: BaseException) -> None:
         """Faust would tear the services down one by one; nothing they do then is needed."""
         end_process(reason)
@@ -82,7 +85,9 @@ class BatchApp(faust.App):
         """Where to read a partition from; ends the process if no position can be trusted."""
         try:
             return resume(
-                f"{self.conf.id} in {tp.topic}/{tp.partition}",
+                self.conf.id,
+                tp.topic,
+                tp.partition,
                 committed,
                 metadata,
                 topic_id=str(self.topic_states[tp.topic].id),

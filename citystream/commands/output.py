@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -46,4 +47,4 @@ def _cell(value: Any) -> str:
         case None:
             return "-"
         case _:
-            return str(value)
+            return escape(str(value))

@@ -27,7 +27,7 @@ from citystream.settings import SettingsError
 from citystream.stack.process import StackError
 from schemas.feed import Feed
 from streams.publisher import Publisher, new_producer
-from streams.topics import TopicProblem, states, wait_for_kafka
+from streams.topics import states, wait_for_kafka
 
 PATIENCE = timedelta(seconds=10)
 
@@ -89,8 +89,10 @@ def publish(  # noqa: PLR0913, PLR0917
         with _opened(file) as opened, _publisher(city, chosen, key) as publisher:
             now_ms = time.time_ns() // 1_000_000
             report = publish_file(chosen, opened, file, said, publisher, key, rejects, now_ms=now_ms)
-    except (MappingProblem, FileProblem, OSError) as problem:
+    except (MappingProblem, FileProblem) as problem:
         raise SettingsError(str(problem)) from None
+    except OSError as error:
+        raise SettingsError(f"{error.filename or file}: {error.strerror}") from None
     if output is Output.JSON:
         typer.echo(json.dumps({"read": report.read, **dataclasses.asdict(report)}, indent=2))
     else:
@@ -116,7 +118,7 @@ def _publisher(city: Installation, feed: Feed, key: bytes) -> Iterator[Publisher
         wait_for_kafka(city.bootstrap, lambda text: typer.echo(f"citystream: {text}", err=True), PATIENCE)
         states(city.bootstrap, [feed.name])
         producer = new_producer(city.bootstrap)
-    except (KafkaError, TopicProblem) as error:
-        raise StackError(str(error) or f"Kafka at {city.bootstrap} does not answer; run: citystream up") from None
+    except KafkaError:
+        raise StackError(f"Kafka at {city.bootstrap} does not answer; run: citystream up") from None
     with closing(producer):
         yield Publisher(producer, feed, frozen, key)

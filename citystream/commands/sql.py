@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from clickhouse_driver.errors import ServerException
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from citystream.installation import Installation
@@ -51,7 +52,7 @@ def sql(
         writer = csv.writer(sys.stdout)
         writer.writerows([names, *rows])
     else:
-        table = Table(*names)
+        table = Table(*map(escape, names))
         for row in rows:
-            table.add_row(*("-" if value is None else str(value) for value in row))
+            table.add_row(*("-" if value is None else escape(str(value)) for value in row))
         Console().print(table)

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from enum import StrEnum
-from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from citystream.commands.output import Output, OutputOption
 from citystream.installation import Installation
 from citystream.settings import load_settings
 from citystream.stack.stack import Stack, State, Status
-
-
-class Output(StrEnum):
-    """How a result is printed."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -32,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def up() -> None:
-    """Start Kafka and ClickHouse on this machine; create the topics, tables and views that are missing.
+    """Start Kafka, ClickHouse and the schema registry on this machine; create the topics, tables and views that are missing.
 
     Example: citystream up
 
@@ -59,11 +51,7 @@ def down() -> None:
     Stack(load_settings()).down(typer.echo)
 
 
-def status(
-    output: Annotated[Output, typer.Option("--output", "-o", help="A table for people or JSON for programs.")] = (
-        Output.TABLE
-    ),
-) -> None:
+def status(output: OutputOption = Output.TABLE) -> None:
     """Show what runs, where and since when; exit code 1 when something does not answer.
 
     Example: citystream status -o json

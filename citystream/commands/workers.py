@@ -24,14 +24,20 @@ def add_to(app: typer.Typer) -> None:
     app.command("sink")(move)
 
 
-def process(feeds: Feeds = None, instance: Instance = None) -> None:
+def process(
+    feeds: Feeds = None,
+    instance: Instance = None,
+    accept_bad: Annotated[
+        bool, typer.Option("--accept-bad", help="Go on although a feed's share of bad records is above its limit.")
+    ] = False,
+) -> None:
     """Validate, deduplicate and aggregate feeds until Ctrl-C.
 
     Example: citystream process --feeds traffic_flow
     """
     _log()
     city = Installation.load()
-    processor.main(city.choose(feeds), city.catalogue, city.bootstrap, instance)
+    processor.main(city.choose(feeds), city.catalogue, city.bootstrap, instance, accept_bad=accept_bad)
 
 
 def move(feeds: Feeds = None, instance: Instance = None) -> None:

@@ -140,7 +140,8 @@ class Checker:
         if path in self._personal:
             return "the value"
         text = value.isoformat() if isinstance(value, datetime) else str(value)
-        return text if len(text) <= 40 else f"{text[:40]}..."
+        printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[:40])
+        return printable if len(text) <= 40 else f"{printable}..."
 
 
 def derived_id(key: bytes, feed: Feed, values: Mapping[str, Any], derived: Sequence[str] = ()) -> str:

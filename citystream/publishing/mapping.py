@@ -75,8 +75,10 @@ class FileMapping(BaseModel):
 
 def _flatten(given: Any) -> dict[str, Any]:
     """TOML reads ``place.longitude = ...`` as a table in a table."""
+    if not isinstance(given, dict):
+        raise MappingProblem("a table is needed, such as [fields]")
     flat: dict[str, Any] = {}
-    for name, value in dict(given).items():
+    for name, value in given.items():
         if isinstance(value, dict) and "column" not in value:
             flat |= {f"{name}.{part}": inner for part, inner in _flatten(value).items()}
         else:

@@ -17,7 +17,7 @@ from streams.publisher import Publisher
 
 
 class Spool:
-    """Encoded records in a temporary file, and 18 bytes of memory for each to read them by event time."""
+    """Encoded records in a temporary file, and 26 bytes of memory for each to read them by event time."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115

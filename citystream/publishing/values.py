@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -63,10 +64,11 @@ def _whole(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str) and DECIMAL.fullmatch(value):
-        return float(value)
+    if (isinstance(value, int | float) and not isinstance(value, bool)) or (
+        isinstance(value, str) and DECIMAL.fullmatch(value)
+    ):
+        with suppress(OverflowError):
+            return float(value)
     raise NotConvertible("is no number (with a decimal point)")
 
 

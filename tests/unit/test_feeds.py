@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import islice, pairwise
@@ -184,6 +184,15 @@ def test_a_spot_changes_from_what_it_was() -> None:
     for change in simulated("parking_spot", count=50_000):
         assert known.get(change.spot_id) != change.status
         known[change.spot_id] = change.status
+
+
+def test_in_the_morning_homes_empty_and_offices_fill() -> None:
+    uses = {site.id: site.use for site in parking_site.sites()}
+    changes = simulated("parking_spot", WEDNESDAY.replace(hour=9), count=50_000)
+    taken = Counter(uses[change.site_id] for change in changes if change.status == "occupied")
+    left = Counter(uses[change.site_id] for change in changes if change.status == "free")
+    assert taken["offices"] > 1.1 * left["offices"]
+    assert left["homes"] > 1.05 * taken["homes"]
 
 
 def test_the_rush_hour_is_slow_and_the_night_is_not() -> None:

@@ -177,6 +177,11 @@ def test_another_start_gives_other_event_ids() -> None:
     assert ids.isdisjoint(event["event_id"] for event in Run(FIRST, start=NOW - HOUR).events)
 
 
+def test_no_two_events_have_one_id() -> None:
+    events = Run(FIRST, SECOND).events
+    assert len({event["event_id"] for event in events}) == len(events)
+
+
 def test_a_feed_is_the_same_whatever_runs_beside_it() -> None:
     faults = "duplicates=0.1,disorder=0.1,corrupt=0.1,silent=0.1"
     alone = Run(FIRST, faults=faults, events=300).producer.sent

@@ -1,0 +1,239 @@
+"""What one partition of a feed comes to, one record after the other, in plain Python: slow and obviously right.
+
+It knows the declarations of feeds and nothing else of the platform. Instants are ms since 1970, days are days since
+1970, enums are strings and a place is a dictionary, as Avro has them on the wire.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from schemas.expressions import Binary, Column, Constant, Expression, Present, Scaled, When
+from schemas.feed import Aggregate, Feed
+from schemas.measures import Partial
+
+Values = Mapping[str, Any]
+#: Group keys and window start.
+Key = tuple[Any, ...]
+
+MILLISECOND = timedelta(milliseconds=1)
+GAMMA = 1.01 / 0.99
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A record in the log; ``values`` is None if its bytes are no record."""
+
+    offset: int
+    key: bytes | None
+    values: Values | None
+    arrived_ms: int
+
+
+@dataclass
+class Window:
+    """One group in one window."""
+
+    last: int = -1
+    events: int = 0
+    partials: dict[str, Any] = field(default_factory=dict)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Its content, comparable."""
+        copied = {n: dict(p) if isinstance(p, dict) else p for n, p in self.partials.items()}
+        return {"events": self.events, **copied}
+
+
+@dataclass
+class Truth:
+    """Everything that follows from the records of a partition, in offset order.
+
+    ``history`` has the content of each window after each record counted in, by that record's offset.
+    """
+
+    valid: list[int] = field(default_factory=list)
+    invalid: list[int] = field(default_factory=list)
+    repeats: list[int] = field(default_factory=list)
+    late: dict[str, list[int]] = field(default_factory=dict)
+    windows: dict[str, dict[Key, Window]] = field(default_factory=dict)
+    history: dict[str, dict[tuple[Key, int], dict[str, Any]]] = field(default_factory=dict)
+    max_event_ms: int | None = None
+    watermarks: dict[int, int | None] = field(default_factory=dict)
+    final: dict[str, set[Key]] = field(default_factory=dict)
+
+    def versions(self, aggregate: str) -> dict[Key, int]:
+        """The highest version of each window once everything is written."""
+        final = self.final[aggregate]
+        return {key: 2 * window.last + (key in final) for key, window in self.windows[aggregate].items()}
+
+
+def truth(feed: Feed, log: Iterable[Logged]) -> Truth:
+    """Go through the log once."""
+    result = Truth()
+    for aggregate in feed.aggregates:
+        result.late[aggregate.name], result.windows[aggregate.name] = [], {}
+        result.history[aggregate.name] = {}
+    identities: set[tuple[Any, ...]] = set()
+    for logged in log:
+        if logged.values is None or not is_valid(feed, logged.values, logged.key, logged.arrived_ms):
+            result.invalid.append(logged.offset)
+            result.watermarks[logged.offset] = result.max_event_ms
+            continue
+        result.valid.append(logged.offset)
+        values = logged.values
+        event_ms = values[feed.event_time]
+        identity = (values[feed.key], event_ms, values["event_id"])
+        is_repeat = identity in identities
+        identities.add(identity)
+        if is_repeat:
+            result.repeats.append(logged.offset)
+        for aggregate in feed.aggregates:
+            start = window_start(aggregate, event_ms)
+            if is_closed(feed, aggregate, start, result.max_event_ms):
+                result.late[aggregate.name].append(logged.offset)
+            elif not is_repeat:
+                key = (*(values[name] for name in aggregate.by), start)
+                window = result.windows[aggregate.name].setdefault(key, Window())
+                count_in(aggregate, window, values, logged.offset)
+                result.history[aggregate.name][key, logged.offset] = window.snapshot()
+        result.max_event_ms = event_ms if result.max_event_ms is None else max(result.max_event_ms, event_ms)
+        result.watermarks[logged.offset] = result.max_event_ms
+    for aggregate in feed.aggregates:
+        result.final[aggregate.name] = {
+            key for key in result.windows[aggregate.name] if is_closed(feed, aggregate, key[-1], result.max_event_ms)
+        }
+    return result
+
+
+def window_start(aggregate: Aggregate, event_ms: int) -> int:
+    """The tumbling window an event time lies in."""
+    size = aggregate.window // MILLISECOND
+    return event_ms // size * size
+
+
+def is_closed(feed: Feed, aggregate: Aggregate, start: int, max_event_ms: int | None) -> bool:
+    """Window end + lateness <= maximum of event time - out-of-orderness."""
+    if max_event_ms is None:
+        return False
+    end = start + aggregate.window // MILLISECOND
+    return end + feed.lateness // MILLISECOND <= max_event_ms - feed.disorder // MILLISECOND
+
+
+def count_in(aggregate: Aggregate, window: Window, values: Values, offset: int) -> None:
+    """Add one record to a window."""
+    window.last = offset
+    window.events += 1
+    for measure in aggregate.measures:
+        for partial in measure.partials:
+            merge(partial, window.partials, evaluate(partial.value, values))
+
+
+def merge(partial: Partial, partials: dict[str, Any], value: Any) -> None:
+    """Add one value to a partial; a sum of nothing is 0, a minimum of nothing is None."""
+    if partial.merge == "histogram":
+        counts = partials.setdefault(partial.name, {})
+        if value is not None:
+            counts[bucket(value)] = counts.get(bucket(value), 0) + 1
+        return
+    so_far = partials.setdefault(partial.name, 0 if partial.merge == "sum" else None)
+    if value is None:
+        return
+    if partial.merge == "sum":
+        partials[partial.name] = so_far + value
+    else:
+        best = min if partial.merge == "min" else max
+        partials[partial.name] = value if so_far is None else best(so_far, value)
+
+
+def bucket(value: int) -> int:
+    """The smallest b with value <= gamma^b; -1 for zero and less."""
+    number = 0
+    while GAMMA**number < value:
+        number += 1
+    return number if value > 0 else -1
+
+
+def evaluate(expression: Expression, values: Values) -> Any:
+    """An expression of a record: null in, null out; divided by zero, null."""
+    match expression:
+        case Column(name):
+            return values[name]
+        case Constant(value):
+            return value
+        case When(condition, then):
+            return evaluate(then, values) if evaluate(condition, values) else None
+        case Present(operand):
+            return evaluate(operand, values) is not None
+        case Scaled(operand, scale):
+            number = evaluate(operand, values)
+            if number is None or (isinstance(number, int) and scale == 1):
+                return number
+            return math.floor(number * scale + 0.5)
+        case Binary(operator, left, right):
+            return binary(operator, evaluate(left, values), evaluate(right, values))
+    raise TypeError(expression)
+
+
+def binary(operator: str, left: Any, right: Any) -> Any:
+    """Two values joined."""
+    if left is None or right is None:
+        return None
+    match operator:
+        case "+":
+            return left + right
+        case "-":
+            return left - right
+        case "*":
+            return left * right
+        case "/":
+            return None if right == 0 else left / right
+        case ">=":
+            return left >= right
+        case "==":
+            return left == right
+    raise TypeError(operator)
+
+
+def is_valid(feed: Feed, values: Values, key: bytes | None, arrived_ms: int) -> bool:
+    """What the record's model says, then what the feed says."""
+    logical: dict[str, Any] = dict(values)
+    instants = {}
+    for described in feed.fields:
+        value = values[described.name]
+        if value is None:
+            continue
+        try:
+            if described.kind == "int" and not -(2**31) <= value < 2**31:
+                return False
+            if described.kind == "instant":
+                instants[described.name] = value
+                logical[described.name] = datetime(1970, 1, 1, tzinfo=UTC) + value * MILLISECOND
+            elif described.kind == "date":
+                logical[described.name] = date(1970, 1, 1) + timedelta(days=value)
+            elif described.kind == "enum":
+                annotation: Any = feed.record.model_fields[described.name].annotation
+                logical[described.name] = annotation(value)
+        except (OverflowError, ValueError):
+            return False
+    try:
+        feed.record.model_validate(logical)
+    except ValidationError:
+        return False
+    event_ms = instants[feed.event_time]
+    earliest = (feed.earliest - datetime(1970, 1, 1, tzinfo=UTC)) // MILLISECOND
+    latest = arrived_ms + (feed.disorder + feed.lateness) // MILLISECOND
+    return (
+        key == values[feed.key].encode()
+        and earliest <= event_ms <= latest
+        and all(
+            instants[rule.earlier] <= instants[rule.later]
+            for rule in feed.rules
+            if rule.earlier in instants and rule.later in instants
+        )
+    )

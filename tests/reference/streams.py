@@ -1,0 +1,119 @@
+"""Random logs of the toy feed: out of order, late, repeated, one id at two times, nulls, and records that are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import strategies as st
+
+from schemas.rowcodec import encode
+from tests.reference.batches import batch
+from tests.reference.partition import Logged
+from tests.reference.toy import CATALOGUE, SECOND, Mood, event_id, instant
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+ARRIVED_AFTER = 1000 * SECOND
+
+
+@dataclass(frozen=True)
+class Log:
+    """A partition: ``cuts`` are the offsets batches start at, the first of them 0; ``end`` is its end."""
+
+    records: tuple[Logged, ...]
+    cuts: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        return len(self.records)
+
+    def batches(self) -> list[bytes]:
+        """As the broker has it."""
+        ends = [*self.cuts[1:], self.end]
+        return [
+            batch(
+                [(r.key, _wire(r), []) for r in self.records[start:end]], start, arrived_ms=self.records[0].arrived_ms
+            )
+            for start, end in zip(self.cuts, ends, strict=True)
+        ]
+
+
+def _wire(logged: Logged) -> bytes:
+    if logged.values is None:
+        return b"noise"
+    values: dict[str, Any] = dict(logged.values)
+    for name in ("observed_at", "began_at"):
+        values[name] = None if values[name] is None else instant(values[name])
+    return encode(CATALOGUE.latest("toy"), values)
+
+
+def _values(number: int, device: str, observed_at: int, more: tuple[Any, ...]) -> dict[str, Any]:
+    mood, level, load, wait, since = more
+    return {
+        "event_id": event_id(number),
+        "device_id": device,
+        "observed_at": observed_at,
+        "began_at": None if since is None else observed_at - since,
+        "mood": mood,
+        "level": level,
+        "wait": wait,
+        "load": load,
+        "weight": 0.0,
+        "open": None,
+        "built": None,
+        "note": None,
+        "place": None,
+    }
+
+
+more_values = st.tuples(
+    st.sampled_from([mood.value for mood in Mood]),
+    st.sampled_from([-1000, -1, 0, 3, 7, 100_000]),
+    st.sampled_from([None, -100.0, -0.005, 0.0, 0.005, 0.015, 0.5, 0.1 + 0.2, 99.99]),
+    st.sampled_from([None, 0, -5, 1, 2, 50, 100, 51, 2**31 - 1]),
+    st.sampled_from([None, 0, 1, 60_000, 10**11]),
+)
+steps = st.tuples(
+    st.sampled_from(["event"] * 8 + ["repeat", "repeat", "moved", "noise", "broken", "wrong key", "future"]),
+    st.sampled_from(["d-1", "d-2", "湖"]),
+    st.sampled_from([-9000, -5000, -4999, -1000, 0, 0, 0, 1, 500, 999, 1000, 2000, 4000, 9000]),
+    st.integers(0, 2 * SECOND),
+    st.integers(0, 40),
+    more_values,
+)
+
+
+@st.composite
+def logs(draw: st.DrawFn, base_ms: int, max_size: int = 40) -> Log:
+    """A log whose event times go up by a second or so a record, with all that can go wrong."""
+    records: list[Logged] = []
+    now = base_ms
+    events: list[dict[str, Any]] = []
+    for offset, (kind, device, off, step, pick, more) in enumerate(
+        draw(st.lists(steps, min_size=1, max_size=max_size))
+    ):
+        now += step
+        values = _values(offset, device, now + off, more)
+        if kind == "repeat" and events:
+            values = events[pick % len(events)]
+        elif kind == "moved" and events:
+            values = events[pick % len(events)] | {"observed_at": now + off, "began_at": None}
+        elif kind == "broken":
+            values = values | {"level": 100_001}
+        elif kind == "future":
+            values = values | {"observed_at": base_ms + ARRIVED_AFTER + 5001}
+        else:
+            events.append(values)
+        key: bytes | None = values["device_id"].encode()
+        if kind == "wrong key":
+            key = b"other"
+        records.append(Logged(offset, key, None if kind == "noise" else values, base_ms + ARRIVED_AFTER))
+    return Log(tuple(records), cuts_of(draw, len(records)))
+
+
+def cuts_of(draw: st.DrawFn, size: int) -> tuple[int, ...]:
+    """Where the batches of a log of this size start."""
+    inner: Sequence[int] = draw(st.lists(st.integers(1, max(1, size - 1)), unique=True, max_size=8))
+    return (0, *sorted(cut for cut in inner if cut < size))

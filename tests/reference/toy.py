@@ -1,0 +1,154 @@
+"""A small feed with every type of the feed language and every kind of measure, and records of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from random import Random
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import Field
+
+from schemas.avro import aggregate_schema, feed_schema
+from schemas.catalogue import Catalogue, FrozenSchema
+from schemas.expressions import Column, When
+from schemas.feed import Aggregate, Feed, NotAfter
+from schemas.fields import Day, EventId, Instant, Location, Personal, Record, Text, Unit
+from schemas.measures import count_where, quantiles, ratio, share, spread, total
+from schemas.rowcodec import encode
+
+SECOND = 1000
+#: An instant on no border of anything, in ms.
+NOON = int(datetime(2024, 5, 1, 12, tzinfo=UTC).timestamp()) * SECOND
+
+
+class Mood(StrEnum):
+    """An enum field's symbols."""
+
+    CALM = "calm"
+    BUSY = "busy"
+    UNKNOWN = "unknown"
+
+
+class Toy(Record):
+    """What a toy device reports."""
+
+    event_id: EventId
+    device_id: Annotated[Text, Field(description="Device")]
+    observed_at: Annotated[Instant, Field(description="Event time")]
+    began_at: Annotated[Instant | None, Field(description="Begin of the period")]
+    mood: Annotated[Mood, Field(description="Mood of the device")]
+    level: Annotated[int, Field(ge=-1000, le=100_000, description="Level"), Unit("1")]
+    wait: Annotated[int | None, Field(description="How long someone waited"), Unit("ms")]
+    load: Annotated[float | None, Field(ge=-100, le=100, description="Load"), Unit("1")]
+    weight: Annotated[float, Field(description="Weight"), Unit("kg")]
+    open: Annotated[bool | None, Field(description="Whether it is open")]
+    built: Annotated[Day | None, Field(description="Day it was built")]
+    note: Annotated[str | None, Field(max_length=6, description="Remark"), Personal()]
+    place: Location
+
+
+def simulate(start: datetime, random: Random) -> Iterator[Toy]:
+    """One device, once a second."""
+    at = start
+    while True:
+        yield Toy.model_validate(record(event_id=event_id(random.getrandbits(48)), observed_at=at))
+        at += timedelta(seconds=1)
+
+
+LEVEL, LOAD, WAIT = Column("level"), Column("load"), Column("wait")
+SINCE = When(LEVEL >= 0, Column("observed_at") - Column("began_at"))
+
+FEED = Feed(
+    name="toy",
+    description="Toy devices",
+    record=Toy,
+    key="device_id",
+    event_time="observed_at",
+    department="Toys",
+    batch=1,
+    stage="connected",
+    rate=1.0,
+    silence=timedelta(minutes=1),
+    disorder=timedelta(seconds=2),
+    lateness=timedelta(seconds=3),
+    rules=(NotAfter("began_at", "observed_at"),),
+    partitions=1,
+    aggregates=(
+        Aggregate(
+            name="toy_4s",
+            by=("device_id",),
+            window=timedelta(seconds=4),
+            measures=(
+                total("level", LEVEL, unit="1", description="Level"),
+                spread("load", LOAD, unit="1", scale=100, description="Load"),
+                ratio("gain", LOAD * LEVEL, LEVEL, unit="1", scale=10, description="Gain"),
+                ratio("slope", LOAD / WAIT, LEVEL - 3, unit="1", scale=1000, description="Slope"),
+            ),
+            description="Toys by device",
+        ),
+        Aggregate(
+            name="toy_10s_mood",
+            by=("mood", "device_id"),
+            window=timedelta(seconds=10),
+            measures=(
+                count_where("busy", Column("mood").equals("busy"), description="Busy ones"),
+                share("high", LOAD >= 0.5, description="Share of high load"),
+                quantiles("wait", WAIT, (0.5, 0.9), unit="s", divisor=1000, description="Wait"),
+                quantiles("delay", SINCE, (0.5,), unit="ms", description="Delay"),
+            ),
+            description="Toys by mood",
+        ),
+    ),
+    simulate=simulate,
+)
+
+
+def event_id(number: int) -> str:
+    """A well-formed event id."""
+    return str(UUID(int=number))
+
+
+def instant(ms: int) -> datetime:
+    """An instant from ms since 1970."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    """A valid record, as pydantic and fastavro take it, with these fields changed."""
+    plain: dict[str, Any] = {
+        "event_id": event_id(1),
+        "device_id": "d-1",
+        "observed_at": instant(NOON),
+        "began_at": None,
+        "mood": Mood.CALM,
+        "level": 5,
+        "wait": None,
+        "load": None,
+        "weight": 1.5,
+        "open": None,
+        "built": None,
+        "note": None,
+        "place": None,
+    }
+    assert not set(changes) - set(plain)
+    return plain | changes
+
+
+def frozen_catalogue(*feeds: Feed) -> Catalogue:
+    """A catalogue with the first version of every subject of these feeds."""
+    subjects = {feed.name: feed_schema(feed) for feed in feeds}
+    subjects |= {a.name: aggregate_schema(a) for feed in feeds for a in feed.aggregates}
+    return Catalogue(
+        {number: FrozenSchema(number, name, 1, schema) for number, (name, schema) in enumerate(subjects.items(), 1)}
+    )
+
+
+CATALOGUE = frozen_catalogue(FEED)
+
+
+def value(**changes: Any) -> bytes:
+    """The encoded record of ``record``."""
+    return encode(CATALOGUE.latest("toy"), record(**changes))

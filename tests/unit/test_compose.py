@@ -1,0 +1,202 @@
+"""The stack on a container host is the local stack: same versions, settings, ports, users and commands."""
+
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import typer
+import yaml
+
+from citystream.cli import build
+from citystream.secrets import Secrets, load_secrets
+from citystream.settings import LOCALHOST, PROJECT, Settings, load_settings, variable
+from citystream.stack import clickhouse, kafka
+from processors import worker as processor
+from sinks import worker as sink
+
+TEXT = (PROJECT / "docker-compose.yml").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, Any] = COMPOSE["services"]
+DOCKERFILE = (PROJECT / "deploy/docker/Dockerfile").read_text()
+PASSWORDS = {f"CITYSTREAM_{user}_PASSWORD": f"password of {user}" for user in ("OWNER", "SINK", "OPERATOR", "ANALYST")}
+SECRETS = PASSWORDS | {"CITYSTREAM_PSEUDONYM_KEY": "k" * 32}
+OWN_IMAGE = {name for name, service in SERVICES.items() if "build" in service}
+DEFAULTS = load_settings({})
+VARIABLE = re.compile(r"\$\{(\w+)(?::(.)([^}]*))?\}")
+
+#: What depends on names and addresses: a container has its own.
+ADDRESSES = {
+    "controller.quorum.voters", "listeners", "advertised.listeners", "listener.security.protocol.map", "log.dirs",
+}  # fmt: skip
+
+
+def environment(service: str) -> dict[str, str]:
+    """A service's environment as its process gets it, with secrets given and nothing else."""
+    values = SERVICES[service].get("environment", {})
+    return {name: VARIABLE.sub(lambda m: SECRETS.get(m[1]) or m[3], value) for name, value in values.items()}
+
+
+def test_services() -> None:
+    assert set(SERVICES) == {"kafka", "clickhouse", "init", "processor", "sink", "registry"}
+    assert {"init", "processor", "sink", "registry"} == OWN_IMAGE
+
+
+def test_versions_are_pinned_and_those_of_the_local_stack() -> None:
+    images = {name: SERVICES[name]["image"] for name in ("kafka", "clickhouse")}
+    pom = (PROJECT / "deploy/kafka/pom.xml").read_text()
+    (version,) = re.findall(r"kafka_2.13</artifactId>\s*<version>(.*)</version>", pom)
+    assert images["kafka"] == f"apache/kafka:{version}"
+
+    package = json.loads((PROJECT / "deploy/clickhouse/package.json").read_text())
+    year, month, _ = package["dependencies"]["@chdb/lib-linux-x64-gnu"].split(".", 2)
+    assert re.fullmatch(rf"clickhouse/clickhouse-server:{year}\.{month}\.\d+\.\d+", images["clickhouse"])
+
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert {SERVICES[name]["image"] for name in OWN_IMAGE} == {f"citystream:{project['version']}"}
+    assert re.match(r"# .*\nFROM python:3\.11\.\d+-slim-\w+\n", DOCKERFILE)
+
+
+def test_the_broker_is_set_as_the_local_one() -> None:
+    local = dict(line.split("=", 1) for line in kafka._properties(DEFAULTS, 9093).splitlines())
+    values = environment("kafka")
+    heap = values.pop("KAFKA_HEAP_OPTS").split()
+    container = {name.removeprefix("KAFKA_").lower().replace("_", "."): value for name, value in values.items()}
+    assert container.keys() == local.keys()
+    assert {name for name, value in container.items() if value != local[name]} == ADDRESSES
+    assert set(heap) <= set(kafka.launch(DEFAULTS).command)
+
+
+def test_the_broker_is_found_from_inside_and_outside() -> None:
+    values = environment("kafka")
+    advertised = dict(part.split("://") for part in values["KAFKA_ADVERTISED_LISTENERS"].split(","))
+    listening = dict(part.split("://") for part in values["KAFKA_LISTENERS"].split(","))
+    protocols = dict(part.split(":") for part in values["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
+    assert advertised["HOST"] == DEFAULTS.kafka_address
+    assert advertised["PLAINTEXT"] == environment("processor")["CITYSTREAM_KAFKA_BOOTSTRAP"]
+    assert listening.keys() == protocols.keys() == advertised.keys() | {"CONTROLLER"}
+    assert values["KAFKA_CONTROLLER_QUORUM_VOTERS"].partition("@")[2] == listening["CONTROLLER"]
+    assert all(listening[name].endswith(address[-5:]) for name, address in advertised.items())
+
+
+def test_clickhouse_reads_the_same_files_and_options() -> None:
+    service = SERVICES["clickhouse"]
+    mounts = dict(volume.split(":", 1) for volume in service["volumes"])
+    for name in ("config.xml", "users.xml"):
+        assert (PROJECT / f"deploy/clickhouse/{name}").exists()
+        assert mounts[f"./deploy/clickhouse/{name}"] == f"/etc/clickhouse-server/{name}:ro"
+    assert service["command"][0] == "--"
+    options = {word.partition("=")[0] for word in service["command"][1:]}
+    local = clickhouse.launch(DEFAULTS, Secrets.model_validate(secret_fields())).command
+    assert options == {word.partition("=")[0] for word in local if word.startswith("--")} - {"--config-file"}
+    path = next(word.partition("=")[2] for word in service["command"] if word.startswith("--path="))
+    assert f"clickhouse:{path.rstrip('/')}" in service["volumes"]
+
+
+def secret_fields() -> dict[str, str]:
+    return {name.removeprefix("CITYSTREAM_").lower(): value for name, value in SECRETS.items()}
+
+
+def test_clickhouse_knows_the_users_of_the_local_stack() -> None:
+    script = PROJECT / "deploy/docker/clickhouse.sh"
+    assert (
+        f"./deploy/docker/{script.name}:{SERVICES['clickhouse']['entrypoint'][1]}:ro"
+        in SERVICES["clickhouse"]["volumes"]
+    )
+    given = {name: value for name, value in environment("clickhouse").items() if name.startswith("CITYSTREAM_")}
+    assert given == PASSWORDS
+    done = subprocess.run(
+        ["bash", script, "env"], env={"PATH": "/usr/bin:/bin"} | given, capture_output=True, text=True, check=True
+    )
+    seen = dict(line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("CITYSTREAM_"))
+    assert seen == Secrets.model_validate(secret_fields()).clickhouse_environment()
+    users = ElementTree.parse(PROJECT / "deploy/clickhouse/users.xml")
+    assert {node.get("from_env") for node in users.iter("password_sha256_hex")} == seen.keys()
+
+
+def test_ports_are_those_of_the_settings_on_this_machine_alone() -> None:
+    published = {}
+    for service in SERVICES.values():
+        for port in service.get("ports", []):
+            found = re.fullmatch(rf"{re.escape(LOCALHOST)}:\$\{{(\w+):-(\d+)\}}:(\d+)", port)
+            assert found, port
+            published[found[1]] = int(found[2])
+    assert published == {variable(name): port for name, port in DEFAULTS.ports().items()}
+
+
+def test_published_ports_lead_to_where_the_services_listen() -> None:
+    inside = {name: {port.rpartition(":")[2] for port in SERVICES[name].get("ports", [])} for name in SERVICES}
+    values, options = environment("sink"), SERVICES["clickhouse"]["command"]
+    assert inside["kafka"] == {environment("kafka")["KAFKA_LISTENERS"].split(",")[1].rpartition(":")[2]}
+    assert inside["clickhouse"] == {values["CITYSTREAM_CLICKHOUSE_PORT"], values["CITYSTREAM_CLICKHOUSE_HTTP_PORT"]}
+    assert inside["clickhouse"] == {word.partition("_port=")[2] for word in options if "_port=" in word}
+    assert inside["registry"] == {str(load_settings(environment("registry")).registry_port)}
+    assert f"http://127.0.0.1:{min(inside['registry'])}/" in SERVICES["registry"]["healthcheck"]["test"][-1]
+
+
+def test_secrets_have_no_default() -> None:
+    fields = Settings.model_fields
+    for name, kind, value in VARIABLE.findall(TEXT):
+        field = name.removeprefix("CITYSTREAM_").lower()
+        assert field in fields, name
+        assert kind == ("?" if field in Secrets.model_fields else "-"), name
+        if kind == "-":
+            assert value == str(fields[field].default), name
+    assert not re.search("(PASSWORD|KEY): (?!\\${)", TEXT)
+
+
+@pytest.mark.parametrize("service", sorted(OWN_IMAGE))
+def test_the_settings_of_a_service_make_sense(service: str, tmp_path: Path) -> None:
+    settings = load_settings({**environment(service), "CITYSTREAM_HOME": str(tmp_path)})
+    if service != "registry":
+        assert settings.kafka_address == "kafka:9092"
+        assert (settings.clickhouse_address, settings.clickhouse_port) == ("clickhouse", 9000)
+        assert settings.timezone == DEFAULTS.timezone
+    if service in ("init", "sink"):
+        assert load_secrets(settings).password("sink") == PASSWORDS["CITYSTREAM_SINK_PASSWORD"]
+    else:
+        assert not environment(service).keys() & SECRETS.keys()
+
+
+@pytest.mark.parametrize("service", sorted(OWN_IMAGE))
+def test_a_service_runs_a_command_there_is(service: str) -> None:
+    name, *words = SERVICES[service]["command"]
+    commands: Any = typer.main.get_command(build())
+    commands.commands[name].make_context(name, words)
+
+
+def test_topics_and_tables_come_from_init_alone() -> None:
+    assert SERVICES["init"]["command"] == ["init"]
+    assert set(SERVICES["init"]["depends_on"]) == {"kafka", "clickhouse"}
+    assert {wait["condition"] for wait in SERVICES["init"]["depends_on"].values()} == {"service_healthy"}
+    for name in ("processor", "sink"):
+        assert SERVICES[name]["depends_on"] == {"init": {"condition": "service_completed_successfully"}}
+    assert environment("kafka")["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+
+
+def test_what_runs_on_is_watched_and_started_again() -> None:
+    for name in SERVICES.keys() - {"init"}:
+        assert SERVICES[name]["restart"] == "unless-stopped"
+        assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
+    groups = {name: SERVICES[name]["healthcheck"]["test"][-1] for name in ("processor", "sink")}
+    assert groups == {"processor": processor.GROUP, "sink": sink.GROUP}
+
+
+def test_the_image_has_what_it_needs_and_no_more() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    packages = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    sources = set(re.findall(r"^COPY (\S+) ", DOCKERFILE, re.MULTILINE))
+    assert sources == packages | {"requirements.lock", "pyproject.toml", "deploy/docker/healthy.py"}
+    ignored = (PROJECT / "deploy/docker/Dockerfile.dockerignore").read_text().splitlines()
+    assert ignored[1] == "*"
+    assert {line[1:] for line in ignored if line.startswith("!")} == sources
+    assert "pip install --no-cache-dir --require-hashes --requirement requirements.lock" in DOCKERFILE
+    *_, user, folder, start = DOCKERFILE.strip().splitlines()
+    assert (user, folder, start) == ("USER citystream", "WORKDIR /home/citystream", 'ENTRYPOINT ["citystream"]')
+    for name in OWN_IMAGE:
+        assert SERVICES[name]["build"] == {"context": ".", "dockerfile": "deploy/docker/Dockerfile"}
+        assert SERVICES[name]["cap_drop"] == ["ALL"]

@@ -1,0 +1,312 @@
+"""What a partition writes is a function of its log, however it is cut into batches, runs, flushes and restarts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from processors.partition import Output, Partition
+from schemas.feed import Feed
+from streams.decode import Decoded, Decoder
+from streams.positions import NO_EVENT_TIME, LogGap, Position, first, resume
+from streams.recordbatch import RecordBatch, split
+from streams.transport import Run
+from tests.reference.partition import Key, Truth, truth
+from tests.reference.streams import Log, logs
+from tests.reference.toy import CATALOGUE, FEED, NOON
+
+OLD = replace(FEED, earliest=datetime(1900, 1, 1, tzinfo=UTC))
+BEFORE_1970 = -NOON
+TOPIC_ID = "topic-id"
+
+
+class Decoding:
+    """A decoder of one log that decoded it already."""
+
+    def __init__(self, feed: Feed, log: Log) -> None:
+        batches = tuple(split(0, b"".join(log.batches())))
+        self._all = Decoder(CATALOGUE, feed.name, feed).read(Run(feed.name, 0, 0, log.end, batches), 0)
+
+    def read(self, run: Run, from_offset: int) -> Decoded:
+        rows = self._all.rows.filter(pl.col("_offset").is_between(from_offset, run.next - 1))
+        return Decoded(rows, [d for d in self._all.dead if from_offset <= d.offset < run.next])
+
+
+@dataclass
+class World:
+    """A log, a consumer group's commit, and what was ever written."""
+
+    feed: Feed
+    log: Log
+    expected: Truth
+    decoder: Any
+    committed: int | None = None
+    metadata: str = ""
+    rewinds: list[int] = field(default_factory=list)
+    written: list[tuple[str, Key, int, dict[str, Any]]] = field(default_factory=list)
+    dead: set[int] = field(default_factory=set)
+
+    def position(self) -> Position:
+        """Where a worker goes on after an assignment."""
+        return resume(
+            "processor", "toy", 0, self.committed, self.metadata,
+            topic_id=TOPIC_ID, definition=self.feed.definition, log_start=0,
+        )  # fmt: skip
+
+    def commit(self, position: Position) -> None:
+        assert position.processed >= (self.committed or 0)
+        assert position.rewind <= position.processed
+        assert position.rewind >= max(self.rewinds, default=0)
+        seen = self.expected.watermarks[position.rewind - 1] if position.rewind else None
+        assert position.max_event_ms == (NO_EVENT_TIME if seen is None else seen)
+        self.rewinds.append(position.rewind)
+        self.committed, self.metadata = position.processed, position.metadata()
+
+    def write(self, output: Output, rows: int | None = None) -> None:
+        """Write the first ``rows`` rows of every aggregate, or all."""
+        watermark = self.expected.watermarks[output.position.processed - 1]
+        for name, frame in output.parts.items():
+            parts = frame.to_dicts()
+            assert [part["watermark"] for part in parts] == ([None] * (len(parts) - 1) + [watermark])[: len(parts)]
+            self.written += [self._part(name, part) for part in parts[:rows]]
+        if rows is None:
+            self.dead |= {letter.offset for letter in output.dead}
+
+    def _part(self, name: str, part: dict[str, Any]) -> tuple[str, Key, int, dict[str, Any]]:
+        aggregate = next(a for a in self.feed.aggregates if a.name == name)
+        assert part["source_partition"] == 0
+        content = {"events": part["events"]}
+        for partial in (p for measure in aggregate.measures for p in measure.partials):
+            if partial.merge == "histogram":
+                buckets, counts = part[f"{partial.name}_buckets"], part[f"{partial.name}_counts"]
+                assert buckets == sorted(set(buckets))
+                content[partial.name] = dict(zip(buckets, counts, strict=True))
+            else:
+                content[partial.name] = part[partial.name]
+        return name, (*(part[by] for by in aggregate.by), part["window_start"]), part["version"], content
+
+    def check_writings(self) -> None:
+        """Every part ever written is what the window held after the last record counted into it."""
+        for name, key, version, content in self.written:
+            assert content == self.expected.history[name][key, version // 2], (name, key, version)
+            if version % 2:
+                assert key in self.expected.final[name]
+                assert version == self.expected.versions(name)[key]
+
+    def check_end(self) -> None:
+        """The highest versions are the whole truth."""
+        self.check_writings()
+        assert self.dead == set(self.expected.invalid)
+        for aggregate in self.feed.aggregates:
+            highest: dict[Key, int] = {}
+            for name, key, version, _ in self.written:
+                if name == aggregate.name:
+                    highest[key] = max(version, highest.get(key, -1))
+            assert highest == self.expected.versions(aggregate.name)
+
+
+def world(feed: Feed, log: Log) -> World:
+    return World(feed, log, truth(feed, log.records), Decoding(feed, log))
+
+
+def next_run(log: Log, at: int, batches: int) -> Run:
+    """The next so many batches from an offset on, whole ones, though the offset may lie inside the first."""
+    ends = [end for end in (*log.cuts[1:], log.end) if end > at]
+    return Run("toy", 0, at, ends[min(batches, len(ends)) - 1], ())
+
+
+#: Batches to fetch, whether to flush after them, whether the flush gets as far as its commit.
+Step = tuple[int, bool, bool]
+
+
+def live(world: World, steps: list[Step], dies_after: int | None = None) -> None:
+    """One life of a worker; ``dies_after`` is how many rows of each aggregate its last flush gets out before the end."""
+    partition = Partition(world.feed, 0, world.decoder, world.position())
+    at = partition.start.rewind
+    since = len(world.written)
+    for batches, flushes, commits in steps:
+        if at < world.log.end:
+            run = next_run(world.log, at, batches)
+            partition.process(run)
+            at = run.next
+        if flushes and (output := partition.flush()) is not None:
+            assert output.position.processed == at
+            world.write(output)
+            if commits:
+                world.commit(output.position)
+    if dies_after is not None and (output := partition.flush()) is not None:
+        world.write(output, dies_after)
+    versions: dict[tuple[str, Key], int] = {}
+    for name, key, version, _ in world.written[since:]:
+        assert version >= versions.get((name, key), -1)
+        versions[name, key] = version
+
+
+def live_to_the_end(world: World) -> None:
+    live(world, [(len(world.log.cuts), True, True)])
+
+
+steps = st.tuples(st.integers(1, 4), st.booleans(), st.booleans())
+
+
+@pytest.mark.parametrize(("feed", "base"), [(FEED, NOON), (OLD, BEFORE_1970)], ids=["now", "before 1970"])
+@settings(max_examples=60)
+@given(st.data())
+def test_any_cut_into_batches_runs_and_flushes_gives_the_windows_of_the_reference(
+    feed: Feed, base: int, data: st.DataObject
+) -> None:
+    here = world(feed, data.draw(logs(base)))
+    live(here, data.draw(st.lists(steps, max_size=10)))
+    here.committed = None
+    here.rewinds.clear()
+    live_to_the_end(here)
+    here.check_end()
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_any_kills_and_restarts_give_the_windows_of_the_reference(data: st.DataObject) -> None:
+    """Lives end at any point: in the replay, before a flush, in the middle of one, or between it and its commit."""
+    here = world(FEED, data.draw(logs(NOON)))
+    for life, dies_after in data.draw(
+        st.lists(st.tuples(st.lists(steps, max_size=6), st.none() | st.integers(0, 3)), max_size=5)
+    ):
+        live(here, life, dies_after)
+        here.check_writings()
+    live_to_the_end(here)
+    here.check_end()
+    live_to_the_end(here)
+    here.check_end()
+
+
+@settings(max_examples=15)
+@given(st.data())
+def test_restarts_from_every_committed_position_end_alike(data: st.DataObject) -> None:
+    here = world(FEED, data.draw(logs(NOON, 25)))
+    positions: list[Position] = []
+    partition = Partition(FEED, 0, here.decoder, here.position())
+    for at in here.log.cuts:
+        partition.process(next_run(here.log, at, 1))
+        output = partition.flush()
+        assert output is not None
+        here.write(output)
+        positions.append(output.position)
+    for position in positions:
+        again = world(FEED, here.log)
+        again.committed, again.metadata = position.processed, position.metadata()
+        again.written = [part for part in here.written if part[2] // 2 < position.processed]
+        again.dead = {offset for offset in here.dead if offset < position.processed}
+        live_to_the_end(again)
+        again.check_end()
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_the_bytes_of_the_broker_give_the_windows_of_the_reference(data: st.DataObject) -> None:
+    log = data.draw(logs(NOON, 30))
+    here = World(FEED, log, truth(FEED, log.records), Decoder(CATALOGUE, "toy", FEED))
+    batches: list[RecordBatch] = list(split(0, b"".join(log.batches())))
+    for life in data.draw(st.lists(st.lists(steps, max_size=4), max_size=2)):
+        _live_on_bytes(here, batches, life)
+    _live_on_bytes(here, batches, [(len(batches), True, True)])
+    here.check_end()
+
+
+def _live_on_bytes(here: World, batches: list[RecordBatch], life: list[Step]) -> None:
+    partition = Partition(FEED, 0, here.decoder, here.position())
+    at = partition.start.rewind
+    for count, flushes, commits in life:
+        fetched = [b for b in batches if b.last_offset >= at][:count]
+        if fetched:
+            run = Run("toy", 0, at, fetched[-1].last_offset + 1, tuple(fetched))
+            partition.process(run)
+            at = run.next
+        if flushes and (output := partition.flush()) is not None:
+            here.write(output)
+            if commits:
+                here.commit(output.position)
+
+
+def _log(*seconds: float) -> Log:
+    """Events of one device at these seconds, each in a batch of its own."""
+    from tests.reference.partition import Logged
+    from tests.reference.streams import ARRIVED_AFTER, _values
+
+    records = tuple(
+        Logged(
+            n, b"d-1", _values(n, "d-1", NOON + round(at * 1000), ("calm", 1, None, None, None)), NOON + ARRIVED_AFTER
+        )
+        for n, at in enumerate(seconds)
+    )
+    return Log(records, tuple(range(len(records))))
+
+
+def fresh(log: Log) -> Partition:
+    return Partition(FEED, 0, cast(Decoder, Decoding(FEED, log)), first(TOPIC_ID, FEED.definition, 0))
+
+
+def test_a_window_is_final_exactly_when_the_watermark_passes_its_end_and_lateness() -> None:
+    """Windows of 4 s, 2 s of disorder, 3 s of lateness: the first one closes at the event of second 9."""
+    log = _log(1, 8.999, 9)
+    partition = fresh(log)
+    versions = []
+    for at in range(3):
+        partition.process(next_run(log, at, 1))
+        output = partition.flush()
+        assert output is not None
+        parts = output.parts["toy_4s"]
+        versions.append(dict(zip((parts["window_start"] - NOON).to_list(), parts["version"].to_list(), strict=True)))
+    assert versions == [{0: 0}, {8000: 2}, {0: 1, 8000: 4}]
+
+
+def test_a_gap_the_log_does_not_explain_ends_it() -> None:
+    log = _log(1, 2, 3)
+    partition = fresh(log)
+    with pytest.raises(LogGap, match="toy/0: offsets 0 to 1 were not delivered"):
+        partition.process(Run("toy", 0, 2, 3, ()))
+
+
+def test_a_stale_run_changes_nothing() -> None:
+    log = _log(1, 2, 3)
+    partition = fresh(log)
+    assert partition.process(next_run(log, 0, 2)) == 2
+    assert partition.process(next_run(log, 0, 1)) == 0
+    assert partition.process(next_run(log, 0, 3)) == 1
+    output = partition.flush()
+    assert output is not None
+    assert output.parts["toy_4s"]["events"].to_list() == [3]
+    assert partition.process(next_run(log, 0, 3)) == 0
+    assert partition.flush() is None
+
+
+def test_nothing_is_written_until_the_processed_offset_is_reached_again() -> None:
+    log = _log(1, 2, 3, 4)
+    start = Position(3, 0, NO_EVENT_TIME, TOPIC_ID, FEED.definition)
+    partition = Partition(FEED, 0, cast(Decoder, Decoding(FEED, log)), start)
+    assert partition.process(next_run(log, 0, 2)) == 0
+    assert partition.flush() is None
+    assert partition.process(next_run(log, 2, 1)) == 0
+    assert partition.flush() is None
+    assert partition.process(next_run(log, 3, 1)) == 1
+    output = partition.flush()
+    assert output is not None
+    assert output.position.processed == 4
+
+
+def test_a_run_without_any_record_moves_the_position() -> None:
+    """Control and aborted batches have offsets and no records."""
+    log = _log(1)
+    partition = fresh(log)
+    partition.process(next_run(log, 0, 1))
+    partition.flush()
+    assert partition.process(Run("toy", 0, 1, 7, ())) == 6
+    output = partition.flush()
+    assert output is not None
+    assert (output.position.processed, output.position.rewind) == (7, 0)
+    assert all(frame.is_empty() for frame in output.parts.values())

@@ -1,0 +1,270 @@
+"""A file on its way to the publisher: read, checked, sorted, sent, reported; with a producer that only remembers."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka.errors import KafkaTimeoutError
+
+import feeds
+from citystream.publishing.file import publish_file
+from citystream.publishing.mapping import FileMapping
+from citystream.publishing.report import Report, rejects_path
+from citystream.publishing.sources import LONGEST, FileProblem, Row, Source
+from schemas.catalogue import Catalogue
+from schemas.rowcodec import decode
+from streams.publisher import Publisher
+
+PARKING = feeds.load()["parking_site"]
+CATALOGUE = Catalogue.load()
+HEADER = "site_id,total_spot_number,occupied_spot_number,observed_at\n"
+
+
+class Acknowledged:
+    """The future of a record, decided at once."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self._error = error
+
+    def add_callback(self, call: Callable[..., None], *args: Any) -> None:
+        if self._error is None:
+            call(*args, None)
+
+    def add_errback(self, call: Callable[..., None], *args: Any) -> None:
+        if self._error is not None:
+            call(*args, self._error)
+
+
+class Memory:
+    """A producer that remembers records, and fails from the ``limit``-th on."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.attempts = 0
+        self._limit = limit
+
+    def send(self, topic: str, key: bytes, value: bytes) -> Acknowledged:
+        self.attempts += 1
+        if self._limit is not None and len(self.records) >= self._limit:
+            return Acknowledged(KafkaTimeoutError("no broker"))
+        self.records.append(decode(CATALOGUE, value))
+        assert key == self.records[-1]["site_id"].encode()
+        return Acknowledged(None)
+
+    def flush(self) -> None:
+        pass
+
+
+def opened(content: bytes) -> io.BufferedReader:
+    """A file with this content."""
+    return io.BufferedReader(io.BytesIO(content))
+
+
+def publish(content: str | bytes, folder: Path, memory: Memory | None = None, name: str = "a.csv") -> Report:
+    """Publish a file of parking reports."""
+    publisher = Publisher(memory or Memory(), PARKING, CATALOGUE.latest(PARKING.name), None)
+    raw = content.encode() if isinstance(content, str) else content
+    rejects = folder / rejects_path(name, PARKING.name, ".csv")
+    now_ms = 1_800_000_000_000
+    return publish_file(PARKING, opened(raw), name, FileMapping(), publisher, b"", rejects, now_ms=now_ms)
+
+
+def line(minute: int, occupied: int = 5, site: str = "a") -> str:
+    """A valid report."""
+    return f"{site},10,{occupied},2026-03-01T08:{minute:02}:00Z\n"
+
+
+def rows(content: str | bytes, columns: list[str] | None = None) -> list[Row]:
+    """The rows of a file."""
+    return list(Source(opened(content.encode() if isinstance(content, str) else content), "a.csv", columns))
+
+
+def test_records_are_sent_by_event_time_and_those_of_one_time_in_the_order_of_their_lines(tmp_path: Path) -> None:
+    memory = Memory()
+    reports = [(59 - n % 60, n) for n in range(600)]
+    report = publish(HEADER + "".join(line(minute, n) for minute, n in reports), tmp_path, memory)
+    sent = [(record["observed_at"].minute, record["occupied_spot_number"]) for record in memory.records]
+    assert sent == sorted(reports)
+    assert (report.read, report.accepted, report.rejected, report.acknowledged, report.failed) == (600, 600, 0, 600, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_lines_are_the_same_event_and_a_second_time_too(tmp_path: Path) -> None:
+    memory = Memory()
+    for _ in range(2):
+        publish(HEADER + line(1) + line(1) + line(1, 6), tmp_path, memory)
+    assert Counter(record["event_id"] for record in memory.records).most_common()[0][1] == 4
+    assert len({record["event_id"] for record in memory.records}) == 2
+
+
+def test_rejected_lines_are_written_unchanged_with_reasons_and_can_be_corrected_and_published(tmp_path: Path) -> None:
+    bad = ["a, 10 ,-1,2026-03-01T08:00:00Z\r\n", '"b\nc",10,x,2026-03-01T08:00:00Z\n', "d,10\n", line(2, -4)[:-1]]
+    report = publish(HEADER + line(1) + bad[0] + bad[1] + line(2) + bad[2] + bad[3], tmp_path)
+    assert (report.accepted, report.rejected) == (2, 4)
+    assert report.rejects_file is not None
+    assert report.reasons_file is not None
+    rejects = Path(report.rejects_file)
+    assert rejects.name == "a.rejects.csv"
+    assert rejects.read_bytes().decode() == HEADER + "".join(bad) + "\n"
+    reasons = list(csv.reader(Path(report.reasons_file).read_text().splitlines()))
+    assert reasons == [
+        ["line", "line_in_original_file", "reason"],
+        ["2", "3", "occupied_spot_number: -1 is below 0"],
+        ["3", "4", "occupied_spot_number: x is no whole number"],
+        ["5", "7", "2 columns, 4 are expected"],
+        ["6", "8", "occupied_spot_number: -4 is below 0"],
+    ]
+    assert [(one.line, one.reason) for one in report.first_rejections] == [(int(r[1]), r[2]) for r in reasons[1:]]
+    assert all(text in report.text() for text in ("line 3: occupied", "a.rejects.csv", "a.rejects.reasons.csv"))
+    corrected = rejects.read_text().replace("-1", "1").replace(",x,", ",2,").replace("d,10\n", "").replace("-4", "4")
+    again = publish(corrected, tmp_path, name=rejects.name)
+    assert (again.accepted, again.rejected) == (3, 0)
+
+
+def test_rejects_of_an_earlier_run_are_never_overwritten(tmp_path: Path) -> None:
+    first = publish(HEADER + line(1, -1), tmp_path)
+    same = publish(HEADER + line(1, -1), tmp_path)
+    other = publish(HEADER + line(1, -2), tmp_path)
+    assert first.rejects_file == same.rejects_file != other.rejects_file
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.rejects.2.csv",
+        "a.rejects.2.reasons.csv",
+        "a.rejects.csv",
+        "a.rejects.reasons.csv",
+    ]
+
+
+def test_reasons_can_be_shown_and_written_whatever_the_value(tmp_path: Path) -> None:
+    values = {"site_id": "a", "occupied_spot_number": 1, "observed_at": "2026-03-01T08:00:00Z"}
+    bad = ["\ud800", "\x1b[31m\n", 10**400, 1e999, [1], {"a": 1}]
+    report = publish("\n".join(json.dumps(values | {"total_spot_number": one}) for one in bad), tmp_path)
+    assert report.rejected == len(bad)
+    assert report.text().isascii()
+    assert "\x1b" not in report.text()
+
+
+def test_what_kafka_does_not_take_is_failed_and_ends_the_sending(tmp_path: Path) -> None:
+    memory = Memory(limit=2)
+    report = publish(HEADER + "".join(line(minute) for minute in range(5)), tmp_path, memory)
+    assert (report.accepted, report.acknowledged, report.failed) == (5, 2, 3)
+    assert memory.attempts == 3
+    assert "no broker" in report.text()
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("data/x.csv.gz", "x.rejects.csv"),
+        ("x.jsonl", "x.rejects.jsonl"),
+        ("x", "x.rejects.csv"),
+        ("-", "f.rejects.csv"),
+    ],
+)
+def test_rejects_are_named_after_the_file(file: str, name: str) -> None:
+    assert rejects_path(file, "f", ".csv") == Path(name)
+
+
+def test_csv_rows_with_quotes_line_breaks_blank_lines_and_a_byte_order_mark() -> None:
+    found = rows(b'\xef\xbb\xbfa,b\r\n1,"x, ""y"""\r\n\r\n"2\n3",z\n')
+    assert [(row.line, row.columns, row.problem) for row in found] == [
+        (2, {"a": "1", "b": 'x, "y"'}, None),
+        (4, {"a": "2\n3", "b": "z"}, None),
+    ]
+    assert found[1].raw == b'"2\n3",z\n'
+
+
+def test_a_quotation_mark_never_closed_spoils_its_own_line_only() -> None:
+    found = rows("a,b\n" + '"1,x\n' + "".join(f"{n},x\n" for n in range(200)))
+    assert [row.line for row in found if row.problem] == [2]
+    assert found[0].problem == "a quotation mark is opened and never closed"
+    assert [row.line for row in found] == list(range(2, 203))
+
+
+def test_a_file_without_header_line_has_the_columns_it_is_told() -> None:
+    source = Source(opened(b"1,x\n"), "a.csv", ["n", "t"])
+    assert [row.columns for row in source] == [{"n": "1", "t": "x"}]
+    assert source.header == b""
+
+
+def test_json_lines_are_flattened_and_bad_ones_named() -> None:
+    found = rows('{"a": 1, "place": {"longitude": 2.5}}\n[1]\n{"a": NaN}\n{"a"\n7\n' + "[" * 100_000 + "\n")
+    assert found[0].columns == {"a": 1, "place.longitude": 2.5}
+    assert [row.problem is None for row in found] == [True, False, False, False, False, False]
+    assert found[2].problem == "NaN is no JSON number"
+
+
+def test_a_line_that_is_no_utf_8_is_a_bad_line() -> None:
+    assert [row.problem for row in rows(b"a\nx\n" + "\u00e4\n".encode("latin-1"))] == [
+        None,
+        "byte 1 of the line is no UTF-8; save the file as UTF-8",
+    ]
+
+
+def test_gzip_is_read_whatever_the_file_is_called() -> None:
+    assert [row.columns for row in rows(gzip.compress(b"a\n1\n"))] == [{"a": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b'[{"a": 1}]', "is a JSON list"),
+        (b"a,\xff\n", "the header line cannot be read: byte 3"),
+        (b"x" * (LONGEST + 1), "line 1 has over"),
+        (gzip.compress(HEADER.encode() + line(1).encode() * 1000)[:-12], "is damaged after line"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_as_a_whole(content: bytes, reason: str, tmp_path: Path) -> None:
+    memory = Memory()
+    with pytest.raises(FileProblem, match=reason):
+        publish(content, tmp_path, memory)
+    assert memory.records == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.lists(st.integers(0, 59), min_size=1))
+def test_any_order_of_lines_gives_the_same_records_in_the_order_of_time(
+    tmp_path_factory: pytest.TempPathFactory, minutes: list[int]
+) -> None:
+    memory, sorted_memory = Memory(), Memory()
+    folder = tmp_path_factory.getbasetemp()
+    publish(HEADER + "".join(map(line, minutes)), folder, memory)
+    publish(HEADER + "".join(map(line, sorted(minutes))), folder, sorted_memory)
+    assert memory.records == sorted_memory.records
+    assert [record["observed_at"].minute for record in memory.records] == sorted(minutes)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=2)
+)
+FIELDS = st.sampled_from([f.name for f in PARKING.fields] + ["place.longitude", "place.latitude"])
+
+
+@given(
+    st.one_of(
+        st.lists(st.dictionaries(FIELDS, JSON), min_size=1).map(
+            lambda records: "\n".join(map(json.dumps, records)).encode()
+        ),
+        st.lists(st.binary(max_size=60), min_size=1).map(lambda lines: HEADER.encode() + b"\n".join(lines)),
+        st.lists(st.text(max_size=60), min_size=1).map(lambda lines: (HEADER + "\n".join(lines)).encode()),
+    )
+)
+def test_whatever_stands_in_a_file_every_record_is_accepted_or_rejected(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    memory = Memory()
+    report = publish(content, tmp_path_factory.mktemp("any"), memory)
+    assert len(memory.records) == report.accepted == report.acknowledged
+    if report.rejects_file:
+        kept = Path(report.rejects_file).read_bytes()
+        assert all(raw in content + b"\n" for raw in kept.removeprefix(HEADER.encode()).split(b"\n"))

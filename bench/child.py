@@ -53,7 +53,7 @@ class Stopwatch:
             self._ended = None
             return
         self._ended = self._ended or now
-        if self._others_work() or any(end and consumer._committed_offset[tp] < end for tp, end in ends.items()):
+        if self._others_work() or any(end and consumer.committed.get(tp, 0) < end for tp, end in ends.items()):
             return
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         timing = {"began": self._began[0], "ended": self._ended[0], "cpu_seconds": self._ended[1] - self._began[1],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from datetime import timedelta
 
 import polars as pl
 from faust.types import TP
+from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_exponential
 
 from processors.partition import Output, Partition
 from schemas.catalogue import Catalogue
@@ -16,8 +18,10 @@ from schemas.writing import encode_rows
 from streams import deadletters
 from streams.decode import Decoder
 from streams.producing import Sender
-from streams.transport import Run
+from streams.transport import Run, passes
 from streams.worker import BatchApp, run
+
+log = logging.getLogger("citystream")
 
 GROUP = "processor"
 #: Between the group keys in the key of an aggregate's record.
@@ -65,10 +69,22 @@ class Processor:
                     continue
                 async with self._state:
                     output = await asyncio.to_thread(partition.flush)
-                if output is not None:
-                    await self._write(tp, output)
-                    if consumer.resumed.get(tp) is partition.start:
-                        consumer.flushed[tp] = output.position
+                if output is not None and await self._written(tp, partition, output):
+                    consumer.flushed[tp] = output.position
+
+    async def _written(self, tp: TP, partition: Partition, output: Output) -> bool:
+        """Write until Kafka has it all; false if the partition was taken away meanwhile."""
+        resumed = self._app.batch_consumer.resumed
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(passes),
+            wait=wait_exponential(min=1, max=30),
+            stop=lambda _: resumed.get(tp) is not partition.start,
+            before_sleep=before_sleep_log(log, logging.WARNING),
+            retry_error_callback=lambda _: None,
+        ):
+            with attempt:
+                await self._write(tp, output)
+        return resumed.get(tp) is partition.start
 
     async def _write(self, tp: TP, output: Output) -> None:
         sender = Sender(self._app.producer)

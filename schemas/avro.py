@@ -41,7 +41,7 @@ def _avro_field(field: Field) -> Schema:
     if field.kind == "enum":
         base = {"type": "enum", "name": name, "symbols": list(field.symbols), "default": "unknown"}
     elif field.kind == "place":
-        base |= {"name": name}
+        base = base | {"name": name}
     properties = {
         "unit": field.unit,
         "minimum": field.low if field.kind in ("int", "float") else None,

@@ -159,9 +159,9 @@ def _aggregate_problems(feed: Feed, aggregate: Aggregate, known: Mapping[str, Fi
             yield f"{aggregate.name} groups by {name}, which is no string or enum field that is never null"
     partials = [partial for measure in aggregate.measures for partial in measure.partials]
     results = [result for measure in aggregate.measures for result in measure.results]
-    for sent in (_PART, partials), (_SHOWN, results):
-        names = Counter([*aggregate.by, *sent[0], *(column.name for column in sent[1])])
-        yield from (f"{aggregate.name} has two columns named {name}" for name, often in names.items() if often > 1)
+    for names in [*_PART, *(p.name for p in partials)], [*_SHOWN, *(r.name for r in results)]:
+        often = Counter([*aggregate.by, *names])
+        yield from (f"{aggregate.name} has two columns named {name}" for name in often if often[name] > 1)
     for partial in partials:
         read = list(columns(partial.value))
         if not read:

@@ -5,8 +5,10 @@ Every part that reads a topic reads it through here, so a record has one verdict
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -24,6 +26,19 @@ from streams.transport import Run
 
 #: Key and value of a dead letter, in bytes; a producer takes a million, and several must fit into memory.
 LARGEST_LETTER = 512 * 1024
+
+
+#: Decoding leaves Python's lock, so the batches of a large run are shared out.
+_POOL = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
+_WORTH_SHARING = 256 * 1024
+
+
+def _shares(batches: Sequence[RecordBatch]) -> list[Sequence[RecordBatch]]:
+    """Consecutive batches of about equal size, one share a core; one share if there is little to do."""
+    if sum(len(batch.raw) for batch in batches) < _WORTH_SHARING:
+        return [batches] if batches else []
+    size = -(-len(batches) // (os.cpu_count() or 1))
+    return [batches[start : start + size] for start in range(0, len(batches), size)]
 
 
 @dataclass
@@ -50,8 +65,15 @@ class Decoder:
 
     def read(self, run: Run, from_offset: int) -> Decoded:
         """Decode and judge the records of a run from an offset on."""
+        parts = list(_POOL.map(lambda batches: self._read(batches, from_offset), _shares(run.batches)))
+        return Decoded(
+            pl.concat([part.rows for part in parts], rechunk=True) if parts else self._empty,
+            [letter for part in parts for letter in part.dead],
+        )
+
+    def _read(self, batches: Sequence[RecordBatch], from_offset: int) -> Decoded:
         dead: list[DeadLetter] = []
-        frames = list(self._fast(run.batches, dead))
+        frames = list(self._fast(batches, dead))
         rows = pl.concat([self._empty, *frames], how="vertical_relaxed") if frames else self._empty
         rows = rows.sort("_offset") if len(frames) > 1 else rows
         if rows.height and rows.item(0, "_offset") < from_offset:
@@ -59,7 +81,7 @@ class Decoder:
         dead = [letter for letter in dead if letter.last_offset >= from_offset]
         if self._verdict and (problems := self._verdict.problems(rows)) is not None:
             broken = rows.select("_offset", _cause=problems).filter(pl.col("_cause").is_not_null())
-            dead += self._broken(run.batches, dict(broken.iter_rows()))
+            dead += self._broken(batches, dict(broken.iter_rows()))
             rows = rows.filter(problems.is_null())
         return Decoded(rows, sorted(dead, key=lambda letter: letter.offset))
 

@@ -79,8 +79,12 @@ def resume(
         position = Position(
             committed, int(fields["rewind"]), int(fields["max_event_ms"]), fields["topic"], fields["def"]
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise PositionProblem(f"{where}: the commit at {committed} carries no position; {choice}") from error
+    if position.rewind > committed:
+        raise PositionProblem(
+            f"{where}: the commit at {committed} is before its rewind offset {position.rewind}; {choice}"
+        )
     if position.topic_id != topic_id:
         raise PositionProblem(f"{where}: the topic was deleted and created again; {choice}")
     if position.definition != definition:

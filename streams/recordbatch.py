@@ -110,7 +110,7 @@ class RecordBatch:
                 case "snappy":
                     body = _snappy(data)
                 case "lz4":
-                    body = lz4.frame.LZ4FrameDecompressor().decompress(data, MAX_BODY + 1)
+                    body = _lz4(data)
                 case "zstd":
                     body = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read(MAX_BODY + 1)
                 case _:
@@ -148,6 +148,18 @@ def _records(body: bytes, base_offset: int, count: int) -> Iterator[BatchRecord]
 def _sized(body: bytes, at: int) -> tuple[bytes | None, int]:
     size, at = read_varint(body, at)
     return (None, at) if size < 0 else (body[at : at + size], at + size)
+
+
+def _lz4(data: bytes) -> bytes:
+    """An LZ4 frame; the decompressor takes as much memory as it is allowed, so it is allowed little at a time."""
+    decompressor = lz4.frame.LZ4FrameDecompressor()
+    body: bytes = decompressor.decompress(data, 8 * len(data))
+    while not decompressor.eof and len(body) <= MAX_BODY:
+        more = decompressor.decompress(b"", MAX_BODY)
+        if not more:
+            raise RuntimeError("the frame is cut off")
+        body += more
+    return body
 
 
 def _snappy(data: bytes) -> bytes:

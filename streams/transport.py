@@ -2,27 +2,31 @@
 
 Extension points of faust-streaming 0.15.3 and aiokafka 0.14.0 that this stands on (a contract test fails if one
 moves): ``aiokafka.consumer.fetcher.MemoryRecords`` and ``PartitionRecords``; Faust's ``Consumer._to_message``,
-``_add_gap``, ``_filter_tps_with_pending_acks``, ``_new_offset``, ``perform_seek``; its consumer thread's
-``_create_worker_consumer`` and ``_commit``.
+``_add_gap``, ``_filter_tps_with_pending_acks``, ``_new_offset``, ``_should_commit``, ``on_buffer_full``,
+``verify_event_path``, ``perform_seek``; its consumer thread's ``_create_worker_consumer`` and ``_commit``.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, cast
 
 from aiokafka.consumer import fetcher
-from aiokafka.errors import CommitFailedError
+from aiokafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
+from tenacity import before_sleep_log, retry, retry_if_exception, wait_exponential
 
 from streams.positions import Position
 from streams.recordbatch import CorruptBatch, RecordBatch, split
+
+log = logging.getLogger("citystream")
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,15 @@ def deliver_runs(topics: Iterable[str]) -> None:
     fetcher.PartitionRecords = _partition_records
 
 
+def passes(error: BaseException) -> bool:
+    """Whether an error of Kafka's goes away when one waits for the brokers."""
+    return isinstance(error, KafkaError) and (bool(error.retriable) or isinstance(error, KafkaTimeoutError))
+
+
+def _plain(tp: TP) -> TopicPartition:
+    return TopicPartition(tp.topic, tp.partition)
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Reads committed records only, never resets an offset by itself, and commits positions with their metadata."""
 
@@ -143,27 +156,36 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         committing = cast("Consumer", self.consumer).committing
         positions = {
-            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, committing[tp].metadata())
+            _plain(tp): OffsetAndMetadata(offset, committing[tp].metadata())
             for tp, offset in offsets.items()
             if tp in self.assignment() and committing[tp].processed == offset
         }
+        if not positions:
+            return False
         self.tp_last_committed_at.update({tp: monotonic() for tp in offsets})
         try:
             await consumer.commit(positions)
         except CommitFailedError:
-            self.log.info("A commit came after a rebalance; its events will be processed again")
+            log.info("A commit came after a rebalance; its events will be processed again")
             return False
-        except Exception as error:  # noqa: BLE001 - whatever it is ends the process
-            await self.app.crash(error)
+        except KafkaError as error:
+            if not passes(error):
+                await self.app.crash(error)
+            log.warning("Kafka did not take a commit (%s); it will be tried again", error)
+            return False
+        cast("Consumer", self.consumer).committed.update({tp: offsets[tp] for tp in offsets if _plain(tp) in positions})
         return True
 
     async def committed(self, tps: Iterable[TP]) -> dict[TP, tuple[int | None, str, int]]:
         """Committed offset, metadata and log start of each partition."""
         return cast("dict[TP, tuple[int | None, str, int]]", await self.call_thread(self._committed, list(tps)))
 
+    @retry(
+        retry=retry_if_exception(passes), wait=wait_exponential(min=1, max=30), before_sleep=before_sleep_log(log, 30)
+    )
     async def _committed(self, tps: list[TP]) -> dict[TP, tuple[int | None, str, int]]:
         consumer = self._ensure_consumer()
-        partitions = [TopicPartition(tp.topic, tp.partition) for tp in tps]
+        partitions = [_plain(tp) for tp in tps]
         commits = await consumer._coordinator.fetch_committed_offsets(partitions)
         starts = await consumer.beginning_offsets(partitions)
         return {
@@ -188,6 +210,7 @@ class Consumer(driver.Consumer):
         self.resumed: dict[TP, Position] = {}
         self.flushed: dict[TP, Position] = {}
         self.committing: dict[TP, Position] = {}
+        self.committed: dict[TP, int] = {}
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -228,6 +251,9 @@ class Consumer(driver.Consumer):
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own watchdog goes by acknowledged messages; lag is watched from outside."""
 
+    def _should_commit(self, tp: TP, offset: int) -> bool:
+        return self.committed.get(tp) != offset
+
     async def perform_seek(self) -> None:
         """Read again from each partition's rewind offset, with the processed offset as the committed one."""
         tps = self.assignment()
@@ -237,6 +263,7 @@ class Consumer(driver.Consumer):
         self.flushed.clear()
         for tp, position in positions.items():
             self.resumed[tp] = position
+            self.committed[tp] = position.processed
             self._committed_offset[tp] = position.processed
             self._read_offset[tp] = position.rewind
         if positions:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 
 import faust
@@ -19,6 +20,9 @@ from streams.topics import TopicState, states, wait_for_kafka
 from streams.transport import Consumer, Run, Transport, deliver_runs
 
 log = logging.getLogger("citystream")
+
+#: How long a worker that is told to end tries to commit.
+STOP_SECONDS = 10
 
 EX_SOFTWARE = 70
 EX_CONFIG = 78
@@ -129,6 +133,7 @@ class BatchApp(faust.App):
 
 def run(app: BatchApp, topics: Iterable[str]) -> None:
     """Wait for Kafka, then work until a signal ends it."""
+    os.environ.setdefault("RUST_BACKTRACE", "0")  # corrupt bytes can make Polars panic, which is caught
     names = list(topics)
     deliver_runs(names)
     wait_for_kafka(app.bootstrap, log.warning)
@@ -144,4 +149,6 @@ async def _serve(app: BatchApp) -> None:
     await app.start()
     log.info("%s works", app.conf.id)
     await stop.wait()
-    await app.stop()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(app.stop(), STOP_SECONDS)
+    os._exit(0)  # threads may be waiting for a server that is away; nothing they do is needed

@@ -1,0 +1,472 @@
+"""What a fetch becomes, which commits leave, and that the extension points the transport stands on are where they were.
+
+A failure of a contract test means: faust-streaming or aiokafka moved something; read streams/transport.py against the
+new version before changing the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import aiokafka
+import pytest
+from aiokafka.consumer import fetcher
+from aiokafka.consumer.fetcher import READ_COMMITTED
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupAuthorizationFailedError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+)
+from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.util import commit_structure_validate
+from faust.transport.consumer import Consumer as FaustConsumer
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams import transport
+from streams.positions import Position
+from streams.recordbatch import CorruptBatch
+from streams.transport import Consumer, ConsumerThread, Run
+from tests.reference.batches import CONTROL, LOG_APPEND_TIME, TRANSACTIONAL, batch, stamped
+
+HERE = TopicPartition("toy", 0)
+ABORT, COMMIT = 0, 1
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "expected"),
+    [
+        (fetcher.MemoryRecords, "has_next", None),
+        (fetcher.MemoryRecords, "size_in_bytes", None),
+        (
+            fetcher.PartitionRecords,
+            "__init__",
+            "self tp records aborted_transactions fetch_offset key_deserializer value_deserializer check_crcs "
+            "isolation_level",
+        ),
+        (fetcher.FetchResult, "__init__", "self tp assignment partition_records backoff"),
+        (driver.Consumer, "_to_message", "self tp record"),
+        (driver.Consumer, "_new_consumer_thread", "self"),
+        (driver.Consumer, "_add_gap", "self tp offset_from offset_to"),
+        (driver.Consumer, "_filter_tps_with_pending_acks", "self topics"),
+        (driver.Consumer, "_new_offset", "self tp"),
+        (driver.Consumer, "on_buffer_full", "self tp"),
+        (driver.Consumer, "verify_event_path", "self now tp"),
+        (driver.Consumer, "perform_seek", "self"),
+        (driver.Consumer, "_should_commit", "self tp offset"),
+        (driver.AIOKafkaConsumerThread, "_create_worker_consumer", "self transport"),
+        (driver.AIOKafkaConsumerThread, "_commit", "self offsets"),
+        (driver.AIOKafkaConsumerThread, "_ensure_consumer", "self"),
+        (driver.AIOKafkaConsumerThread, "assignment", "self"),
+        (driver.AIOKafkaConsumerThread, "seek_wait", "self partitions"),
+        (driver.AIOKafkaConsumerThread, "call_thread", "self fun args kwargs"),
+        (aiokafka.consumer.group_coordinator.GroupCoordinator, "fetch_committed_offsets", "self partitions"),
+        (aiokafka.AIOKafkaConsumer, "beginning_offsets", "self partitions"),
+        (aiokafka.AIOKafkaConsumer, "commit", "self offsets"),
+    ],
+    ids=lambda part: part if isinstance(part, str) and " " not in part else getattr(part, "__name__", ""),
+)
+def test_an_extension_point_is_where_it_was(owner: Any, name: str, expected: str | None) -> None:
+    function = getattr(owner, name, None)
+    assert function is not None, f"{owner.__name__}.{name} is gone"
+    if expected is not None:
+        assert parameters(function) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (fetcher.Fetcher._proc_fetch_request, {"MemoryRecords", "PartitionRecords", "has_next", "size_in_bytes"}),
+        (fetcher.FetchResult.getall, {"_update_position"}),
+        (fetcher.FetchResult._update_position, {"next_fetch_offset", "consumed_to"}),
+        (fetcher.FetchResult.check_assignment, {"next_fetch_offset", "position"}),
+        (aiokafka.AIOKafkaConsumer.start, {"_isolation_level", "_auto_offset_reset", "_fetch_max_wait_ms"}),
+        (FaustConsumer.force_commit, {"_filter_tps_with_pending_acks", "_commit_tps"}),
+        (FaustConsumer._filter_committable_offsets, {"_new_offset", "_should_commit"}),
+        (FaustConsumer._commit_offsets, {"_commit", "assignment", "flush"}),
+        (FaustConsumer.__init__, {"_committed_offset", "_read_offset"}),
+        (driver.AIOKafkaConsumerThread._create_worker_consumer, {"AIOKafkaConsumer"}),
+        (driver.AIOKafkaConsumerThread._commit, {"tp_last_committed_at", "commit"}),
+    ],
+    ids=lambda part: getattr(part, "__qualname__", ""),
+)
+def test_a_library_still_goes_through_its_extension_point(function: Any, names: set[str]) -> None:
+    source = inspect.unwrap(function)
+    assert names <= set(source.__code__.co_names), f"{source.__qualname__} works otherwise now"
+
+
+@pytest.mark.parametrize("ours", [Consumer, ConsumerThread])
+def test_every_override_has_the_signature_of_what_it_overrides(ours: Any) -> None:
+    (theirs,) = ours.__bases__
+    overrides = [name for name in vars(ours) if hasattr(theirs, name) and inspect.isfunction(vars(ours)[name])]
+    assert overrides
+    for name in overrides:
+        if name != "__init__":
+            assert parameters(vars(ours)[name]) == parameters(getattr(theirs, name)), name
+            assert inspect.iscoroutinefunction(vars(ours)[name]) == inspect.iscoroutinefunction(getattr(theirs, name))
+
+
+def test_the_names_replaced_are_those_aiokafka_uses() -> None:
+    assert transport.fetcher_memory_records.__module__.startswith("aiokafka")
+    assert transport.fetcher_partition_records.__name__ == "PartitionRecords"
+    assert ControlRecord.parse(marker_key(ABORT)) == ABORT_MARKER != ControlRecord.parse(marker_key(COMMIT))
+    assert driver.Transport.Consumer is driver.Consumer
+    assert transport.Transport.Consumer is Consumer
+
+
+def marker_key(kind: int) -> bytes:
+    return struct.pack(">hh", 0, kind)
+
+
+def marker(base: int, producer: int, kind: int) -> bytes:
+    raw = batch([(marker_key(kind), struct.pack(">hi", 0, 0), [])], base)
+    return stamped(raw, base, set_attributes=CONTROL | TRANSACTIONAL | LOG_APPEND_TIME, producer=producer)
+
+
+def transactional(base: int, producer: int, count: int = 2) -> bytes:
+    raw = batch([(b"k", b"v", [])] * count, base)
+    return stamped(raw, base, set_attributes=TRANSACTIONAL | LOG_APPEND_TIME, producer=producer)
+
+
+def plain(base: int, count: int = 3) -> bytes:
+    return batch([(b"k", b"v", [])] * count, base, arrived_ms=9000 + base)
+
+
+@pytest.fixture
+def run_topic() -> Iterator[None]:
+    """The topic of these tests is delivered as runs."""
+    transport._run_topics.add(HERE.topic)
+    yield
+    transport._run_topics.discard(HERE.topic)
+
+
+pytestmark = pytest.mark.usefixtures("run_topic")
+
+
+def fetched(data: bytes, fetch_offset: int, aborted: list[tuple[int, int]] | None = None) -> Any:
+    """What stands in for aiokafka's records of a fetch."""
+    return transport._partition_records(
+        HERE, transport._Fetched(data), aborted, fetch_offset, None, None, True, READ_COMMITTED
+    )
+
+
+def runs(records: Any) -> list[Run]:
+    return [record.value for record in records]
+
+
+def bases(run: Run) -> list[int]:
+    return [b.base_offset for b in run.batches]
+
+
+def test_a_fetch_becomes_one_run_that_ends_at_its_last_offset() -> None:
+    records = fetched(plain(10) + plain(13), 10)
+    (record,) = list(records)
+    run = record.value
+    assert (run.topic, run.partition, run.start, run.next, bases(run)) == ("toy", 0, 10, 16, [10, 13])
+    assert (record.topic, record.partition, record.offset, record.timestamp) == ("toy", 0, 15, 9013)
+    assert records.next_fetch_offset == 16
+
+
+def test_a_fetch_that_starts_inside_a_batch_brings_all_of_it() -> None:
+    (run,) = runs(fetched(plain(10, 5) + plain(15), 12))
+    assert (run.start, run.next, bases(run)) == (12, 18, [10, 15])
+
+
+def test_a_fetch_cut_in_the_middle_of_a_batch_ends_before_it() -> None:
+    whole = plain(10) + plain(13)
+    records = fetched(whole[:-1], 10)
+    (run,) = runs(records)
+    assert (run.next, bases(run), records.next_fetch_offset) == (13, [10], 13)
+
+
+def test_a_fetch_without_a_whole_batch_brings_no_run_and_stays_where_it_is() -> None:
+    records = fetched(plain(10)[:-1], 10)
+    assert runs(records) == []
+    assert records.next_fetch_offset == 10
+
+
+def test_markers_are_left_out_and_passed() -> None:
+    (run,) = runs(fetched(marker(10, 7, COMMIT) + marker(11, 8, ABORT), 10))
+    assert (run.start, run.next, run.batches) == (10, 12, ())
+
+
+def test_aborted_records_are_left_out_until_the_marker_and_committed_ones_stay() -> None:
+    data = b"".join(
+        [
+            transactional(10, 7), transactional(12, 8), plain(14), transactional(17, 7), marker(19, 7, ABORT),
+            marker(20, 8, COMMIT), transactional(21, 7), marker(23, 7, COMMIT),
+        ]
+    )  # fmt: skip
+    (run,) = runs(fetched(data, 10, [(7, 10)]))
+    assert (run.next, bases(run)) == (24, [12, 14, 21])
+
+
+def test_a_transaction_aborted_that_began_before_the_fetch_is_left_out() -> None:
+    (run,) = runs(fetched(transactional(10, 7) + plain(12) + marker(15, 7, ABORT), 10, [(7, 3)]))
+    assert bases(run) == [12]
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["plain", "data", "data", "end"]), st.sampled_from([7, 8]), st.booleans()),
+        max_size=12,
+    ),
+    st.integers(0, 6),
+)
+def test_the_batches_of_a_run_are_those_aiokafka_takes_records_from(
+    log: list[tuple[str, int, bool]], skip: int
+) -> None:
+    """Transactions of two producers between plain batches, fetched from any batch on."""
+    raw: list[bytes] = []
+    offsets: list[int] = []
+    aborted: list[tuple[int, int]] = []
+    open_since: dict[int, int] = {}
+    at = 100
+    for kind, producer, commits in [*log, ("end", 7, False), ("end", 8, False)]:
+        if kind == "end" and producer not in open_since:
+            continue
+        offsets.append(at)
+        if kind == "plain":
+            raw.append(plain(at, 2))
+        elif kind == "data":
+            raw.append(transactional(at, producer))
+            open_since.setdefault(producer, at)
+        else:
+            raw.append(marker(at, producer, COMMIT if commits else ABORT))
+            first = open_since.pop(producer)
+            if not commits:
+                aborted.append((producer, first))
+        at += 1 if kind == "end" else 2
+    if skip >= len(raw):
+        return
+    data = b"".join(raw[skip:])
+    theirs = transport.fetcher_partition_records(
+        HERE, transport.fetcher_memory_records(data), list(aborted), offsets[skip], None, None, True, READ_COMMITTED
+    )
+    expected = [record.offset for record in theirs]
+    (run,) = runs(fetched(data, offsets[skip], list(aborted)))
+    assert [offset for b in run.batches for offset, *_ in b.records()] == expected
+    assert run.next == theirs.next_fetch_offset == at
+
+
+def test_records_stamped_by_their_producer_are_refused_loudly() -> None:
+    data = plain(10) + batch([(b"k", b"v", [])], 13, attributes=0)
+    with pytest.raises(CorruptBatch, match=r"toy/0 holds records .* set message\.timestamp\.type=LogAppendTime"):
+        runs(fetched(data, 10))
+
+
+def test_a_wrong_checksum_is_refused_loudly() -> None:
+    data = bytearray(plain(10))
+    data[-2] ^= 1
+    with pytest.raises(CorruptBatch, match="the batch at offset 10 has a wrong checksum"):
+        runs(fetched(bytes(data), 10))
+
+
+def test_a_topic_that_is_no_feed_stays_as_aiokafka_has_it() -> None:
+    other = TopicPartition("other", 0)
+    records = transport._partition_records(
+        other, transport._Fetched(plain(10)), None, 11, None, None, True, READ_COMMITTED
+    )
+    assert isinstance(records, transport.fetcher_partition_records)
+    assert [record.offset for record in records] == [11, 12]
+
+
+class _State:
+    paused = False
+    position = 10
+
+    def consumed_to(self, offset: int) -> None:
+        self.position = offset
+
+
+class _Assignment:
+    active = True
+
+    def __init__(self) -> None:
+        self.state = _State()
+
+    def state_value(self, _: TopicPartition) -> _State:
+        return self.state
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_aiokafka_hands_out_a_run_and_moves_its_position_behind_it(one_by_one: bool) -> None:
+    assignment = _Assignment()
+    records = fetched(plain(10) + plain(13), 10)
+    result = fetcher.FetchResult(HERE, assignment=assignment, partition_records=records, backoff=0)
+    (record,) = [result.getone()] if one_by_one else result.getall()
+    assert record.offset == 15
+    assert assignment.state.position == 16
+    assert not (result.getone() if one_by_one else result.has_more())
+
+
+def test_the_bytes_of_a_fetch_say_whether_it_holds_anything() -> None:
+    assert transport._Fetched(plain(10)).has_next()
+    assert not transport._Fetched(plain(10)[:-1]).has_next()
+    assert transport._Fetched(plain(10)[:-1]).size_in_bytes() == len(plain(10)) - 1
+    assert not transport._Fetched(b"").has_next()
+
+
+TP0, TP1 = TP("toy", 0), TP("toy", 1)
+
+
+def position(processed: int, rewind: int = 0) -> Position:
+    return Position(processed, rewind, 5, "id", "def")
+
+
+class _Client:
+    """An aiokafka consumer that takes commits."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.commits: list[dict[TopicPartition, OffsetAndMetadata]] = []
+
+    async def commit(self, offsets: Any) -> None:
+        self.commits.append(commit_structure_validate(offsets))
+        if self.error:
+            raise self.error
+
+
+class _App:
+    def __init__(self) -> None:
+        self.crashes: list[Exception] = []
+
+    async def crash(self, reason: Exception) -> None:
+        self.crashes.append(reason)
+
+
+def committing() -> Consumer:
+    """A consumer about to commit."""
+    consumer = Consumer.__new__(Consumer)
+    consumer.committing = {TP0: position(20, 15), TP1: position(30, 25)}
+    consumer.committed = {}
+    return consumer
+
+
+def commit(
+    offsets: dict[TP, int], client: _Client, assigned: set[TP], app: _App | None = None, consumer: Consumer | None = None
+) -> bool:
+    consumer = consumer or committing()
+
+    class Thread(ConsumerThread):
+        def __init__(self) -> None:
+            self.consumer = consumer
+            self.app = app or _App()
+            self.log = logging.getLogger("test")
+            self.tp_last_committed_at: dict[TP, float] = {}
+
+        def _ensure_consumer(self) -> Any:
+            return client
+
+        def assignment(self) -> set[TP]:
+            return assigned
+
+    return bool(asyncio.run(Thread()._commit(offsets)))
+
+
+def test_a_commit_carries_its_position() -> None:
+    client = _Client()
+    assert commit({TP0: 20, TP1: 30}, client, {TP0, TP1})
+    assert client.commits == [
+        {
+            TopicPartition("toy", 0): OffsetAndMetadata(20, position(20, 15).metadata()),
+            TopicPartition("toy", 1): OffsetAndMetadata(30, position(30, 25).metadata()),
+        }
+    ]
+
+
+def test_a_partition_revoked_before_the_commit_is_left_out() -> None:
+    client = _Client()
+    assert commit({TP0: 20, TP1: 30}, client, {TP1})
+    assert [set(offsets) for offsets in client.commits] == [{TopicPartition("toy", 1)}]
+
+
+def test_a_commit_of_nothing_but_revoked_partitions_is_none_and_no_error() -> None:
+    """aiokafka refuses to commit nothing, which would end the process in the middle of a rebalance."""
+    client, app = _Client(), _App()
+    assert not commit({TP0: 20}, client, set(), app)
+    assert (client.commits, app.crashes) == ([], [])
+
+
+def test_an_offset_that_is_not_that_of_the_position_is_not_committed() -> None:
+    client = _Client()
+    assert not commit({TP0: 19}, client, {TP0})
+    assert client.commits == []
+
+
+@pytest.mark.parametrize("error", [CommitFailedError("already rebalanced"), RequestTimedOutError(), NodeNotReadyError()])
+def test_a_commit_that_a_rebalance_or_an_absent_broker_prevents_is_made_later(error: Exception) -> None:
+    app, consumer = _App(), committing()
+    assert not commit({TP0: 20}, _Client(error), {TP0}, app, consumer)
+    assert app.crashes == []
+    assert consumer._should_commit(TP0, 20)
+    assert commit({TP0: 20}, _Client(), {TP0}, app, consumer)
+    assert not consumer._should_commit(TP0, 20)
+    assert consumer._should_commit(TP0, 21)
+
+
+def test_a_commit_that_will_never_be_taken_ends_the_process() -> None:
+    app = _App()
+    assert not commit({TP0: 20}, _Client(error := GroupAuthorizationFailedError("processor")), {TP0}, app)
+    assert app.crashes == [error]
+
+
+def test_only_what_was_flushed_is_committed() -> None:
+    consumer = Consumer.__new__(Consumer)
+    consumer.flushed, consumer.committing = {TP0: position(20)}, {}
+    assert list(consumer._filter_tps_with_pending_acks()) == [TP0]
+    assert list(consumer._filter_tps_with_pending_acks({"toy"})) == [TP0]
+    assert list(consumer._filter_tps_with_pending_acks({TP1})) == []
+    assert consumer._new_offset(TP1) is None
+    assert consumer._new_offset(TP0) == 20
+    assert consumer.committing == {TP0: position(20)}
+
+
+def test_a_seek_reads_from_the_rewind_and_counts_from_the_processed_offset() -> None:
+    sought: list[dict[TP, int]] = []
+
+    class Thread:
+        async def committed(self, tps: set[TP]) -> dict[TP, tuple[int | None, str, int]]:
+            return {tp: (20, "metadata", 3) for tp in tps}
+
+        async def seek_wait(self, partitions: dict[TP, int]) -> None:
+            sought.append(partitions)
+
+    class App:
+        def decide_position(self, tp: TP, committed: int, metadata: str, log_start: int) -> Position:
+            assert (committed, metadata, log_start) == (20, "metadata", 3)
+            return position(committed, 12)
+
+    class Assigned(Consumer):
+        def __init__(self) -> None:
+            self.app, self._thread = App(), Thread()
+            self.flushed, self.resumed, self.committing, self.committed = {TP1: position(9)}, {}, {}, {}
+            self._committed_offset, self._read_offset = {}, {}
+
+        def assignment(self) -> set[TP]:
+            return {TP0}
+
+    consumer = Assigned()
+    asyncio.run(consumer.perform_seek())
+    assert sought == [{TP0: 12}]
+    assert (consumer._read_offset, consumer._committed_offset) == ({TP0: 12}, {TP0: 20})
+    assert consumer.resumed == {TP0: position(20, 12)}
+    assert not consumer._should_commit(TP0, 20)
+    assert consumer.flushed == {}
+    before = consumer.resumed[TP0]
+    asyncio.run(consumer.perform_seek())
+    assert consumer.resumed[TP0] is not before

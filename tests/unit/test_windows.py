@@ -1,0 +1,156 @@
+"""Late, closed and final are one predicate, and what a window holds is what was counted in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from processors.repeats import Repeats
+from processors.windows import Windows
+from streams.decode import Decoder
+from streams.positions import NO_EVENT_TIME
+from streams.recordbatch import split
+from streams.transport import Run
+from streams.watermark import SEEN_BEFORE, advance, closes_at, window_start
+from tests.reference import partition as reference
+from tests.reference.streams import Log, cuts_of, logs
+from tests.reference.toy import CATALOGUE, FEED, NOON, event_id
+
+OLD = replace(FEED, earliest=datetime(1900, 1, 1, tzinfo=UTC))
+BY_DEVICE, BY_MOOD = FEED.aggregates
+
+
+def valid_rows(log: Log) -> pl.DataFrame:
+    run = Run("toy", 0, 0, log.end, tuple(split(0, b"".join(log.batches()))))
+    return Decoder(CATALOGUE, "toy", OLD).read(run, 0).rows
+
+
+@pytest.mark.parametrize("base", [NOON, -NOON], ids=["now", "before 1970"])
+@settings(max_examples=60)
+@given(st.data())
+def test_late_records_are_those_of_the_reference_however_the_log_is_cut(base: int, data: st.DataObject) -> None:
+    log = data.draw(logs(base))
+    rows = valid_rows(log)
+    expected = reference.truth(OLD, log.records)
+    assert rows["_offset"].to_list() == expected.valid
+    cuts = cuts_of(data.draw, log.end)
+    newest, parts = NO_EVENT_TIME, []
+    for start, end in zip(cuts, (*cuts[1:], log.end), strict=True):
+        part, newest = advance(OLD, rows.filter(pl.col("_offset").is_between(start, end - 1)), newest)
+        parts.append(part)
+        seen = expected.watermarks[end - 1]
+        assert newest == (NO_EVENT_TIME if seen is None else seen)
+    marked = pl.concat(parts)
+    for aggregate in OLD.aggregates:
+        start_ms = window_start(aggregate, pl.col("observed_at"))
+        late = marked.filter(start_ms + closes_at(OLD, aggregate) <= pl.col(SEEN_BEFORE))
+        assert late["_offset"].to_list() == expected.late[aggregate.name]
+
+
+@pytest.mark.parametrize("base", [NOON, -NOON], ids=["now", "before 1970"])
+@settings(max_examples=60)
+@given(st.data())
+def test_repeats_are_dropped_wherever_it_matters_for_a_window(base: int, data: st.DataObject) -> None:
+    log = data.draw(logs(base))
+    rows = valid_rows(log)
+    expected = reference.truth(OLD, log.records)
+    repeats, newest, kept = Repeats(OLD), NO_EVENT_TIME, []
+    cuts = cuts_of(data.draw, log.end)
+    for start, end in zip(cuts, (*cuts[1:], log.end), strict=True):
+        part, newest = advance(OLD, rows.filter(pl.col("_offset").is_between(start, end - 1)), newest)
+        kept += repeats.drop(part, newest)["_offset"].to_list()
+    late_for_all = set.intersection(*(set(expected.late[a.name]) for a in OLD.aggregates))
+    assert set(kept) >= set(expected.valid) - set(expected.repeats)
+    assert set(kept) - (set(expected.valid) - set(expected.repeats)) <= late_for_all
+
+
+def test_repeats_keep_no_more_than_the_windows_that_may_be_open() -> None:
+    repeats = Repeats(FEED)
+    for second in range(0, 600, 5):
+        at = NOON + second * 1000
+        rows = pl.DataFrame(
+            {"device_id": ["d"] * 3, "observed_at": [at] * 3, "event_id": [event_id(3 * second + n) for n in range(3)]}
+        ).with_columns(_offset=pl.int_range(3, dtype=pl.Int64))
+        assert repeats.drop(rows, at).height == 3
+    assert repeats._seen.height <= 3 * (10 + 5) // 5 + 3
+
+
+@pytest.mark.parametrize(
+    ("event_ms", "start"),
+    [(0, 0), (3999, 0), (4000, 4000), (-1, -4000), (-4000, -4000), (-4001, -8000), (NOON + 1, NOON)],
+)
+def test_windows_are_aligned_to_1970_before_it_too(event_ms: int, start: int) -> None:
+    assert pl.select(window_start(BY_DEVICE, pl.lit(event_ms, pl.Int64))).item() == start
+
+
+def rows_at(*seconds: float, offset: int = 0, seen: int = NO_EVENT_TIME) -> pl.DataFrame:
+    size = len(seconds)
+    frame = pl.DataFrame(
+        {
+            "device_id": ["d"] * size,
+            "mood": ["calm"] * size,
+            "observed_at": [NOON + round(at * 1000) for at in seconds],
+            "began_at": [None] * size,
+            "level": [1] * size,
+            "wait": [10 * (n + 1) for n in range(size)],
+            "load": [0.5] * size,
+            "_offset": list(range(offset, offset + size)),
+        },
+        {
+            "device_id": pl.String, "mood": pl.String, "observed_at": pl.Int64, "began_at": pl.Int64, "level": pl.Int64,
+            "wait": pl.Int64, "load": pl.Float64, "_offset": pl.Int64,
+        },
+    )  # fmt: skip
+    return advance(FEED, frame, seen)[0]
+
+
+def test_only_what_changed_is_taken_and_what_is_final_is_taken_once_more() -> None:
+    windows = Windows(FEED, BY_DEVICE)
+    windows.add(rows_at(0, 1, 4))
+    assert windows.take(NOON + 4000).select("window_start", "version", "events").rows() == [
+        (NOON, 2, 2),
+        (NOON + 4000, 4, 1),
+    ]
+    assert windows.take(NOON + 4000).is_empty()
+    assert windows.take(NOON + 8999).is_empty()
+    assert windows.take(NOON + 9000)["version"].to_list() == [3]
+    assert windows.take(NOON + 9000).is_empty()
+    assert windows.take(NOON + 13000)["version"].to_list() == [5]
+    assert windows.oldest() is None
+
+
+def test_a_closed_window_takes_no_record_and_gives_no_part() -> None:
+    windows = Windows(FEED, BY_DEVICE)
+    windows.add(rows_at(0, 8.999))
+    windows.close(NOON + 9000)
+    assert windows.take(NOON + 9000)["window_start"].to_list() == [NOON + 8000]
+    windows.add(rows_at(1, offset=7, seen=NOON + 9000))
+    assert windows.take(NOON + 9000).is_empty()
+
+
+def test_the_oldest_open_window_gives_its_first_offset_and_the_maximum_before_it() -> None:
+    windows = Windows(FEED, BY_DEVICE)
+    assert windows.oldest() is None
+    windows.add(rows_at(5, offset=10, seen=NOON - 5))
+    windows.add(rows_at(3, 6, offset=11, seen=NOON + 5000))
+    assert windows.oldest() == (10, NOON - 5)
+    windows.close(NOON + 9000)
+    assert windows.oldest() == (10, NOON - 5)
+    windows.close(NOON + 13_000)
+    assert windows.oldest() is None
+
+
+def test_a_histogram_has_ascending_buckets_and_is_empty_where_nothing_is_known() -> None:
+    windows = Windows(FEED, BY_MOOD)
+    windows.add(rows_at(0, 1, 2))
+    windows.add(rows_at(3, offset=3).with_columns(wait=pl.lit(0, pl.Int64)))
+    (part,) = windows.take(NOON).to_dicts()
+    expected = sorted(reference.bucket(value) for value in (10, 20, 30, 0))
+    assert part["wait_histogram_buckets"] == expected
+    assert part["wait_histogram_counts"] == [1] * 4
+    assert part["delay_histogram_buckets"] == part["delay_histogram_counts"] == []

@@ -125,7 +125,7 @@ def _type(record: str, name: str, annotation: Any) -> tuple[Kind, bool, tuple[st
         return "enum", False, symbols, marks
     if annotation not in _KINDS:
         raise DeclarationError(
-            f"{record}: {name} is {declared!r}; a field is str, int, float, bool, AwareDatetime, date, Place, "
+            f"{record}: {name} is {declared!r}; a field is str, int, float, bool, Instant, Day, Place, "
             "a StrEnum with a symbol 'unknown', or one of these or None (not an enum)"
         )
     return _KINDS[annotation], nullable, (), marks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,16 +59,16 @@ class City:
         while self.process(name).running() is not None:
             time.sleep(0.01)
 
-    def publish(self, seed: int, events: int) -> None:
+    def publish(self, names: Sequence[str], start: datetime, seed: int, events: int) -> None:
         """Publish simulated records with every fault mixed in, and wait until the brokers have them."""
-        feeds = [self.installation.feeds[name] for name in FEEDS]
+        feeds = [self.installation.feeds[name] for name in names]
         key = load_secrets(self.settings).pseudonym_key.get_secret_value().encode()
         with closing(new_producer(self.installation.bootstrap)) as producer:
             publishers = {
                 f.name: Publisher(producer, f, self.installation.catalogue.latest(f.name), key) for f in feeds
             }
             simulation = Simulation(
-                feeds, publishers, start=START, rate=None, seed=seed,
+                feeds, publishers, start=start, rate=None, seed=seed,
                 faults=dict.fromkeys(Fault, 0.02), clock=SystemClock(),
             )  # fmt: skip
             simulation.run(events, lambda: False)

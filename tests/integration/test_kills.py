@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from tests.city import WORKERS, own_city
+from tests.city import START, WORKERS, own_city
 
 pytestmark = pytest.mark.integration
 
 SEED = 20260321
 ROUNDS = 8
-EVENTS_A_ROUND = 6_000
+#: Event time a round goes on; windows of 15 min close every other round.
+SPAN = timedelta(minutes=8)
 
 
 def test_kills_change_nothing(tmp_path: Path) -> None:
-    """Kills at random moments while records with all faults are on their way; every second round repeats events."""
+    """Kills at random moments while records with all faults are on their way and windows open and close."""
     random = Random(SEED)
     with own_city(tmp_path) as city:
         for number in range(ROUNDS):
-            city.publish(SEED + number // 2, EVENTS_A_ROUND)
+            city.publish(["traffic_flow"], START + number * SPAN, SEED + number, 3_000)
+            city.publish(["parking_site", "police_incident"], START + number * SPAN, SEED + number, 5_000)
             name = random.choice(list(WORKERS))
             time.sleep(random.random() * 2)
             city.kill(name)

@@ -8,7 +8,7 @@ import pytest
 
 from citystream.stack import clickhouse, kafka
 from citystream.stack.stack import Stack
-from tests.city import FEEDS, WORKERS, City, own_city
+from tests.city import FEEDS, START, WORKERS, City, own_city
 
 pytestmark = pytest.mark.integration
 
@@ -28,21 +28,21 @@ def logged(city: City, name: str, words: str) -> bool:
 def test_servers_away(tmp_path: Path) -> None:
     """First ClickHouse, then Kafka, both while there is work; the same worker processes go on when they are back."""
     with own_city(tmp_path) as city:
-        city.publish(1, EVENTS)
+        city.publish(FEEDS, START, 1, EVENTS)
         city.drain()
         before = pids(city)
 
         city.kill(clickhouse.NAME)
-        city.publish(2, EVENTS)
+        city.publish(FEEDS, START, 2, EVENTS)
         city.wait(lambda: logged(city, "sink", "ClickHouse cannot take data"))
         Stack(city.settings).up(lambda _: None)
         city.drain()
 
-        city.publish(3, EVENTS)
+        city.publish(FEEDS, START, 3, EVENTS)
         city.kill(kafka.NAME)
         city.wait(lambda: not city.process(kafka.NAME).running())
         Stack(city.settings).up(lambda _: None)
-        city.publish(4, EVENTS)
+        city.publish(FEEDS, START, 4, EVENTS)
         city.drain()
 
         ledger = city.snapshot()["ledger"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import strategies as st
@@ -14,7 +12,6 @@ from tests.reference.batches import batch
 from tests.reference.partition import Logged
 from tests.reference.toy import CATALOGUE, SECOND, Mood, event_id, instant
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ARRIVED_AFTER = 1000 * SECOND
 
 
@@ -34,13 +31,15 @@ class Log:
         ends = [*self.cuts[1:], self.end]
         return [
             batch(
-                [(r.key, _wire(r), []) for r in self.records[start:end]], start, arrived_ms=self.records[0].arrived_ms
+                [(r.key, _encoded(r), []) for r in self.records[start:end]],
+                start,
+                arrived_ms=self.records[0].arrived_ms,
             )
             for start, end in zip(self.cuts, ends, strict=True)
         ]
 
 
-def _wire(logged: Logged) -> bytes:
+def _encoded(logged: Logged) -> bytes:
     if logged.values is None:
         return b"noise"
     values: dict[str, Any] = dict(logged.values)
@@ -49,7 +48,8 @@ def _wire(logged: Logged) -> bytes:
     return encode(CATALOGUE.latest("toy"), values)
 
 
-def _values(number: int, device: str, observed_at: int, more: tuple[Any, ...]) -> dict[str, Any]:
+def wire(number: int, device: str, observed_at: int, more: tuple[Any, ...]) -> dict[str, Any]:
+    """A record with mood, level, load, wait and how long before it its period began."""
     mood, level, load, wait, since = more
     return {
         "event_id": event_id(number),
@@ -85,6 +85,12 @@ steps = st.tuples(
 )
 
 
+def cuts(size: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Where the batches of a log of this size start."""
+    inner = st.lists(st.integers(1, max(1, size - 1)), unique=True, max_size=8)
+    return inner.map(lambda found: (0, *sorted(cut for cut in found if cut < size)))
+
+
 @st.composite
 def logs(draw: st.DrawFn, base_ms: int, max_size: int = 40) -> Log:
     """A log whose event times go up by a second or so a record, with all that can go wrong."""
@@ -95,7 +101,7 @@ def logs(draw: st.DrawFn, base_ms: int, max_size: int = 40) -> Log:
         draw(st.lists(steps, min_size=1, max_size=max_size))
     ):
         now += step
-        values = _values(offset, device, now + off, more)
+        values = wire(offset, device, now + off, more)
         if kind == "repeat" and events:
             values = events[pick % len(events)]
         elif kind == "moved" and events:
@@ -110,10 +116,4 @@ def logs(draw: st.DrawFn, base_ms: int, max_size: int = 40) -> Log:
         if kind == "wrong key":
             key = b"other"
         records.append(Logged(offset, key, None if kind == "noise" else values, base_ms + ARRIVED_AFTER))
-    return Log(tuple(records), cuts_of(draw, len(records)))
-
-
-def cuts_of(draw: st.DrawFn, size: int) -> tuple[int, ...]:
-    """Where the batches of a log of this size start."""
-    inner: Sequence[int] = draw(st.lists(st.integers(1, max(1, size - 1)), unique=True, max_size=8))
-    return (0, *sorted(cut for cut in inner if cut < size))
+    return Log(tuple(records), draw(cuts(len(records))))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import resource
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import lz4.frame
 import pytest
 import zstandard
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
@@ -175,7 +177,7 @@ MIXED: list[Raw] = [
 ]
 
 
-@pytest.mark.parametrize("flip", [0x01, 0x02, 0x80])
+@pytest.mark.parametrize("flip", [0x01, 0x82])
 def test_every_byte_of_every_record_flipped_changes_that_record_alone(flip: int) -> None:
     rest = [summary(alone(BASE + n, fields)) for n, fields in enumerate(MIXED)]
     for n, (key, content, headers) in enumerate(MIXED):
@@ -188,7 +190,7 @@ def test_every_byte_of_every_record_flipped_changes_that_record_alone(flip: int)
             assert dead == [letter for _, part in expected for letter in part], (n, at)
 
 
-@pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
+@pytest.mark.parametrize("flip", [0x01, 0xFF])
 def test_every_byte_of_a_batch_flipped_leaves_every_offset_accounted_for_once(flip: int) -> None:
     body = b"".join(record_bytes(delta, *fields) for delta, fields in enumerate(MIXED))
     for at in range(len(body)):
@@ -249,14 +251,14 @@ def test_a_batch_is_refused_one_byte_above_the_limit(codec: str, monkeypatch: py
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
 def test_a_decompression_bomb_is_quarantined_by_its_offsets_in_bounded_memory(codec: str) -> None:
-    bomb = _bomb(codec, 400 * 2**20)
+    bomb = _bomb(codec, 256 * 2**20)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     decoded = read(
         batch_with([(KEY, GOOD, NO_HEADERS)]),
         batch_of(bomb, 7, BASE + 1, COMPRESS[codec][0]),
         batch_with([(KEY, PLAIN, NO_HEADERS)], BASE + 8),
     )
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 250 * 1024
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
     assert decoded.rows["_offset"].to_list() == [BASE, BASE + 8]
     (letter,) = decoded.dead
     assert (letter.offset, letter.last_offset, letter.value) == (BASE + 1, BASE + 7, None)
@@ -267,16 +269,14 @@ def _bomb(codec: str, size: int) -> bytes:
     """Zeros, compressed without ever being there."""
     chunk = bytes(2**22)
     if codec == "snappy":
-        part = snappy_encode(chunk)[16:]
+        part: bytes = snappy_encode(chunk)[16:]
         return SNAPPY + part * (size // len(chunk))
     if codec == "lz4":
-        import lz4.frame
-
         with lz4.frame.LZ4FrameCompressor() as packer:
-            return packer.begin() + b"".join(packer.compress(chunk) for _ in range(size // len(chunk))) + packer.flush()
+            return b"".join(
+                [packer.begin(), *(packer.compress(chunk) for _ in range(size // len(chunk))), packer.flush()]
+            )
     if codec == "gzip":
-        import zlib
-
         deflate = zlib.compressobj(1, zlib.DEFLATED, 31)
         return b"".join(deflate.compress(chunk) for _ in range(size // len(chunk))) + deflate.flush()
     zstd = zstandard.ZstdCompressor().compressobj()

@@ -17,8 +17,8 @@ from streams.decode import Decoded, Decoder
 from streams.positions import NO_EVENT_TIME, LogGap, Position, first, resume
 from streams.recordbatch import RecordBatch, split
 from streams.transport import Run
-from tests.reference.partition import Key, Truth, truth
-from tests.reference.streams import Log, logs
+from tests.reference.partition import Key, Logged, Truth, truth
+from tests.reference.streams import ARRIVED_AFTER, Log, logs, wire
 from tests.reference.toy import CATALOGUE, FEED, NOON
 
 OLD = replace(FEED, earliest=datetime(1900, 1, 1, tzinfo=UTC))
@@ -126,7 +126,7 @@ Step = tuple[int, bool, bool]
 
 
 def live(world: World, steps: list[Step], dies_after: int | None = None) -> None:
-    """One life of a worker; ``dies_after`` is how many rows of each aggregate its last flush gets out before the end."""
+    """One life of a worker, which may end when its last flush got ``dies_after`` rows of each aggregate out."""
     partition = Partition(world.feed, 0, world.decoder, world.position())
     at = partition.start.rewind
     since = len(world.written)
@@ -169,7 +169,7 @@ def test_any_cut_into_batches_runs_and_flushes_gives_the_windows_of_the_referenc
     here.check_end()
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_kills_and_restarts_give_the_windows_of_the_reference(data: st.DataObject) -> None:
     """Lives end at any point: in the replay, before a flush, in the middle of one, or between it and its commit."""
@@ -235,20 +235,15 @@ def _live_on_bytes(here: World, batches: list[RecordBatch], life: list[Step]) ->
 
 def _log(*seconds: float) -> Log:
     """Events of one device at these seconds, each in a batch of its own."""
-    from tests.reference.partition import Logged
-    from tests.reference.streams import ARRIVED_AFTER, _values
-
     records = tuple(
-        Logged(
-            n, b"d-1", _values(n, "d-1", NOON + round(at * 1000), ("calm", 1, None, None, None)), NOON + ARRIVED_AFTER
-        )
+        Logged(n, b"d-1", wire(n, "d-1", NOON + round(at * 1000), ("calm", 1, None, None, None)), NOON + ARRIVED_AFTER)
         for n, at in enumerate(seconds)
     )
     return Log(records, tuple(range(len(records))))
 
 
 def fresh(log: Log) -> Partition:
-    return Partition(FEED, 0, cast(Decoder, Decoding(FEED, log)), first(TOPIC_ID, FEED.definition, 0))
+    return Partition(FEED, 0, cast("Decoder", Decoding(FEED, log)), first(TOPIC_ID, FEED.definition, 0))
 
 
 def test_a_window_is_final_exactly_when_the_watermark_passes_its_end_and_lateness() -> None:
@@ -288,7 +283,7 @@ def test_a_stale_run_changes_nothing() -> None:
 def test_nothing_is_written_until_the_processed_offset_is_reached_again() -> None:
     log = _log(1, 2, 3, 4)
     start = Position(3, 0, NO_EVENT_TIME, TOPIC_ID, FEED.definition)
-    partition = Partition(FEED, 0, cast(Decoder, Decoding(FEED, log)), start)
+    partition = Partition(FEED, 0, cast("Decoder", Decoding(FEED, log)), start)
     assert partition.process(next_run(log, 0, 2)) == 0
     assert partition.flush() is None
     assert partition.process(next_run(log, 2, 1)) == 0

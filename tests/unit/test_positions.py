@@ -13,7 +13,7 @@ GOOD = Position(500, 420, 1_714_564_800_000, "id-1", "def-1")
 
 
 def resumed(committed: int | None = 500, metadata: str = GOOD.metadata(), **changes: Any) -> Position:
-    known = {"topic_id": "id-1", "definition": "def-1", "log_start": 0} | changes
+    known: dict[str, Any] = {"topic_id": "id-1", "definition": "def-1", "log_start": 0} | changes
     return resume("processor", "toy", 3, committed, metadata, **known)
 
 
@@ -50,7 +50,7 @@ def _metadata(**changes: Any) -> str:
     ],
 )  # fmt: skip
 def test_a_commit_of_another_client_carries_no_position(metadata: str) -> None:
-    with pytest.raises(PositionProblem, match="^processor in toy/3: the commit at 500 carries no position; stop the"):
+    with pytest.raises(PositionProblem, match=r"^processor in toy/3: the commit at 500 carries no position; stop the"):
         resumed(metadata=metadata)
 
 

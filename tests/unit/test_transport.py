@@ -358,7 +358,11 @@ def committing() -> Consumer:
 
 
 def commit(
-    offsets: dict[TP, int], client: _Client, assigned: set[TP], app: _App | None = None, consumer: Consumer | None = None
+    offsets: dict[TP, int],
+    client: _Client,
+    assigned: set[TP],
+    app: _App | None = None,
+    consumer: Consumer | None = None,
 ) -> bool:
     consumer = consumer or committing()
 
@@ -408,7 +412,9 @@ def test_an_offset_that_is_not_that_of_the_position_is_not_committed() -> None:
     assert client.commits == []
 
 
-@pytest.mark.parametrize("error", [CommitFailedError("already rebalanced"), RequestTimedOutError(), NodeNotReadyError()])
+@pytest.mark.parametrize(
+    "error", [CommitFailedError("already rebalanced"), RequestTimedOutError(), NodeNotReadyError()]
+)
 def test_a_commit_that_a_rebalance_or_an_absent_broker_prevents_is_made_later(error: Exception) -> None:
     app, consumer = _App(), committing()
     assert not commit({TP0: 20}, _Client(error), {TP0}, app, consumer)
@@ -441,7 +447,7 @@ def test_a_seek_reads_from_the_rewind_and_counts_from_the_processed_offset() -> 
 
     class Thread:
         async def committed(self, tps: set[TP]) -> dict[TP, tuple[int | None, str, int]]:
-            return {tp: (20, "metadata", 3) for tp in tps}
+            return dict.fromkeys(tps, (20, "metadata", 3))
 
         async def seek_wait(self, partitions: dict[TP, int]) -> None:
             sought.append(partitions)
@@ -455,7 +461,8 @@ def test_a_seek_reads_from_the_rewind_and_counts_from_the_processed_offset() -> 
         def __init__(self) -> None:
             self.app, self._thread = App(), Thread()
             self.flushed, self.resumed, self.committing, self.committed = {TP1: position(9)}, {}, {}, {}
-            self._committed_offset, self._read_offset = {}, {}
+            self._committed_offset: dict[TP, int] = {}
+            self._read_offset: dict[TP, int] = {}
 
         def assignment(self) -> set[TP]:
             return {TP0}

@@ -18,7 +18,8 @@ from streams.recordbatch import split
 from streams.transport import Run
 from streams.watermark import SEEN_BEFORE, advance, closes_at, window_start
 from tests.reference import partition as reference
-from tests.reference.streams import Log, cuts_of, logs
+from tests.reference.streams import Log, logs
+from tests.reference.streams import cuts as cuts_of
 from tests.reference.toy import CATALOGUE, FEED, NOON, event_id
 
 OLD = replace(FEED, earliest=datetime(1900, 1, 1, tzinfo=UTC))
@@ -38,7 +39,7 @@ def test_late_records_are_those_of_the_reference_however_the_log_is_cut(base: in
     rows = valid_rows(log)
     expected = reference.truth(OLD, log.records)
     assert rows["_offset"].to_list() == expected.valid
-    cuts = cuts_of(data.draw, log.end)
+    cuts = data.draw(cuts_of(log.end))
     newest, parts = NO_EVENT_TIME, []
     for start, end in zip(cuts, (*cuts[1:], log.end), strict=True):
         part, newest = advance(OLD, rows.filter(pl.col("_offset").is_between(start, end - 1)), newest)
@@ -60,7 +61,7 @@ def test_repeats_are_dropped_wherever_it_matters_for_a_window(base: int, data: s
     rows = valid_rows(log)
     expected = reference.truth(OLD, log.records)
     repeats, newest, kept = Repeats(OLD), NO_EVENT_TIME, []
-    cuts = cuts_of(data.draw, log.end)
+    cuts = data.draw(cuts_of(log.end))
     for start, end in zip(cuts, (*cuts[1:], log.end), strict=True):
         part, newest = advance(OLD, rows.filter(pl.col("_offset").is_between(start, end - 1)), newest)
         kept += repeats.drop(part, newest)["_offset"].to_list()

@@ -1,0 +1,106 @@
+"""The parts of the documentation that are made from the code: python -m docs.generate
+
+A part stands between ``<!-- name -->`` and ``<!-- /name -->`` in its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+import grimp
+
+from citystream.settings import Settings, variable
+
+PROJECT = Path(__file__).resolve().parent.parent
+PACKAGES = ("citystream", "feeds", "processors", "sinks", "streams", "schemas")
+#: Packages whose modules are shown; in feeds each file is alike, so it is one box.
+SHOWN = ("citystream", "processors", "sinks", "streams", "schemas")
+
+Edges = list[tuple[str, str]]
+
+
+def imports() -> tuple[list[str], Edges]:
+    """The modules, and which imports which, as the code has it; a package inside citystream counts as one module."""
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    edges = {
+        (_box(module), _box(imported))
+        for module in graph.modules
+        for imported in graph.find_modules_directly_imported_by(module)
+    }
+    return sorted({_box(module) for module in graph.modules}), sorted((a, b) for a, b in edges if a != b)
+
+
+def _box(module: str) -> str:
+    package, _, rest = module.partition(".")
+    return package if package == "feeds" or not rest else f"{package}.{rest.partition('.')[0]}"
+
+
+def import_graph() -> str:
+    """Mermaid graphs of the packages, and of the modules inside each package."""
+    modules, edges = imports()
+    across = {(_package(a), _package(b)) for a, b in edges}
+    parts = ["The packages:\n", _mermaid(sorted((a, b) for a, b in across if a != b))]
+    for package in SHOWN:
+        inside = [module for module in modules if module.startswith(f"{package}.")]
+        within = [(_name(a), _name(b)) for a, b in edges if a in inside and b in inside]
+        joined = {name for edge in within for name in edge}
+        alone = [name for name in map(_name, inside) if name not in joined]
+        parts += [f"\nInside {package}:\n", _mermaid(within, alone)]
+    return "\n".join(parts)
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _name(module: str) -> str:
+    return module.partition(".")[2]
+
+
+def _mermaid(edges: Edges, alone: Iterable[str] = ()) -> str:
+    lines = [f"  {start} --> {' & '.join(end for _, end in group)}" for start, group in groupby(edges, lambda e: e[0])]
+    return "\n".join(["```mermaid", "flowchart TD", *lines, *(f"  {name}" for name in alone), "```"])
+
+
+def settings_table() -> str:
+    """Every setting, its default and what it means."""
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{_relative(field.default)}`"
+        rows.append(f"| `{variable(name)}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+def _relative(value: object) -> object:
+    return value.relative_to(PROJECT) if isinstance(value, Path) and value.is_absolute() else value
+
+
+PARTS = {
+    "ARCHITECTURE.md": {"imports": import_graph},
+    "docs/operator.md": {"settings": settings_table},
+}
+
+
+def filled(file: str) -> str:
+    """The text of a file with its parts as the code has them now."""
+    text = (PROJECT / file).read_text()
+    for name, make in PARTS[file].items():
+        begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise ValueError(f"{file} has no part between <!-- {name} --> and <!-- /{name} -->")
+        text = before + begin + make() + end + after
+    return text
+
+
+def main() -> None:
+    """Write every part."""
+    for file in PARTS:
+        (PROJECT / file).write_text(filled(file))
+
+
+if __name__ == "__main__":
+    main()

@@ -103,6 +103,7 @@ def run(city: Installation, seconds: float | None, say: Callable[[str], None]) -
         say("simulators, processor and sink are starting; Ctrl-C ends all and keeps the data")
         with closing(Monitor(city)) as monitor:
             _watch(crew, monitor, seconds)
+        say("\nending: the simulators first, then what is still on its way")
         crew.stop(crew.simulators)
         drained = _drain(city, say)
         client = city.server("operator").connect()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import feeds as declared
-from citystream.secrets import load_secrets
+from citystream.secrets import secret
 from citystream.settings import Settings, SettingsError, load_settings
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
@@ -61,7 +61,7 @@ class Installation:
 
     def server(self, user: str) -> Server:
         """ClickHouse as one of its users."""
-        password = load_secrets(self.settings).password(user)
+        password = secret(self.settings, f"{user}_password")
         return Server(self.settings.clickhouse_address, self.settings.clickhouse_port, user, password)
 
     def prepare(self, say: Callable[[str], None]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from citystream.installation import Installation
 from processors.worker import GROUP as PROCESSOR
@@ -117,24 +118,25 @@ def render(snapshot: Snapshot, note: str) -> RenderableType:
             f"{feed.quarantined:,}",
         )
     windows = Table(title="Newest windows", title_justify="left", expand=False)
-    for title in ("view", "window", "group", "events", "measures", "final"):
-        windows.add_column(title)
+    for title in ("view", "window", "group", "events", "final"):
+        windows.add_column(title, no_wrap=True)
+    windows.add_column("measures")
     for line in snapshot.windows:
         windows.add_row(*_window_cells(line))
     return Group(feeds, windows, note)
 
 
-def _window_cells(line: WindowLine) -> list[str]:
+def _window_cells(line: WindowLine) -> list[RenderableType]:
     values = dict(line.values)
     start, final, events = values.pop("window_start"), values.pop("final"), values.pop("events")
     values.pop("as_of")
     group = " ".join(value for value in values.values() if isinstance(value, str))
-    measures = [f"{name} {value:,.2f}" for name, value in values.items() if isinstance(value, float)]
+    measures = "  ".join(f"{name} {value:,.4g}" for name, value in values.items() if isinstance(value, float))
     return [
         f"city.{line.aggregate}",
         f"{start:%H:%M}",
         group,
         f"{events:,}",
-        ", ".join(measures),
         "yes" if final else "open",
+        Text(measures, no_wrap=True, overflow="ellipsis"),
     ]

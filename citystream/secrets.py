@@ -50,6 +50,16 @@ def load_secrets(settings: Settings) -> Secrets:
     return Secrets.model_validate(found)
 
 
+def secret(settings: Settings, name: str) -> str:
+    """One secret, for those who need no more than it; ``SettingsError`` naming it when it is missing."""
+    found = _given(settings).get(name) or _stored(settings.home / FILE).get(name)
+    if not found:
+        raise SettingsError(
+            f"{variable(name)}: not set, and no local stack was ever started in {settings.home} to make it"
+        )
+    return found
+
+
 def make_secrets(settings: Settings) -> Secrets:
     """The secrets of the local stack, made at its first start with what the settings leave open.
 

@@ -19,7 +19,7 @@ from rich.live import Live
 from citystream.commands.output import Output, OutputOption, show
 from citystream.faults import Fault, FaultsError, parse_faults
 from citystream.installation import Installation
-from citystream.secrets import load_secrets
+from citystream.secrets import secret
 from citystream.simulation import Report, Simulation, SystemClock
 from schemas.feed import Feed
 from streams import topics
@@ -120,7 +120,7 @@ def _start(text: str | None, now: datetime, zone: ZoneInfo, *, live: bool) -> da
 def _publishers(city: Installation, feeds: Collection[Feed]) -> Iterator[dict[str, Publisher]]:
     """A publisher for each feed, over one connection; leaving it waits for the last acknowledgement."""
     personal = any(field.personal for feed in feeds for field in feed.fields)
-    key = load_secrets(city.settings).pseudonym_key.get_secret_value().encode() if personal else None
+    key = secret(city.settings, "pseudonym_key").encode() if personal else None
     topics.wait_for_kafka(city.bootstrap, lambda message: typer.echo(message, err=True), KAFKA_PATIENCE)
     topics.states(city.bootstrap, [feed.name for feed in feeds])
     with ExitStack() as opened:

@@ -24,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def up() -> None:
-    """Start Kafka, ClickHouse and the schema registry on this machine; create the topics, tables and views that are missing.
+    """Start Kafka, ClickHouse and the schema registry here; create the topics, tables and views that are missing.
 
     Example: citystream up
 

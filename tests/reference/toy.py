@@ -90,9 +90,9 @@ FEED = Feed(
             description="Toys by device",
         ),
         Aggregate(
-            name="toy_10s_mood",
+            name="toy_5s_mood",
             by=("mood", "device_id"),
-            window=timedelta(seconds=10),
+            window=timedelta(seconds=5),
             measures=(
                 count_where("busy", Column("mood").equals("busy"), description="Busy ones"),
                 share("high", LOAD >= 0.5, description="Share of high load"),

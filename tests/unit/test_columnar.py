@@ -197,6 +197,15 @@ def test_a_block_of_the_records_of_a_batch_is_read() -> None:
 
 VALUE = encode(THING, RECORD)
 GOOD = record_bytes(1, b"k", VALUE)
+
+
+def _longer_by(step: int, record: bytes) -> bytes:
+    """A record whose stated length is another."""
+    length = varint(len(record) - 1)
+    assert record.startswith(length)
+    return bytes([length[0] + step]) + record[1:]
+
+
 LONGER = VALUE[:5] + varint(4) + b"abcd" + VALUE[9:]
 
 
@@ -211,6 +220,10 @@ LONGER = VALUE[:5] + varint(4) + b"abcd" + VALUE[9:]
         ("bytes left over in a value", [record_bytes(0, b"k", VALUE + b"\x00"), GOOD]),
         ("a value cut short", [record_bytes(0, b"k", VALUE[:-1]), GOOD]),
         ("a length that lies", [GOOD.replace(varint(len(VALUE)), varint(len(VALUE) + 1)), GOOD]),
+        (
+            "lengths that lie and add up",
+            [_longer_by(2, GOOD.replace(b"\x02\x02k", b"\x00\x02k")), _longer_by(-2, GOOD)],
+        ),
         ("a varint longer than need be", [record_bytes(0, b"k", VALUE[:9] + b"\x02\xd8\x84\x00" + VALUE[12:]), GOOD]),
         ("offsets out of order", [GOOD, record_bytes(0, b"k", VALUE)]),
         ("an offset left out", [record_bytes(0, b"k", VALUE), record_bytes(2, b"k", VALUE)]),

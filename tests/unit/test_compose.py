@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from citystream.cli import build
-from citystream.secrets import Secrets, load_secrets
+from citystream.secrets import Secrets, secret
 from citystream.settings import LOCALHOST, PROJECT, Settings, load_settings, variable
 from citystream.stack import clickhouse, kafka
 from processors import worker as processor
@@ -156,10 +156,10 @@ def test_the_settings_of_a_service_make_sense(service: str, tmp_path: Path) -> N
         assert settings.kafka_address == "kafka:9092"
         assert (settings.clickhouse_address, settings.clickhouse_port) == ("clickhouse", 9000)
         assert settings.timezone == DEFAULTS.timezone
-    if service in ("init", "sink"):
-        assert load_secrets(settings).password("sink") == PASSWORDS["CITYSTREAM_SINK_PASSWORD"]
-    else:
-        assert not environment(service).keys() & SECRETS.keys()
+    needed = {"init": {"CITYSTREAM_OWNER_PASSWORD"}, "sink": {"CITYSTREAM_SINK_PASSWORD"}}.get(service, set())
+    assert environment(service).keys() & SECRETS.keys() == needed
+    for name in needed:
+        assert secret(settings, name.removeprefix("CITYSTREAM_").lower()) == PASSWORDS[name]
 
 
 @pytest.mark.parametrize("service", sorted(OWN_IMAGE))
@@ -190,7 +190,7 @@ def test_the_image_has_what_it_needs_and_no_more() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     packages = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
     sources = set(re.findall(r"^COPY (\S+) ", DOCKERFILE, re.MULTILINE))
-    assert sources == packages | {"requirements.lock", "pyproject.toml", "deploy/docker/healthy.py"}
+    assert sources == packages | {"requirements.lock", "pyproject.toml", "README.md", "deploy/docker/healthy.py"}
     ignored = (PROJECT / "deploy/docker/Dockerfile.dockerignore").read_text().splitlines()
     assert ignored[1] == "*"
     assert {line[1:] for line in ignored if line.startswith("!")} == sources

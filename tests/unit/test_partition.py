@@ -260,6 +260,23 @@ def test_a_window_is_final_exactly_when_the_watermark_passes_its_end_and_latenes
     assert versions == [{0: 0}, {8000: 2}, {0: 1, 8000: 4}]
 
 
+def test_a_window_closed_before_the_processed_offset_is_not_written_again_from_its_middle() -> None:
+    """The window from 8 to 12 s is final when second 17 comes; the one from 10 to 15 s is still open then."""
+    log = _log(8.5, 10.5, 17.5, 18)
+    partition = fresh(log)
+    partition.process(next_run(log, 0, 3))
+    output = partition.flush()
+    assert output is not None
+    assert (output.position.processed, output.position.rewind) == (3, 1)
+    for runs in ([next_run(log, 1, 3)], [next_run(log, 1, 2), next_run(log, 3, 1)]):
+        again = Partition(FEED, 0, cast("Decoder", Decoding(FEED, log)), output.position)
+        for run in runs:
+            again.process(run)
+        written = again.flush()
+        assert written is not None
+        assert (written.parts["toy_4s"]["window_start"] - NOON).to_list() == [16_000]
+
+
 def test_a_gap_the_log_does_not_explain_ends_it() -> None:
     log = _log(1, 2, 3)
     partition = fresh(log)

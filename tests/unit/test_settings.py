@@ -2,8 +2,9 @@ import stat
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from citystream.secrets import load_secrets, make_secrets
+from citystream.secrets import load_secrets, make_secrets, secret
 from citystream.settings import Settings, SettingsError, load_settings
 
 
@@ -90,6 +91,14 @@ def test_a_lost_pseudonym_key_is_not_replaced(tmp_path: Path) -> None:
     settings.data_of("clickhouse").mkdir(parents=True)
     with pytest.raises(SettingsError, match="CITYSTREAM_PSEUDONYM_KEY"):
         make_secrets(settings)
+
+
+def test_one_secret_needs_no_other(tmp_path: Path) -> None:
+    """A worker elsewhere gets the one password it uses."""
+    settings = Settings(home=tmp_path, clickhouse_host="db", sink_password=SecretStr("a-given-password"))
+    assert secret(settings, "sink_password") == "a-given-password"
+    with pytest.raises(SettingsError, match="CITYSTREAM_OWNER_PASSWORD: not set"):
+        secret(settings, "owner_password")
 
 
 def test_damaged_secrets_are_named(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_repeats_keep_no_more_than_the_windows_that_may_be_open() -> None:
             {"device_id": ["d"] * 3, "observed_at": [at] * 3, "event_id": [event_id(3 * second + n) for n in range(3)]}
         ).with_columns(_offset=pl.int_range(3, dtype=pl.Int64))
         assert repeats.drop(rows, at).height == 3
-    assert repeats._seen.height <= 3 * (10 + 5) // 5 + 3
+    assert repeats._seen.height <= 3 * (5 + 5) // 5 + 3
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def rows_at(*seconds: float, offset: int = 0, seen: int = NO_EVENT_TIME) -> pl.D
 def test_only_what_changed_is_taken_and_what_is_final_is_taken_once_more() -> None:
     windows = Windows(FEED, BY_DEVICE)
     windows.add(rows_at(0, 1, 4))
-    assert windows.take(NOON + 4000).select("window_start", "version", "events").rows() == [
+    assert set(windows.take(NOON + 4000).select("window_start", "version", "events").rows()) == {
         (NOON, 2, 2),
         (NOON + 4000, 4, 1),
-    ]
+    }
     assert windows.take(NOON + 4000).is_empty()
     assert windows.take(NOON + 8999).is_empty()
     assert windows.take(NOON + 9000)["version"].to_list() == [3]

@@ -1,0 +1,280 @@
+"""What the documentation says exists, and what exists is documented."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import typer
+
+from citystream.cli import build
+from citystream.installation import Installation
+from citystream.publishing.file import publish_file
+from citystream.publishing.mapping import make_mapping
+from citystream.settings import PREFIX, PROJECT, Settings, variable
+from docs import generate
+from schemas.catalogue import Catalogue, check, freeze
+from schemas.feed import Feed
+from schemas.fields import Record
+from schemas.rowcodec import decode
+from sinks.views import aggregate_view_columns, view_columns
+from streams.publisher import Publisher
+
+PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("examples/**/*.md")])
+TEXTS = {page.relative_to(PROJECT).as_posix(): page.read_text() for page in PAGES}
+ALL = "\n".join(TEXTS.values())
+TOP = {path.name for path in PROJECT.iterdir() if not path.name.startswith(".")}
+#: Made by commands, or by the reader of docs/join.md.
+MADE = ("bench/out/", ".citystream/", "feeds/bike_station.py")
+
+LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"`([^`\n]+)`")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TEST = re.compile(r"(tests/\w+/\w+\.py)::(\w+)")
+
+each_page = pytest.mark.parametrize("page", TEXTS)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page that are marked with this language."""
+    return [body for marked, body in BLOCK.findall(TEXTS[page]) if marked == language]
+
+
+def code(text: str) -> Iterator[str]:
+    """The lines of code blocks, and code within sentences."""
+    for _, body in BLOCK.findall(text):
+        yield from body.splitlines()
+    yield from CODE.findall(BLOCK.sub("", text))
+
+
+def commands() -> dict[str, set[str]]:
+    """Every command and its options; a command in a group as "group command"."""
+    found: dict[str, set[str]] = {}
+
+    def walk(command: Any, path: tuple[str, ...]) -> None:
+        inner = getattr(command, "commands", None)
+        if inner is not None:
+            for name, one in inner.items():
+                walk(one, (*path, name))
+        else:
+            found[" ".join(path)] = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+
+    walk(typer.main.get_command(build()), ())
+    return found
+
+
+COMMANDS = commands()
+GROUPS = {command.partition(" ")[0] for command in COMMANDS if " " in command}
+
+
+def uses(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The commands a text names, with the words behind them."""
+    for line in code(text):
+        for part in re.findall(r"(?:^|[\s/])citystream ([a-z][^#|]*)", line.removeprefix("$ ")):
+            words = shlex.split(part.replace("'", ""))
+            name = " ".join(words[: 2 if words[0] in GROUPS else 1])
+            yield name, words
+
+
+@each_page
+def test_every_command_and_option_named_exists(page: str) -> None:
+    for name, words in uses(TEXTS[page]):
+        assert name in COMMANDS, f"{page} names the command: citystream {name}"
+        options = {word for word in words if re.fullmatch("--?[a-z-]+", word)}
+        assert options <= COMMANDS[name], f"{page}: citystream {name} has no {options - COMMANDS[name]}"
+
+
+def test_every_command_is_documented() -> None:
+    named = {name for text in TEXTS.values() for name, _ in uses(text)}
+    assert set(COMMANDS) <= named
+
+
+def test_every_make_target_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    named = {match for line in code(ALL) for match in re.findall(r"^make ([a-z]+)", line)}
+    assert named <= targets
+    assert {"demo", "test", "bench", "setup"} <= named
+
+
+def test_every_setting_is_documented_and_every_setting_named_exists() -> None:
+    known = {variable(name) for name in Settings.model_fields}
+    named = set(re.findall(rf"{PREFIX}[A-Z_]+", ALL))
+    assert named == known
+
+
+@pytest.mark.parametrize("page", generate.PARTS)
+def test_what_is_made_from_the_code_is_current(page: str) -> None:
+    assert TEXTS[page] == generate.filled(page), "run: python -m docs.generate"
+
+
+def test_imports_go_in_no_circle() -> None:
+    _, edges = generate.imports()
+    left = set(edges)
+    while ends := {a for a, _ in left} - {b for _, b in left}:
+        left = {(a, b) for a, b in left if a not in ends}
+    assert not left
+
+
+@each_page
+def test_every_link_leads_somewhere(page: str) -> None:
+    for link in LINK.findall(TEXTS[page]):
+        if not link.startswith("http"):
+            file, _, heading = link.partition("#")
+            target = (PROJECT / page).parent / file if file else PROJECT / page
+            assert target.exists(), f"{page} links to {link}"
+            if heading:
+                assert heading in {anchor(title) for title in titles(target)}, f"{page} links to {link}"
+
+
+def titles(page: Path) -> list[str]:
+    """The headings of a page."""
+    return re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+
+
+def anchor(title: str) -> str:
+    """The fragment that leads to a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+@each_page
+def test_every_file_named_exists(page: str) -> None:
+    for word in CODE.findall(BLOCK.sub("", TEXTS[page])):
+        path = word.partition("::")[0]
+        if re.fullmatch(r"[\w./-]+", path) and ("/" in path and path.split("/")[0] in TOP) and path not in MADE:
+            assert (PROJECT / path).exists() or path.startswith(MADE), f"{page} names {word}"
+
+
+def test_every_test_named_exists() -> None:
+    for file, name in set(TEST.findall(ALL)):
+        functions = {node.name for node in ast.walk(ast.parse((PROJECT / file).read_text())) if hasattr(node, "name")}
+        assert name in functions, f"{file} has no {name}"
+
+
+def test_every_message_quoted_is_one_of_ours() -> None:
+    sources = [path.read_text() for folder in ("citystream", "streams", "processors", "sinks", "schemas")
+               for path in (PROJECT / folder).rglob("*.py")]  # fmt: skip
+    text = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))
+    operator = TEXTS["docs/operator.md"]
+    tables = re.findall(r"^\| message \|.*\n\| ---.*\n((?:\|.*\n)+)", operator, re.MULTILINE)
+    assert len(tables) == 3
+    for row in "".join(tables).splitlines():
+        for message in CODE.findall(row.split("|")[1]):
+            for piece in message.split("…"):
+                assert piece.strip("() ") in text, f"no such message: {message}"
+
+
+SQL = blocks("docs/analyst.md", "sql")
+
+
+def columns() -> dict[str, set[str]]:
+    """The columns of every view."""
+    city = Installation(Settings())
+    zone, found = city.settings.timezone, {}
+    for feed in city.feeds.values():
+        found[feed.name] = {column.name for column in view_columns(feed, zone)}
+        for aggregate in feed.aggregates:
+            found[aggregate.name] = {column.name for column in aggregate_view_columns(feed, aggregate, zone)}
+    return found
+
+
+@pytest.mark.parametrize("query", SQL, ids=lambda query: re.sub(r"\W+", " ", query)[:40])
+def test_queries_name_views_and_columns_there_are(query: str) -> None:
+    plain = re.sub(r"'[^']*'", "", query)
+    (view,) = re.findall(r"city\.(\w+)", plain)
+    aliases = set(re.findall(r"AS (\w+)", plain))
+    words = set(re.findall(r"(?<![\w.])([a-z]\w*)\b(?!\(|\.)", plain))
+    assert words - aliases <= columns()[view]
+
+
+def test_there_are_queries() -> None:
+    assert len(SQL) >= 5
+
+
+# docs/join.md, done as it says
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Feed]:
+    """The feed the page declares."""
+    (source,) = blocks("docs/join.md", "python")
+    folder = tmp_path_factory.mktemp("joined")
+    (folder / "bike_station.py").write_text(source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        feed = importlib.import_module("bike_station").FEED
+        assert isinstance(feed, Feed)
+        yield feed
+
+
+@pytest.fixture(scope="module")
+def frozen(joined: Feed, tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """Its frozen schemas."""
+    folder = tmp_path_factory.mktemp("frozen")
+    freeze({joined.name: joined}, folder)
+    return Catalogue.load(folder)
+
+
+def test_the_feed_of_the_page_is_named_as_its_file_and_is_new(joined: Feed) -> None:
+    assert f"feeds/{joined.name}.py" in TEXTS["docs/join.md"]
+    assert not (PROJECT / f"feeds/{joined.name}.py").exists()
+
+
+def test_its_schemas_can_be_frozen(joined: Feed, frozen: Catalogue) -> None:
+    assert check(frozen, {joined.name: joined}) == []
+    named = set(re.findall(r"^(\w+): version 1 is frozen as id \d+$", TEXTS["docs/join.md"], re.MULTILINE))
+    assert named == {schema.subject for schema in frozen.by_id.values()}
+
+
+def test_its_simulator_goes_on_from_minute_to_minute(joined: Feed) -> None:
+    start = datetime(2026, 3, 2, tzinfo=UTC)
+    records: list[Record] = list(islice(joined.simulate(start, Random(1)), 100))
+    times = [getattr(record, joined.event_time) for record in records]
+    assert times == sorted(times)
+    assert times[0] >= start
+
+
+class Memory:
+    """A producer that takes everything and remembers it."""
+
+    def __init__(self) -> None:
+        self.values: list[bytes] = []
+
+    def send(self, _topic: str, key: bytes, value: bytes) -> Memory:
+        self.values.append(value)
+        return self
+
+    def add_callback(self, call: object, *args: object) -> None:
+        assert callable(call)
+        call(*args, None)
+
+    def add_errback(self, _call: object, *args: object) -> None:
+        """Nothing fails."""
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+
+def test_its_file_is_reported_on_as_the_page_says(
+    joined: Feed, frozen: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (content,), (mapping,), (report,) = (blocks("docs/join.md", kind) for kind in ("csv", "toml", "report"))
+    Path("bikes.csv").write_text(content)
+    said, memory, now_ms = make_mapping(tomllib.loads(mapping)), Memory(), 1_800_000_000_000
+    publisher = Publisher(memory, joined, frozen.latest(joined.name), b"k" * 32)
+    with Path("bikes.csv").open("rb") as opened, publisher:
+        found = publish_file(joined, opened, "bikes.csv", said, publisher, b"k" * 32, None, now_ms=now_ms)
+    assert found.text() == report.strip()
+    sent = [decode(frozen, value) for value in memory.values]
+    assert len({record["event_id"] for record in sent}) == len(sent) - 1
+    assert all(re.fullmatch("[0-9a-f]{32}", record["counted_by"]) for record in sent)

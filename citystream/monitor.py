@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -102,9 +103,9 @@ class Monitor:
 
 def render(snapshot: Snapshot, note: str) -> RenderableType:
     """The live view."""
-    feeds = Table(title="Feeds", title_justify="left", expand=False)
+    feeds = Table(title="Feeds", title_justify="left", box=box.SIMPLE_HEAD)
     feeds.add_column("feed")
-    for title in ("events/s", "published", "lag", "lag s", "sink lag", "age in ClickHouse s", "quarantined"):
+    for title in ("events/s", "published", "lag", "lag s", "to store", "age s", "bad"):
         feeds.add_column(title, justify="right")
     for feed in snapshot.feeds:
         feeds.add_row(
@@ -117,7 +118,7 @@ def render(snapshot: Snapshot, note: str) -> RenderableType:
             "-" if feed.freshness is None else f"{feed.freshness:,.1f}",
             f"{feed.quarantined:,}",
         )
-    windows = Table(title="Newest windows", title_justify="left", expand=False)
+    windows = Table(title="Newest windows in city", title_justify="left", box=box.SIMPLE_HEAD)
     for title in ("view", "window", "group", "events", "final"):
         windows.add_column(title, no_wrap=True)
     windows.add_column("measures")

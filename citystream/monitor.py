@@ -132,7 +132,7 @@ def _window_cells(line: WindowLine) -> list[RenderableType]:
     start, final, events = values.pop("window_start"), values.pop("final"), values.pop("events")
     values.pop("as_of")
     group = " ".join(value for value in values.values() if isinstance(value, str))
-    measures = "  ".join(f"{name} {value:,.4g}" for name, value in values.items() if isinstance(value, float))
+    measures = "  ".join(f"{name} {_short(value)}" for name, value in values.items() if isinstance(value, float))
     return [
         f"city.{line.aggregate}",
         f"{start:%H:%M}",
@@ -141,3 +141,7 @@ def _window_cells(line: WindowLine) -> list[RenderableType]:
         "yes" if final else "open",
         Text(measures, no_wrap=True, overflow="ellipsis"),
     ]
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

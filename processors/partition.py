@@ -20,7 +20,8 @@ class TooManyBad(Stop):
     """More records are bad than a feed allows: its publisher or a schema is broken, not single records."""
 
 
-#: Offsets over which the share of bad records is taken, in blocks that begin at multiples of it.
+#: Offsets over which the share of bad records is taken, in blocks that begin at multiples of it. After a restart the
+#: first block is what is left of it.
 BAD_BLOCK = 10_000
 
 
@@ -99,7 +100,8 @@ class Partition:
             for offset in range(max(letter.offset, self._next), letter.last_offset + 1):
                 self._bad[offset // BAD_BLOCK] = self._bad.get(offset // BAD_BLOCK, 0) + 1
         for block in [block for block in self._bad if (block + 1) * BAD_BLOCK <= until]:
-            share = self._bad.pop(block) / BAD_BLOCK
+            seen = (block + 1) * BAD_BLOCK - max(block * BAD_BLOCK, self.start.rewind)
+            share = self._bad.pop(block) / seen
             if share > self._feed.bad_ratio and not self._accept_bad:
                 raise TooManyBad(
                     f"{self._feed.name}/{self._number}: {share:.0%} of the records from offset {block * BAD_BLOCK} on "

@@ -3,15 +3,16 @@
 A v2 Kafka record batch is an Avro block: its varints are Avro's zigzag varints, so the decompressed body of a batch
 whose records have a key, no headers and one schema id is a block of the record ``_length, _attributes,
 _timestamp_delta, _offset_delta, _key, _value_length, _magic, _schema, <the feed's fields>, _header_count``, where
-``_schema``, four bytes, is read as a float and compared by its bits. Polars ignores
-bytes left over in a block, so nothing it returns is believed before every border is proved from the columns: the
-lengths the records state equal the lengths their values have in canonical encoding, and add up to the body.
+``_schema``, four bytes, is read as a float and compared with that of the schema's id. Polars ignores bytes left over
+in a block, so nothing it returns is believed before every border is proved from the columns: the lengths the records
+state equal the lengths their values have in canonical encoding, and add up to the body.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Layout:
     def __init__(self, frozen: FrozenSchema) -> None:
         self.frozen = frozen
         self.frame = frame(frozen.id)
-        self._schema_bits = struct.unpack("<f", self.frame[1:])[0]
+        self._schema = struct.unpack("<f", self.frame[1:])[0]
         fields = [{"name": f["name"], "type": _physical(f["type"])} for f in frozen.schema["fields"]]
         self._fields: list[tuple[str, Any]] = [(f["name"], f["type"]) for f in fields]
         self._enveloped = _header(_BEFORE + fields + _AFTER)
@@ -95,6 +96,8 @@ class Layout:
         NotDecodable
             Anything at all is unexpected; the records then have to be read one by one.
         """
+        if self._schema == 0 or math.isnan(self._schema):
+            raise NotDecodable("the schema's id, read as a float, equals that of another")
         if any(not 0 < b.count <= len(b.body) // SMALLEST_RECORD for b in blocks):
             raise NotDecodable("a batch states more records than fit its body, or none")
         rows = self._decode(self._enveloped, [(b.body, b.count) for b in blocks])
@@ -114,7 +117,7 @@ class Layout:
             bordered=(
                 (pl.col("_magic") == 0)
                 & (pl.col("_attributes") == 0)
-                & (pl.col("_schema") == pl.lit(self._schema_bits, pl.Float32))
+                & (pl.col("_schema") == pl.lit(self._schema, pl.Float32))
                 & (pl.col("_header_count") == 0)
                 & (pl.col("_value_length") == value)
                 & (pl.col("_length") == inner)

@@ -6,11 +6,13 @@ compilation. Times take part as integer milliseconds since 1970-01-01 UTC.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
+
+LARGEST = 2**52
 
 Operator = Literal["+", "-", "*", "/", ">=", "=="]
 
@@ -38,6 +40,7 @@ class Expression:
         return Binary("==", self, as_expression(other))
 
 
+Use = Literal["number", "condition"]
 Operand = Expression | int | float | str
 
 
@@ -81,7 +84,10 @@ class Present(Expression):
 
 @dataclass(frozen=True)
 class Scaled(Expression):
-    """``operand`` times ``scale``, rounded half up to a 64-bit integer: floor(operand * scale + 0.5)."""
+    """``operand`` times ``scale``, rounded half up to an integer: floor(operand * scale + 0.5).
+
+    Null where that is not between -``LARGEST`` and ``LARGEST``: a double holds no half above it.
+    """
 
     operand: Expression
     scale: int
@@ -102,6 +108,23 @@ def columns(expression: Expression) -> Iterator[str]:
             yield from columns(right)
         case Present(operand) | Scaled(operand, _):
             yield from columns(operand)
+
+
+def misused(expression: Expression, kinds: Mapping[str, str], use: Use = "number") -> Iterator[str]:
+    """Names of the fields used as a number or a condition that are none; ``kinds`` has every field's kind."""
+    match expression:
+        case Column(name):
+            if kinds.get(name) not in (("int", "float", "instant") if use == "number" else ("bool",)):
+                yield name
+        case Binary("==", left, right):
+            if not any(isinstance(side, Constant) and isinstance(side.value, str) for side in (left, right)):
+                yield from (*misused(left, kinds), *misused(right, kinds))
+        case Binary(_, left, right):
+            yield from (*misused(left, kinds), *misused(right, kinds))
+        case When(condition, then):
+            yield from (*misused(condition, kinds, "condition"), *misused(then, kinds, use))
+        case Scaled(operand, _):
+            yield from misused(operand, kinds)
 
 
 def to_polars(expression: Expression) -> pl.Expr:
@@ -128,8 +151,7 @@ def to_polars(expression: Expression) -> pl.Expr:
             return pl.when(to_polars(condition)).then(to_polars(then))
         case Present(operand):
             return to_polars(operand).is_not_null()
-        case Scaled(operand, 1):
-            return to_polars(operand).cast(pl.Int64)
         case Scaled(operand, scale):
-            return (to_polars(operand).cast(pl.Float64) * scale + 0.5).floor().cast(pl.Int64)
+            scaled = (to_polars(operand).cast(pl.Float64) * scale + 0.5).floor()
+            return pl.when(scaled.abs() <= LARGEST).then(scaled).cast(pl.Int64)
     raise TypeError(f"not an expression: {expression!r}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
 
-from schemas.expressions import columns
+from schemas.expressions import columns, misused
 from schemas.fields import Record
 from schemas.measures import Measure
 from schemas.model import DeclarationError, Field, Kind, fields_of
@@ -169,6 +169,9 @@ def _aggregate_problems(feed: Feed, aggregate: Aggregate, known: Mapping[str, Fi
         for name in read:
             if name not in known:
                 yield f"{aggregate.name} measures {name}, which is no field of the record"
+        for name in misused(partial.value, {name: declared.kind for name, declared in known.items()}):
+            if name in known:
+                yield f"{aggregate.name} measures {name}, which is {known[name].kind} and no number"
 
 
 def milliseconds(span: timedelta) -> int:

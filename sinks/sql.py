@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.expressions import Binary, Column, Constant, Expression, Present, Scaled, When
+from schemas.expressions import LARGEST, Binary, Column, Constant, Expression, Present, Scaled, When
 from schemas.feed import Aggregate, Feed
 from schemas.measures import Partial, bucket_bounds
 from schemas.model import Kind
@@ -32,10 +32,9 @@ class ToSql:
                 return f"if({self.expression(condition)}, {self.expression(then)}, NULL)"
             case Present(operand):
                 return f"({self.expression(operand)} IS NOT NULL)"
-            case Scaled(operand, 1):
-                return f"toInt64({self.expression(operand)})"
             case Scaled(operand, scale):
-                return f"toInt64(floor(toFloat64({self.expression(operand)}) * {scale} + 0.5))"
+                scaled = f"floor(toFloat64({self.expression(operand)}) * {scale} + 0.5)"
+                return f"if(abs({scaled}) <= {LARGEST}, toInt64({scaled}), NULL)"
         raise TypeError(f"not an expression: {expression!r}")
 
     def partial(self, partial: Partial) -> str:

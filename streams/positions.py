@@ -88,7 +88,10 @@ def resume(
     if position.topic_id != topic_id:
         raise PositionProblem(f"{where}: the topic was deleted and created again; {choice}")
     if position.definition != definition:
-        raise PositionProblem(f"{where}: the feed's definition changed since the last commit; {choice}")
+        raise PositionProblem(
+            f"{where}: the feed's definition changed since the last commit; go on with the old "
+            "one and give the changed feed or aggregate a new name, or start over where nothing is worth keeping"
+        )
     if position.rewind < log_start:
         raise PositionProblem(
             f"{where}: the log starts at {log_start}, after the rewind offset {position.rewind}; {choice}"

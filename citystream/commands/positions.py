@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from kafka import KafkaAdminClient, TopicPartition
-from kafka.errors import GroupSubscribedToTopicError
+from kafka.errors import GroupSubscribedToTopicError, NoError
 
 from citystream.installation import Installation
 from citystream.settings import SettingsError
@@ -55,8 +55,10 @@ def reset(
             "windows cannot be built again; restore the topic, or remove it and publish its data again"
         )
     with closing(KafkaAdminClient(bootstrap_servers=city.bootstrap)) as admin:
-        try:
-            admin.delete_group_offsets(worker.value, [TopicPartition(p.topic, p.partition) for p in partitions])
-        except GroupSubscribedToTopicError:
-            raise StackError(f"the {worker.value} is running; stop it first") from None
+        answers = admin.delete_group_offsets(worker.value, [TopicPartition(p.topic, p.partition) for p in partitions])
+    for answer in answers.values():
+        if answer is GroupSubscribedToTopicError:
+            raise StackError(f"the {worker.value} is running, or ended less than a session ago; stop it and try again")
+        if answer is not NoError:
+            raise StackError(f"Kafka refused to forget the positions: {answer.__name__}")
     typer.echo(f"the {worker.value} will read {topic} again from its first record")

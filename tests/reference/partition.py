@@ -172,9 +172,8 @@ def evaluate(expression: Expression, values: Values) -> Any:
             return evaluate(operand, values) is not None
         case Scaled(operand, scale):
             number = evaluate(operand, values)
-            if number is None or (isinstance(number, int) and scale == 1):
-                return number
-            return math.floor(number * scale + 0.5)
+            scaled = None if number is None else float(number) * scale + 0.5
+            return math.floor(scaled) if scaled is not None and abs(math.floor(scaled)) <= 2**52 else None
         case Binary(operator, left, right):
             return binary(operator, evaluate(left, values), evaluate(right, values))
     raise TypeError(expression)

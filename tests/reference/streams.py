@@ -77,9 +77,9 @@ more_values = st.tuples(
 )
 steps = st.tuples(
     st.sampled_from(["event"] * 8 + ["repeat", "repeat", "moved", "noise", "broken", "wrong key", "future"]),
-    st.sampled_from(["d-1", "d-2", "湖"]),
-    st.sampled_from([-9000, -5000, -4999, -1000, 0, 0, 0, 1, 500, 999, 1000, 2000, 4000, 9000]),
-    st.integers(0, 2 * SECOND),
+    st.sampled_from(["d-1", "d-1", "湖"]),
+    st.sampled_from([0] * 9 + [-9000, -5000, -4999, -1000, -1, 500, 999, 2000, 9000]),
+    st.sampled_from([0, 1, 500, 999, 1000, 1500, 2000]),
     st.integers(0, 40),
     more_values,
 )
@@ -97,9 +97,9 @@ def logs(draw: st.DrawFn, base_ms: int, max_size: int = 40) -> Log:
     records: list[Logged] = []
     now = base_ms
     events: list[dict[str, Any]] = []
-    for offset, (kind, device, off, step, pick, more) in enumerate(
-        draw(st.lists(steps, min_size=1, max_size=max_size))
-    ):
+    size = draw(st.integers(1, max_size))
+    drawn = draw(st.lists(steps, min_size=size, max_size=size))
+    for offset, (kind, device, off, step, pick, more) in enumerate(drawn):
         now += step
         values = wire(offset, device, now + off, more)
         if kind == "repeat" and events:

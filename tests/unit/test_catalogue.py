@@ -40,12 +40,13 @@ class Report(Record):
     observed_at: Annotated[Instant, Field(description="Event time")]
     state: Annotated[State, Field(description="State of the device")]
     level: Annotated[int | None, Field(description="Level")]
+    full: Annotated[bool | None, Field(description="Whether it is full")]
 
 
 def simulate(start: datetime, random: Random) -> Iterator[Report]:
     while True:
         event_id = f"00000000-0000-4000-8000-{random.getrandbits(48):012x}"
-        yield Report(event_id=event_id, device_id="d-1", observed_at=start, state=State.OPEN, level=None)
+        yield Report(event_id=event_id, device_id="d-1", observed_at=start, state=State.OPEN, level=None, full=None)
 
 
 def toy(**changes: Any) -> dict[str, Feed]:
@@ -110,7 +111,7 @@ def test_a_change_that_is_not_frozen_names_its_field(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         ({"added": Annotated[str, Field(description="Required")]}, "added: is new and has no default"),
-        ({"level": Annotated[bool | None, Field(description="Level")]}, "level: .*"),
+        ({"full": Annotated[int | None, Field(description="How full")]}, "full: .*"),
         ({"level": Annotated[int, Field(description="Never null")]}, "level: .* writer type: null"),
         ({"state": Annotated[bool, Field(description="No enum")]}, "state: .* boolean .*enum"),
     ],
@@ -126,8 +127,8 @@ def test_a_change_that_cannot_read_old_records_is_refused(tmp_path: Path, change
 def test_every_old_version_counts(tmp_path: Path) -> None:
     freeze(toy(), tmp_path)
     freeze(toy(**ADDED), tmp_path)
-    with pytest.raises(SchemaProblem, match=r"report: cannot read version 1: level: .*\nreport: cannot read version 2"):
-        freeze(toy(level=Annotated[bool, Field(description="Level")]), tmp_path)
+    with pytest.raises(SchemaProblem, match=r"report: cannot read version 1: full: .*\nreport: cannot read version 2"):
+        freeze(toy(full=Annotated[int, Field(description="How full")]), tmp_path)
 
 
 @pytest.mark.parametrize("subject", ["report", "report_1m"])

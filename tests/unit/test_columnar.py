@@ -213,6 +213,8 @@ LONGER = VALUE[:5] + varint(4) + b"abcd" + VALUE[9:]
     ("why", "wrong"),
     [
         ("a header", [record_bytes(0, b"k", VALUE, varint(1) + varint(1) + b"h" + varint(0)), GOOD]),
+        ("a header count without a header", [record_bytes(0, b"k", VALUE, varint(1)), GOOD]),
+        ("attributes", [varint(len(GOOD) - 1) + b"\x02" + record_bytes(0, b"k", VALUE)[2:], GOOD]),
         ("no key", [record_bytes(0, None, VALUE), GOOD]),
         ("no value", [record_bytes(0, b"k", None), GOOD]),
         ("another schema's frame", [record_bytes(0, b"k", frame(8) + VALUE[5:]), GOOD]),
@@ -243,6 +245,23 @@ def test_a_block_that_states_another_number_of_records_is_not_believed(count: in
     body = record_bytes(0, b"k", VALUE) + GOOD
     with pytest.raises(NotDecodable):
         LAYOUT.read_blocks([block(body, count=count, last_offset=count - 1)])
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(128, 0), (0x817F, 0x827F), (5, 6)], ids=str)
+def test_a_schema_id_is_compared_bit_by_bit(ours: int, theirs: int) -> None:
+    """Read as a little-endian float, 128 is -0.0 and equals 0.0, and one NaN equals the other."""
+    layout = Layout(FrozenSchema(ours, "thing", 1, THING.schema))
+    same, other = (record_bytes(n, b"k", frame(schema_id) + VALUE[5:]) for n, schema_id in enumerate((ours, theirs)))
+    with pytest.raises(NotDecodable):
+        layout.read_blocks([block(same, other)])
+    rows, bad = layout.read_values([frame(ours) + VALUE[5:]])
+    assert bad == []
+    assert_rows(rows, [RECORD])
+
+
+def test_a_block_that_ends_at_another_offset_than_its_batch_is_not_believed() -> None:
+    with pytest.raises(NotDecodable):
+        LAYOUT.read_blocks([block(record_bytes(0, b"k", VALUE), GOOD, last_offset=2)])
 
 
 def test_bytes_moved_from_one_batch_to_the_next_are_not_believed() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processors.partition import Output, Partition
+from processors.partition import Output, Partition, TooManyBad
 from schemas.feed import Feed
 from streams.decode import Decoded, Decoder
 from streams.positions import NO_EVENT_TIME, LogGap, Position, first, resume
@@ -322,3 +322,35 @@ def test_a_run_without_any_record_moves_the_position() -> None:
     assert output is not None
     assert (output.position.processed, output.position.rewind) == (7, 0)
     assert all(frame.is_empty() for frame in output.parts.values())
+
+
+BAD_LOG = Log(tuple(Logged(n, b"d-1", None, NOON) for n in range(10)), tuple(range(10)))
+
+
+@pytest.fixture
+def blocks_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share of bad records is taken over ten offsets."""
+    monkeypatch.setattr("processors.partition.BAD_BLOCK", 10)
+
+
+@pytest.mark.usefixtures("blocks_of_ten")
+def test_too_many_bad_records_stop_the_worker_at_the_end_of_their_block() -> None:
+    partition = fresh(BAD_LOG)
+    assert partition.process(next_run(BAD_LOG, 0, 9)) == 9
+    with pytest.raises(TooManyBad, match="toy/0: 100% of the records from offset 0 on are bad"):
+        partition.process(next_run(BAD_LOG, 9, 1))
+    told = Partition(
+        FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), first(TOPIC_ID, FEED.definition, 0), accept_bad=True
+    )
+    assert told.process(next_run(BAD_LOG, 0, 10)) == 10
+
+
+@pytest.mark.usefixtures("blocks_of_ten")
+def test_too_many_bad_records_stop_the_worker_again_after_a_restart() -> None:
+    partition = fresh(BAD_LOG)
+    partition.process(next_run(BAD_LOG, 0, 9))
+    output = partition.flush()
+    assert output is not None
+    again = Partition(FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), output.position)
+    with pytest.raises(TooManyBad):
+        again.process(next_run(BAD_LOG, output.position.rewind, 10))

@@ -58,7 +58,6 @@ def test_a_commit_of_another_client_carries_no_position(metadata: str) -> None:
     ("changes", "reason"),
     [
         ({"topic_id": "id-2"}, "the topic was deleted and created again"),
-        ({"definition": "def-2"}, "the feed's definition changed since the last commit"),
         ({"log_start": 421}, "the log starts at 421, after the rewind offset 420"),
         ({"metadata": _metadata(rewind=501)}, "the commit at 500 is before its rewind offset 501"),
         ({"metadata": _metadata(topic=1)}, "the topic was deleted and created again"),
@@ -71,3 +70,9 @@ def test_a_position_of_something_else_is_refused(changes: dict[str, Any], reason
     assert str(refused.value) == (
         f"processor in toy/3: {reason}; stop the workers, then run: citystream positions reset processor toy"
     )
+
+
+def test_a_changed_definition_is_refused() -> None:
+    """Reading again would mix parts of the old definition with those of the new one."""
+    with pytest.raises(PositionProblem, match=r"the feed's definition changed since the last commit; .* a new name"):
+        resumed(definition="def-2")

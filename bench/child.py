@@ -47,13 +47,12 @@ class Stopwatch:
             for tp in consumer.assignment()
             if (tp.topic, tp.partition) == (p.topic, p.partition)
         }
-        if any(end and consumer.flushed.get(tp) is None for tp, end in ends.items()):
-            return
-        if any(end and consumer.flushed[tp].processed < end for tp, end in ends.items()):
+        done = {tp: p.processed if (p := consumer.flushed.get(tp)) else consumer.committed.get(tp, 0) for tp in ends}
+        if any(done[tp] < end for tp, end in ends.items()):
             self._ended = None
             return
         self._ended = self._ended or now
-        if self._others_work() or any(end and consumer.committed.get(tp, 0) < end for tp, end in ends.items()):
+        if self._others_work() or any(consumer.committed.get(tp, 0) < end for tp, end in ends.items()):
             return
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         timing = {"began": self._began[0], "ended": self._ended[0], "cpu_seconds": self._ended[1] - self._began[1],

@@ -3,7 +3,8 @@
 Extension points of faust-streaming 0.15.3 and aiokafka 0.14.0 that this stands on (a contract test fails if one
 moves): ``aiokafka.consumer.fetcher.MemoryRecords`` and ``PartitionRecords``; Faust's ``Consumer._to_message``,
 ``_add_gap``, ``_filter_tps_with_pending_acks``, ``_new_offset``, ``_should_commit``, ``on_buffer_full``,
-``verify_event_path``, ``perform_seek``; its consumer thread's ``_create_worker_consumer`` and ``_commit``.
+``on_partitions_revoked``, ``verify_event_path``, ``perform_seek``; its consumer thread's ``_create_worker_consumer``
+and ``_commit``.
 """
 
 from __future__ import annotations
@@ -250,6 +251,12 @@ class Consumer(driver.Consumer):
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own watchdog goes by acknowledged messages; lag is watched from outside."""
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """What was flushed of a partition that is taken away is no longer ours to commit."""
+        for tp in revoked:
+            self.flushed.pop(tp, None)
+        await super().on_partitions_revoked(revoked)
 
     def _should_commit(self, tp: TP, offset: int) -> bool:
         return self.committed.get(tp) != offset

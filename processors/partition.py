@@ -20,8 +20,7 @@ class TooManyBad(Stop):
     """More records are bad than a feed allows: its publisher or a schema is broken, not single records."""
 
 
-#: Offsets over which the share of bad records is taken, in blocks that begin at multiples of it. After a restart the
-#: first block is what is left of it.
+#: Offsets over which the share of bad records is taken, in blocks that begin at multiples of it.
 BAD_BLOCK = 10_000
 
 
@@ -47,7 +46,8 @@ class Partition:
     def __init__(self, feed: Feed, number: int, decoder: Decoder, start: Position, *, accept_bad: bool = False) -> None:
         self.start = start
         self._accept_bad = accept_bad
-        self._bad: dict[int, int] = {}
+        #: Ranges of bad offsets, from the block of the rewind offset on.
+        self._bad = [(start.rewind - start.bad, start.rewind)]
         self._number = number
         self._decoder = decoder
         self._feed = feed
@@ -96,18 +96,18 @@ class Partition:
             windows.add(rows)
 
     def _check_share(self, dead: list[DeadLetter], until: int) -> None:
-        for letter in dead:
-            for offset in range(max(letter.offset, self._next), letter.last_offset + 1):
-                self._bad[offset // BAD_BLOCK] = self._bad.get(offset // BAD_BLOCK, 0) + 1
-        for block in [block for block in self._bad if (block + 1) * BAD_BLOCK <= until]:
-            seen = (block + 1) * BAD_BLOCK - max(block * BAD_BLOCK, self.start.rewind)
-            share = self._bad.pop(block) / seen
+        self._bad += [(max(letter.offset, self._next), letter.last_offset + 1) for letter in dead]
+        for block in range(self._next // BAD_BLOCK, until // BAD_BLOCK):
+            share = self._bad_between(block * BAD_BLOCK, (block + 1) * BAD_BLOCK) / BAD_BLOCK
             if share > self._feed.bad_ratio and not self._accept_bad:
                 raise TooManyBad(
                     f"{self._feed.name}/{self._number}: {share:.0%} of the records from offset {block * BAD_BLOCK} on "
-                    f"are bad ({dead[0].cause if dead else 'see the dead letters'}); nothing of them was committed. "
+                    f"are bad ({dead[0].cause if dead else 'see the dead letters'}). "
                     "Mend the publisher, or go on with: citystream process --accept-bad"
                 )
+
+    def _bad_between(self, start: int, end: int) -> int:
+        return sum(max(0, min(end, last) - max(start, first)) for first, last in self._bad)
 
     def _catch_up(self) -> None:
         for windows in self._windows:
@@ -134,4 +134,7 @@ class Partition:
         """Committed once the flush is acknowledged."""
         oldest = [o for windows in self._windows if (o := windows.oldest()) is not None]
         rewind, seen = min(oldest, default=(self._next, self._max_event_ms))
-        return replace(self.start, processed=self._next, rewind=rewind, max_event_ms=seen)
+        block = rewind // BAD_BLOCK * BAD_BLOCK
+        self._bad = [(first, last) for first, last in self._bad if last > block]
+        bad = self._bad_between(block, rewind)
+        return replace(self.start, processed=self._next, rewind=rewind, max_event_ms=seen, bad=bad)

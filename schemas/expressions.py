@@ -111,20 +111,24 @@ def columns(expression: Expression) -> Iterator[str]:
 
 
 def misused(expression: Expression, kinds: Mapping[str, str], use: Use = "number") -> Iterator[str]:
-    """Names of the fields used as a number or a condition that are none; ``kinds`` has every field's kind."""
+    """Names of fields used as a number, a condition or a text that are none; ``kinds`` has every field's kind."""
     match expression:
         case Column(name):
             if kinds.get(name) not in (("int", "float", "instant") if use == "number" else ("bool",)):
                 yield name
-        case Binary("==", left, right):
-            if not any(isinstance(side, Constant) and isinstance(side.value, str) for side in (left, right)):
-                yield from (*misused(left, kinds), *misused(right, kinds))
+        case Binary("==", left, right) if any(_is_text(side) for side in (left, right)):
+            for side in (left, right):
+                yield from (name for name in columns(side) if kinds.get(name) not in ("string", "enum"))
         case Binary(_, left, right):
             yield from (*misused(left, kinds), *misused(right, kinds))
         case When(condition, then):
             yield from (*misused(condition, kinds, "condition"), *misused(then, kinds, use))
         case Scaled(operand, _):
             yield from misused(operand, kinds)
+
+
+def _is_text(expression: Expression) -> bool:
+    return isinstance(expression, Constant) and isinstance(expression.value, str)
 
 
 def to_polars(expression: Expression) -> pl.Expr:

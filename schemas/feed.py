@@ -171,7 +171,7 @@ def _aggregate_problems(feed: Feed, aggregate: Aggregate, known: Mapping[str, Fi
                 yield f"{aggregate.name} measures {name}, which is no field of the record"
         for name in misused(partial.value, {name: declared.kind for name, declared in known.items()}):
             if name in known:
-                yield f"{aggregate.name} measures {name}, which is {known[name].kind} and no number"
+                yield f"{aggregate.name} measures {name}, which is {known[name].kind} and does not fit there"
 
 
 def milliseconds(span: timedelta) -> int:

@@ -29,7 +29,8 @@ class LogGap(Stop):
 class Position:
     """Where a worker stands in one partition.
 
-    ``max_event_ms`` is the running maximum of event time over the valid records before ``rewind``.
+    ``max_event_ms`` is the running maximum of event time over the valid records before ``rewind``, and ``bad`` how many
+    records before it are bad in the block of offsets it lies in.
     """
 
     processed: int
@@ -37,11 +38,18 @@ class Position:
     max_event_ms: int
     topic_id: str
     definition: str
+    bad: int = 0
 
     def metadata(self) -> str:
         """The commit's metadata string."""
         return json.dumps(
-            {"rewind": self.rewind, "max_event_ms": self.max_event_ms, "topic": self.topic_id, "def": self.definition},
+            {
+                "rewind": self.rewind,
+                "max_event_ms": self.max_event_ms,
+                "topic": self.topic_id,
+                "def": self.definition,
+                "bad": self.bad,
+            },
             separators=(",", ":"),
         )
 
@@ -77,7 +85,12 @@ def resume(
     try:
         fields = json.loads(metadata)
         position = Position(
-            committed, int(fields["rewind"]), int(fields["max_event_ms"]), fields["topic"], fields["def"]
+            committed,
+            int(fields["rewind"]),
+            int(fields["max_event_ms"]),
+            fields["topic"],
+            fields["def"],
+            int(fields["bad"]),
         )
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise PositionProblem(f"{where}: the commit at {committed} carries no position; {choice}") from error

@@ -356,9 +356,6 @@ def test_too_many_bad_records_stop_the_worker_again_after_a_restart() -> None:
         again.process(next_run(BAD_LOG, output.position.rewind, 10))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the share is taken over what is left of a block: of its last record alone, here"
-)
 @pytest.mark.usefixtures("blocks_of_ten")
 def test_one_bad_record_at_the_end_of_a_block_does_not_stop_a_worker_that_starts_there() -> None:
     """Nothing would be committed, so every start of the worker would meet it again."""

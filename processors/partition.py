@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from processors.combine import Combine
 from processors.repeats import Repeats
 from processors.windows import Windows
 from schemas.feed import Feed
@@ -54,7 +55,8 @@ class Partition:
         self._next = start.rewind
         self._written = start.processed
         self._max_event_ms = start.max_event_ms
-        self._windows = [Windows(feed, aggregate) for aggregate in feed.aggregates]
+        self._combine = Combine(feed)
+        self._windows = [Windows(feed, aggregate, self._combine) for aggregate in feed.aggregates]
         self._repeats = Repeats(feed)
         self._dead: list[DeadLetter] = []
 
@@ -92,8 +94,10 @@ class Partition:
     def _add(self, rows: pl.DataFrame) -> None:
         rows, self._max_event_ms = advance(self._feed, rows, self._max_event_ms)
         rows = self._repeats.drop(rows, self._max_event_ms)
-        for windows in self._windows:
-            windows.add(rows)
+        if self._windows and rows.height:
+            combined = self._combine(rows)
+            for windows in self._windows:
+                windows.add(combined)
 
     def _check_share(self, dead: list[DeadLetter], until: int) -> None:
         self._bad += [(max(letter.offset, self._next), letter.last_offset + 1) for letter in dead]

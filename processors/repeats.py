@@ -10,7 +10,8 @@ from schemas.feed import Feed, milliseconds
 class Repeats:
     """Identities seen in windows that may still be open.
 
-    Hashes find the rows that may be repeats; only those are compared by their identity, so the answer is exact.
+    Hashes of event ids find the rows that may be repeats; only those are compared by their identity, so the answer is
+    exact.
     """
 
     def __init__(self, feed: Feed) -> None:
@@ -26,7 +27,7 @@ class Repeats:
         """The rows not seen before, in their order; what ``max_event_ms`` closes for good is forgotten."""
         if self._keep_for is None or rows.is_empty():
             return rows
-        rows = rows.with_columns(_hash=pl.struct(self._identity).hash())
+        rows = rows.with_columns(_hash=pl.col("event_id").hash())
         earliest, latest = rows[self._event_time].min(), rows[self._event_time].max()
         near = self._seen.filter(pl.col(self._event_time).is_between(earliest, latest))
         suspect = rows["_hash"].is_duplicated() | rows["_hash"].is_in(near["_hash"].implode())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from processors.combine import MOMENT, Combine, Combined, late, merge
 from schemas.expressions import to_polars
 from schemas.feed import Aggregate, Feed
 from schemas.measures import Partial, bucket_bounds
-from streams.watermark import SEEN_BEFORE, closes_at, window_start
+from streams.watermark import closes_at, window_start
 
 BOUNDS = np.array(bucket_bounds(), dtype=np.int64)
 NO_BUCKET = -1
@@ -19,55 +20,53 @@ _WHOLE = ("window_start", "_first", "_seen", "_last", "_changed", "events")
 class Windows:
     """State of one aggregate: a pure function of the records added, whatever the cut between calls of ``add``."""
 
-    def __init__(self, feed: Feed, aggregate: Aggregate) -> None:
+    def __init__(self, feed: Feed, aggregate: Aggregate, combine: Combine) -> None:
         self.aggregate = aggregate
-        self._event_time = feed.event_time
+        self._late = late(aggregate)
         self._closes_at = closes_at(feed, aggregate)
         self._keys = [*aggregate.by, "window_start"]
         partials = [p for measure in aggregate.measures for p in measure.partials]
-        self._scalars = [p for p in partials if p.merge != "histogram"]
+        self._scalars = [(p, combine.column(p)) for p in partials if p.merge != "histogram"]
         self._histograms = [p for p in partials if p.merge == "histogram"]
         columns = {
             **dict.fromkeys(aggregate.by, pl.String),
             **dict.fromkeys(_WHOLE, pl.Int64),
             "_changed": pl.Boolean,
-            **{p.name: pl.Int64 for p in self._scalars},
+            **{p.name: pl.Int64 for p, _ in self._scalars},
         }
         self._open = pl.DataFrame(schema=columns)
         buckets = {**dict.fromkeys(aggregate.by, pl.String), **dict.fromkeys(("window_start", "_bucket"), pl.Int64)}
         self._counts = {p.name: pl.DataFrame(schema={**buckets, "_count": pl.Int64}) for p in self._histograms}
 
-    def add(self, rows: pl.DataFrame) -> None:
-        """Count rows in: valid, without repeats, in offset order, with ``_offset`` and ``_seen_before``.
+    def add(self, combined: Combined) -> None:
+        """Count rows in.
 
-        Rows too late for their window are left out here; ClickHouse counts them from the raw rows.
+        Those too late for their window are left out here; ClickHouse counts them from the raw rows.
         """
-        rows = rows.with_columns(window_start=window_start(self.aggregate, pl.col(self._event_time)))
-        rows = rows.filter(pl.col("window_start") + self._closes_at > pl.col(SEEN_BEFORE))
-        if rows.is_empty():
+        start = window_start(self.aggregate, pl.col(MOMENT)).alias("window_start")
+        parts = combined.parts.filter(~pl.col(self._late)).with_columns(start)
+        if parts.is_empty():
             return
-        part = rows.group_by(self._keys).agg(
-            pl.col("_offset").first().alias("_first"),
-            pl.col(SEEN_BEFORE).first().alias("_seen"),
-            pl.col("_offset").last().alias("_last"),
-            pl.lit(True).alias("_changed"),
-            pl.len().cast(pl.Int64).alias("events"),
-            *(_merge(p, to_polars(p.value).cast(pl.Int64)) for p in self._scalars),
-        )
+        added = parts.select(
+            *self._keys, "_first", "_seen", "_last", pl.lit(True).alias("_changed"), "events",
+            *(pl.col(column).alias(partial.name) for partial, column in self._scalars),
+        )  # fmt: skip
         self._open = (
-            pl.concat([self._open, part.select(self._open.columns)])
+            pl.concat([self._open, added.select(self._open.columns)])
             .group_by(self._keys)
             .agg(
-                pl.col("_first", "_seen").first(),
-                pl.col("_last").last(),
+                pl.col("_first", "_seen").min(),
+                pl.col("_last").max(),
                 pl.col("_changed").any(),
                 pl.col("events").sum(),
-                *(_merge(p, pl.col(p.name)) for p in self._scalars),
+                *(merge(partial.merge, pl.col(partial.name)) for partial, _ in self._scalars),
             )
             .select(self._open.columns)
         )
-        for partial in self._histograms:
-            self._count(partial, rows)
+        if self._histograms:
+            rows = combined.rows.filter(~pl.col(self._late)).with_columns(start)
+            for partial in self._histograms:
+                self._count(partial, rows)
 
     def _count(self, partial: Partial, rows: pl.DataFrame) -> None:
         values = rows.select(*self._keys, _value=to_polars(partial.value).cast(pl.Int64)).drop_nulls("_value")
@@ -124,16 +123,3 @@ class Windows:
             return None
         first = self._open.sort("_first").row(0, named=True)
         return first["_first"], first["_seen"]
-
-
-def _merge(partial: Partial, value: pl.Expr) -> pl.Expr:
-    match partial.merge:
-        case "sum":
-            merged = value.sum()
-        case "min":
-            merged = value.min()
-        case "max":
-            merged = value.max()
-        case "histogram":
-            raise TypeError("a histogram is merged by bucket")
-    return merged.alias(partial.name)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from processors.combine import Combine
 from processors.repeats import Repeats
 from processors.windows import Windows
 from streams.decode import Decoder
@@ -24,6 +25,7 @@ from tests.reference.toy import CATALOGUE, FEED, NOON, event_id
 
 OLD = replace(FEED, earliest=datetime(1900, 1, 1, tzinfo=UTC))
 BY_DEVICE, BY_MOOD = FEED.aggregates
+COMBINE = Combine(FEED)
 
 
 def valid_rows(log: Log) -> pl.DataFrame:
@@ -111,8 +113,8 @@ def rows_at(*seconds: float, offset: int = 0, seen: int = NO_EVENT_TIME) -> pl.D
 
 
 def test_only_what_changed_is_taken_and_what_is_final_is_taken_once_more() -> None:
-    windows = Windows(FEED, BY_DEVICE)
-    windows.add(rows_at(0, 1, 4))
+    windows = Windows(FEED, BY_DEVICE, COMBINE)
+    windows.add(COMBINE(rows_at(0, 1, 4)))
     assert set(windows.take(NOON + 4000).select("window_start", "version", "events").rows()) == {
         (NOON, 2, 2),
         (NOON + 4000, 4, 1),
@@ -126,19 +128,19 @@ def test_only_what_changed_is_taken_and_what_is_final_is_taken_once_more() -> No
 
 
 def test_a_closed_window_takes_no_record_and_gives_no_part() -> None:
-    windows = Windows(FEED, BY_DEVICE)
-    windows.add(rows_at(0, 8.999))
+    windows = Windows(FEED, BY_DEVICE, COMBINE)
+    windows.add(COMBINE(rows_at(0, 8.999)))
     windows.close(NOON + 9000)
     assert windows.take(NOON + 9000)["window_start"].to_list() == [NOON + 8000]
-    windows.add(rows_at(1, offset=7, seen=NOON + 9000))
+    windows.add(COMBINE(rows_at(1, offset=7, seen=NOON + 9000)))
     assert windows.take(NOON + 9000).is_empty()
 
 
 def test_the_oldest_open_window_gives_its_first_offset_and_the_maximum_before_it() -> None:
-    windows = Windows(FEED, BY_DEVICE)
+    windows = Windows(FEED, BY_DEVICE, COMBINE)
     assert windows.oldest() is None
-    windows.add(rows_at(5, offset=10, seen=NOON - 5))
-    windows.add(rows_at(3, 6, offset=11, seen=NOON + 5000))
+    windows.add(COMBINE(rows_at(5, offset=10, seen=NOON - 5)))
+    windows.add(COMBINE(rows_at(3, 6, offset=11, seen=NOON + 5000)))
     assert windows.oldest() == (10, NOON - 5)
     windows.close(NOON + 9000)
     assert windows.oldest() == (10, NOON - 5)
@@ -147,9 +149,9 @@ def test_the_oldest_open_window_gives_its_first_offset_and_the_maximum_before_it
 
 
 def test_a_histogram_has_ascending_buckets_and_is_empty_where_nothing_is_known() -> None:
-    windows = Windows(FEED, BY_MOOD)
-    windows.add(rows_at(0, 1, 2))
-    windows.add(rows_at(3, offset=3).with_columns(wait=pl.lit(0, pl.Int64)))
+    windows = Windows(FEED, BY_MOOD, COMBINE)
+    windows.add(COMBINE(rows_at(0, 1, 2)))
+    windows.add(COMBINE(rows_at(3, offset=3).with_columns(wait=pl.lit(0, pl.Int64))))
     (part,) = windows.take(NOON).to_dicts()
     expected = sorted(reference.bucket(value) for value in (10, 20, 30, 0))
     assert part["wait_histogram_buckets"] == expected

@@ -49,6 +49,8 @@ def decode(catalogue: Catalogue, value: bytes) -> dict[str, Any]:
     body.seek(FRAME.size)
     try:
         record = fastavro.schemaless_reader(body, catalogue.by_id[schema_id].parsed, None)
+    except EOFError as error:
+        raise NotDecodable(f"the record is cut off: a record of schema {schema_id} has more bytes") from error
     except Exception as error:
         raise NotDecodable(f"the body is not of schema {schema_id}: {type(error).__name__}") from error
     if body.tell() != len(value):

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -28,9 +29,9 @@ def show(rows: Sequence[Mapping[str, Any]], output: Output) -> None:
     if output is Output.JSON:
         typer.echo(json.dumps(rows, indent=2, default=str))
         return
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD)
     for name in rows[0] if rows else ():
-        table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
+        table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     Console().print(table if rows else "nothing")

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from clickhouse_driver.errors import ServerException
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -46,13 +47,15 @@ def sql(
     except ServerException as error:
         raise SettingsError(first_line(error)) from None
     names = [name for name, _ in columns]
+    flags = [kind in ("Bool", "Nullable(Bool)") for _, kind in columns]
+    rows = [[bool(v) if flag and v is not None else v for v, flag in zip(row, flags, strict=True)] for row in rows]
     if output is Format.JSON:
         typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, default=str))
     elif output is Format.CSV:
         writer = csv.writer(sys.stdout)
         writer.writerows([names, *rows])
     else:
-        table = Table(*map(escape, names))
+        table = Table(*map(escape, names), box=box.SIMPLE_HEAD)
         for row in rows:
             table.add_row(*("-" if value is None else escape(str(value)) for value in row))
         Console().print(table)

@@ -76,6 +76,8 @@ def each_alone(base: int, records: Sequence[Raw]) -> tuple[list[str], list[DeadL
     return rows, dead
 
 
+CUT_OFF = "the record is cut off: a record of schema 1 has more bytes"
+
 BAD: dict[str, tuple[Raw, str, str]] = {
     "no key": ((None, PLAIN, NO_HEADERS), "DECODE", "the record has no key"),
     "no value": ((KEY, None, NO_HEADERS), "DECODE", "the record has no value"),
@@ -83,9 +85,9 @@ BAD: dict[str, tuple[Raw, str, str]] = {
     "JSON": ((KEY, b'{"event_id": 1}', NO_HEADERS), "DECODE", "the value does not start with 0x00 and a schema id"),
     "unknown schema": ((KEY, frame(99) + PLAIN[5:], NO_HEADERS), "DECODE", "schema id 99 is not in the catalogue"),
     "another topic's schema": ((KEY, OF_ANOTHER_TOPIC, NO_HEADERS), "DECODE", "schema 2 is of toy_4s"),
-    "cut in a number": ((KEY, PLAIN[:-6], NO_HEADERS), "DECODE", "the body is not of schema 1: EOFError"),
-    "cut in a text": ((KEY, PLAIN[:20], NO_HEADERS), "DECODE", "the body is not of schema 1: EOFError"),
-    "frame alone": ((KEY, PLAIN[:5], NO_HEADERS), "DECODE", "the body is not of schema 1: EOFError"),
+    "cut in a number": ((KEY, PLAIN[:-6], NO_HEADERS), "DECODE", CUT_OFF),
+    "cut in a text": ((KEY, PLAIN[:20], NO_HEADERS), "DECODE", CUT_OFF),
+    "frame alone": ((KEY, PLAIN[:5], NO_HEADERS), "DECODE", CUT_OFF),
     "too long": ((KEY, PLAIN + b"\x00" * 7, NO_HEADERS), "DECODE", "7 bytes are left over after the record"),
     "noise": ((KEY, frame(1) + b"\xfe" * 50, NO_HEADERS), "DECODE", "the body is not of schema 1"),
     "another key": ((b"d-2", PLAIN, NO_HEADERS), "VALIDATE", "device_id: is not the record's key"),
@@ -94,7 +96,7 @@ BAD: dict[str, tuple[Raw, str, str]] = {
         (KEY, value(observed_at=instant(NOON + 10**9)), NO_HEADERS), "VALIDATE", "observed_at: more than 0:00:05 after",
     ),
     "not a number": ((KEY, value(weight=float("nan")), HEADERS), "VALIDATE", "weight: not a finite number"),
-    "huge": ((KEY, frame(1) + b"\x01" * (LARGEST_LETTER + 1), NO_HEADERS), "DECODE", "the body is not of schema 1"),
+    "huge": ((KEY, frame(1) + b"\x01" * (LARGEST_LETTER + 1), NO_HEADERS), "DECODE", CUT_OFF),
 }  # fmt: skip
 
 

@@ -1,54 +1,37 @@
-"""Many records at a time: Avro bodies to columns, with Polars and without Python per record.
+"""Many records at a time: Avro bodies to columns, without Python per record.
 
-A v2 Kafka record batch is an Avro block: its varints are Avro's zigzag varints, so the decompressed body of a batch
-whose records have a key, no headers and one schema id is a block of the record ``_length, _attributes,
-_timestamp_delta, _offset_delta, _key, _value_length, _magic, _schema, <the feed's fields>, _header_count``, where
-``_schema``, four bytes, is read as a float and compared with that of the schema's id. Polars ignores bytes left over
-in a block, so nothing it returns is believed before every border is proved from the columns: the lengths the records
-state equal the lengths their values have in canonical encoding, and add up to the body.
+The decompressed body of a v2 Kafka record batch is walked as it is (``schemas/kernel.py``), the records' envelopes
+included, and nothing is believed unless every length and border is as stated.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import math
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from schemas import kernel
+from schemas.arrow import long_lists, texts
 from schemas.avro import Schema
 from schemas.catalogue import FrozenSchema
+from schemas.kernel import walk_blocks, walk_values
 from schemas.rowcodec import FRAME, NotDecodable, frame
 
-MAGIC = b"Obj\x01"
-SYNC = bytes(16)
-#: Bytes of a record without any field: Polars reserves room for as many as a batch states.
-SMALLEST_RECORD = 12
+#: Bytes of a record's envelope at least: room is reserved for as many records as a batch states.
+SMALLEST_ENVELOPE = 12
+#: Bytes decoded at once at most: positions in them have 31 bits.
+LARGEST_BODY = 2**31 - 1
 
-_BEFORE: list[Schema] = [
-    {"name": "_length", "type": "long"},
-    {"name": "_attributes", "type": "long"},
-    {"name": "_timestamp_delta", "type": "long"},
-    {"name": "_offset_delta", "type": "long"},
-    {"name": "_key", "type": "bytes"},
-    {"name": "_value_length", "type": "long"},
-    {"name": "_magic", "type": "long"},
-    {"name": "_schema", "type": "float"},
-]
-_AFTER: list[Schema] = [{"name": "_header_count", "type": "long"}]
-_ENVELOPE = [f["name"] for f in _BEFORE + _AFTER if f["name"] not in ("_key", "_offset_delta")]
-
-#: What Polars raises for bytes that are no such block. It can panic, and a panic is not an ``Exception``.
-DECODE_ERRORS: tuple[type[BaseException], ...] = (
-    pl.exceptions.PolarsError,
-    pl.exceptions.PanicException,
-    OSError,
-    ValueError,
-)
+_KINDS = {
+    "long": kernel.LONG,
+    "int": kernel.LONG,
+    "double": kernel.DOUBLES,
+    "boolean": kernel.BOOLEAN,
+    "string": kernel.STRING,
+}
 
 
 @dataclass(frozen=True)
@@ -77,11 +60,14 @@ class Layout:
     def __init__(self, frozen: FrozenSchema) -> None:
         self.frozen = frozen
         self.frame = frame(frozen.id)
-        self._schema = struct.unpack("<f", self.frame[1:])[0]
-        fields = [{"name": f["name"], "type": _physical(f["type"])} for f in frozen.schema["fields"]]
-        self._fields: list[tuple[str, Any]] = [(f["name"], f["type"]) for f in fields]
-        self._enveloped = _header(_BEFORE + fields + _AFTER)
-        self._bare = _header(fields)
+        self._frame = np.frombuffer(self.frame, np.uint8)
+        self._columns: list[_Column] = []
+        for field in frozen.schema["fields"]:
+            last = self._columns[-1] if self._columns else None
+            self._columns.append(_column(field, last.cell + last.width if last else 0))
+        self._width = sum(column.width for column in self._columns)
+        self._smallest = SMALLEST_ENVELOPE + sum(column.smallest for column in self._columns)
+        self._program = np.array([c.step for c in self._columns], np.int64)
 
     def read_blocks(self, blocks: Sequence[Block]) -> pl.DataFrame:
         """Decode whole record batches.
@@ -96,125 +82,123 @@ class Layout:
         NotDecodable
             Anything at all is unexpected; the records then have to be read one by one.
         """
-        if self._schema == 0 or math.isnan(self._schema):
-            raise NotDecodable("the schema's id, read as a float, equals that of another")
-        if any(not 0 < b.count <= len(b.body) // SMALLEST_RECORD for b in blocks):
+        if any(not 0 < b.count <= len(b.body) // self._smallest for b in blocks):
             raise NotDecodable("a batch states more records than fit its body, or none")
-        rows = self._decode(self._enveloped, [(b.body, b.count) for b in blocks])
-        counts = pl.Series([b.count for b in blocks], dtype=pl.UInt32)
-        batch = pl.select(pl.arange(len(blocks), dtype=pl.UInt32).repeat_by(counts).explode()).to_series()
-        key = pl.col("_key").bin.size()
-        value = pl.lit(FRAME.size, pl.Int64) + _sum([_encoded_length(pl.col(n), t, rows[n]) for n, t in self._fields])
-        inner = _sum(
-            [
-                pl.lit(2, pl.Int64),
-                *(_varint(pl.col(n), rows[n]) for n in ("_timestamp_delta", "_offset_delta", "_value_length")),
-                key.cast(pl.Int64) + _varint(key, rows["_key"].bin.size()),
-                pl.col("_value_length"),
-            ]
+        if any(b.last_offset - b.base_offset + 1 != b.count for b in blocks):
+            raise NotDecodable("a batch does not end at the offset of its last record")
+        body, ends = _joined([b.body for b in blocks])
+        counts = np.array([b.count for b in blocks], np.int64)
+        cells, present = self._room(int(counts.sum()))
+        if not walk_blocks(body, ends, counts, self._frame, self._program, cells, present):
+            raise NotDecodable(f"not blocks of {self.frozen.subject}, or a length is not as stated")
+        before = np.cumsum(counts) - counts
+        base = np.array([b.base_offset for b in blocks], np.int64) - before
+        arrived = np.array([b.arrived_ms for b in blocks], np.int64)
+        return self._frame_of(body, cells, present).with_columns(
+            _key=texts(body, cells[-1], utf8=False),
+            _offset=pl.Series(np.arange(cells.shape[1]) + np.repeat(base, counts)),
+            _arrived=pl.Series(np.repeat(arrived, counts)),
         )
-        proof = rows.with_columns(_batch=batch).select(
-            bordered=(
-                (pl.col("_magic") == 0)
-                & (pl.col("_attributes") == 0)
-                & (pl.col("_schema") == pl.lit(self._schema, pl.Float32))
-                & (pl.col("_header_count") == 0)
-                & (pl.col("_value_length") == value)
-                & (pl.col("_length") == inner)
-            ),
-            size=pl.col("_length") + _varint(pl.col("_length"), rows["_length"]),
-            delta=pl.col("_offset_delta"),
-            batch=pl.col("_batch"),
-        )
-        if not proof["bordered"].all():
-            raise NotDecodable("a record's stated length is not that of its values")
-        sizes = proof.group_by("batch", maintain_order=True).agg(
-            pl.col("size").sum(),
-            ordered=(pl.col("delta") == pl.int_range(pl.len())).all(),
-        )
-        if (
-            sizes["size"].to_list() != [len(b.body) for b in blocks]
-            or not sizes["ordered"].all()
-            or any(b.last_offset - b.base_offset + 1 != b.count for b in blocks)
-        ):
-            raise NotDecodable("the records do not fill their batch")
-        base = pl.Series([b.base_offset for b in blocks], dtype=pl.Int64)
-        arrived = pl.Series([b.arrived_ms for b in blocks], dtype=pl.Int64)
-        return rows.with_columns(
-            _offset=pl.col("_offset_delta") + base.gather(batch), _arrived=arrived.gather(batch)
-        ).drop(_ENVELOPE, "_offset_delta")
 
     def read_values(self, values: Sequence[bytes]) -> tuple[pl.DataFrame, list[int]]:
-        """Decode values of this schema, frame included, one by one where they do not decode together.
+        """Decode values of this schema, frame included.
 
         Returns
         -------
         A frame of the values that decode and the positions of those that do not.
         """
-        try:
-            bodies = [value[FRAME.size :] for value in values]
-            rows = self._decode(self._bare, [(b"".join(bodies), len(bodies))])
-            lengths = rows.select(_sum([_encoded_length(pl.col(n), t, rows[n]) for n, t in self._fields])).to_series()
-            if lengths.to_list() == [len(body) for body in bodies]:
-                return rows, []
-        except NotDecodable:
-            pass
-        if len(values) == 1:
-            return self._decode(self._bare, []), [0]
-        half = len(values) // 2
-        left, left_bad = self.read_values(values[:half])
-        right, right_bad = self.read_values(values[half:])
-        return pl.concat([left, right]), left_bad + [half + position for position in right_bad]
+        body, ends = _joined([value[FRAME.size :] for value in values])
+        cells, present = self._room(len(values))
+        good = np.zeros(len(values), np.bool_)
+        walk_values(body, ends, self._program, cells, present, good)
+        if good.all():
+            return self._frame_of(body, cells, present), []
+        return self._frame_of(body, cells[:, good], present[:, good]), np.flatnonzero(~good).tolist()
 
-    def _decode(self, header: bytes, blocks: Sequence[tuple[bytes, int]]) -> pl.DataFrame:
-        container = io.BytesIO()
-        container.write(header)
-        for body, count in blocks:
-            container.write(_zigzag(count) + _zigzag(len(body)))
-            container.write(body)
-            container.write(SYNC)
-        container.seek(0)
-        try:
-            rows = pl.read_avro(container)
-        except DECODE_ERRORS as error:
-            raise NotDecodable(f"not a block of {self.frozen.subject}: {type(error).__name__}") from error
-        if rows.height != sum(count for _, count in blocks):
-            raise NotDecodable("a block holds another number of records than stated")
-        required = [n for n, t in self._fields if not isinstance(t, list)]
-        if rows.height and any(rows[name].null_count() for name in required):
-            raise NotDecodable("a field that is never null has no value")
-        enums = [n for n, t in self._fields if isinstance(t, dict) and t["type"] == "enum"]
-        return rows.with_columns(pl.col(name).cast(pl.String) for name in enums)
+    def _room(self, rows: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        return np.empty((self._width + 1, rows), np.int64), np.empty((self._width, rows), np.bool_)
+
+    def _frame_of(
+        self, body: npt.NDArray[np.uint8], cells: npt.NDArray[np.int64], present: npt.NDArray[np.bool_]
+    ) -> pl.DataFrame:
+        return pl.DataFrame([c.series(body, cells[c.cell : c.cell + c.width], present[c.cell]) for c in self._columns])
 
 
-def _physical(avro_type: Any) -> Any:
-    """A type without logical types and with every integer a long: the bytes are the same."""
-    if isinstance(avro_type, list):
-        return [_physical(member) for member in avro_type]
-    if isinstance(avro_type, dict):
-        if avro_type["type"] in ("int", "long"):
-            return "long"
-        if avro_type["type"] == "array":
-            return {"type": "array", "items": _physical(avro_type["items"])}
-        return avro_type
-    return "long" if avro_type == "int" else avro_type
+@dataclass(frozen=True)
+class _Column:
+    """A field: its step in the kernel's program, and how its cells become a column."""
+
+    name: str
+    kind: int
+    nullable: bool
+    cell: int
+    symbols: tuple[str, ...]
+    parts: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        return max(1, len(self.parts))
+
+    @property
+    def step(self) -> tuple[int, int, int, int]:
+        return self.kind, self.nullable, self.cell, len(self.symbols) or self.width
+
+    @property
+    def smallest(self) -> int:
+        return 8 * self.width if self.kind == kernel.DOUBLES and not self.nullable else 1
+
+    def series(
+        self, body: npt.NDArray[np.uint8], cells: npt.NDArray[np.int64], present: npt.NDArray[np.bool_]
+    ) -> pl.Series:
+        values = self._values(body, cells).alias(self.name)
+        if not self.nullable or present.all():
+            return values
+        return pl.select(pl.when(pl.Series(present)).then(values).alias(self.name)).to_series()
+
+    def _values(self, body: npt.NDArray[np.uint8], cells: npt.NDArray[np.int64]) -> pl.Series:
+        """A column that owns its memory: Polars takes arrays as they are, and a kept one would keep its neighbours."""
+        first = cells[0]
+        match self.kind:
+            case kernel.DOUBLES if self.parts:
+                return pl.DataFrame({n: _doubles(part) for n, part in zip(self.parts, cells, strict=True)}).to_struct()
+            case kernel.DOUBLES:
+                return _doubles(first)
+            case kernel.BOOLEAN:
+                return pl.Series(first.astype(np.bool_))
+            case kernel.ENUM:
+                return pl.Series(self.symbols, dtype=pl.String).gather(pl.Series(first))
+            case kernel.STRING:
+                return texts(body, first, utf8=True)
+            case kernel.LONGS:
+                return long_lists(body, first)
+        return pl.Series(first.copy())
 
 
-def _header(fields: Sequence[Schema]) -> bytes:
-    schema = json.dumps({"type": "record", "name": "_Envelope", "fields": list(fields)}).encode()
-    entries = [(b"avro.schema", schema), (b"avro.codec", b"null")]
-    encoded = b"".join(_zigzag(len(part)) + part for entry in entries for part in entry)
-    return MAGIC + _zigzag(len(entries)) + encoded + _zigzag(0) + SYNC
+def _doubles(cells: npt.NDArray[np.int64]) -> pl.Series:
+    return pl.Series(cells.copy().view(np.float64))
 
 
-def _zigzag(value: int) -> bytes:
-    encoded = (value << 1) ^ (value >> 63)
-    out = bytearray()
-    while encoded > 0x7F:
-        out.append(encoded & 0x7F | 0x80)
-        encoded >>= 7
-    out.append(encoded)
-    return bytes(out)
+def _column(field: Schema, cell: int) -> _Column:
+    match field["type"]:
+        case ["null", member]:
+            return replace(_column({**field, "type": member}, cell), nullable=True)
+        case {"type": "enum", "symbols": symbols}:
+            return _Column(field["name"], kernel.ENUM, False, cell, tuple(symbols), ())
+        case {"type": "record", "fields": [{"name": x, "type": "double"}, {"name": y, "type": "double"}]}:
+            return _Column(field["name"], kernel.DOUBLES, False, cell, (), (x, y))
+        case {"type": "array", "items": "int" | "long"}:
+            return _Column(field["name"], kernel.LONGS, False, cell, (), ())
+        case {"type": str(name)} | str(name) if name in _KINDS:
+            return _Column(field["name"], _KINDS[name], False, cell, (), ())
+    raise TypeError(f"no columnar codec for {field['type']!r}")
+
+
+def _joined(bodies: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The bodies one after the other, padded, and where each ends."""
+    ends = np.cumsum([len(body) for body in bodies], dtype=np.int64)
+    if len(ends) and ends[-1] > LARGEST_BODY:
+        raise NotDecodable("more bytes than are decoded at once")
+    return np.frombuffer(b"".join([*bodies, bytes(kernel.PADDING)]), np.uint8), ends
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
@@ -233,59 +217,3 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 def _after_varint(data: bytes, at: int) -> int:
     return read_varint(data, at)[1]
-
-
-def _sum(terms: Sequence[pl.Expr]) -> pl.Expr:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
-
-
-def _varint(value: pl.Expr, values: pl.Series) -> pl.Expr:
-    """Bytes of the zigzag varints of ``value``; ``values`` is the column itself, whose range saves comparisons."""
-    low, high = values.min(), values.max()
-    if not isinstance(low, int) or not isinstance(high, int):
-        return pl.lit(1, pl.Int64)
-    longest = max(len(_zigzag(low)), len(_zigzag(high)))
-    shortest = 1 if low < 0 <= high else min(len(_zigzag(low)), len(_zigzag(high)))
-    length: pl.Expr = pl.lit(shortest, pl.Int64)
-    value = value.cast(pl.Int64)
-    for size in range(shortest, longest):
-        limit = 1 << (7 * size - 1)
-        length = length + ((value >= limit) | (value < -limit)).cast(pl.Int64)
-    return length
-
-
-def _encoded_length(value: pl.Expr, avro_type: Any, values: pl.Series) -> pl.Expr:
-    """Bytes of a column's values in canonical Avro encoding."""
-    match avro_type:
-        case ["null", member]:
-            known = _encoded_length(value, member, values) + 1
-            return pl.when(value.is_null()).then(pl.lit(1, pl.Int64)).otherwise(known)
-        case "long":
-            return _varint(value, values)
-        case "string":
-            size = value.str.len_bytes().cast(pl.Int64)
-            return size + _varint(size, values.str.len_bytes())
-        case "double":
-            return pl.lit(8, pl.Int64)
-        case "boolean":
-            return pl.lit(1, pl.Int64)
-        case {"type": "enum", "symbols": symbols}:
-            if len(symbols) > 64:
-                raise NotDecodable("an enum of more than 64 symbols")
-            return pl.lit(1, pl.Int64)
-        case {"type": "record", "fields": fields}:
-            return pl.lit(8 * len(fields), pl.Int64)
-        case {"type": "array"}:
-            size = value.list.len().cast(pl.Int64)
-            items = value.list.eval(_item_length(pl.element())).list.sum().cast(pl.Int64)
-            blocks = pl.when(size > 0).then(_varint(size, values.list.len()) + items).otherwise(0)
-            return blocks + 1
-    raise TypeError(f"no columnar codec for {avro_type!r}")
-
-
-def _item_length(value: pl.Expr) -> pl.Expr:
-    limits = [1 << (7 * size - 1) for size in range(1, 10)]
-    return _sum([pl.lit(1, pl.Int64), *(((value >= limit) | (value < -limit)).cast(pl.Int64) for limit in limits)])

@@ -21,7 +21,7 @@ from schemas.feed import Feed
 from sinks.ledger import Account, accounts
 from sinks.queries import newest_event_ms
 from sinks.worker import GROUP as SINK
-from streams import deadletters
+from streams import topics
 from streams.lag import measure
 
 REFRESH_SECONDS = 1.0
@@ -38,19 +38,13 @@ class Crew:
     city: Installation
     restarts: dict[str, int] = field(default_factory=dict)
 
-    def _launches(self, names: list[str]) -> dict[str, Launch]:
-        def command(*words: str) -> Launch:
-            return Launch((sys.executable, "-m", "citystream.cli", *words))
-
-        known = {
-            "processor": command("process", "--instance", "processor-1"),
-            "sink": command("sink", "--instance", "sink-1"),
-        }
-        for name, feed in self.city.feeds.items():
-            known[f"simulator-{name}"] = command(
-                "simulate", name, "--rate", str(RATE), "--start", self._start(feed).isoformat()
-            )
-        return {name: known[name] for name in names}
+    def _launch(self, name: str) -> Launch:
+        if name in self.workers:
+            words = ["process" if name == "processor" else name, "--instance", f"{name}-1"]
+        else:
+            feed = self.city.feeds[name.removeprefix("simulator-")]
+            words = ["simulate", feed.name, "--rate", str(RATE), "--start", self._start(feed).isoformat()]
+        return Launch((sys.executable, "-m", "citystream.cli", *words))
 
     @property
     def workers(self) -> list[str]:
@@ -64,10 +58,10 @@ class Crew:
 
     def start(self, names: list[str]) -> None:
         """Start those that do not run."""
-        for name, launch in self._launches(names).items():
+        for name in names:
             process = Process(name, self.city.settings.home)
             if process.running() is None:
-                process.start(launch)
+                process.start(self._launch(name))
 
     def watch(self) -> None:
         """Start again what ended by itself, and remember it."""
@@ -134,7 +128,7 @@ def _note(crew: Crew, elapsed: float, seconds: float | None, snapshot: Snapshot)
 def _drain(city: Installation, say: Callable[[str], None]) -> bool:
     """Wait until both workers have nothing left to do."""
     feeds = list(city.feeds)
-    stored = [*feeds, *(a.name for feed in city.feeds.values() for a in feed.aggregates), deadletters.TOPIC]
+    stored = [topic.name for topic in topics.topics(city.feeds.values())]
     until = time.monotonic() + DRAIN_SECONDS
     quiet = 0
     while time.monotonic() < until:

@@ -10,7 +10,7 @@ and ``_commit``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, cast
@@ -195,10 +195,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         }
 
 
-#: Decides a partition's position from committed offset, metadata and log start; raises PositionProblem.
-Decide = Callable[[TP, int | None, str, int], Position]
-
-
 class Consumer(driver.Consumer):
     """Tracks positions in place of acknowledged messages.
 
@@ -264,9 +260,8 @@ class Consumer(driver.Consumer):
     async def perform_seek(self) -> None:
         """Read again from each partition's rewind offset, with the processed offset as the committed one."""
         tps = self.assignment()
-        decide: Decide = self.app.decide_position
         thread = cast("ConsumerThread", self._thread)
-        positions = {tp: decide(tp, *state) for tp, state in (await thread.committed(tps)).items()}
+        positions = {tp: self.app.decide_position(tp, *state) for tp, state in (await thread.committed(tps)).items()}
         self.flushed.clear()
         for tp, position in positions.items():
             self.resumed[tp] = position

@@ -13,7 +13,7 @@ from citystream.installation import Installation
 from processors.worker import GROUP as PROCESSOR
 from sinks.ledger import accounts
 from sinks.worker import GROUP as SINK
-from streams import deadletters
+from streams import topics
 from streams.lag import by_topic, measure
 
 
@@ -33,12 +33,12 @@ def lag(
     """
     city = Installation.load()
     feeds = list(city.feeds)
-    stored = [*feeds, *(a.name for feed in city.feeds.values() for a in feed.aggregates), deadletters.TOPIC]
+    stored = [topic.name for topic in topics.topics(city.feeds.values())]
     now_ms = time.time_ns() // 1_000_000
     rows = [
         {"worker": group, **dataclasses.asdict(topic)}
-        for group, topics in ((PROCESSOR, feeds), (SINK, stored))
-        for topic in by_topic(measure(city.bootstrap, group, topics), now_ms)
+        for group, names in ((PROCESSOR, feeds), (SINK, stored))
+        for topic in by_topic(measure(city.bootstrap, group, names), now_ms)
     ]
     show(rows, output)
     if at_most is not None and any(row["records"] > at_most for row in rows):

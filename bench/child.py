@@ -11,7 +11,10 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
+
+from faust.types import TP
 
 from bench.process import FEED
 from citystream.installation import Installation
@@ -19,6 +22,7 @@ from processors import worker as processor
 from sinks import worker as sink
 from streams.lag import LagMeter
 from streams.transport import Run
+from streams.worker import BatchWorker, Held
 
 
 class Stopwatch:
@@ -26,8 +30,8 @@ class Stopwatch:
 
     def __init__(self, city: Installation, role: str) -> None:
         self._meter = LagMeter(city.bootstrap)
-        self._role = role
-        self._topics = [FEED] + ([a.name for a in city.feeds[FEED].aggregates] if role == "sink" else [])
+        self._results = [a.name for a in city.feeds[FEED].aggregates] if role == "sink" else []
+        self._ends = self._measured([FEED])
         self._began: tuple[float, float] | None = None
         self._ended: tuple[float, float] | None = None
 
@@ -38,21 +42,17 @@ class Stopwatch:
 
     def check(self, consumer: Any) -> None:
         """Report and end the process if everything assigned to it is flushed and committed."""
-        if self._began is None:
+        if self._began is None or not self._done(consumer, self._ends):
             return
         now = time.monotonic(), time.process_time()
-        ends = {
-            tp: p.end
-            for p in self._meter.measure(processor.GROUP, self._topics, waiting=False)
-            for tp in consumer.assignment()
-            if (tp.topic, tp.partition) == (p.topic, p.partition)
-        }
-        done = {tp: p.processed if (p := consumer.flushed.get(tp)) else consumer.committed.get(tp, 0) for tp in ends}
-        if any(done[tp] < end for tp, end in ends.items()):
+        ends = self._ends | self._measured(self._results)
+        if not self._done(consumer, ends):
             self._ended = None
             return
         self._ended = self._ended or now
-        if self._others_work() or any(consumer.committed.get(tp, 0) < end for tp, end in ends.items()):
+        if self._processor_works() or any(
+            consumer.committed.get(tp, 0) < ends.get(tp, 0) for tp in consumer.assignment()
+        ):
             return
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         timing = {"began": self._began[0], "ended": self._ended[0], "cpu_seconds": self._ended[1] - self._began[1],
@@ -60,24 +60,33 @@ class Stopwatch:
         print(json.dumps(timing), flush=True)
         os._exit(0)
 
-    def _others_work(self) -> bool:
+    def _measured(self, topics: list[str]) -> dict[TP, int]:
+        found = self._meter.measure(processor.GROUP, topics, waiting=False) if topics else []
+        return {TP(p.topic, p.partition): p.end for p in found}
+
+    def _done(self, consumer: Any, ends: Mapping[TP, int]) -> bool:
+        flushed = {tp: p.processed for tp, p in consumer.flushed.items()}
+        assigned = [tp for tp in consumer.assignment() if tp in ends]
+        return all(flushed.get(tp, consumer.committed.get(tp, 0)) >= ends[tp] for tp in assigned)
+
+    def _processor_works(self) -> bool:
         """A sink is done only after the processor."""
-        waiting = self._meter.measure(processor.GROUP, [FEED], waiting=False) if self._role == "sink" else []
+        waiting = self._meter.measure(processor.GROUP, [FEED], waiting=False) if self._results else []
         return any(p.records for p in waiting)
 
 
-def _put_under(watch: Stopwatch, worker: type[Any]) -> None:
+def _put_under(watch: Stopwatch, worker: type[BatchWorker[Any]]) -> None:
     take, flush = worker.take, worker.flush
 
-    async def timed_take(self: Any, tp: Any, run: Run) -> None:
+    def timed_take(self: BatchWorker[Any], state: Any, run: Run) -> None:
         watch.start()
-        await take(self, tp, run)
+        take(self, state, run)
 
-    async def timed_flush(self: Any) -> None:
-        await flush(self)
-        watch.check(self._app.batch_consumer)
+    async def timed_flush(self: BatchWorker[Any], held: Mapping[TP, Held[Any]]) -> None:
+        await flush(self, held)
+        watch.check(self.app.batch_consumer)
 
-    worker.take, worker.flush = timed_take, timed_flush
+    worker.take, worker.flush = timed_take, timed_flush  # type: ignore[method-assign]
 
 
 def main(role: str) -> None:

@@ -4,39 +4,42 @@ from __future__ import annotations
 
 import polars as pl
 
+from schemas.columnar import UUID_PARTS
 from schemas.feed import Feed, milliseconds
 
 
 class Repeats:
-    """Identities seen in windows that may still be open.
-
-    Hashes of event ids find the rows that may be repeats; only those are compared by their identity, so the answer is
-    exact.
-    """
+    """Identities seen in windows that may still be open."""
 
     def __init__(self, feed: Feed) -> None:
         self._event_time = feed.event_time
-        self._identity = [feed.key, feed.event_time, "event_id"]
+        self._identity = [feed.key, feed.event_time, *UUID_PARTS]
         longest = max((a.window for a in feed.aggregates), default=None)
         self._keep_for = None if longest is None else milliseconds(longest + feed.lateness + feed.disorder)
+        halves = dict.fromkeys(UUID_PARTS, pl.UInt64)
         self._seen = pl.DataFrame(
-            schema={"_hash": pl.UInt64, feed.key: pl.String, feed.event_time: pl.Int64, "event_id": pl.String}
+            schema={feed.key: pl.String, feed.event_time: pl.Int64, **halves, "_offset": pl.Int64}
         )
 
     def drop(self, rows: pl.DataFrame, max_event_ms: int) -> pl.DataFrame:
-        """The rows not seen before, in their order; what ``max_event_ms`` closes for good is forgotten."""
+        """The rows not seen before, in their order; what ``max_event_ms`` closes for good is forgotten.
+
+        The end of an event id, which is random, finds the rows that may be repeats; only those are compared by their
+        identity.
+        """
         if self._keep_for is None or rows.is_empty():
             return rows
-        rows = rows.with_columns(_hash=pl.col("event_id").hash())
+        new = rows.select(*self._identity[:2], *(pl.col("event_id").struct.field(p) for p in UUID_PARTS), "_offset")
         earliest, latest = rows[self._event_time].min(), rows[self._event_time].max()
         near = self._seen.filter(pl.col(self._event_time).is_between(earliest, latest))
-        suspect = rows["_hash"].is_duplicated() | rows["_hash"].is_in(near["_hash"].implode())
+        suspect = new["low"].is_duplicated() | new["low"].is_in(near["low"].implode())
         if suspect.any():
-            doubtful = rows.filter(suspect)
+            doubtful = new.filter(suspect)
             fresh = doubtful.filter(pl.struct(self._identity).is_first_distinct()).join(
                 near, on=self._identity, how="anti"
             )
-            rows = rows.filter(~suspect | rows["_offset"].is_in(fresh["_offset"].implode()))
+            kept = ~suspect | new["_offset"].is_in(fresh["_offset"].implode())
+            rows, new = rows.filter(kept), new.filter(kept)
         live = pl.col(self._event_time) + self._keep_for > max_event_ms
-        self._seen = pl.concat([self._seen, rows.select(self._seen.columns)]).filter(live)
-        return rows.drop("_hash")
+        self._seen = pl.concat([self._seen, new]).filter(live)
+        return rows

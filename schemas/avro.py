@@ -9,8 +9,12 @@ from schemas.model import Field, Kind
 
 Schema = dict[str, Any]
 
+#: Property ``format`` of a text that is a UUID in its canonical form.
+UUID_FORMAT = "uuid"
+
 _AVRO: dict[Kind, Any] = {
     "string": "string",
+    "uuid": "string",
     "int": "int",
     "float": "double",
     "bool": "boolean",
@@ -43,6 +47,7 @@ def _avro_field(field: Field) -> Schema:
     elif field.kind == "place":
         base = base | {"name": name}
     properties = {
+        "format": UUID_FORMAT if field.kind == "uuid" else None,
         "unit": field.unit,
         "minimum": field.low if field.kind in ("int", "float") else None,
         "maximum": field.high if field.kind in ("int", "float") else None,

@@ -15,7 +15,7 @@ import polars as pl
 
 from schemas import kernel
 from schemas.arrow import long_lists, texts
-from schemas.avro import Schema
+from schemas.avro import UUID_FORMAT, Schema
 from schemas.catalogue import FrozenSchema
 from schemas.kernel import walk_blocks, walk_values
 from schemas.rowcodec import FRAME, NotDecodable, frame
@@ -24,6 +24,9 @@ from schemas.rowcodec import FRAME, NotDecodable, frame
 SMALLEST_ENVELOPE = 12
 #: Bytes decoded at once at most: positions in them have 31 bits.
 LARGEST_BODY = 2**31 - 1
+
+#: The two integers of 64 bits that are a UUID.
+UUID_PARTS = ("high", "low")
 
 _KINDS = {
     "long": kernel.LONG,
@@ -74,8 +77,8 @@ class Layout:
 
         Returns
         -------
-        The schema's fields (instants and dates as integers, enums as strings) with ``_key`` (bytes), ``_offset``
-        and ``_arrived`` (ms).
+        The schema's fields (instants and dates as integers, enums as strings, UUIDs as two integers) with ``_key``
+        (bytes), ``_offset`` and ``_arrived`` (ms).
 
         Raises
         ------
@@ -151,7 +154,7 @@ class _Column:
         self, body: npt.NDArray[np.uint8], cells: npt.NDArray[np.int64], present: npt.NDArray[np.bool_]
     ) -> pl.Series:
         values = self._values(body, cells).alias(self.name)
-        if not self.nullable or present.all():
+        if not (self.nullable or self.kind == kernel.UUID) or present.all():
             return values
         return pl.select(pl.when(pl.Series(present)).then(values).alias(self.name)).to_series()
 
@@ -159,6 +162,9 @@ class _Column:
         """A column that owns its memory: Polars takes arrays as they are, and a kept one would keep its neighbours."""
         first = cells[0]
         match self.kind:
+            case kernel.UUID:
+                halves = (part.copy().view(np.uint64) for part in cells)
+                return pl.DataFrame(dict(zip(self.parts, halves, strict=True))).to_struct()
             case kernel.DOUBLES if self.parts:
                 return pl.DataFrame({n: _doubles(part) for n, part in zip(self.parts, cells, strict=True)}).to_struct()
             case kernel.DOUBLES:
@@ -182,6 +188,8 @@ def _column(field: Schema, cell: int) -> _Column:
     match field["type"]:
         case ["null", member]:
             return replace(_column({**field, "type": member}, cell), nullable=True)
+        case "string" if field.get("format") == UUID_FORMAT:
+            return _Column(field["name"], kernel.UUID, False, cell, (), UUID_PARTS)
         case {"type": "enum", "symbols": symbols}:
             return _Column(field["name"], kernel.ENUM, False, cell, tuple(symbols), ())
         case {"type": "record", "fields": [{"name": x, "type": "double"}, {"name": y, "type": "double"}]}:

@@ -117,7 +117,7 @@ def _identity_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
 
     if not NAME.fullmatch(feed.name):
         yield "a name is lower-case words joined by underscores"
-    if not is_a("event_id", "string"):
+    if not is_a("event_id", "uuid"):
         yield "the record needs a field event_id of type EventId"
     if not is_a(feed.key, "string"):
         yield f"the key {feed.key} has to be a string field that is never null"

@@ -18,6 +18,10 @@ INSTANTS = (-2_208_988_800_000, 7_258_118_399_999)
 DAYS = (-25_567, 84_005)
 
 
+#: A UUID in its canonical form, the only one taken: an event has one id.
+UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+
+
 @dataclass(frozen=True)
 class Unit:
     """The unit a value is measured in, as UCUM writes it where UCUM has it."""
@@ -48,7 +52,7 @@ class Record(BaseModel):
 EventId = Annotated[
     str,
     Field(
-        pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+        pattern=UUID,
         description="UUID of the event; with key and event time it is the event's identity",
     ),
 ]

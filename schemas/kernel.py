@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-LONG, DOUBLES, BOOLEAN, ENUM, STRING, LONGS = range(6)
+LONG, DOUBLES, BOOLEAN, ENUM, STRING, LONGS, UUID = range(7)
 
 #: Text of more bytes than this lies outside its Arrow view.
 INLINE = 12
 #: Bytes that have to follow the last body, whatever they are: texts are taken eight bytes at a time.
 PADDING = 16
 
+#: How long a UUID's text is, and what stands between its parts.
+UUID_SIZE, DASH = 36, ord("-")
 #: What no byte of ASCII has, eight times.
 ASCII = -0x7F7F_7F7F_7F7F_7F80
 
@@ -99,6 +101,41 @@ def _after_text(body: Any, at: int, end: int) -> int:
     return end if seen & ASCII == 0 or _beyond_ascii(body, at, end) else -1
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _hexadecimal(text: int) -> int:
+    """What eight hexadecimal digits in lower case say, or -1; all eight at once, a digit a byte.
+
+    A digit's value is its low four bits, and 9 more for a letter. It is one if writing it again gives the same text.
+    """
+    digits = (text & 0x0F0F_0F0F_0F0F_0F0F) + ((text >> 6) & 0x0101_0101_0101_0101) * 9
+    letters = ((digits + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101
+    again = digits + 0x3030_3030_3030_3030 + letters * 0x27
+    if again != text or digits & 0x7070_7070_7070_7070:
+        return -1
+    pairs = (digits << 4 | digits >> 8) & 0x00FF_00FF_00FF_00FF
+    number = 0
+    for n in range(4):
+        number = number << 8 | (pairs >> (16 * n)) & 0xFF
+    return number
+
+
+@njit(nogil=True, cache=True)
+def _uuid(body: Any, at: int, size: int, cells: Any, cell: Any, row: Any) -> bool:
+    """Read the text of a UUID into two cells, its first and its last 64 bits; whether it is one."""
+    if size != UUID_SIZE:
+        return False
+    for place in (8, 13, 18, 23):
+        if _byte(body, at + place) != DASH:
+            return False
+    first = _hexadecimal(_eight(body, at))
+    second = _hexadecimal(_first(_eight(body, at + 9), 4) | _first(_eight(body, at + 14), 4) << 32)
+    third = _hexadecimal(_first(_eight(body, at + 19), 4) | _first(_eight(body, at + 24), 4) << 32)
+    fourth = _hexadecimal(_eight(body, at + 28))
+    cells[cell, row] = first << 32 | second
+    cells[cell + np.uint64(1), row] = third << 32 | fourth
+    return bool(min(first, second, third, fourth) >= 0)
+
+
 @njit(nogil=True, cache=True)
 def _after_longs(body: Any, at: int, end: int, count: int) -> int:
     if count == 0:
@@ -117,7 +154,8 @@ def _fields(  # noqa: C901 - a step's kind is asked for where it costs least: me
     """Read one record's fields into its row of ``cells``; the position after them, or -1.
 
     A step of the program is (kind, nullable, first cell, how many doubles or symbols). A cell holds a number, the bits
-    of a double, or ``start << 32 | size`` of a text (bytes) or an array (items).
+    of a double, or ``start << 32 | size`` of a text (bytes) or an array (items). A UUID has two cells, and is absent if
+    its text is not the canonical one.
     """
     for number in range(program.shape[0]):
         step = np.uint64(number)
@@ -155,6 +193,12 @@ def _fields(  # noqa: C901 - a step's kind is asked for where it costs least: me
             return -1
         if kind == ENUM:
             cells[cell, row] = value
+            continue
+        if kind == UUID:
+            present[cell, row] = _uuid(body, at, value, cells, cell, row)
+            at = at + value if present[cell, row] else _after_text(body, at, at + value)
+            if at < 0:
+                return -1
             continue
         cells[cell, row] = at << 32 | value
         at = _after_text(body, at, at + value) if kind == STRING else _after_longs(body, at, end, value)

@@ -15,9 +15,9 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import AwareDatetime
 from pydantic.fields import FieldInfo
 
-from schemas.fields import DAYS, INSTANTS, INT32, Day, Instant, Personal, Place, Record, Unit
+from schemas.fields import DAYS, INSTANTS, INT32, UUID, Day, Instant, Personal, Place, Record, Unit
 
-Kind = Literal["string", "int", "float", "bool", "instant", "date", "enum", "place"]
+Kind = Literal["string", "uuid", "int", "float", "bool", "instant", "date", "enum", "place"]
 
 _KINDS: dict[type, Kind] = {
     str: "string",
@@ -90,15 +90,16 @@ def _field(record: str, name: str, info: FieldInfo) -> Field:
     personal = any(isinstance(mark, Personal) for mark in marks)
     if personal and kind != "string":
         raise DeclarationError(f"{record}: only a string can be personal, {name} is {kind}")
+    pattern = next((p for mark in marks if (p := getattr(mark, "pattern", None))), None)
     return Field(
         name=name,
-        kind=kind,
+        kind="uuid" if pattern == UUID and not (nullable or personal) and low is high is None else kind,
         nullable=nullable,
         description=description,
         unit=next((mark.symbol for mark in marks if isinstance(mark, Unit)), None),
         low=low,
         high=high,
-        pattern=next((p for mark in marks if (p := getattr(mark, "pattern", None))), None),
+        pattern=pattern,
         symbols=symbols,
         personal=personal,
         default=None if info.is_required() else info.default,

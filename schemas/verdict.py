@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
+from schemas.columnar import UUID_PARTS
 from schemas.feed import Feed, milliseconds
 from schemas.fields import INT32
 from schemas.model import Field
@@ -81,6 +82,8 @@ def rules(feed: Feed) -> list[tuple[str, pl.Expr]]:
 
 def _field_rules(field: Field) -> list[tuple[str, pl.Expr]]:
     value = pl.col(field.name)
+    if field.kind == "uuid":
+        return [(f"{field.name}: not of the form {field.pattern}", value.struct.field(UUID_PARTS[0]).is_not_null())]
     if field.kind == "string":
         return _string_rules(field, value)
     if field.kind == "place":

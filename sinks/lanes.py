@@ -9,7 +9,7 @@ import polars as pl
 
 from schemas.catalogue import Catalogue
 from schemas.feed import Aggregate, Feed
-from sinks.tables import QUARANTINE, TableColumn, aggregate_columns, feed_columns, instant
+from sinks.tables import PARTS, QUARANTINE, TableColumn, aggregate_columns, feed_columns, instant
 from streams import deadletters
 from streams.decode import Decoder
 from streams.transport import Run
@@ -46,7 +46,7 @@ class FeedLane:
         self.definition = feed.definition
         self._feed = feed
         self._decoder = Decoder(catalogue, feed.name, feed)
-        self._places = [field.name for field in feed.fields if field.kind == "place"]
+        self._parts = [(field.name, part) for field in feed.fields for part in PARTS.get(field.kind, ())]
 
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
         rows, max_event_ms = advance(self._feed, self._decoder.read(run, from_offset).rows, max_event_ms)
@@ -55,11 +55,7 @@ class FeedLane:
             pl.col("_offset").alias("source_offset"),
             pl.col("_arrived").alias("arrived_at"),
             pl.col("_seen_before").alias("seen_before"),
-            *(
-                pl.col(place).struct.field(part).alias(f"{place}_{part}")
-                for place in self._places
-                for part in ("longitude", "latitude")
-            ),
+            *(pl.col(name).struct.field(part).alias(f"{name}_{part}") for name, part in self._parts),
         ), max_event_ms
 
 

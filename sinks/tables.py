@@ -6,17 +6,21 @@ an identity, an aggregate's the highest version of each part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from schemas.columnar import UUID_PARTS
 from schemas.feed import Aggregate, Feed
-from schemas.model import Field
+from schemas.model import Field, Kind
 from sinks.sql import is_late, literal
 
 #: Offsets a ledger row covers.
 LEDGER_BLOCK = 65_536
 RAW_KEPT = timedelta(days=400)
+
+#: What a field of several numbers is made of.
+PARTS: Mapping[Kind, tuple[str, str]] = {"place": ("longitude", "latitude"), "uuid": UUID_PARTS}
 
 _TYPES = {
     "string": "String",
@@ -64,8 +68,12 @@ def field_columns(field: Field, timezone: str) -> list[TableColumn]:
     if field.kind == "place":
         return [
             TableColumn(f"{field.name}_{part}", "Nullable(Float64)", f"{comment}: {part}, WGS 84 [deg]")
-            for part in ("longitude", "latitude")
+            for part in PARTS["place"]
         ]
+    if field.kind == "uuid":
+        high, low = (f"{field.name}_{part}" for part in PARTS["uuid"])
+        value = f"reinterpret(bitOr(bitShiftLeft(toUInt128({high}), 64), {low}), 'UUID')"
+        return [TableColumn(field.name, "UUID", comment, ((high, "UInt64"), (low, "UInt64")), value)]
     kind = _TYPES[field.kind]
     if field.kind == "date":
         return [TableColumn(field.name, kind, comment, ((field.name, "Int32"),), f"toDate32({field.name})")]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import replace
 
 import polars as pl
 from faust.types import TP
@@ -17,72 +16,83 @@ from sinks.clickhouse import Server, Writer
 from sinks.lanes import Lane, lanes
 from streams.positions import LogGap, Position
 from streams.transport import Run
-from streams.worker import BatchApp, run
+from streams.worker import BatchApp, BatchWorker, Held, run
 
 log = logging.getLogger("citystream")
 
 GROUP = "sink"
-FLUSH_EVERY = timedelta(seconds=1)
-#: Rows waiting for ClickHouse, over all tables; beyond it reading waits.
-MAX_WAITING = 400_000
+#: Rows waiting for ClickHouse, over all tables, with which it is time for an insert, and beyond which reading waits.
+ENOUGH_ROWS, MOST_ROWS = 200_000, 400_000
 
 
-@dataclass
-class _Waiting:
-    """Rows of one table, and where each of their partitions stands behind them."""
+class Reading:
+    """Rows of one partition that wait for ClickHouse, and where reading stands behind them."""
 
-    frames: list[pl.DataFrame] = field(default_factory=list)
-    positions: dict[TP, tuple[Position, Position]] = field(default_factory=dict)
+    def __init__(self, lane: Lane, start: Position) -> None:
+        self.lane = lane
+        self.position = start
+        self.frames: list[pl.DataFrame] = []
+
+    def take(self, run: Run) -> None:
+        """Read a run.
+
+        Raises
+        ------
+        LogGap
+            The run does not follow the one before.
+        """
+        before = self.position
+        if run.start > before.processed:
+            raise LogGap(f"{run.topic}/{run.partition}: offsets {before.processed} to {run.start - 1} are missing")
+        if run.next <= before.processed:
+            return
+        rows, newest = self.lane.read(run, before.processed, before.max_event_ms)
+        self.position = replace(before, processed=run.next, rewind=run.next, max_event_ms=newest)
+        self.frames.append(rows)
 
 
-class Sink:
-    """Collects rows and inserts them about once a second, a block a table; commits after the acknowledgement."""
+class Sink(BatchWorker[Reading]):
+    """Collects rows and inserts them, a block a table; commits after the acknowledgement."""
 
     def __init__(self, app: BatchApp, ways: list[Lane], writer: Writer) -> None:
-        self._app = app
         self._lanes = {lane.topic: lane for lane in ways}
         self._writer = writer
-        self._read: dict[TP, tuple[Position, Position]] = {}
-        self._waiting: dict[str, _Waiting] = {}
-        self._rows = 0
-        self._flushing = asyncio.Lock()
-        for lane in ways:
-            app.each_run(lane.topic, self.take)
-        app.every(FLUSH_EVERY, self.flush)
+        self._taken = asyncio.Event()
+        super().__init__(app, self._lanes)
 
-    async def take(self, tp: TP, run: Run) -> None:
-        """Read a run and let its rows wait for the next flush."""
-        start = self._app.batch_consumer.resumed[tp]
-        known = self._read.get(tp)
-        position = known[1] if known is not None and known[0] is start else start
-        if run.start > position.processed:
-            raise LogGap(f"{tp.topic}/{tp.partition}: offsets {position.processed} to {run.start - 1} are missing")
-        if run.next <= position.processed:
-            return
-        lane = self._lanes[tp.topic]
-        rows, newest = await asyncio.to_thread(lane.read, run, position.processed, position.max_event_ms)
-        position = replace(position, processed=run.next, rewind=run.next, max_event_ms=newest)
-        self._read[tp] = (start, position)
-        waiting = self._waiting.setdefault(tp.topic, _Waiting())
-        waiting.frames.append(rows)
-        waiting.positions[tp] = (start, position)
-        self._rows += rows.height
-        if self._rows >= MAX_WAITING:
-            await self.flush()
+    def begin(self, tp: TP, start: Position) -> Reading:
+        """A partition of which nothing waits."""
+        return Reading(self._lanes[tp.topic], start)
 
-    async def flush(self) -> None:
+    def take(self, state: Reading, run: Run) -> None:
+        """Let the rows of a run wait for the next flush."""
+        state.take(run)
+
+    async def room(self) -> None:
+        """Wait for a flush if too many rows wait for it."""
+        while (rows := sum(f.height for held in self.held.values() for f in held.state.frames)) >= ENOUGH_ROWS:
+            self._taken.clear()
+            self.flush_soon()
+            if rows < MOST_ROWS:
+                return
+            await self._taken.wait()
+
+    async def flush(self, held: Mapping[TP, Held[Reading]]) -> None:
         """Insert what waits, wait for the acknowledgement, then let the positions be committed."""
-        async with self._flushing:
-            taken, self._waiting, self._rows = self._waiting, {}, 0
-            for topic, waiting in taken.items():
-                lane = self._lanes[topic]
-                rows = pl.concat(waiting.frames)
-                if rows.height:
-                    await asyncio.to_thread(self._writer.insert, lane.table, lane.columns, rows)
-                consumer = self._app.batch_consumer
-                for tp, (start, position) in waiting.positions.items():
-                    if consumer.resumed.get(tp) is start:
-                        consumer.flushed[tp] = position
+        frames: dict[Lane, list[pl.DataFrame]] = {}
+        positions = {}
+        for tp, reading in held.items():
+            async with reading.lock:
+                waiting, reading.state.frames = reading.state.frames, []
+                positions[tp] = reading.state.position
+            frames.setdefault(reading.state.lane, []).extend(waiting)
+        self._taken.set()
+        for lane, waiting in frames.items():
+            if waiting and (rows := pl.concat(waiting)).height:
+                await asyncio.to_thread(self._writer.insert, lane.table, lane.columns, rows)
+        for tp, position in positions.items():
+            if self.keeps(tp, held[tp]):
+                self.app.batch_consumer.flushed[tp] = position
 
 
 def main(

@@ -5,10 +5,8 @@ Every part that reads a topic reads it through here, so a record has one verdict
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -26,19 +24,6 @@ from streams.transport import Run
 
 #: Key and value of a dead letter, in bytes; a producer takes a million, and several must fit into memory.
 LARGEST_LETTER = 512 * 1024
-
-
-#: Decoding leaves Python's lock, so the batches of a large run are shared out.
-_POOL = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
-_WORTH_SHARING = 256 * 1024
-
-
-def _shares(batches: Sequence[RecordBatch]) -> list[Sequence[RecordBatch]]:
-    """Consecutive batches of about equal size, one share a core; one share if there is little to do."""
-    if sum(len(batch.raw) for batch in batches) < _WORTH_SHARING:
-        return [batches] if batches else []
-    size = -(-len(batches) // (os.cpu_count() or 1))
-    return [batches[start : start + size] for start in range(0, len(batches), size)]
 
 
 @dataclass
@@ -65,53 +50,55 @@ class Decoder:
 
     def read(self, run: Run, from_offset: int) -> Decoded:
         """Decode and judge the records of a run from an offset on."""
-        parts = list(_POOL.map(lambda batches: self._read(batches, from_offset), _shares(run.batches)))
-        return Decoded(
-            pl.concat([part.rows for part in parts], rechunk=True) if parts else self._empty,
-            [letter for part in parts for letter in part.dead],
-        )
-
-    def _read(self, batches: Sequence[RecordBatch], from_offset: int) -> Decoded:
         dead: list[DeadLetter] = []
-        frames = list(self._fast(batches, dead))
-        rows = pl.concat([self._empty, *frames], how="vertical_relaxed") if frames else self._empty
+        frames = list(self._fast(run.batches, dead))
+        rows = pl.concat([self._empty, *frames], how="vertical_relaxed", rechunk=True) if frames else self._empty
         rows = rows.sort("_offset") if len(frames) > 1 else rows
         if rows.height and rows.item(0, "_offset") < from_offset:
             rows = rows.filter(pl.col("_offset") >= from_offset)
         dead = [letter for letter in dead if letter.last_offset >= from_offset]
         if self._verdict and (problems := self._verdict.problems(rows)) is not None:
             broken = rows.select("_offset", _cause=problems).filter(pl.col("_cause").is_not_null())
-            dead += self._broken(batches, dict(broken.iter_rows()))
+            dead += self._broken(run.batches, dict(broken.iter_rows()))
             rows = rows.filter(problems.is_null())
         return Decoded(rows, sorted(dead, key=lambda letter: letter.offset))
 
     def _fast(self, batches: Iterable[RecordBatch], dead: list[DeadLetter]) -> Iterable[pl.DataFrame]:
         """Frames of the batches, several at once where they prove to be blocks of one schema."""
-        same: dict[bytes, list[tuple[Block, RecordBatch]]] = defaultdict(list)
-        held = 0
+        held: list[tuple[Block, RecordBatch]] = []
+        size = 0
         for batch in batches:
             try:
                 block = batch.block()
             except BodyTooLarge as error:
                 dead.append(self._batch_letter(batch, str(error)))
                 continue
-            if held + len(block.body) > MAX_BODY:
-                yield from self._grouped(same, dead)
-                same.clear()
-                held = 0
-            same[block.first_frame()].append((block, batch))
-            held += len(block.body)
-        yield from self._grouped(same, dead)
+            if size + len(block.body) > MAX_BODY:
+                yield from self._alike(held, dead)
+                held, size = [], 0
+            held.append((block, batch))
+            size += len(block.body)
+        yield from self._alike(held, dead)
 
-    def _grouped(
-        self, same: dict[bytes, list[tuple[Block, RecordBatch]]], dead: list[DeadLetter]
-    ) -> Iterable[pl.DataFrame]:
-        for frame, members in same.items():
+    def _alike(self, members: list[tuple[Block, RecordBatch]], dead: list[DeadLetter]) -> Iterable[pl.DataFrame]:
+        """Usually all are of the first one's schema; sorted out only if not."""
+        layout = self._frames.get(members[0][0].first_frame()) if members else None
+        if layout is not None:
+            try:
+                yield self._finish(layout.read_blocks([block for block, _ in members]), layout.frozen)
+            except NotDecodable:
+                pass
+            else:
+                return
+        same: dict[bytes, list[tuple[Block, RecordBatch]]] = defaultdict(list)
+        for block, batch in members:
+            same[block.first_frame()].append((block, batch))
+        for frame, alike in same.items():
             layout = self._frames.get(frame)
             if layout is not None:
-                yield from self._together(layout, members, dead)
+                yield from self._together(layout, alike, dead)
             else:
-                for _, batch in members:
+                for _, batch in alike:
                     yield from self._one_by_one(batch, dead)
 
     def _together(

@@ -6,7 +6,32 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from schemas.writing import Body
 from streams.deadletters import Headers
+from streams.recordbatch import packed
+
+#: Bytes of a batch before compression at most, some less than a broker takes.
+LARGEST_BODY = 900_000
+
+
+class _Batch:
+    """A finished record batch in the place of aiokafka's builder of one."""
+
+    def __init__(self, body: Body) -> None:
+        self._data = packed(body.data, body.count)
+        self._count = body.count
+
+    def record_count(self) -> int:
+        return self._count
+
+    def closed(self) -> bool:
+        return True
+
+    def size(self) -> int:
+        return len(self._data)
+
+    def _build(self) -> bytes:
+        return self._data
 
 
 class Sender:
@@ -20,16 +45,10 @@ class Sender:
         """Send one record."""
         self._pending.append(await self._producer.send(topic, key=key, value=value, headers=headers))
 
-    async def send_all(self, topic: str, partition: int, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Send records without headers to one partition, in order."""
-        batch = self._producer.create_batch()
-        for key, value in zip(keys, values, strict=True):
-            if batch.append(key=key, value=value, timestamp=None) is None:
-                self._pending.append(await self._producer.send_batch(batch, topic, partition=partition))
-                batch = self._producer.create_batch()
-                if batch.append(key=key, value=value, timestamp=None) is None:
-                    raise ValueError(f"a record of {len(value)} bytes does not fit a batch of {topic}")
-        if batch.record_count():
+    async def send_bodies(self, topic: str, partition: int, bodies: Sequence[Body]) -> None:
+        """Send batches of records to one partition, in order."""
+        for body in bodies:
+            batch = await asyncio.to_thread(_Batch, body)
             self._pending.append(await self._producer.send_batch(batch, topic, partition=partition))
 
     async def settle(self) -> None:

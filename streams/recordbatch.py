@@ -9,7 +9,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cramjam
 import crc32c
@@ -52,7 +52,7 @@ class RecordBatch:
     attributes: int
     arrived_ms: int
     producer_id: int
-    raw: bytes
+    raw: bytes = field(repr=False)
 
     @property
     def is_control(self) -> bool:
@@ -175,6 +175,19 @@ def _snappy(data: bytes) -> bytes:
     if sum(cramjam.snappy.decompress_raw_len(chunk) for chunk in chunks) > MAX_BODY:
         return bytes(MAX_BODY + 1)
     return b"".join(bytes(cramjam.snappy.decompress_raw(chunk)) for chunk in chunks)
+
+
+def packed(body: bytes, count: int) -> bytes:
+    """A batch of these records, compressed; the broker sets its offset and its timestamps.
+
+    A record's offset has to be stated as its place in the batch, its timestamp as 0.
+    """
+    data = lz4.frame.compress(body, block_linked=False)
+    length = HEADER.size - LENGTH_AND_BELOW + len(data)
+    codec = next(number for number, name in CODECS.items() if name == "lz4")
+    from_crc: bytes = HEADER.pack(0, length, -1, 2, 0, codec, count - 1, 0, 0, -1, -1, -1, count)[CRC_FROM:] + data
+    checksum = crc32c.crc32c(from_crc)
+    return HEADER.pack(0, length, -1, 2, checksum, *[0] * 8)[:CRC_FROM] + from_crc
 
 
 def split(partition: int, data: bytes) -> Iterator[RecordBatch]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, cast
 
@@ -42,7 +42,7 @@ class Run:
     partition: int
     start: int
     next: int
-    batches: tuple[RecordBatch, ...]
+    batches: tuple[RecordBatch, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def _bounds(field: Field) -> str | None:
     match field.kind:
         case "enum":
             return ", ".join(field.symbols)
-        case "string" if field.pattern:
+        case "string" | "uuid" if field.pattern:
             return field.pattern
         case "string" if field.low is not None or field.high is not None:
             return f"{field.low or 0:g} to {field.high or float('inf'):g} characters"

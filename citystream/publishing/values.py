@@ -26,7 +26,7 @@ class NotConvertible(ValueError):
 def converter(kind: Kind, symbols: type[StrEnum] | None, time: Convert) -> Convert:
     """The function that makes a value of this kind from a text, a number or a bool; it raises NotConvertible."""
     match kind:
-        case "string":
+        case "string" | "uuid":
             return _text
         case "int":
             return _whole

@@ -111,6 +111,12 @@ def event_id(number: int) -> str:
     return str(UUID(int=number))
 
 
+def halves(text: str) -> dict[str, int]:
+    """A UUID's text as columns have it."""
+    number = UUID(text).int
+    return {"high": number >> 64, "low": number & 2**64 - 1}
+
+
 def instant(ms: int) -> datetime:
     """An instant from ms since 1970."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)

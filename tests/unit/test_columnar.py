@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from schemas.catalogue import FrozenSchema
 from schemas.columnar import Block, Layout
 from schemas.rowcodec import FRAME, NotDecodable, encode, frame
-from schemas.writing import encode_rows
-from streams.recordbatch import split
+from schemas.writing import encode_bodies
+from streams.recordbatch import packed, split
 from tests.reference.batches import CODECS, batch, record_bytes, varint
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
@@ -133,15 +133,26 @@ def test_what_is_written_of_an_aggregate_reads_as_columns(table: tuple[FrozenSch
     assert_rows(rows, records)
 
 
-@given(tables(aggregates=True))
-def test_columns_are_written_as_fastavro_writes_them(table: tuple[FrozenSchema, list[dict[str, Any]]]) -> None:
+@given(st.data(), tables(aggregates=True))
+def test_columns_are_written_as_fastavro_writes_them(
+    data: st.DataObject, table: tuple[FrozenSchema, list[dict[str, Any]]]
+) -> None:
     frozen, records = table
     lists = {f["name"] for f in frozen.schema["fields"] if isinstance(f["type"], dict)}
     types = {
         f["name"]: pl.List(pl.Int64) if f["name"] in lists else pl.String if f["type"] == "string" else pl.Int64
         for f in frozen.schema["fields"]
     }
-    assert encode_rows(frozen, pl.DataFrame(records, types)) == [encode(plain(frozen), record) for record in records]
+    keys = data.draw(st.lists(TEXT, min_size=len(records), max_size=len(records)))
+    largest = data.draw(st.integers(1, 400))
+    bodies = encode_bodies(frozen, pl.Series(keys, dtype=pl.String), pl.DataFrame(records, types), largest)
+    assert all(len(body.data) <= largest or body.count == 1 for body in bodies)
+    written = [r for body in bodies for b in split(0, packed(body.data, body.count)) for r in b.records()]
+    assert [offset for offset, *_ in written] == [n for body in bodies for n in range(body.count)]
+    expected = [encode(plain(frozen), record) for record in records]
+    assert [(key, value) for _, key, value, _ in written] == [
+        (key.encode(), value) for key, value in zip(keys, expected, strict=True)
+    ]
 
 
 @settings(max_examples=60)

@@ -309,7 +309,6 @@ def test_a_number_compared_with_a_text_is_refused() -> None:
 
 
 DEFINING: list[dict[str, Any]] = [
-    {"key": "event_id"},
     {"disorder": timedelta(seconds=1)},
     {"lateness": timedelta(seconds=1)},
     {"rules": ()},
@@ -325,6 +324,14 @@ DEFINING: list[dict[str, Any]] = [
 @pytest.mark.parametrize("changes", DEFINING)
 def test_what_results_depend_on_changes_the_definition(changes: dict[str, Any]) -> None:
     assert replace(FEED, **changes).definition != FEED.definition
+
+
+def test_another_key_changes_the_definition() -> None:
+    class TwoKeys(Toy):
+        room_id: Annotated[Text, Field(description="Room")]
+
+    two = replace(FEED, record=TwoKeys)
+    assert replace(two, key="room_id").definition != two.definition
 
 
 def test_what_results_do_not_depend_on_leaves_the_definition() -> None:

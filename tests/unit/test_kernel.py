@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import polars as pl
@@ -15,15 +17,17 @@ from hypothesis import strategies as st
 from schemas.arrow import long_lists, texts
 from schemas.catalogue import FrozenSchema
 from schemas.columnar import Block, Layout
+from schemas.fields import UUID as EVENT_ID
 from schemas.kernel import PADDING
 from schemas.rowcodec import NotDecodable, frame
 from tests.reference.batches import record_bytes, sized, varint
+from tests.reference.toy import halves
 
 FRAME = frame(7)
 
 
-def layout(avro_type: Any) -> Layout:
-    fields = [{"name": "f", "type": avro_type}]
+def layout(avro_type: Any, **properties: Any) -> Layout:
+    fields = [{"name": "f", "type": avro_type} | properties]
     return Layout(FrozenSchema(7, "thing", 1, {"type": "record", "name": "Thing", "fields": fields}))
 
 
@@ -75,6 +79,21 @@ def test_the_canonical_encoding_is_read_in_a_batch_and_alone(avro_type: Any, bod
     assert (rows["f"].to_list(), bad) == ([value], [])
     whole = record_bytes(0, b"k", FRAME + body)
     assert layout(avro_type).read_blocks([Block(whole, 1, 0, 0, 0)])["f"].to_list() == [value]
+
+
+@given(st.uuids(), st.data())
+def test_a_uuid_is_two_numbers_and_absent_in_any_other_form(uuid: UUID, data: st.DataObject) -> None:
+    text = str(uuid)
+    at = data.draw(st.integers(0, 35))
+    changed = text[:at] + data.draw(st.sampled_from("0f-/:`gAF @\x7f\x00é")) + text[at + 1 :]
+    rows, bad = layout("string", format="uuid").read_values([FRAME + sized(t.encode()) for t in (text, changed)])
+    assert not bad
+    form = re.fullmatch(EVENT_ID, changed, re.ASCII)
+    assert rows["f"].to_list() == [halves(text), halves(changed) if form else None]
+
+
+def test_a_uuid_that_is_no_text_is_refused() -> None:
+    assert layout("string", format="uuid").read_values([FRAME + sized(b"\xff" * 36)])[1] == [0]
 
 
 @pytest.mark.parametrize(("why", "avro_type", "body"), REFUSED, ids=[why.replace(" ", "-") for why, *_ in REFUSED])

@@ -55,7 +55,9 @@ def wire_values(feed: Feed, field: Field, arrived_ms: int) -> st.SearchStrategy[
     values: st.SearchStrategy[Any]
     match field.kind:
         case "string":
-            values = st.one_of(LONG_TEXT, BAD_IDS if field.pattern else st.text(max_size=8).filter(_encodes))
+            values = st.one_of(LONG_TEXT, st.text(max_size=8).filter(_encodes))
+        case "uuid":
+            values = st.one_of(LONG_TEXT, BAD_IDS, st.uuids().map(str), mutated_ids())
         case "int":
             assert field.low is not None
             assert field.high is not None
@@ -79,6 +81,14 @@ def wire_values(feed: Feed, field: Field, arrived_ms: int) -> st.SearchStrategy[
             degrees = st.sampled_from([-180.0, 180.0, -90.0, 90.0, 90.000001, 180.00001, 0.0, -0.0]) | st.floats()
             values = st.fixed_dictionaries({"longitude": degrees, "latitude": degrees})
     return st.none() | values if field.nullable else values
+
+
+@st.composite
+def mutated_ids(draw: st.DrawFn) -> str:
+    """A UUID with one character replaced."""
+    text = str(draw(st.uuids()))
+    at = draw(st.integers(0, len(text) - 1))
+    return text[:at] + draw(st.sampled_from("/0:9@A`ag\x00\x7f-\u00e9")) + text[at + 1 :]
 
 
 def _encodes(text: str) -> bool:

@@ -21,7 +21,7 @@ from streams.watermark import SEEN_BEFORE, advance, closes_at, window_start
 from tests.reference import partition as reference
 from tests.reference.streams import Log, logs
 from tests.reference.streams import cuts as cuts_of
-from tests.reference.toy import CATALOGUE, FEED, NOON, event_id
+from tests.reference.toy import CATALOGUE, FEED, NOON, event_id, halves
 
 OLD = replace(FEED, earliest=datetime(1900, 1, 1, tzinfo=UTC))
 BY_DEVICE, BY_MOOD = FEED.aggregates
@@ -77,7 +77,11 @@ def test_repeats_keep_no_more_than_the_windows_that_may_be_open() -> None:
     for second in range(0, 600, 5):
         at = NOON + second * 1000
         rows = pl.DataFrame(
-            {"device_id": ["d"] * 3, "observed_at": [at] * 3, "event_id": [event_id(3 * second + n) for n in range(3)]}
+            {
+                "device_id": ["d"] * 3,
+                "observed_at": [at] * 3,
+                "event_id": [halves(event_id(3 * second + n)) for n in range(3)],
+            }
         ).with_columns(_offset=pl.int_range(3, dtype=pl.Int64))
         assert repeats.drop(rows, at).height == 3
     assert repeats._seen.height <= 3 * (5 + 5) // 5 + 3

@@ -15,6 +15,8 @@ from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from sinks.clickhouse import Server, Writer
 from sinks.lanes import Lane, lanes
+from sinks.tables import CONTROL
+from streams.decode import gaps
 from streams.positions import LogGap, Position
 from streams.transport import Run
 from streams.worker import BatchApp, run
@@ -29,9 +31,10 @@ MAX_WAITING = 400_000
 
 @dataclass
 class _Waiting:
-    """Rows of one table, and where each of their partitions stands behind them."""
+    """Rows of one table, the offsets without any, and where each of their partitions stands behind them."""
 
     frames: list[pl.DataFrame] = field(default_factory=list)
+    gaps: list[tuple[str, int, int, int]] = field(default_factory=list)
     positions: dict[TP, tuple[Position, Position]] = field(default_factory=dict)
 
 
@@ -60,11 +63,12 @@ class Sink:
         if run.next <= position.processed:
             return
         lane = self._lanes[tp.topic]
-        rows, newest = await asyncio.to_thread(lane.read, run, position.processed, position.max_event_ms)
+        rows, newest, without = await asyncio.to_thread(_read, lane, run, position)
         position = replace(position, processed=run.next, rewind=run.next, max_event_ms=newest)
         self._read[tp] = (start, position)
         waiting = self._waiting.setdefault(tp.topic, _Waiting())
         waiting.frames.append(rows)
+        waiting.gaps += [(*tp, first, last) for first, last in without]
         waiting.positions[tp] = (start, position)
         self._rows += rows.height
         if self._rows >= MAX_WAITING:
@@ -79,10 +83,18 @@ class Sink:
                 rows = pl.concat(waiting.frames)
                 if rows.height:
                     await asyncio.to_thread(self._writer.insert, lane.table, lane.columns, rows)
+                if waiting.gaps:
+                    frame = pl.DataFrame(waiting.gaps, [column.name for column in CONTROL], orient="row")
+                    await asyncio.to_thread(self._writer.insert, "raw.control", CONTROL, frame)
                 consumer = self._app.batch_consumer
                 for tp, (start, position) in waiting.positions.items():
                     if consumer.resumed.get(tp) is start:
                         consumer.flushed[tp] = position
+
+
+def _read(lane: Lane, run: Run, position: Position) -> tuple[pl.DataFrame, int, list[tuple[int, int]]]:
+    """Rows and new maximum of event time, as the lane has them, and the stretches of offsets without a record."""
+    return *lane.read(run, position.processed, position.max_event_ms), gaps(run, position.processed)
 
 
 def main(

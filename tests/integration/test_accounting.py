@@ -1,0 +1,107 @@
+"""Every offset of a topic is accounted for, whatever was written to it and by whom."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import timedelta
+from itertools import islice
+from random import Random
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+
+from schemas.fields import Record
+from schemas.rowcodec import encode
+from sinks.ledger import Account, accounts
+from streams.lag import measure
+from tests.city import START, City, own_city
+
+pytestmark = pytest.mark.integration
+
+FEED = "traffic_flow"
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
+    """A city that the tests of this module share, each with records of its own."""
+    with own_city(tmp_path_factory.mktemp("city")) as opened:
+        yield opened
+
+
+def simulated(city: City, seed: int, count: int) -> list[Any]:
+    """Records of the feed in a window of their own for each seed."""
+    return list(islice(city.installation.feeds[FEED].simulate(START + seed * timedelta(hours=1), Random(seed)), count))
+
+
+def producer(city: City, transaction: str | None = None) -> KafkaProducer:
+    """A producer, of transactions if they have a name."""
+    return KafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all", transactional_id=transaction)
+
+
+def send(city: City, to: KafkaProducer, records: Sequence[Record]) -> None:
+    """Send records and wait until the broker has them."""
+    frozen, key = city.installation.catalogue.latest(FEED), city.installation.feeds[FEED].key
+    for record in records:
+        to.send(FEED, key=getattr(record, key).encode(), value=encode(frozen, record))
+    to.flush()
+
+
+def account(city: City) -> Account:
+    """The feed's account, once the workers have read all there is."""
+    city.drain()
+    client = city.installation.server("operator").connect()
+    log = measure(city.installation.bootstrap, "sink", [FEED])
+    (found,) = accounts(client, {FEED: city.installation.feeds[FEED]}, log)
+    client.disconnect()
+    return found
+
+
+def ask(city: City, query: str, user: str = "analyst") -> Any:
+    """A query."""
+    client = city.installation.server(user).connect()
+    try:
+        return client.execute(query)
+    finally:
+        client.disconnect()
+
+
+def test_a_topic_written_in_transactions_balances(city: City) -> None:
+    """Records of an aborted transaction, between others, are neither stored nor counted into windows."""
+    records = simulated(city, 0, 900)
+    committed, aborted, plain = (records[n::3] for n in range(3))
+    before = account(city)
+    with (
+        closing(producer(city)) as alone,
+        closing(producer(city, "kept")) as kept,
+        closing(producer(city, "dropped")) as dropped,
+    ):
+        for one in (kept, dropped):
+            one.init_transactions()
+            one.begin_transaction()
+        for part in range(3):
+            send(city, kept, committed[part::3])
+            send(city, dropped, aborted[part::3])
+            send(city, alone, plain[part::3])
+        dropped.abort_transaction()
+        kept.commit_transaction()
+
+    found = account(city)
+    assert found.balances
+    assert found.stored - before.stored == len(committed + plain)
+    markers = found.published - before.published - len(records)
+    assert markers > 0
+    assert found.control - before.control == len(aborted) + markers
+    stored = ask(city, f"SELECT toString(event_id) FROM city.{FEED}")
+    assert {event for (event,) in stored} >= {record.event_id for record in committed + plain}
+    assert not {event for (event,) in stored} & {record.event_id for record in aborted}
+    windows = Counter((r.segment_id, r.date_observed_to.replace(second=0, microsecond=0)) for r in committed + plain)
+    shown = ask(city, "SELECT segment_id, toTimeZone(window_start, 'UTC'), events FROM city.traffic_flow_1m")
+    assert {(segment, start): events for segment, start, events in shown} == windows
+
+    again = "INSERT INTO raw.control SELECT topic, source_partition, source_offset"
+    ask(city, f"{again}, last_offset FROM raw.control", "sink")
+    ask(city, f"{again}, source_offset FROM raw.control", "sink")
+    assert account(city) == found, "a replay, cut in another way, changes nothing"

@@ -20,6 +20,8 @@ class Account:
     """One topic. ``published`` counts offsets, ``late`` is a part of ``stored``.
 
     ``control`` are offsets of the log itself: markers of transactions, aborted records, records compaction removed.
+    ``conflicts`` are event ids that came with different keys or event times of late (see ``sinks.views``); each of
+    these events counts, so they are no part of the sum.
     """
 
     topic: str
@@ -30,6 +32,7 @@ class Account:
     control: int
     lost: int
     late: int
+    conflicts: int
 
     @property
     def missing(self) -> int:
@@ -55,6 +58,7 @@ def _account(client: Client, feed: Feed, log: Sequence[PartitionLag]) -> Account
     )
     counted = {str(kind): int(n) for kind, n in sets}
     ((stored, late),) = client.execute(f"SELECT count(), sum(late) FROM raw.{feed.name} FINAL")
+    ((conflicts,),) = client.execute(f"SELECT uniqExact(event_id) FROM city.{feed.name}_conflicts")
     lost = sum(p.log_start - _seen_below(client, feed.name, p) for p in log if p.log_start > 0)
     return Account(
         topic=feed.name,
@@ -65,6 +69,7 @@ def _account(client: Client, feed: Feed, log: Sequence[PartitionLag]) -> Account
         control=counted.get("control", 0),
         lost=lost,
         late=late,
+        conflicts=conflicts,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from schemas.feed import Aggregate, Feed, milliseconds
 from sinks.sql import ToSql, is_late, literal, merged, window_start_ms
 from sinks.tables import TableColumn, feed_columns, field_columns, instant
@@ -9,6 +11,9 @@ from streams.watermark import closes_at
 
 #: Lets a view read ``raw`` for a reader who may not.
 SECURITY = "DEFINER = owner SQL SECURITY DEFINER"
+
+#: Raw rows that conflicts are looked for in, by arrival: all of them would take too much memory.
+CONFLICTS_SHOWN = timedelta(days=1)
 
 
 def view_columns(feed: Feed, timezone: str) -> list[TableColumn]:
@@ -32,6 +37,34 @@ def aggregate_view_columns(feed: Feed, aggregate: Aggregate, timezone: str) -> l
         TableColumn("final", "Bool", "No event in time can change the window any more"),
         instant("as_of", "Event time up to which the numbers are complete", timezone),
     ]
+
+
+def conflict_view_columns(feed: Feed, timezone: str) -> list[TableColumn]:
+    """Columns of the view of a feed's conflicts."""
+    shown = ("event_id", feed.key, feed.event_time, "source_partition", "source_offset", "arrived_at")
+    columns = {column.name: column for column in feed_columns(feed, timezone)}
+    return [columns[name] for name in shown]
+
+
+def conflict_view(feed: Feed, timezone: str) -> str:
+    """Statement creating the view of a feed's conflicts: events that share an event id and are not the same event.
+
+    It groups the raw rows by event id, in a few bytes for each: 64 bits of a hash stand for key and event time.
+    """
+    columns = conflict_view_columns(feed, timezone)
+    recent = f"arrived_at > now() - INTERVAL {CONFLICTS_SHOWN // timedelta(hours=1)} HOUR"
+    identity = f"cityHash64({feed.key}, {feed.event_time})"
+    select = (
+        f"SELECT {_names(columns)} FROM raw.{feed.name} WHERE {recent} AND event_id IN (SELECT event_id FROM "
+        f"raw.{feed.name} WHERE {recent} GROUP BY event_id HAVING min({identity}) != max({identity})) "
+        f"ORDER BY event_id, {feed.key}, {feed.event_time}, source_offset "
+        f"LIMIT 1 BY event_id, {feed.key}, {feed.event_time}"
+    )
+    about = (
+        f"Events of the last {CONFLICTS_SHOWN // timedelta(hours=1)} hours, by arrival, that share an event_id under "
+        f"different {feed.key} or {feed.event_time}; each of them counts"
+    )
+    return _view(f"{feed.name}_conflicts", columns, about, select)
 
 
 def feed_view(feed: Feed, timezone: str) -> str:

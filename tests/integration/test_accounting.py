@@ -105,3 +105,25 @@ def test_a_topic_written_in_transactions_balances(city: City) -> None:
     ask(city, f"{again}, last_offset FROM raw.control", "sink")
     ask(city, f"{again}, source_offset FROM raw.control", "sink")
     assert account(city) == found, "a replay, cut in another way, changes nothing"
+
+
+def test_one_event_id_under_another_key_or_time_is_a_conflict(city: City) -> None:
+    """Both events count, exact repeats are no conflict, and the ledger balances."""
+    first, moved, later, twice, *_ = simulated(city, 1, 10)
+    moved = moved.model_copy(update={"event_id": first.event_id})
+    again = later.model_copy(update={"date_observed_to": later.date_observed_to + timedelta(seconds=1)})
+    before = account(city)
+    with closing(producer(city)) as to:
+        send(city, to, [first, moved, later, again, again, twice, twice])
+    found = account(city)
+    assert found.balances
+    assert (found.conflicts - before.conflicts, found.duplicate - before.duplicate) == (2, 2)
+    assert found.stored - before.stored == 5
+    rows = ask(
+        city,
+        f"SELECT toString(event_id), segment_id, toTimeZone(date_observed_to, 'UTC') FROM city.{FEED}_conflicts "
+        "ORDER BY ALL",
+    )
+    assert rows == sorted((r.event_id, r.segment_id, r.date_observed_to) for r in (first, moved, later, again))
+    ((places,),) = ask(city, f"SELECT uniqExact(source_partition, source_offset) FROM city.{FEED}_conflicts")
+    assert places == 4

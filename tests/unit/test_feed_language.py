@@ -273,6 +273,7 @@ def level(name: str) -> tuple[Measure, ...]:
         ({"aggregates": (FEED.aggregates[0],) * 2}, "two aggregates have one name"),
         (aggregate(name="other_4s"), "the aggregate other_4s has to be named toy_<window>[_<group>]"),
         (aggregate(name="toy_4S"), "the aggregate toy_4S has to be named toy_<window>[_<group>]"),
+        (aggregate(name="toy_conflicts"), "toy_conflicts is the name of the view of conflicts"),
         (aggregate(window=timedelta(milliseconds=500)), "the window of toy_4s has to be between a second and 0:15:00"),
         (aggregate(window=timedelta(minutes=16)), "the window of toy_4s has to be between a second and 0:15:00"),
         (aggregate(window=timedelta(seconds=7)), "the window of toy_4s has to be whole seconds that divide a day"),

@@ -126,6 +126,12 @@ QUARANTINE = [
     TableColumn("value", "Nullable(String)", "Value, hexadecimal"),
 ]
 
+PROGRESS = [
+    TableColumn("aggregate", "String", "Aggregate"),
+    TableColumn("source_partition", "UInt16", "Partition the parts come from"),
+    TableColumn("watermark", "Int64", "Maximum of event time whose parts are stored [ms]"),
+]
+
 CONTROL = [
     TableColumn("topic", "String", "Topic of the offsets"),
     TableColumn("source_partition", "UInt16", "Partition of the offsets"),
@@ -183,14 +189,10 @@ def feed_tables(feed: Feed, timezone: str) -> list[str]:
     ]
     for aggregate in feed.aggregates:
         order = ", ".join([*aggregate.by, "window_start", "source_partition"])
-        statements += [
+        statements.append(
             f"CREATE TABLE IF NOT EXISTS raw.{aggregate.name} ({_body(aggregate_columns(aggregate, timezone))}) "
-            f"ENGINE = ReplacingMergeTree(version) ORDER BY ({order}) COMMENT {literal(aggregate.description)}",
-            f"CREATE MATERIALIZED VIEW IF NOT EXISTS raw.{aggregate.name}_progress TO raw.progress AS "
-            f"SELECT {literal(aggregate.name)} AS aggregate, source_partition, "
-            f"max(assumeNotNull(p.watermark)) AS watermark FROM raw.{aggregate.name} AS p "
-            "WHERE p.watermark IS NOT NULL GROUP BY source_partition",
-        ]
+            f"ENGINE = ReplacingMergeTree(version) ORDER BY ({order}) COMMENT {literal(aggregate.description)}"
+        )
     return statements
 
 

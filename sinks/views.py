@@ -79,14 +79,19 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
     A window is the merge of its parts: what each partition counted in time, and what came too late for that, counted
     from the raw rows. A row is late by the same predicate that kept it out of the stream's part, so it is in one of
     the two, whenever it arrives.
+
+    A query sees each table as it was when the query came to it, from left to right. So progress stands to the left of
+    the parts: what it says is stored is there to be read.
     """
     columns = aggregate_view_columns(feed, aggregate, timezone)
     partials = [p for measure in aggregate.measures for p in measure.partials]
     to_sql = ToSql(feed)
     keys = ", ".join(aggregate.by)
-    own_partition = feed.key in aggregate.by
-    everywhere = f"if(length(progress) = {feed.partitions}, arrayMin(mapValues(progress)), 0)"
-    seen = "min(progress[source_partition])" if own_partition else everywhere
+    seen = (
+        "arrayMin(number -> progress[number], partitions)"
+        if feed.key in aggregate.by
+        else f"if(length(progress) = {feed.partitions}, arrayMin(mapValues(progress)), 0)"
+    )
     late_parts = (
         f"SELECT {keys}, fromUnixTimestamp64Milli({window_start_ms(feed, aggregate)}, {literal(timezone)}) "
         "AS window_start, source_partition, toInt64(count()) AS events"
@@ -102,17 +107,20 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
     windows = (
         f"SELECT {keys}, window_start, sum(events) AS events"
         + "".join(f", {merged(p)} AS {p.name}" for p in partials)
-        + f", {seen} AS seen FROM ({stream_parts} UNION ALL {late_parts}) GROUP BY {keys}, window_start"
+        + f", groupUniqArray(source_partition) AS partitions FROM ({stream_parts} UNION ALL {late_parts}) "
+        f"GROUP BY {keys}, window_start"
+    )
+    progress = (
+        "SELECT mapFromArrays(groupArray(source_partition), groupArray(watermark)) AS progress "
+        "FROM (SELECT source_partition, max(p.watermark) AS watermark FROM raw.progress AS p "
+        f"WHERE aggregate = {literal(aggregate.name)} GROUP BY source_partition)"
     )
     select = (
-        f"WITH (SELECT mapFromArrays(groupArray(source_partition), groupArray(seen)) FROM (SELECT source_partition, "
-        f"max(watermark) AS seen FROM raw.progress WHERE aggregate = {literal(aggregate.name)} "
-        "GROUP BY source_partition)) AS progress "
-        f"SELECT window_start, {keys}, events"
+        f"WITH {seen} AS seen SELECT window_start, {keys}, events"
         + "".join(f", {r.sql} AS {r.name}" for measure in aggregate.measures for r in measure.results)
         + f", toUnixTimestamp64Milli(window_start) + {closes_at(feed, aggregate)} <= seen AS final"
         + f", fromUnixTimestamp64Milli(seen - {milliseconds(feed.disorder)}, {literal(timezone)}) AS as_of"
-        + f" FROM ({windows})"
+        + f" FROM ({progress}) AS progressed CROSS JOIN ({windows}) AS windows"
     )
     return _view(aggregate.name, columns, aggregate.description, select)
 

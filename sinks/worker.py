@@ -14,8 +14,8 @@ from faust.types import TP
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from sinks.clickhouse import Server, Writer
-from sinks.lanes import Lane, lanes
-from sinks.tables import CONTROL
+from sinks.lanes import AggregateLane, Lane, lanes
+from sinks.tables import CONTROL, PROGRESS
 from streams.decode import gaps
 from streams.positions import LogGap, Position
 from streams.transport import Run
@@ -83,6 +83,8 @@ class Sink:
                 rows = pl.concat(waiting.frames)
                 if rows.height:
                     await asyncio.to_thread(self._writer.insert, lane.table, lane.columns, rows)
+                if isinstance(lane, AggregateLane) and (progress := lane.progress(rows)).height:
+                    await asyncio.to_thread(self._writer.insert, "raw.progress", PROGRESS, progress)
                 if waiting.gaps:
                     frame = pl.DataFrame(waiting.gaps, [column.name for column in CONTROL], orient="row")
                     await asyncio.to_thread(self._writer.insert, "raw.control", CONTROL, frame)

@@ -15,7 +15,7 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import AwareDatetime
 from pydantic.fields import FieldInfo
 
-from schemas.fields import DAYS, INSTANTS, INT32, Day, Instant, Personal, Place, Record, Unit
+from schemas.fields import DAYS, INSTANTS, INT32, PSEUDONYM_LENGTH, Day, Instant, Personal, Place, Record, Unit
 
 Kind = Literal["string", "int", "float", "bool", "instant", "date", "enum", "place"]
 
@@ -90,6 +90,13 @@ def _field(record: str, name: str, info: FieldInfo) -> Field:
     personal = any(isinstance(mark, Personal) for mark in marks)
     if personal and kind != "string":
         raise DeclarationError(f"{record}: only a string can be personal, {name} is {kind}")
+    pattern = next((p for mark in marks if (p := getattr(mark, "pattern", None))), None)
+    if personal and pattern:
+        raise DeclarationError(f"{record}: {name} is personal and has a pattern, which its pseudonym would not match")
+    if personal and not (low or 0) <= PSEUDONYM_LENGTH <= (PSEUDONYM_LENGTH if high is None else high):
+        raise DeclarationError(
+            f"{record}: {name} is personal, and its bounds would refuse its pseudonym of {PSEUDONYM_LENGTH} characters"
+        )
     return Field(
         name=name,
         kind=kind,
@@ -98,7 +105,7 @@ def _field(record: str, name: str, info: FieldInfo) -> Field:
         unit=next((mark.symbol for mark in marks if isinstance(mark, Unit)), None),
         low=low,
         high=high,
-        pattern=next((p for mark in marks if (p := getattr(mark, "pattern", None))), None),
+        pattern=pattern,
         symbols=symbols,
         personal=personal,
         default=None if info.is_required() else info.default,

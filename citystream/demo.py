@@ -146,8 +146,8 @@ def _summary(found: list[Account], drained: bool, say: Callable[[str], None]) ->
     for account in found:
         say(
             f"{account.topic}: published {account.published:,} = stored {account.stored:,} + duplicate "
-            f"{account.duplicate:,} + quarantined {account.quarantined:,} + lost {account.lost:,}"
-            + ("" if account.balances else f"; {account.missing:,} MISSING")
+            f"{account.duplicate:,} + quarantined {account.quarantined:,} + control {account.control:,} "
+            f"+ lost {account.lost:,}" + ("" if account.balances else f"; {account.missing:,} MISSING")
         )
     arrived = any(account.stored for account in found)
     say(f"events arrived: {_yes(arrived)}; lag drained: {_yes(drained)}; ledger balances: "

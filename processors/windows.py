@@ -9,12 +9,17 @@ from processors.combine import MOMENT, Combine, Combined, late, merge
 from schemas.expressions import to_polars
 from schemas.feed import Aggregate, Feed
 from schemas.measures import Partial, bucket_bounds
+from streams.positions import Stop
 from streams.watermark import closes_at, window_start
 
 BOUNDS = np.array(bucket_bounds(), dtype=np.int64)
 NO_BUCKET = -1
 
 _WHOLE = ("window_start", "_first", "_seen", "_last", "_changed", "events")
+
+
+class SumTooLarge(Stop):
+    """A sum comes near the end of 64 bits, behind which it would be another number."""
 
 
 class Windows:
@@ -28,6 +33,9 @@ class Windows:
         partials = [p for measure in aggregate.measures for p in measure.partials]
         self._scalars = [(p, combine.column(p)) for p in partials if p.merge != "histogram"]
         self._histograms = [p for p in partials if p.merge == "histogram"]
+        self._sums = [p.name for p in partials if p.merge == "sum"]
+        #: The parts of all partitions, and as much again that came late, add up to less than 2**63.
+        self._largest = 2**62 // feed.partitions
         columns = {
             **dict.fromkeys(aggregate.by, pl.String),
             **dict.fromkeys(_WHOLE, pl.Int64),
@@ -91,9 +99,15 @@ class Windows:
         -------
         Group keys, ``window_start`` (ms), ``version`` (2 x last offset counted in, + 1 if final), ``events`` and the
         partials; a histogram is two lists, ``<name>_buckets`` ascending and ``<name>_counts``.
+
+        Raises
+        ------
+        SumTooLarge
+            A sum could not be merged with those of other partitions in 64 bits.
         """
         closed = pl.col("window_start") + self._closes_at <= max_event_ms
         taken = self._open.filter(pl.col("_changed") | closed)
+        self._check_sums(taken)
         for partial in self._histograms:
             lists = (
                 self._counts[partial.name]
@@ -112,6 +126,16 @@ class Windows:
         self._drop(closed)
         self._open = self._open.with_columns(_changed=pl.lit(False))
         return taken.drop("_first", "_seen", "_last", "_changed")
+
+    def _check_sums(self, taken: pl.DataFrame) -> None:
+        for name in self._sums:
+            beyond = taken.filter(~pl.col(name).is_between(-self._largest, self._largest))
+            if beyond.height:
+                group = ", ".join(map(str, beyond.select(self.aggregate.by).row(0)))
+                raise SumTooLarge(
+                    f"{self.aggregate.name}: {name} of {group} is too large to be summed exactly. "
+                    "Mend the publisher's values, or declare narrower bounds or a smaller scale under a new name"
+                )
 
     def _drop(self, closed: pl.Expr) -> None:
         self._open = self._open.filter(~closed)

@@ -148,6 +148,8 @@ def _rule_problems(rule: NotAfter, known: Mapping[str, Field]) -> Iterator[str]:
 def _aggregate_problems(feed: Feed, aggregate: Aggregate, known: Mapping[str, Field]) -> Iterator[str]:
     if not aggregate.name.startswith(f"{feed.name}_") or not NAME.fullmatch(aggregate.name):
         yield f"the aggregate {aggregate.name} has to be named {feed.name}_<window>[_<group>]"
+    if aggregate.name == f"{feed.name}_conflicts":
+        yield f"{aggregate.name} is the name of the view of conflicts"
     if not timedelta(seconds=1) <= aggregate.window <= LONGEST_WINDOW:
         yield f"the window of {aggregate.name} has to be between a second and {LONGEST_WINDOW}"
     elif timedelta(days=1) % aggregate.window or aggregate.window % timedelta(seconds=1):

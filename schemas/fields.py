@@ -29,9 +29,16 @@ class Unit:
     symbol: str
 
 
+#: Characters of a pseudonym, hexadecimal digits.
+PSEUDONYM_LENGTH = 32
+
+
 @dataclass(frozen=True)
 class Personal:
-    """The value tells of a person: the publisher replaces it by a keyed HMAC before the record leaves."""
+    """The value tells of a person: the publisher replaces it by a keyed HMAC before the record leaves.
+
+    Both have to keep the field's bounds, so it has no pattern and its lengths allow for ``PSEUDONYM_LENGTH``.
+    """
 
 
 class Place(BaseModel):

@@ -15,7 +15,19 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import AwareDatetime
 from pydantic.fields import FieldInfo
 
-from schemas.fields import DAYS, INSTANTS, INT32, UUID, Day, Instant, Personal, Place, Record, Unit
+from schemas.fields import (
+    DAYS,
+    INSTANTS,
+    INT32,
+    PSEUDONYM_LENGTH,
+    UUID,
+    Day,
+    Instant,
+    Personal,
+    Place,
+    Record,
+    Unit,
+)
 
 Kind = Literal["string", "uuid", "int", "float", "bool", "instant", "date", "enum", "place"]
 
@@ -91,6 +103,12 @@ def _field(record: str, name: str, info: FieldInfo) -> Field:
     if personal and kind != "string":
         raise DeclarationError(f"{record}: only a string can be personal, {name} is {kind}")
     pattern = next((p for mark in marks if (p := getattr(mark, "pattern", None))), None)
+    if personal and pattern:
+        raise DeclarationError(f"{record}: {name} is personal and has a pattern, which its pseudonym would not match")
+    if personal and not (low or 0) <= PSEUDONYM_LENGTH <= (PSEUDONYM_LENGTH if high is None else high):
+        raise DeclarationError(
+            f"{record}: {name} is personal, and its bounds would refuse its pseudonym of {PSEUDONYM_LENGTH} characters"
+        )
     return Field(
         name=name,
         kind="uuid" if pattern == UUID and not (nullable or personal) and low is high is None else kind,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import polars as pl
+from aiokafka.errors import CorruptRecordException
 
 from schemas.catalogue import Catalogue
 from schemas.feed import Aggregate, Feed
 from sinks.tables import PARTS, QUARANTINE, TableColumn, aggregate_columns, feed_columns, instant
 from streams import deadletters
+from streams.deadletters import DeadLetter, NotADeadLetter
 from streams.decode import Decoder
+from streams.recordbatch import BodyTooLarge, RecordBatch
 from streams.transport import Run
 from streams.watermark import advance
 
@@ -72,9 +75,14 @@ class AggregateLane:
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
         return self._decoder.read(run, from_offset).rows, max_event_ms
 
+    def progress(self, parts: pl.DataFrame) -> pl.DataFrame:
+        """Rows of ``raw.progress`` to be inserted once these parts are stored."""
+        newest = parts.drop_nulls("watermark").group_by("source_partition").agg(pl.col("watermark").max())
+        return newest.with_columns(aggregate=pl.lit(self.topic))
+
 
 class QuarantineLane:
-    """Dead letters into the quarantine."""
+    """Dead letters into the quarantine, and what another program wrote to their topic beside them."""
 
     topic = deadletters.TOPIC
     table = "raw.quarantine"
@@ -97,13 +105,28 @@ class QuarantineLane:
                 "arrived_at": batch.arrived_ms,
             }
             for batch in run.batches
-            for offset, key, value, headers in batch.records()
-            if offset >= from_offset
-            for letter in (deadletters.parse(headers, key, value),)
+            for letter in _letters(batch, from_offset)
         ]
         names = [name for column in self.columns for name, _ in column.sent]
         text = {"topic", "stage", "cause", "key", "value"}
         return pl.DataFrame(rows, {name: pl.String if name in text else pl.Int64 for name in names}), max_event_ms
+
+
+def _letters(batch: RecordBatch, from_offset: int) -> Iterator[DeadLetter]:
+    """Dead letters of a batch; a record that is none is one itself, of this topic."""
+    topic, partition = deadletters.TOPIC, batch.partition
+    try:
+        records = batch.records()
+    except (BodyTooLarge, CorruptRecordException) as error:
+        cause = f"no dead letters: the batch cannot be read: {error}"
+        yield DeadLetter(topic, partition, batch.base_offset, batch.last_offset, "DECODE", cause, None, None)
+        return
+    for offset, key, value, headers in records:
+        if offset >= from_offset:
+            try:
+                yield deadletters.parse(headers, key, value)
+            except NotADeadLetter as error:
+                yield DeadLetter(topic, partition, offset, offset, "DECODE", str(error), key, value)
 
 
 def lanes(feeds: Mapping[str, Feed], catalogue: Catalogue, timezone: str) -> list[Lane]:

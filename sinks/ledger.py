@@ -1,7 +1,7 @@
-"""The accounting: every offset of a topic is stored, a repeat, quarantined or lost to retention; nothing else.
+"""The accounting: every offset of a topic is stored, a repeat, quarantined, of the log itself or lost to retention.
 
-Received and quarantined are sets of offsets kept by ClickHouse itself as rows arrive, so a replay counts nothing twice
-and nothing is believed that a worker says about itself.
+Received, quarantined and control are sets of offsets kept by ClickHouse itself as rows arrive, so a replay counts
+nothing twice and nothing is believed that a worker says about itself.
 """
 
 from __future__ import annotations
@@ -17,20 +17,27 @@ from streams.lag import PartitionLag
 
 @dataclass(frozen=True)
 class Account:
-    """One topic. ``published`` counts offsets, ``late`` is a part of ``stored``."""
+    """One topic. ``published`` counts offsets, ``late`` is a part of ``stored``.
+
+    ``control`` are offsets of the log itself: markers of transactions, aborted records, records compaction removed.
+    ``conflicts`` are event ids that came with different keys or event times of late (see ``sinks.views``); each of
+    these events counts, so they are no part of the sum.
+    """
 
     topic: str
     published: int
     stored: int
     duplicate: int
     quarantined: int
+    control: int
     lost: int
     late: int
+    conflicts: int
 
     @property
     def missing(self) -> int:
         """Offsets nobody can account for (yet)."""
-        return self.published - self.stored - self.duplicate - self.quarantined - self.lost
+        return self.published - self.stored - self.duplicate - self.quarantined - self.control - self.lost
 
     @property
     def balances(self) -> bool:
@@ -51,16 +58,18 @@ def _account(client: Client, feed: Feed, log: Sequence[PartitionLag]) -> Account
     )
     counted = {str(kind): int(n) for kind, n in sets}
     ((stored, late),) = client.execute(f"SELECT count(), sum(late) FROM raw.{feed.name} FINAL")
-    received, quarantined = counted.get("received", 0), counted.get("quarantined", 0)
+    ((conflicts,),) = client.execute(f"SELECT uniqExact(event_id) FROM city.{feed.name}_conflicts")
     lost = sum(p.log_start - _seen_below(client, feed.name, p) for p in log if p.log_start > 0)
     return Account(
         topic=feed.name,
         published=sum(p.end for p in log),
         stored=stored,
-        duplicate=received - stored,
-        quarantined=quarantined,
+        duplicate=counted.get("received", 0) - stored,
+        quarantined=counted.get("quarantined", 0),
+        control=counted.get("control", 0),
         lost=lost,
         late=late,
+        conflicts=conflicts,
     )
 
 

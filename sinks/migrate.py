@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from schemas.feed import Feed
 from sinks.clickhouse import Server, patiently
 from sinks.tables import feed_tables, shared_tables
-from sinks.views import aggregate_view, feed_view
+from sinks.views import aggregate_view, conflict_view, feed_view
 
 
 def statements(feeds: Iterable[Feed], timezone: str) -> list[str]:
     """Everything there has to be, in an order that works; running it again changes nothing."""
     found = ["CREATE DATABASE IF NOT EXISTS raw", "CREATE DATABASE IF NOT EXISTS city", *shared_tables(timezone)]
     for feed in feeds:
-        found += [*feed_tables(feed, timezone), feed_view(feed, timezone)]
+        found += [*feed_tables(feed, timezone), feed_view(feed, timezone), conflict_view(feed, timezone)]
         found += [aggregate_view(feed, aggregate, timezone) for aggregate in feed.aggregates]
     return found
 

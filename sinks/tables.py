@@ -134,6 +134,19 @@ QUARANTINE = [
     TableColumn("value", "Nullable(String)", "Value, hexadecimal"),
 ]
 
+PROGRESS = [
+    TableColumn("aggregate", "String", "Aggregate"),
+    TableColumn("source_partition", "UInt16", "Partition the parts come from"),
+    TableColumn("watermark", "Int64", "Maximum of event time whose parts are stored [ms]"),
+]
+
+CONTROL = [
+    TableColumn("topic", "String", "Topic of the offsets"),
+    TableColumn("source_partition", "UInt16", "Partition of the offsets"),
+    TableColumn("source_offset", "UInt64", "First offset without a record that counts"),
+    TableColumn("last_offset", "UInt64", "Last offset without a record that counts"),
+]
+
 
 def shared_tables(timezone: str) -> list[str]:
     """Statements creating what belongs to no single feed."""
@@ -141,22 +154,27 @@ def shared_tables(timezone: str) -> list[str]:
     return [
         f"CREATE TABLE IF NOT EXISTS raw.quarantine ({quarantine}) ENGINE = ReplacingMergeTree "
         "ORDER BY (topic, source_partition, source_offset) COMMENT 'Records that could not be processed'",
+        f"CREATE TABLE IF NOT EXISTS raw.control ({_body(CONTROL)}) ENGINE = ReplacingMergeTree "
+        "ORDER BY (topic, source_partition, source_offset, last_offset) "
+        "COMMENT 'Offsets of the log itself: markers of transactions, aborted and compacted records'",
         "CREATE TABLE IF NOT EXISTS raw.progress (aggregate String, source_partition UInt16, "
         "watermark SimpleAggregateFunction(max, Int64)) ENGINE = AggregatingMergeTree "
         "ORDER BY (aggregate, source_partition) COMMENT 'Maximum of event time whose windows are stored [ms]'",
         "CREATE TABLE IF NOT EXISTS raw.ledger (topic String, source_partition UInt16, kind Enum8('received' = 1, "
-        "'quarantined' = 2), block UInt64, offsets AggregateFunction(groupBitmap, UInt64)) "
+        "'quarantined' = 2, 'control' = 3), block UInt64, offsets AggregateFunction(groupBitmap, UInt64)) "
         "ENGINE = AggregatingMergeTree ORDER BY (topic, source_partition, kind, block) "
         f"COMMENT 'Which offsets arrived, as a set, per block of {LEDGER_BLOCK} offsets'",
-        f"CREATE MATERIALIZED VIEW IF NOT EXISTS raw.quarantine_ledger TO raw.ledger AS {_quarantine_ledger()}",
+        _ranges_ledger("quarantine", "quarantined"),
+        _ranges_ledger("control", "control"),
     ]
 
 
-def _quarantine_ledger() -> str:
+def _ranges_ledger(table: str, kind: str) -> str:
     return (
-        "SELECT topic, source_partition, 'quarantined' AS kind, "
+        f"CREATE MATERIALIZED VIEW IF NOT EXISTS raw.{table}_ledger TO raw.ledger AS "
+        f"SELECT topic, source_partition, {literal(kind)} AS kind, "
         f"intDiv(o, {LEDGER_BLOCK}) AS block, groupBitmapState(o) AS offsets "
-        "FROM raw.quarantine ARRAY JOIN range(source_offset, last_offset + 1) AS o "
+        f"FROM raw.{table} ARRAY JOIN range(source_offset, last_offset + 1) AS o "
         "GROUP BY topic, source_partition, block"
     )
 
@@ -179,14 +197,10 @@ def feed_tables(feed: Feed, timezone: str) -> list[str]:
     ]
     for aggregate in feed.aggregates:
         order = ", ".join([*aggregate.by, "window_start", "source_partition"])
-        statements += [
+        statements.append(
             f"CREATE TABLE IF NOT EXISTS raw.{aggregate.name} ({_body(aggregate_columns(aggregate, timezone))}) "
-            f"ENGINE = ReplacingMergeTree(version) ORDER BY ({order}) COMMENT {literal(aggregate.description)}",
-            f"CREATE MATERIALIZED VIEW IF NOT EXISTS raw.{aggregate.name}_progress TO raw.progress AS "
-            f"SELECT {literal(aggregate.name)} AS aggregate, source_partition, "
-            f"max(assumeNotNull(p.watermark)) AS watermark FROM raw.{aggregate.name} AS p "
-            "WHERE p.watermark IS NOT NULL GROUP BY source_partition",
-        ]
+            f"ENGINE = ReplacingMergeTree(version) ORDER BY ({order}) COMMENT {literal(aggregate.description)}"
+        )
     return statements
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from schemas.feed import Aggregate, Feed, milliseconds
 from sinks.sql import ToSql, is_late, literal, merged, window_start_ms
 from sinks.tables import TableColumn, feed_columns, field_columns, instant
@@ -9,6 +11,11 @@ from streams.watermark import closes_at
 
 #: Lets a view read ``raw`` for a reader who may not.
 SECURITY = "DEFINER = owner SQL SECURITY DEFINER"
+
+#: Raw rows that conflicts are looked for in, by arrival: all of them would take too much memory.
+CONFLICTS_SHOWN = timedelta(days=1)
+#: Bytes that looking for conflicts takes before it goes on from disk.
+CONFLICTS_IN_MEMORY = 500_000_000
 
 
 def view_columns(feed: Feed, timezone: str) -> list[TableColumn]:
@@ -34,6 +41,35 @@ def aggregate_view_columns(feed: Feed, aggregate: Aggregate, timezone: str) -> l
     ]
 
 
+def conflict_view_columns(feed: Feed, timezone: str) -> list[TableColumn]:
+    """Columns of the view of a feed's conflicts."""
+    shown = ("event_id", feed.key, feed.event_time, "source_partition", "source_offset", "arrived_at")
+    columns = {column.name: column for column in feed_columns(feed, timezone)}
+    return [columns[name] for name in shown]
+
+
+def conflict_view(feed: Feed, timezone: str) -> str:
+    """Statement creating the view of a feed's conflicts: events that share an event id and are not the same event.
+
+    It groups the raw rows by event id, in a few bytes for each: 64 bits of a hash stand for key and event time.
+    """
+    columns = conflict_view_columns(feed, timezone)
+    recent = f"arrived_at > now() - INTERVAL {CONFLICTS_SHOWN // timedelta(hours=1)} HOUR"
+    identity = f"cityHash64({feed.key}, {feed.event_time})"
+    select = (
+        f"SELECT {_names(columns)} FROM raw.{feed.name} WHERE {recent} AND event_id IN (SELECT event_id FROM "
+        f"raw.{feed.name} WHERE {recent} GROUP BY event_id HAVING min({identity}) != max({identity}) "
+        f"SETTINGS max_bytes_before_external_group_by = {CONFLICTS_IN_MEMORY}) "
+        f"ORDER BY event_id, {feed.key}, {feed.event_time}, source_offset "
+        f"LIMIT 1 BY event_id, {feed.key}, {feed.event_time}"
+    )
+    about = (
+        f"Events of the last {CONFLICTS_SHOWN // timedelta(hours=1)} hours, by arrival, that share an event_id under "
+        f"different {feed.key} or {feed.event_time}; each of them counts"
+    )
+    return _view(f"{feed.name}_conflicts", columns, about, select)
+
+
 def feed_view(feed: Feed, timezone: str) -> str:
     """Statement creating a feed's view."""
     columns = view_columns(feed, timezone)
@@ -46,14 +82,19 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
     A window is the merge of its parts: what each partition counted in time, and what came too late for that, counted
     from the raw rows. A row is late by the same predicate that kept it out of the stream's part, so it is in one of
     the two, whenever it arrives.
+
+    A query sees each table as it was when the query came to it, from left to right. So progress stands to the left of
+    the parts: what it says is stored is there to be read.
     """
     columns = aggregate_view_columns(feed, aggregate, timezone)
     partials = [p for measure in aggregate.measures for p in measure.partials]
     to_sql = ToSql(feed)
     keys = ", ".join(aggregate.by)
-    own_partition = feed.key in aggregate.by
-    everywhere = f"if(length(progress) = {feed.partitions}, arrayMin(mapValues(progress)), 0)"
-    seen = "min(progress[source_partition])" if own_partition else everywhere
+    seen = (
+        "arrayMin(number -> progress[number], partitions)"
+        if feed.key in aggregate.by
+        else f"if(length(progress) = {feed.partitions}, arrayMin(mapValues(progress)), 0)"
+    )
     late_parts = (
         f"SELECT {keys}, fromUnixTimestamp64Milli({window_start_ms(feed, aggregate)}, {literal(timezone)}) "
         "AS window_start, source_partition, toInt64(count()) AS events"
@@ -69,17 +110,20 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
     windows = (
         f"SELECT {keys}, window_start, sum(events) AS events"
         + "".join(f", {merged(p)} AS {p.name}" for p in partials)
-        + f", {seen} AS seen FROM ({stream_parts} UNION ALL {late_parts}) GROUP BY {keys}, window_start"
+        + f", groupUniqArray(source_partition) AS partitions FROM ({stream_parts} UNION ALL {late_parts}) "
+        f"GROUP BY {keys}, window_start"
+    )
+    progress = (
+        "SELECT mapFromArrays(groupArray(source_partition), groupArray(watermark)) AS progress "
+        "FROM (SELECT source_partition, max(p.watermark) AS watermark FROM raw.progress AS p "
+        f"WHERE aggregate = {literal(aggregate.name)} GROUP BY source_partition)"
     )
     select = (
-        f"WITH (SELECT mapFromArrays(groupArray(source_partition), groupArray(seen)) FROM (SELECT source_partition, "
-        f"max(watermark) AS seen FROM raw.progress WHERE aggregate = {literal(aggregate.name)} "
-        "GROUP BY source_partition)) AS progress "
-        f"SELECT window_start, {keys}, events"
+        f"WITH {seen} AS seen SELECT window_start, {keys}, events"
         + "".join(f", {r.sql} AS {r.name}" for measure in aggregate.measures for r in measure.results)
         + f", toUnixTimestamp64Milli(window_start) + {closes_at(feed, aggregate)} <= seen AS final"
         + f", fromUnixTimestamp64Milli(seen - {milliseconds(feed.disorder)}, {literal(timezone)}) AS as_of"
-        + f" FROM ({windows})"
+        + f" FROM ({progress}) AS progressed CROSS JOIN ({windows}) AS windows"
     )
     return _view(aggregate.name, columns, aggregate.description, select)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import polars as pl
@@ -13,7 +13,9 @@ from faust.types import TP
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from sinks.clickhouse import Server, Writer
-from sinks.lanes import Lane, lanes
+from sinks.lanes import AggregateLane, Lane, lanes
+from sinks.tables import CONTROL, PROGRESS, TableColumn
+from streams.decode import gaps
 from streams.positions import LogGap, Position
 from streams.transport import Run
 from streams.worker import BatchApp, BatchWorker, Held, run
@@ -26,12 +28,13 @@ ENOUGH_ROWS, MOST_ROWS = 200_000, 400_000
 
 
 class Reading:
-    """Rows of one partition that wait for ClickHouse, and where reading stands behind them."""
+    """Rows of one partition that wait for ClickHouse, the offsets without any, and where reading stands behind them."""
 
     def __init__(self, lane: Lane, start: Position) -> None:
         self.lane = lane
         self.position = start
         self.frames: list[pl.DataFrame] = []
+        self.gaps: list[tuple[str, int, int, int]] = []
 
     def take(self, run: Run) -> None:
         """Read a run.
@@ -49,6 +52,7 @@ class Reading:
         rows, newest = self.lane.read(run, before.processed, before.max_event_ms)
         self.position = replace(before, processed=run.next, rewind=run.next, max_event_ms=newest)
         self.frames.append(rows)
+        self.gaps += [(run.topic, run.partition, *gap) for gap in gaps(run, before.processed)]
 
 
 class Sink(BatchWorker[Reading]):
@@ -80,19 +84,34 @@ class Sink(BatchWorker[Reading]):
     async def flush(self, held: Mapping[TP, Held[Reading]]) -> None:
         """Insert what waits, wait for the acknowledgement, then let the positions be committed."""
         frames: dict[Lane, list[pl.DataFrame]] = {}
+        without: list[tuple[str, int, int, int]] = []
         positions = {}
         for tp, reading in held.items():
             async with reading.lock:
                 waiting, reading.state.frames = reading.state.frames, []
+                without, reading.state.gaps = without + reading.state.gaps, []
                 positions[tp] = reading.state.position
-            frames.setdefault(reading.state.lane, []).extend(waiting)
+            if waiting:
+                frames.setdefault(reading.state.lane, []).extend(waiting)
         self._taken.set()
+        progress = []
         for lane, waiting in frames.items():
-            if waiting and (rows := pl.concat(waiting)).height:
-                await asyncio.to_thread(self._writer.insert, lane.table, lane.columns, rows)
+            rows = pl.concat(waiting)
+            await self._insert(lane.table, lane.columns, rows)
+            if isinstance(lane, AggregateLane):
+                progress.append(lane.progress(rows))
+        if progress:
+            await self._insert("raw.progress", PROGRESS, pl.concat(progress))
+        if without:
+            frame = pl.DataFrame(without, [column.name for column in CONTROL], orient="row")
+            await self._insert("raw.control", CONTROL, frame)
         for tp, position in positions.items():
             if self.keeps(tp, held[tp]):
                 self.app.batch_consumer.flushed[tp] = position
+
+    async def _insert(self, table: str, columns: Sequence[TableColumn], rows: pl.DataFrame) -> None:
+        if rows.height:
+            await asyncio.to_thread(self._writer.insert, table, columns, rows)
 
 
 def main(

@@ -5,7 +5,7 @@ Header names are Kafka Connect's. A dead letter replaces an earlier one of the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,12 @@ Stage = Literal["DECODE", "VALIDATE"]
 Headers = list[tuple[str, bytes]]
 
 _PREFIX = "__connect.errors."
+#: Offsets that one letter can stand for beside the first; a batch that could be opened has fewer records.
+LONGEST = 2**26
+
+
+class NotADeadLetter(ValueError):
+    """A record in the topic of dead letters is none: another program wrote it."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +49,49 @@ class DeadLetter:
         ]
 
 
-def parse(headers: Sequence[tuple[str, bytes]], key: bytes | None, value: bytes | None) -> DeadLetter:
+def parse(headers: Sequence[tuple[str, bytes | None]], key: bytes | None, value: bytes | None) -> DeadLetter:
     """Read a dead letter back.
 
     Raises
     ------
-    ValueError
-        The headers are not those of a dead letter.
+    NotADeadLetter
+        The headers are not those of a dead letter; says which, and nothing of their content.
     """
-    fields = {name.removeprefix(_PREFIX): text.decode() for name, text in headers if name.startswith(_PREFIX)}
+    fields = dict(headers)
+    offset = _number(fields, "offset", 0, 2**63 - 1 - LONGEST)
+    return DeadLetter(
+        _text(fields, "topic"),
+        _number(fields, "partition", 0, 2**16 - 1),
+        offset,
+        _number(fields, "last_offset", offset, offset + LONGEST),
+        _stage(fields),
+        _text(fields, "exception.message"),
+        key,
+        value,
+    )
+
+
+def _text(fields: Mapping[str, bytes | None], name: str) -> str:
+    content = fields.get(_PREFIX + name)
+    if content is None:
+        raise NotADeadLetter(f"no dead letter: the header {_PREFIX}{name} is missing")
     try:
-        return DeadLetter(
-            fields["topic"],
-            int(fields["partition"]),
-            int(fields["offset"]),
-            int(fields["last_offset"]),
-            "DECODE" if fields["stage"] == "DECODE" else "VALIDATE",
-            fields["exception.message"],
-            key,
-            value,
-        )
-    except KeyError as error:
-        raise ValueError(f"no dead letter: the header {_PREFIX}{error.args[0]} is missing") from error
+        return content.decode()
+    except UnicodeDecodeError:
+        raise NotADeadLetter(f"no dead letter: the header {_PREFIX}{name} is not UTF-8") from None
+
+
+def _number(fields: Mapping[str, bytes | None], name: str, low: int, high: int) -> int:
+    text = _text(fields, name)
+    if not text.isdecimal() or len(text) > 19 or not low <= int(text) <= high:
+        raise NotADeadLetter(f"no dead letter: the header {_PREFIX}{name} is no number from {low} to {high}")
+    return int(text)
+
+
+def _stage(fields: Mapping[str, bytes | None]) -> Stage:
+    match _text(fields, "stage"):
+        case "DECODE":
+            return "DECODE"
+        case "VALIDATE":
+            return "VALIDATE"
+    raise NotADeadLetter(f"no dead letter: the header {_PREFIX}stage is neither DECODE nor VALIDATE")

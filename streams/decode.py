@@ -26,6 +26,36 @@ from streams.transport import Run
 LARGEST_LETTER = 512 * 1024
 
 
+def gaps(run: Run, from_offset: int) -> list[tuple[int, int]]:
+    """First and last offsets of the stretches of a run, from an offset on, that hold no record that counts.
+
+    They are the log's own: markers of transactions, aborted records, records that compaction removed.
+    """
+    found, at = [], from_offset
+    for batch in run.batches:
+        for first, last in _held(batch):
+            if first > at:
+                found.append((at, first - 1))
+            at = max(at, last + 1)
+    return [*found, (at, run.next - 1)] if at < run.next else found
+
+
+def _held(batch: RecordBatch) -> list[tuple[int, int]]:
+    """The stretches a batch has records for; all of it if it is a dead letter as a whole."""
+    whole = [(batch.base_offset, batch.last_offset)]
+    if batch.count == batch.last_offset - batch.base_offset + 1:
+        return whole
+    try:
+        offsets = [offset for offset, *_ in batch.records()]
+    except (BodyTooLarge, CorruptRecordException):
+        return whole
+    return [(offset, offset) for offset in offsets] if _in_order(batch, offsets) else whole
+
+
+def _in_order(batch: RecordBatch, offsets: list[int]) -> bool:
+    return offsets == sorted({o for o in offsets if batch.base_offset <= o <= batch.last_offset})
+
+
 @dataclass
 class Decoded:
     """Valid rows in offset order, with ``_key``, ``_offset`` and ``_arrived`` (ms), and what is not valid."""
@@ -121,8 +151,7 @@ class Decoder:
         except CorruptRecordException as error:
             dead.append(self._batch_letter(batch, f"the records of the batch have no borders: {error}"))
             return
-        offsets = [offset for offset, *_ in records]
-        if offsets != sorted({o for o in offsets if batch.base_offset <= o <= batch.last_offset}):
+        if not _in_order(batch, [offset for offset, *_ in records]):
             dead.append(self._batch_letter(batch, "the offsets of the batch's records are out of order"))
             return
         by_frame: dict[bytes, list[tuple[int, bytes, bytes]]] = defaultdict(list)

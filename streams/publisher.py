@@ -13,7 +13,7 @@ from kafka import KafkaProducer
 
 from schemas.catalogue import FrozenSchema
 from schemas.feed import Feed
-from schemas.fields import Record
+from schemas.fields import PSEUDONYM_LENGTH, Record
 from schemas.rowcodec import encode
 from streams.topics import MAX_BATCH
 
@@ -24,8 +24,8 @@ OnResult = Callable[[Exception | None], None]
 
 
 def pseudonym(key: bytes, value: str) -> str:
-    """Keyed HMAC-SHA256 of a personal value, 32 hex digits."""
-    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:32]
+    """Keyed HMAC-SHA256 of a personal value, ``PSEUDONYM_LENGTH`` hexadecimal digits."""
+    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:PSEUDONYM_LENGTH]
 
 
 def new_producer(bootstrap: str) -> KafkaProducer:

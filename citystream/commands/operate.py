@@ -46,8 +46,9 @@ def lag(
 
 
 def ledger(output: OutputOption = Output.TABLE) -> None:
-    """Account for every record: published = stored + duplicate + quarantined + lost; late is a part of stored.
+    """Account for every record: published = stored + duplicate + quarantined + control + lost.
 
+    Late is a part of stored; control are markers of transactions, aborted and compacted records.
     Exit code 1 if it does not balance: records are still on their way (see citystream lag), or something is wrong.
 
     Example: citystream ledger

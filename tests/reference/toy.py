@@ -15,7 +15,7 @@ from schemas.avro import aggregate_schema, feed_schema
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.expressions import Column, When
 from schemas.feed import Aggregate, Feed, NotAfter
-from schemas.fields import Day, EventId, Instant, Location, Personal, Record, Text, Unit
+from schemas.fields import Day, EventId, Instant, Location, Record, Text, Unit
 from schemas.measures import count_where, quantiles, ratio, share, spread, total
 from schemas.rowcodec import encode
 
@@ -46,7 +46,7 @@ class Toy(Record):
     weight: Annotated[float, Field(description="Weight"), Unit("kg")]
     open: Annotated[bool | None, Field(description="Whether it is open")]
     built: Annotated[Day | None, Field(description="Day it was built")]
-    note: Annotated[str | None, Field(max_length=6, description="Remark"), Personal()]
+    note: Annotated[str | None, Field(max_length=6, description="Remark")]
     place: Location
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lz4.frame
@@ -19,8 +20,8 @@ from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.rowcodec import encode, frame
 from streams import decode, recordbatch
 from streams.deadletters import DeadLetter
-from streams.decode import LARGEST_LETTER, Decoded, Decoder
-from tests.reference.batches import batch, batch_of, record_bytes, run, sized, varint
+from streams.decode import LARGEST_LETTER, Decoded, Decoder, gaps
+from tests.reference.batches import CODECS, batch, batch_of, record_bytes, run, sized, varint
 from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, event_id, instant, record, value
 
 DECODER = Decoder(CATALOGUE, "toy", FEED)
@@ -386,3 +387,34 @@ def test_a_topic_without_a_feed_is_decoded_and_not_judged() -> None:
     late = value(observed_at=instant(NOON - 10**6 * SECOND), level=10**6)
     rows = Decoder(CATALOGUE, "toy").read(run(batch([(b"any", late, [])], 0)), 0).rows
     assert rows["level"].to_list() == [10**6]
+
+
+def test_a_run_of_whole_batches_has_no_gaps() -> None:
+    assert gaps(run(batch_with([(KEY, GOOD, NO_HEADERS)] * 3)), BASE) == []
+    assert gaps(run(batch_with([(KEY, GOOD, NO_HEADERS)] * 3), start=BASE + 1), BASE + 2) == []
+
+
+def test_offsets_without_a_record_are_gaps() -> None:
+    """Before, between and behind the batches, and inside a batch that was compacted; from the offset asked for on."""
+    compacted = batch_of(b"".join(record_bytes(delta, KEY, GOOD) for delta in (1, 3)), 2, BASE, last_delta=4)
+    behind = batch_with([(KEY, GOOD, NO_HEADERS)] * 2, BASE + 8)
+    found = replace(run(compacted, behind, start=BASE - 2), next=BASE + 12)
+    expected = [(BASE - 2, BASE), (BASE + 2, BASE + 2), (BASE + 4, BASE + 7), (BASE + 10, BASE + 11)]
+    assert gaps(found, BASE - 2) == expected
+    assert gaps(found, BASE + 5) == [(BASE + 5, BASE + 7), expected[-1]]
+    assert gaps(replace(found, batches=()), BASE) == [(BASE, BASE + 11)]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        batch_of(b"\x01 no records", 2, BASE, last_delta=4),
+        batch_of(b"no gzip", 2, BASE, CODECS["gzip"], last_delta=4),
+        batch_of(b"".join(record_bytes(delta, KEY, GOOD) for delta in (3, 1)), 2, BASE, last_delta=4),
+    ],
+    ids=["no borders", "not decompressed", "out of order"],
+)
+def test_an_offset_is_in_a_dead_letter_or_in_a_gap_and_never_in_both(raw: bytes) -> None:
+    assert gaps(run(raw), BASE) == []
+    (letter,) = read(raw).dead
+    assert (letter.offset, letter.last_offset) == (BASE, BASE + 4)

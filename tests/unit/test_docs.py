@@ -27,7 +27,7 @@ from schemas.catalogue import Catalogue, check, freeze
 from schemas.feed import Feed
 from schemas.fields import Record
 from schemas.rowcodec import decode
-from sinks.views import aggregate_view_columns, view_columns
+from sinks.views import aggregate_view_columns, conflict_view_columns, view_columns
 from streams.publisher import Publisher
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("examples/**/*.md")])
@@ -182,6 +182,7 @@ def columns() -> dict[str, set[str]]:
     zone, found = city.settings.timezone, {}
     for feed in city.feeds.values():
         found[feed.name] = {column.name for column in view_columns(feed, zone)}
+        found[f"{feed.name}_conflicts"] = {column.name for column in conflict_view_columns(feed, zone)}
         for aggregate in feed.aggregates:
             found[aggregate.name] = {column.name for column in aggregate_view_columns(feed, aggregate, zone)}
     return found

@@ -44,6 +44,7 @@ from schemas.fields import (
 from schemas.measures import Measure, count_where, total
 from schemas.model import fields_of
 from schemas.rowcodec import encode
+from streams.publisher import pseudonym
 from tests.reference.toy import FEED, NOON, Mood, Toy, instant, record
 
 D = "Described"
@@ -75,6 +76,9 @@ BOUNDS_ARE = "the bounds of a field are ge and le, min_length, max_length and pa
 INSTANT = "has to be declared as Instant, without other bounds; Feed.earliest and Feed.rules bound it further"
 DAY = INSTANT.replace("Instant", "Day")
 NO_DEFAULT = "has a default Avro cannot have; that of a nullable field is None"
+
+
+PSEUDONYM = "it is personal, and its bounds would refuse its pseudonym of 32 characters"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +117,12 @@ NO_DEFAULT = "has a default Avro cannot have; that of a nullable field is None"
         (Annotated[date, Field(description=D)], DAY),
         (Annotated[Day, Field(le=date(2000, 1, 1), description=D)], DAY),
         (Annotated[int, Personal(), Field(description=D)], "only a string can be personal, it is int"),
+        (
+            Annotated[str, Personal(), Field(pattern="^[A-Z]", description=D)],
+            "it is personal and has a pattern, which its pseudonym would not match",
+        ),
+        (Annotated[str, Personal(), Field(max_length=31, description=D)], PSEUDONYM),
+        (Annotated[str | None, Personal(), Field(min_length=33, description=D)], PSEUDONYM),
     ],
 )
 def test_a_field_outside_the_language_is_refused(annotation: Any, reason: str) -> None:
@@ -173,7 +183,7 @@ def test_a_record_with_validators_or_configuration_is_refused() -> None:
 
 def test_a_field_is_described_by_everything_said_of_it() -> None:
     class Said(Record):
-        a: Annotated[Text | None, Field(max_length=20, description=D), Unit("1"), Personal()]
+        a: Annotated[Text | None, Field(max_length=40, description=D), Unit("1"), Personal()]
         b: Annotated[Annotated[int, Field(ge=0, le=9, description="Inner"), Unit("m")], Field(le=5)]
         c: Annotated[float | None, Field(ge=0.5, description=D), Unit("km")]
         d: Annotated[Instant | None, Field(description=D)]
@@ -188,7 +198,7 @@ def test_a_field_is_described_by_everything_said_of_it() -> None:
         "string",
         True,
         1,
-        20,
+        40,
         "1",
         True,
         D,
@@ -273,6 +283,7 @@ def level(name: str) -> tuple[Measure, ...]:
         ({"aggregates": (FEED.aggregates[0],) * 2}, "two aggregates have one name"),
         (aggregate(name="other_4s"), "the aggregate other_4s has to be named toy_<window>[_<group>]"),
         (aggregate(name="toy_4S"), "the aggregate toy_4S has to be named toy_<window>[_<group>]"),
+        (aggregate(name="toy_conflicts"), "toy_conflicts is the name of the view of conflicts"),
         (aggregate(window=timedelta(milliseconds=500)), "the window of toy_4s has to be between a second and 0:15:00"),
         (aggregate(window=timedelta(minutes=16)), "the window of toy_4s has to be between a second and 0:15:00"),
         (aggregate(window=timedelta(seconds=7)), "the window of toy_4s has to be whole seconds that divide a day"),
@@ -342,3 +353,9 @@ def test_what_results_do_not_depend_on_leaves_the_definition() -> None:
 def test_an_aggregate_is_a_plain_declaration() -> None:
     assert Aggregate(name="a", by=("b",), window=timedelta(seconds=1), measures=(), description=D).measures == ()
     assert isinstance(FEED, Feed)
+
+
+def test_a_pseudonym_keeps_the_bounds_of_the_shortest_personal_field_there_may_be() -> None:
+    model = one_field(Annotated[str, Personal(), Field(min_length=32, max_length=32, description=D)])
+    assert fields_of(model)[0].personal
+    assert model.model_validate({"it": pseudonym(b"k" * 32, "Wensan Road 1")})

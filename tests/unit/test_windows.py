@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from processors.combine import Combine
 from processors.repeats import Repeats
-from processors.windows import Windows
+from processors.windows import SumTooLarge, Windows
+from schemas.columnar import UUID_PARTS
 from streams.decode import Decoder
 from streams.positions import NO_EVENT_TIME
 from streams.recordbatch import split
@@ -80,7 +81,10 @@ def test_repeats_keep_no_more_than_the_windows_that_may_be_open() -> None:
             {
                 "device_id": ["d"] * 3,
                 "observed_at": [at] * 3,
-                "event_id": [halves(event_id(3 * second + n)) for n in range(3)],
+                "event_id": pl.Series(
+                    [halves(event_id(3 * second + n)) for n in range(3)],
+                    dtype=pl.Struct(dict.fromkeys(UUID_PARTS, pl.UInt64)),
+                ),
             }
         ).with_columns(_offset=pl.int_range(3, dtype=pl.Int64))
         assert repeats.drop(rows, at).height == 3
@@ -161,3 +165,19 @@ def test_a_histogram_has_ascending_buckets_and_is_empty_where_nothing_is_known()
     assert part["wait_histogram_buckets"] == expected
     assert part["wait_histogram_counts"] == [1] * 4
     assert part["delay_histogram_buckets"] == part["delay_histogram_counts"] == []
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sum_that_could_wrap_when_merged_stops_the_worker(sign: int) -> None:
+    """All partitions together keep below 2**62; one record more than that is refused, and nothing wraps before."""
+    feed = replace(FEED, partitions=8, aggregates=(BY_DEVICE,))
+    combine = Combine(feed)
+    windows = Windows(feed, BY_DEVICE, combine)
+    largest = sign * 2**52
+    for number in range(2**7):
+        windows.add(combine(rows_at(0, offset=number).with_columns(level=pl.lit(largest, pl.Int64))))
+    (total,) = windows.take(NOON)["level_sum"]
+    assert total * feed.partitions == sign * 2**62
+    windows.add(combine(rows_at(0, offset=2**7).with_columns(level=pl.lit(sign, pl.Int64))))
+    with pytest.raises(SumTooLarge, match="toy_4s: level_sum of d is too large to be summed exactly"):
+        windows.take(NOON)

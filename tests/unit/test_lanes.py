@@ -1,0 +1,99 @@
+"""From the runs of a topic to the rows of its table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from sinks.lanes import AggregateLane, QuarantineLane
+from streams.deadletters import TOPIC, DeadLetter, Headers
+from streams.transport import Run
+from tests.reference.batches import CODECS, batch, batch_of, record_bytes, rows_of, run, sized, varint
+from tests.reference.toy import CATALOGUE, FEED
+
+LETTER = DeadLetter("toy", 3, 41, 45, "DECODE", "the record has no value", b"d-1", None)
+BASE = 7
+
+
+def quarantined(found: Run, from_offset: int = 0) -> list[dict[str, Any]]:
+    """Rows of the quarantine."""
+    rows, _ = QuarantineLane("UTC").read(found, from_offset, 0)
+    return rows_of(rows.drop("arrived_at"))
+
+
+def headers(**changed: bytes | None) -> Headers:
+    """The headers of a dead letter, some of them changed or, if None, left out."""
+    names = {name.rpartition(".")[2]: name for name, _ in LETTER.headers()}
+    content = {names["message"]: b"", **dict(LETTER.headers())}
+    for name, value in changed.items():
+        content[names[name]] = value if value is not None else b""
+        if value is None:
+            del content[names[name]]
+    return list(content.items())
+
+
+def test_a_dead_letter_is_stored_under_the_offset_it_is_of() -> None:
+    (row,) = quarantined(run(batch([(b"d-1", None, LETTER.headers())], BASE), topic=TOPIC))
+    assert (row["topic"], row["source_partition"], row["source_offset"], row["last_offset"]) == ("toy", 3, 41, 45)
+    assert (row["stage"], row["cause"], row["key"], row["value"]) == (LETTER.stage, LETTER.cause, b"d-1".hex(), None)
+
+
+PREFIX = "no dead letter: the header __connect.errors."
+
+
+@pytest.mark.parametrize(
+    ("junk", "cause"),
+    [
+        ([], f"{PREFIX}offset is missing"),
+        ([("trace", b"\xff"), ("trace", b"")], f"{PREFIX}offset is missing"),
+        (headers(topic=None), f"{PREFIX}topic is missing"),
+        (headers(topic=b"\xff\xfe"), f"{PREFIX}topic is not UTF-8"),
+        (headers(partition=b"65536"), f"{PREFIX}partition is no number from 0 to 65535"),
+        (headers(partition=b"secret"), f"{PREFIX}partition is no number from 0 to 65535"),
+        (headers(offset=b"-1"), f"{PREFIX}offset is no number from 0 to {2**63 - 1 - 2**26}"),
+        (headers(offset=b"9" * 5000), f"{PREFIX}offset is no number from 0 to {2**63 - 1 - 2**26}"),
+        (headers(last_offset=b"40"), f"{PREFIX}last_offset is no number from 41 to {41 + 2**26}"),
+        (headers(last_offset=b"4" * 10), f"{PREFIX}last_offset is no number from 41 to {41 + 2**26}"),
+        (headers(stage=b"LUNCH"), f"{PREFIX}stage is neither DECODE nor VALIDATE"),
+        (headers(message=None), f"{PREFIX}exception.message is missing"),
+        (headers(message=b"\xff"), f"{PREFIX}exception.message is not UTF-8"),
+    ],
+    ids=range(13),
+)
+def test_a_record_that_is_no_dead_letter_is_kept_as_one_of_its_own_topic(junk: Headers, cause: str) -> None:
+    """With its own offset, whatever stands before and behind it; the cause has nothing of its content."""
+    letter = (b"d-1", None, LETTER.headers())
+    found = run(batch([letter, (None, b"\xff", junk), letter], BASE), topic=TOPIC)
+    before, kept, behind = quarantined(found)
+    assert before == behind
+    assert kept == {
+        "topic": TOPIC, "source_partition": 0, "source_offset": BASE + 1, "last_offset": BASE + 1, "stage": "DECODE",
+        "cause": cause, "key": None, "value": "ff",
+    }  # fmt: skip
+    assert quarantined(found, BASE + 1) == [kept, behind]
+
+
+def test_a_header_without_content_is_missing() -> None:
+    body = record_bytes(0, b"key", b"value", varint(1) + sized(b"__connect.errors.offset") + sized(None))
+    (row,) = quarantined(run(batch_of(body, 1, BASE), topic=TOPIC))
+    assert (row["topic"], row["source_offset"], row["cause"]) == (TOPIC, BASE, f"{PREFIX}offset is missing")
+
+
+@pytest.mark.parametrize("raw", [batch_of(b"\x01", 2, BASE), batch_of(b"no gzip", 2, BASE, CODECS["gzip"])])
+def test_a_batch_that_cannot_be_read_is_kept_by_its_offsets(raw: bytes) -> None:
+    (row,) = quarantined(run(raw, topic=TOPIC))
+    assert (row["topic"], row["source_offset"], row["last_offset"]) == (TOPIC, BASE, BASE + 1)
+    assert row["cause"].startswith("no dead letters: the batch cannot be read: ")
+
+
+def test_progress_is_the_newest_watermark_of_each_partition() -> None:
+    lane = AggregateLane(FEED, FEED.aggregates[0], CATALOGUE, "UTC")
+    parts = pl.DataFrame({"source_partition": [0, 0, 1, 1, 2], "watermark": [5, None, 9, 4, None], "events": [1] * 5})
+    progress = lane.progress(parts).sort("source_partition")
+    assert rows_of(progress) == [
+        {"source_partition": 0, "watermark": 5, "aggregate": lane.topic},
+        {"source_partition": 1, "watermark": 9, "aggregate": lane.topic},
+    ]
+    assert lane.progress(parts.filter(pl.col("source_partition") == 2)).is_empty()

@@ -72,7 +72,7 @@ def field_columns(field: Field, timezone: str) -> list[TableColumn]:
         ]
     if field.kind == "uuid":
         high, low = (f"{field.name}_{part}" for part in PARTS["uuid"])
-        value = f"reinterpret(bitOr(bitShiftLeft(toUInt128({high}), 64), {low}), 'UUID')"
+        value = f"reinterpret(bitOr(bitShiftLeft(toUInt128({low}), 64), {high}), 'UUID')"
         return [TableColumn(field.name, "UUID", comment, ((high, "UInt64"), (low, "UInt64")), value)]
     kind = _TYPES[field.kind]
     if field.kind == "date":

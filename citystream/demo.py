@@ -33,10 +33,13 @@ RATE = 120
 
 @dataclass
 class Crew:
-    """The workers and simulators of the demo, started again when one ends by itself."""
+    """The workers and simulators of the demo, started again when one ends by itself.
+
+    ``ended`` keeps the last words of each that did, one for each time.
+    """
 
     city: Installation
-    restarts: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, list[str]] = field(default_factory=dict)
 
     def _launch(self, name: str) -> Launch:
         if name in self.workers:
@@ -66,8 +69,9 @@ class Crew:
     def watch(self) -> None:
         """Start again what ended by itself, and remember it."""
         for name in [*self.workers, *self.simulators]:
-            if Process(name, self.city.settings.home).running() is None:
-                self.restarts[name] = self.restarts.get(name, 0) + 1
+            process = Process(name, self.city.settings.home)
+            if process.running() is None:
+                self.ended.setdefault(name, []).append(process.last_words())
                 self.start([name])
 
     def stop(self, names: list[str]) -> None:
@@ -121,7 +125,10 @@ def _watch(crew: Crew, monitor: Monitor, seconds: float | None) -> None:
 def _note(crew: Crew, elapsed: float, seconds: float | None, snapshot: Snapshot) -> str:
     total = sum(feed.per_second for feed in snapshot.feeds)
     left = "Ctrl-C ends it" if seconds is None else f"{max(0, seconds - elapsed):.0f} s left"
-    again = "".join(f"; {name} started again {times} times" for name, times in crew.restarts.items())
+    again = "".join(
+        f"\n{name} ended {len(words)} times by itself and was started again; it said: {words[-1] or 'nothing'}"
+        for name, words in crew.ended.items()
+    )
     return f"{total:,.0f} events/s in all; {elapsed:.0f} s; {left}{again}"
 
 

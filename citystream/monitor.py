@@ -124,7 +124,7 @@ def render(snapshot: Snapshot, note: str) -> RenderableType:
     windows.add_column("measures")
     for line in snapshot.windows:
         windows.add_row(*_window_cells(line))
-    return Group(feeds, windows, note)
+    return Group(feeds, windows, Text(note))
 
 
 def _window_cells(line: WindowLine) -> list[RenderableType]:

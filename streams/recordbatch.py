@@ -43,7 +43,7 @@ class BodyTooLarge(ValueError):
 
 @dataclass(frozen=True)
 class RecordBatch:
-    """A batch as the broker sent it, not decompressed."""
+    """A batch as the broker sent it, not decompressed; ``raw`` is its place in the fetch."""
 
     partition: int
     base_offset: int
@@ -52,7 +52,7 @@ class RecordBatch:
     attributes: int
     arrived_ms: int
     producer_id: int
-    raw: bytes = field(repr=False)
+    raw: memoryview = field(repr=False)
 
     @property
     def is_control(self) -> bool:
@@ -104,11 +104,11 @@ class RecordBatch:
         try:
             match CODECS.get(self.attributes & CODEC_MASK):
                 case "none":
-                    body = data
+                    body = bytes(data)
                 case "gzip":
                     body = zlib.decompressobj(31).decompress(data, MAX_BODY + 1)
                 case "snappy":
-                    body = _snappy(data)
+                    body = _snappy(bytes(data))
                 case "lz4":
                     body = _lz4(data)
                 case "zstd":
@@ -150,7 +150,7 @@ def _sized(body: bytes, at: int) -> tuple[bytes | None, int]:
     return (None, at) if size < 0 else (body[at : at + size], at + size)
 
 
-def _lz4(data: bytes) -> bytes:
+def _lz4(data: memoryview) -> bytes:
     """An LZ4 frame; the decompressor takes as much memory as it is allowed, so it is allowed little at a time."""
     decompressor = lz4.frame.LZ4FrameDecompressor()
     body: bytes = decompressor.decompress(data, 8 * len(data))
@@ -198,6 +198,7 @@ def split(partition: int, data: bytes) -> Iterator[RecordBatch]:
     CorruptBatch
         A checksum or magic is wrong.
     """
+    view = memoryview(data)
     at = 0
     while at + HEADER.size <= len(data):
         base, length, _, magic, crc, attributes, last_delta, _, max_ts, producer, _, _, count = HEADER.unpack_from(
@@ -210,7 +211,7 @@ def split(partition: int, data: bytes) -> Iterator[RecordBatch]:
             raise CorruptBatch(f"the batch at offset {base} has format version {magic}, not 2")
         if end < at + HEADER.size:
             raise CorruptBatch(f"the batch at offset {base} is shorter than its header")
-        raw = data[at:end]
+        raw = view[at:end]
         if crc32c.crc32c(raw[CRC_FROM:]) != crc:
             raise CorruptBatch(f"the batch at offset {base} has a wrong checksum")
         yield RecordBatch(partition, base, base + last_delta, count, attributes, max_ts, producer, raw)

@@ -126,9 +126,16 @@ class Process:
                 return True
         raise StackError(f"{self.name}: process {found.pid} cannot be ended")
 
+    def last_words(self) -> str:
+        """The last line it printed; empty if there is none."""
+        return next((line for line in reversed(self._printed()) if line.strip()), "")
+
     def _last_lines(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:] if self.log.exists() else []
+        lines = self._printed()[-LOG_LINES:]
         return "\n".join([f"The end of {self.log}:", *(f"  {line}" for line in lines or ["(empty)"])])
+
+    def _printed(self) -> list[str]:
+        return self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
 
 
 def command_line(pid: int) -> list[str]:

@@ -61,7 +61,7 @@ class Sink:
             return
         lane = self._lanes[tp.topic]
         rows, newest = await asyncio.to_thread(lane.read, run, position.processed, position.max_event_ms)
-        position = replace(position, processed=run.next, rewind=run.next, max_event_ms=newest)
+        position = replace(position, processed=run.next, rewind=run.next, max_event_ms=newest, max_processed_ms=newest)
         self._read[tp] = (start, position)
         waiting = self._waiting.setdefault(tp.topic, _Waiting())
         waiting.frames.append(rows)
@@ -92,9 +92,14 @@ def main(
     server: Server,
     timezone: str,
     instance: str | None = None,
+    agrees_with: str | None = None,
 ) -> None:
-    """Move these feeds, their aggregates and the dead letters until a signal ends it."""
+    """Move these feeds, their aggregates and the dead letters until a signal ends it.
+
+    ``agrees_with`` is the group of the worker whose definition of a feed has to be the same.
+    """
     ways = lanes(feeds, catalogue, timezone)
-    app = BatchApp(GROUP, bootstrap, {lane.topic: lane.definition for lane in ways}, instance=instance)
+    definitions = {lane.topic: lane.definition for lane in ways}
+    app = BatchApp(GROUP, bootstrap, definitions, instance=instance, agrees_with=agrees_with)
     Sink(app, ways, Writer(server, log.warning))
     run(app, [lane.topic for lane in ways])

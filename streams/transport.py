@@ -3,12 +3,13 @@
 Extension points of faust-streaming 0.15.3 and aiokafka 0.14.0 that this stands on (a contract test fails if one
 moves): ``aiokafka.consumer.fetcher.MemoryRecords`` and ``PartitionRecords``; Faust's ``Consumer._to_message``,
 ``_add_gap``, ``_filter_tps_with_pending_acks``, ``_new_offset``, ``_should_commit``, ``on_buffer_full``,
-``on_partitions_revoked``, ``verify_event_path``, ``perform_seek``; its consumer thread's ``_create_worker_consumer``
-and ``_commit``.
+``on_partitions_revoked``, ``verify_event_path``, ``perform_seek``, ``_commit``; its consumer thread's
+``_create_worker_consumer`` and ``_commit``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from tenacity import before_sleep_log, retry, retry_if_exception, wait_exponential
 
+from streams import checkpoints
 from streams.positions import Position
 from streams.recordbatch import CorruptBatch, RecordBatch, split
 
@@ -195,6 +197,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         }
 
 
+def _check_kept(sent: asyncio.Future[Any]) -> None:
+    if not sent.cancelled() and (error := sent.exception()) is not None:
+        _not_kept(error)
+
+
+def _not_kept(error: BaseException) -> None:
+    log.warning("A checkpoint was not written (%s); the one before it stays", error)
+
+
 class Consumer(driver.Consumer):
     """Tracks positions in place of acknowledged messages.
 
@@ -257,11 +268,27 @@ class Consumer(driver.Consumer):
     def _should_commit(self, tp: TP, offset: int) -> bool:
         return self.committed.get(tp) != offset
 
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit, and keep what was committed a second time; nothing waits for that to be acknowledged."""
+        done = bool(await super()._commit(offsets))
+        if done:
+            await self._keep([tp for tp, offset in offsets.items() if self.committed.get(tp) == offset])
+        return done
+
+    async def _keep(self, tps: Iterable[TP]) -> None:
+        producer = self.app.producer._ensure_producer()
+        try:
+            for tp in tps:
+                key, value = checkpoints.record((self.app.conf.id, *tp), self.committing[tp])
+                (await producer.send(checkpoints.TOPIC, key=key, value=value)).add_done_callback(_check_kept)
+        except KafkaError as error:
+            _not_kept(error)
+
     async def perform_seek(self) -> None:
         """Read again from each partition's rewind offset, with the processed offset as the committed one."""
         tps = self.assignment()
         thread = cast("ConsumerThread", self._thread)
-        positions = {tp: self.app.decide_position(tp, *state) for tp, state in (await thread.committed(tps)).items()}
+        positions = await self.app.decide_positions(await thread.committed(tps))
         self.flushed.clear()
         for tp, position in positions.items():
             self.resumed[tp] = position

@@ -20,7 +20,7 @@ from citystream.simulation import Simulation, SystemClock
 from citystream.stack.process import Launch, Process
 from citystream.stack.stack import Stack
 from sinks.ledger import accounts
-from streams import deadletters
+from streams import checkpoints, deadletters
 from streams.lag import LagMeter, measure
 from streams.publisher import Publisher, new_producer
 from tests.conftest import settings_in
@@ -99,7 +99,8 @@ class City:
             left = set(WORKERS)
             while left:  # a member with a name stays in its group until its session ends
                 left = {group for group, answer in admin.delete_groups(list(left)).items() if answer != "OK"}
-            admin.delete_topics([*names, deadletters.TOPIC])
+            names += [deadletters.TOPIC, checkpoints.TOPIC]
+            admin.delete_topics(names)
             while set(names) & set(admin.list_topics()):
                 time.sleep(0.05)
         owner = self.installation.server("owner").connect()

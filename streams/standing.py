@@ -50,15 +50,18 @@ def standing(bootstrap: str, worker: str, definitions: Mapping[str, str]) -> lis
     return found
 
 
-def commit(bootstrap: str, worker: str, topic: str, positions: Mapping[int, Position]) -> None:
-    """Let a stopped worker go on in a topic from these positions, one a partition; they are its checkpoints, too.
+def commit(bootstrap: str, worker: str, positions: Mapping[tuple[str, int], Position]) -> None:
+    """Let a stopped worker go on from these positions, one a topic and partition; they are its checkpoints, too.
 
     Raises
     ------
     PositionProblem
         The worker is running, or Kafka refuses for another reason.
     """
-    offsets = {TopicPartition(topic, n): OffsetAndMetadata(p.processed, p.metadata(), -1) for n, p in positions.items()}
+    offsets = {
+        TopicPartition(*place): OffsetAndMetadata(position.processed, position.metadata(), -1)
+        for place, position in positions.items()
+    }
     with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
         answers = set(admin.alter_group_offsets(worker, offsets).values()) - {NoError}
     if answers & set(RUNNING):
@@ -67,8 +70,8 @@ def commit(bootstrap: str, worker: str, topic: str, positions: Mapping[int, Posi
         raise PositionProblem(f"Kafka refused the positions: {', '.join(sorted(a.__name__ for a in answers))}")
     with closing(new_producer(bootstrap)) as producer:
         sent = []
-        for number, position in positions.items():
-            key, value = checkpoints.record((worker, topic, number), position)
+        for place, position in positions.items():
+            key, value = checkpoints.record((worker, *place), position)
             sent.append(producer.send(checkpoints.TOPIC, key=key, value=value))
         producer.flush()
         for one in sent:

@@ -29,7 +29,7 @@ class Worker(StrEnum):
 
 
 WorkerArgument = Annotated[Worker, typer.Argument(help="Whose positions.")]
-TopicArgument = Annotated[str, typer.Argument(help="In which topic.")]
+TopicsArgument = Annotated[list[str] | None, typer.Argument(help="In which topics; all unless given.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,11 +42,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(group, name="positions")
 
 
-def show_positions(
-    worker: WorkerArgument,
-    topic: Annotated[str | None, typer.Argument(help="In which topic; all unless given.")] = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+def show_positions(worker: WorkerArgument, topics: TopicsArgument = None, output: OutputOption = Output.TABLE) -> None:
     """Show the positions of a worker, their checkpoints, and whether it can go on from them.
 
     Exit code 1 if it cannot go on somewhere.
@@ -54,7 +50,7 @@ def show_positions(
     Example: citystream positions show processor traffic_flow
     """
     city = Installation.load()
-    found = [(_row(known, log), _problem(known)) for known, log in _standing(city, worker, topic)]
+    found = [(_row(known, log), _problem(known)) for known, log in _standing(city, worker, topics)]
     show([row for row, _ in found], output)
     problems = [problem for _, problem in found if problem]
     for problem in problems:
@@ -63,7 +59,7 @@ def show_positions(
         raise typer.Exit(1)
 
 
-def restore(worker: WorkerArgument, topic: TopicArgument) -> None:
+def restore(worker: WorkerArgument, topics: TopicsArgument = None) -> None:
     """Let a stopped worker go on from the checkpoints of its lost positions, as if they had not been lost.
 
     Positions that can be trusted stay. Refused where the topic or the definition is another one, or the log no longer
@@ -72,12 +68,12 @@ def restore(worker: WorkerArgument, topic: TopicArgument) -> None:
     Example: citystream positions restore processor traffic_flow
     """
     city = Installation.load()
-    found = {known.partition: positions.restore(known) for known in _lost(city, worker, topic)}
-    _commit(city, worker, topic, found, lambda p: f"goes on from the checkpoint at offset {p.processed}")
+    found = {_place(known): positions.restore(known) for known in _lost(city, worker, topics)}
+    _commit(city, worker, found, lambda p: f"goes on from the checkpoint at offset {p.processed}")
 
 
-def reset(worker: WorkerArgument, topic: TopicArgument) -> None:
-    """Let a stopped worker read a topic again from its first record. Nothing is counted twice: rows and windows
+def reset(worker: WorkerArgument, topics: Annotated[list[str], typer.Argument(help="In which topics.")]) -> None:
+    """Let a stopped worker read topics again from their first record. Nothing is counted twice: rows and windows
     replace what they were.
 
     Refused where retention has already deleted the beginning of the topic, because windows would be rebuilt from their
@@ -87,13 +83,13 @@ def reset(worker: WorkerArgument, topic: TopicArgument) -> None:
     """
     city = Installation.load()
     found = {
-        known.partition: positions.reset(known, _life(city, known) if worker is Worker.PROCESSOR else 0)
-        for known, _ in _standing(city, worker, topic)
+        _place(known): positions.reset(known, _life(city, known) if worker is Worker.PROCESSOR else 0)
+        for known, _ in _standing(city, worker, topics)
     }
-    _commit(city, worker, topic, found, lambda _: "will be read again from its first record")
+    _commit(city, worker, found, lambda _: "will be read again from its first record")
 
 
-def freeze(worker: WorkerArgument, topic: TopicArgument) -> None:
+def freeze(worker: WorkerArgument, topics: TopicsArgument = None) -> None:
     """Let a stopped worker go on where its position is lost and neither restore nor reset is possible.
 
     Windows that were open stay as they were written; what comes after is counted beside them and added. Positions
@@ -102,16 +98,16 @@ def freeze(worker: WorkerArgument, topic: TopicArgument) -> None:
     Example: citystream positions freeze processor traffic_flow
     """
     city = Installation.load()
-    lost = _lost(city, worker, topic)
+    lost = _lost(city, worker, topics)
     if lost and worker is Worker.PROCESSOR:
-        _check_stored(city, [aggregate.name for aggregate in city.feeds[topic].aggregates])
+        _check_stored(city, [a.name for name in {known.topic for known in lost} for a in city.feeds[name].aggregates])
     found = {
-        known.partition: positions.freeze(
+        _place(known): positions.freeze(
             known, _parts(city, known)[1] if worker is Worker.PROCESSOR else 0, _seen_before(city, worker, known)
         )
         for known in lost
     }
-    _commit(city, worker, topic, found, lambda p: f"is read from offset {p.processed} and counted from {p.since} on")
+    _commit(city, worker, found, lambda p: f"is read from offset {p.processed} and counted from {p.since} on")
 
 
 def _definitions(city: Installation, worker: Worker) -> Mapping[str, str]:
@@ -121,16 +117,20 @@ def _definitions(city: Installation, worker: Worker) -> Mapping[str, str]:
     return {lane.topic: lane.definition for lane in lanes(city.feeds, city.catalogue, city.settings.timezone)}
 
 
-def _standing(city: Installation, worker: Worker, topic: str | None) -> list[tuple[Known, PartitionLag]]:
+def _standing(city: Installation, worker: Worker, topics: list[str] | None) -> list[tuple[Known, PartitionLag]]:
     definitions = _definitions(city, worker)
-    if topic is not None and topic not in definitions:
-        raise SettingsError(f"the {worker} reads no topic {topic} (it reads: {', '.join(definitions)})")
-    chosen = definitions if topic is None else {topic: definitions[topic]}
-    return standing(city.bootstrap, worker.value, chosen)
+    for topic in topics or ():
+        if topic not in definitions:
+            raise SettingsError(f"the {worker} reads no topic {topic} (it reads: {', '.join(definitions)})")
+    return standing(city.bootstrap, worker.value, {topic: definitions[topic] for topic in topics or definitions})
 
 
-def _lost(city: Installation, worker: Worker, topic: str) -> list[Known]:
-    return [known for known, _ in _standing(city, worker, topic) if _problem(known)]
+def _lost(city: Installation, worker: Worker, topics: list[str] | None) -> list[Known]:
+    return [known for known, _ in _standing(city, worker, topics) if _problem(known)]
+
+
+def _place(known: Known) -> tuple[str, int]:
+    return known.topic, known.partition
 
 
 def _problem(known: Known) -> str | None:
@@ -157,13 +157,13 @@ def _row(known: Known, log: PartitionLag) -> dict[str, object]:
 
 
 def _commit(
-    city: Installation, worker: Worker, topic: str, found: Mapping[int, Position], say: Callable[[Position], str]
+    city: Installation, worker: Worker, found: Mapping[tuple[str, int], Position], say: Callable[[Position], str]
 ) -> None:
     if not found:
-        typer.echo(f"the {worker} can go on in {topic} from its own positions; nothing was changed")
+        typer.echo(f"the {worker} can go on from its own positions; nothing was changed")
         return
-    commit(city.bootstrap, worker.value, topic, found)
-    for number, position in found.items():
+    commit(city.bootstrap, worker.value, found)
+    for (topic, number), position in found.items():
         typer.echo(f"{topic}/{number} {say(position)}")
 
 
@@ -195,10 +195,8 @@ def _seen_before(city: Installation, worker: Worker, known: Known) -> Callable[[
         if known.topic not in city.feeds:
             return NO_EVENT_TIME
         if worker is Worker.PROCESSOR:
-            ((sink, _),) = [
-                one for one in _standing(city, Worker.SINK, known.topic) if one[0].partition == known.partition
-            ]
-            if (sink.committed or 0) < offset:
+            stored = {_place(sink): sink.committed or 0 for sink, _ in _standing(city, Worker.SINK, [known.topic])}
+            if stored[_place(known)] < offset:
                 raise PositionProblem(
                     f"{known.where}: no position is left that says how far event time had come before offset {offset}, "
                     "and the sink has not yet stored the rows before it; let it catch up, then try again"

@@ -9,7 +9,6 @@ moves): ``aiokafka.consumer.fetcher.MemoryRecords`` and ``PartitionRecords``; Fa
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from tenacity import before_sleep_log, retry, retry_if_exception, wait_exponenti
 
 from streams import checkpoints
 from streams.positions import Position
+from streams.producing import send_unwaited
 from streams.recordbatch import CorruptBatch, RecordBatch, split
 
 log = logging.getLogger("citystream")
@@ -197,15 +197,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         }
 
 
-def _check_kept(sent: asyncio.Future[Any]) -> None:
-    if not sent.cancelled() and (error := sent.exception()) is not None:
-        _not_kept(error)
-
-
-def _not_kept(error: BaseException) -> None:
-    log.warning("A checkpoint was not written (%s); the one before it stays", error)
-
-
 class Consumer(driver.Consumer):
     """Tracks positions in place of acknowledged messages.
 
@@ -272,17 +263,10 @@ class Consumer(driver.Consumer):
         """Commit, and keep what was committed a second time; nothing waits for that to be acknowledged."""
         done = bool(await super()._commit(offsets))
         if done:
-            await self._keep([tp for tp, offset in offsets.items() if self.committed.get(tp) == offset])
+            taken = [tp for tp, offset in offsets.items() if self.committed.get(tp) == offset]
+            kept = [checkpoints.record((self.app.conf.id, *tp), self.committing[tp]) for tp in taken]
+            await send_unwaited(self.app.producer, checkpoints.TOPIC, kept, "A checkpoint")
         return done
-
-    async def _keep(self, tps: Iterable[TP]) -> None:
-        producer = self.app.producer._ensure_producer()
-        try:
-            for tp in tps:
-                key, value = checkpoints.record((self.app.conf.id, *tp), self.committing[tp])
-                (await producer.send(checkpoints.TOPIC, key=key, value=value)).add_done_callback(_check_kept)
-        except KafkaError as error:
-            _not_kept(error)
 
     async def perform_seek(self) -> None:
         """Read again from each partition's rewind offset, with the processed offset as the committed one."""

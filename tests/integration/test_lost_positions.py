@@ -14,6 +14,7 @@ from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from kafka.errors import NoError
 
 from citystream.faults import Fault
+from streams import checkpoints
 from streams.worker import EX_CONFIG
 from tests.city import FEEDS, START, WORKERS, City, own_city
 
@@ -58,6 +59,14 @@ def delete(city: City, group: str) -> None:
     wait_until_left(city, group)
     with admin_of(city) as admin:
         assert admin.delete_groups([group]) == {group: "OK"}
+
+
+def empty_checkpoints(city: City) -> None:
+    """Delete their topic and create it again: records of a compacted one cannot be deleted."""
+    with admin_of(city) as admin:
+        admin.delete_topics([checkpoints.TOPIC])
+        city.wait(lambda: checkpoints.TOPIC not in admin.list_topics())
+    city.installation.prepare(lambda _: None)
 
 
 def stops(city: City, name: str, message: str) -> None:
@@ -136,14 +145,16 @@ def test_restored_and_reset_workers_end_as_if_nothing_had_been(tmp_path: Path) -
 
 
 def test_frozen_windows_are_added_to(tmp_path: Path) -> None:
-    """The processor's group deleted and frozen; then records its open windows need deleted, and frozen again."""
+    """Metadata blanked, checkpoints emptied, frozen; then records its open windows need deleted, and frozen again."""
     with own_city(tmp_path) as city:
         publish(city, 0, faults=NO_REPEATS)
         city.drain()
         city.kill("processor")
         publish(city, 1, faults=NO_REPEATS)
-        delete(city, "processor")
-        stops(city, "processor", "there is no commit, but a checkpoint at")
+        alter(city, "processor", lambda _: "")
+        empty_checkpoints(city)
+        stops(city, "processor", "carries no position")
+        refused(city, "restore", "processor", FEEDS[0], "there is no checkpoint")
         choose(city, "freeze", "processor")
         refused(city, "reset", "processor", FEEDS[0], "it was frozen at offset")
         city.start("processor")

@@ -29,6 +29,7 @@ from citystream.settings import PROJECT, Settings
 from citystream.stack.clickhouse import NAME as CLICKHOUSE
 from citystream.stack.process import Launch, Process
 from citystream.stack.stack import Stack
+from streams import checkpoints
 from streams.lag import measure
 
 EVENTS = 1_000_000
@@ -84,7 +85,7 @@ class Bench:
 
     def fresh(self) -> None:
         """Forget every result and position; keep the feed's topic."""
-        names = [a.name for a in self.city.feeds[FEED].aggregates]
+        names = [checkpoints.TOPIC, *(a.name for a in self.city.feeds[FEED].aggregates)]
         with closing(KafkaAdminClient(bootstrap_servers=self.city.bootstrap)) as admin:
             for group in ("processor", "sink", "plain"):
                 _delete_group(admin, group)

@@ -28,6 +28,7 @@ from citystream.stack.process import StackError
 from schemas.catalogue import SchemaProblem
 from schemas.feed import DeclarationError
 from sinks.clickhouse import first_line
+from streams.positions import PositionProblem
 from streams.topics import TopicProblem
 
 CHECK_FAILED, WRONG_USE, UNREACHABLE = 1, 2, 3
@@ -66,7 +67,7 @@ def main() -> None:
         _fail(f"ClickHouse refused: {first_line(error)}", CHECK_FAILED)
     except (ClickHouseError, EOFError) as error:
         _fail(f"ClickHouse does not answer ({first_line(error)}); see: citystream status", UNREACHABLE)
-    except (SchemaProblem, DeclarationError) as error:
+    except (SchemaProblem, DeclarationError, PositionProblem) as error:
         _fail(str(error), CHECK_FAILED)
     except KeyboardInterrupt:
         _fail("interrupted", 130)

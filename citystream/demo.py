@@ -135,7 +135,7 @@ def _note(crew: Crew, elapsed: float, seconds: float | None, snapshot: Snapshot)
 def _drain(city: Installation, say: Callable[[str], None]) -> bool:
     """Wait until both workers have nothing left to do."""
     feeds = list(city.feeds)
-    stored = [topic.name for topic in topics.topics(city.feeds.values())]
+    stored = [topic.name for topic in topics.stored(city.feeds.values())]
     until = time.monotonic() + DRAIN_SECONDS
     quiet = 0
     while time.monotonic() < until:

@@ -41,7 +41,8 @@ class Partition:
     """State of a partition since its rewind offset.
 
     Until the processed offset is reached again nothing is written, and what closed before it is forgotten: such
-    windows were written whole, and may be rebuilt here from their middle.
+    windows were written whole, and may be rebuilt here from their middle. Records before ``start.since`` only move the
+    maximum of event time and are known as repeats: an earlier life of the partition counted them.
     """
 
     def __init__(self, feed: Feed, number: int, decoder: Decoder, start: Position, *, accept_bad: bool = False) -> None:
@@ -94,6 +95,8 @@ class Partition:
     def _add(self, rows: pl.DataFrame) -> None:
         rows, self._max_event_ms = advance(self._feed, rows, self._max_event_ms)
         rows = self._repeats.drop(rows, self._max_event_ms)
+        if self._next < self.start.since:
+            rows = rows.filter(pl.col("_offset") >= self.start.since)
         if self._windows and rows.height:
             combined = self._combine(rows)
             for windows in self._windows:
@@ -131,6 +134,7 @@ class Partition:
         last = pl.int_range(pl.len()) == pl.len() - 1
         return parts.with_columns(
             source_partition=pl.lit(self._number, pl.Int64),
+            since=pl.lit(self.start.since, pl.Int64),
             watermark=pl.when(last).then(pl.lit(self._max_event_ms, pl.Int64)),
         )
 
@@ -141,4 +145,7 @@ class Partition:
         block = rewind // BAD_BLOCK * BAD_BLOCK
         self._bad = [(first, last) for first, last in self._bad if last > block]
         bad = self._bad_between(block, rewind)
-        return replace(self.start, processed=self._next, rewind=rewind, max_event_ms=seen, bad=bad)
+        newest = self._max_event_ms
+        return replace(
+            self.start, processed=self._next, rewind=rewind, max_event_ms=seen, max_processed_ms=newest, bad=bad
+        )

@@ -64,7 +64,8 @@ def _avro_field(field: Field) -> Schema:
 def aggregate_schema(aggregate: Aggregate) -> Schema:
     """Avro schema of one part of a window: what one source partition contributed to it.
 
-    ``version`` orders the revisions of a part: 2 x last offset counted in, + 1 if final. The last part of a flush
+    ``since`` is the offset from which on that partition's life counts, 0 for the first one: parts of several lives add
+    up. ``version`` orders the revisions of a part: 2 x last offset counted in, + 1 if final. The last part of a flush
     carries ``watermark``, the running maximum of event time of its source partition; the others carry null.
     """
     partials = [p for measure in aggregate.measures for p in measure.partials]
@@ -72,6 +73,7 @@ def aggregate_schema(aggregate: Aggregate) -> Schema:
         *({"name": name, "type": "string"} for name in aggregate.by),
         {"name": "window_start", "type": _AVRO["instant"]},
         {"name": "source_partition", "type": "int"},
+        {"name": "since", "type": "long"},
         {"name": "version", "type": "long"},
         {"name": "watermark", "type": ["null", "long"], "default": None},
         {"name": "events", "type": "long"},

@@ -18,7 +18,7 @@ from schemas.model import DeclarationError, Field, Kind, fields_of
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 LONGEST_WINDOW = timedelta(minutes=15)
 #: Columns that every part of a window has on its topic, and every window in its view.
-_PART = ("window_start", "source_partition", "version", "watermark", "events")
+_PART = ("window_start", "source_partition", "since", "version", "watermark", "events")
 _SHOWN = ("window_start", "events", "final", "as_of")
 
 __all__ = ["Aggregate", "DeclarationError", "Feed", "NotAfter", "Simulator", "milliseconds"]

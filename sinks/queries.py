@@ -7,6 +7,7 @@ from typing import Any
 from clickhouse_driver import Client
 
 from schemas.feed import Aggregate, Feed
+from streams.positions import NO_EVENT_TIME
 
 
 def newest_arrival_ms(client: Client, feed: Feed) -> int | None:
@@ -21,6 +22,33 @@ def newest_event_ms(client: Client, feed: Feed) -> int | None:
         f"SELECT toUnixTimestamp64Milli(max({feed.event_time})), count() FROM raw.{feed.name}"
     )
     return int(newest) if rows else None
+
+
+def lives(client: Client, feed: Feed, partition: int) -> tuple[int, int]:
+    """The last life of a partition that wrote parts, and the offset behind the last one counted into any part."""
+    parts = " UNION ALL ".join(
+        f"SELECT since, version FROM raw.{aggregate.name} WHERE source_partition = %(partition)s"
+        for aggregate in feed.aggregates
+    )
+    if not parts:
+        return 0, 0
+    ((life, counted, rows),) = client.execute(
+        f"SELECT max(since), max(intDiv(version, 2)) + 1, count() FROM ({parts})", {"partition": partition}
+    )
+    return (int(life), int(counted)) if rows else (0, 0)
+
+
+def seen_before(client: Client, feed: Feed, partition: int, offset: int) -> int:
+    """The maximum of event time (ms) in a partition before an offset up to which its rows are stored."""
+    ((after, seen, newest, rows),) = client.execute(
+        "SELECT countIf(source_offset >= %(offset)s), minIf(seen_before, source_offset >= %(offset)s), "
+        f"max(toUnixTimestamp64Milli({feed.event_time})), count() FROM raw.{feed.name} "
+        "WHERE source_partition = %(partition)s",
+        {"partition": partition, "offset": offset},
+    )
+    if not rows:
+        return NO_EVENT_TIME
+    return int(seen if after else newest)
 
 
 def quarantined(client: Client) -> dict[str, int]:

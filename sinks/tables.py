@@ -1,7 +1,7 @@
 """The physical tables of ClickHouse, derived from feeds: ``raw.*``.
 
 Whatever order rows arrive in and however often, the same rows survive: a feed's table keeps the first occurrence of
-an identity, an aggregate's the highest version of each part.
+an identity, an aggregate's the highest version of each part of each life of its partition.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ def aggregate_columns(aggregate: Aggregate, timezone: str) -> list[TableColumn]:
     columns += [
         instant("window_start", "Start of the window", timezone),
         TableColumn("source_partition", "UInt16", "Partition the part comes from"),
+        TableColumn("since", "UInt64", "Offset from which on the part counts; parts of several add up"),
         TableColumn("version", "UInt64", "2 x last offset counted in, + 1 if final"),
         TableColumn("watermark", "Nullable(Int64)", "Maximum of event time in the partition [ms], once a flush"),
         TableColumn("events", "Int64", "Events counted"),
@@ -196,7 +197,7 @@ def feed_tables(feed: Feed, timezone: str) -> list[str]:
         f"FROM raw.{feed.name} GROUP BY source_partition, block",
     ]
     for aggregate in feed.aggregates:
-        order = ", ".join([*aggregate.by, "window_start", "source_partition"])
+        order = ", ".join([*aggregate.by, "window_start", "source_partition", "since"])
         statements.append(
             f"CREATE TABLE IF NOT EXISTS raw.{aggregate.name} ({_body(aggregate_columns(aggregate, timezone))}) "
             f"ENGINE = ReplacingMergeTree(version) ORDER BY ({order}) COMMENT {literal(aggregate.description)}"

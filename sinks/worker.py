@@ -50,7 +50,9 @@ class Reading:
         if run.next <= before.processed:
             return
         rows, newest = self.lane.read(run, before.processed, before.max_event_ms)
-        self.position = replace(before, processed=run.next, rewind=run.next, max_event_ms=newest)
+        self.position = replace(
+            before, processed=run.next, rewind=run.next, max_event_ms=newest, max_processed_ms=newest
+        )
         self.frames.append(rows)
         self.gaps += [(run.topic, run.partition, *gap) for gap in gaps(run, before.processed)]
 
@@ -121,9 +123,14 @@ def main(
     server: Server,
     timezone: str,
     instance: str | None = None,
+    agrees_with: str | None = None,
 ) -> None:
-    """Move these feeds, their aggregates and the dead letters until a signal ends it."""
+    """Move these feeds, their aggregates and the dead letters until a signal ends it.
+
+    ``agrees_with`` is the group of the worker whose definition of a feed has to be the same.
+    """
     ways = lanes(feeds, catalogue, timezone)
-    app = BatchApp(GROUP, bootstrap, {lane.topic: lane.definition for lane in ways}, instance=instance)
+    definitions = {lane.topic: lane.definition for lane in ways}
+    app = BatchApp(GROUP, bootstrap, definitions, instance=instance, agrees_with=agrees_with)
     Sink(app, ways, Writer(server, log.warning))
     run(app, [lane.topic for lane in ways])

@@ -54,6 +54,17 @@ def by_topic(partitions: Iterable[PartitionLag], now_ms: int) -> list[TopicLag]:
     ]
 
 
+@retry(
+    retry=retry_if_exception_type((CoordinatorNotAvailableError, NotCoordinatorError)),
+    wait=wait_fixed(0.5),
+    stop=stop_after_delay(30),
+)
+def committed_offsets(admin: KafkaAdminClient, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What a group committed; a new broker first has to make its topic for it."""
+    commits: dict[TopicPartition, OffsetAndMetadata] = admin.list_group_offsets(group).get(group, {})
+    return commits
+
+
 class LagMeter:
     """Asks the brokers; keeps its connections between measurements."""
 
@@ -72,21 +83,11 @@ class LagMeter:
         ]
         ends = self._consumer.end_offsets(tps)
         starts = self._consumer.beginning_offsets(tps)
-        commits = self._commits(group)
+        commits = committed_offsets(self._admin, group)
         committed = {tp: commits[tp].offset if tp in commits and commits[tp].offset >= 0 else starts[tp] for tp in tps}
         behind = [tp for tp in tps if max(committed[tp], starts[tp]) < ends[tp]]
         since = self._oldest({tp: max(committed[tp], starts[tp]) for tp in behind}) if waiting else {}
         return [PartitionLag(tp.topic, tp.partition, starts[tp], committed[tp], ends[tp], since.get(tp)) for tp in tps]
-
-    @retry(
-        retry=retry_if_exception_type((CoordinatorNotAvailableError, NotCoordinatorError)),
-        wait=wait_fixed(0.5),
-        stop=stop_after_delay(30),
-    )
-    def _commits(self, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
-        """Committed offsets; a new broker first has to make its topic for them."""
-        commits: dict[TopicPartition, OffsetAndMetadata] = self._admin.list_group_offsets(group).get(group, {})
-        return commits
 
     def _oldest(self, offsets: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Arrival of the record at each offset, as far as the broker answers within a second."""

@@ -1,16 +1,24 @@
-"""Positions of a worker in a partition, and how they survive it.
+"""Positions of a worker in a partition, how they survive it, and which choices there are when they did not.
 
 The *processed* offset is committed as such, so every lag tool shows the truth. The *rewind* offset is where a
 restarted worker reads again from to rebuild its open windows. The commit's metadata carries it, with what the log
-before it determines: the running maximum of event time.
+before it determines: the running maximum of event time. A checkpoint is the same position, kept elsewhere.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 NO_EVENT_TIME = -(2**63)
+
+#: What an operator can do about a position that cannot be trusted, as subcommands of ``citystream positions``.
+CHOICES = {
+    "restore": "goes on from the checkpoint",
+    "reset": "reads the topic again from its first record",
+    "freeze": "leaves open windows as they were written and counts on beside them",
+}
 
 
 class Stop(RuntimeError):
@@ -29,8 +37,10 @@ class LogGap(Stop):
 class Position:
     """Where a worker stands in one partition.
 
-    ``max_event_ms`` is the running maximum of event time over the valid records before ``rewind``, and ``bad`` how many
-    records before it are bad in the block of offsets it lies in.
+    ``max_event_ms`` is the running maximum of event time over the valid records before ``rewind``,
+    ``max_processed_ms`` the one before ``processed``, and ``bad`` how many records before ``rewind`` are bad in the
+    block of offsets it lies in. ``since`` is the offset from which on this life of the partition counts: 0 until a
+    position is frozen; an earlier life counted what comes before it.
     """
 
     processed: int
@@ -39,6 +49,8 @@ class Position:
     topic_id: str
     definition: str
     bad: int = 0
+    max_processed_ms: int = NO_EVENT_TIME
+    since: int = 0
 
     def metadata(self) -> str:
         """The commit's metadata string."""
@@ -46,12 +58,66 @@ class Position:
             {
                 "rewind": self.rewind,
                 "max_event_ms": self.max_event_ms,
+                "max_processed_ms": self.max_processed_ms,
                 "topic": self.topic_id,
                 "def": self.definition,
                 "bad": self.bad,
+                "since": self.since,
             },
             separators=(",", ":"),
         )
+
+
+def parse(processed: int, metadata: str) -> Position | None:
+    """The position a commit carries, or None if its metadata is no such thing."""
+    try:
+        fields = json.loads(metadata)
+        return Position(
+            processed,
+            int(fields["rewind"]),
+            int(fields["max_event_ms"]),
+            fields["topic"],
+            fields["def"],
+            int(fields["bad"]),
+            int(fields["max_processed_ms"]),
+            int(fields["since"]),
+        )
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of where a worker stands in a partition.
+
+    ``committed`` is None, or negative, for a group that never committed or was deleted.
+    """
+
+    worker: str
+    topic: str
+    partition: int
+    committed: int | None
+    metadata: str
+    checkpoint: Position | None
+    topic_id: str
+    definition: str
+    log_start: int
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.worker} in {self.topic}/{self.partition}"
+
+    @property
+    def commit(self) -> Position | None:
+        """The committed position, if there is a readable one."""
+        return None if self.committed is None or self.committed < 0 else parse(self.committed, self.metadata)
+
+    @property
+    def last(self) -> Position | None:
+        """The furthest position that is readable."""
+        readable = [position for position in (self.checkpoint, self.commit) if position is not None]
+        return max(readable, key=lambda position: (position.since, position.processed), default=None)
 
 
 def first(topic_id: str, definition: str, log_start: int) -> Position:
@@ -59,54 +125,134 @@ def first(topic_id: str, definition: str, log_start: int) -> Position:
     return Position(log_start, log_start, NO_EVENT_TIME, topic_id, definition)
 
 
-def resume(
-    worker: str,
-    topic: str,
-    partition: int,
-    committed: int | None,
-    metadata: str,
-    *,
-    topic_id: str,
-    definition: str,
-    log_start: int,
-) -> Position:
+def resume(known: Known) -> Position:
     """The position to go on from after an assignment.
 
     Raises
     ------
     PositionProblem
-        Metadata is missing or speaks of another topic or definition, or the log no longer reaches back to the rewind:
-        a window rebuilt from its middle would replace a whole one, so nothing is guessed.
+        The commit is gone though there is a checkpoint, its metadata is missing or speaks of another topic or
+        definition, or the log no longer reaches back to the rewind: a window rebuilt from its middle would replace a
+        whole one, so nothing is guessed.
     """
-    where = f"{worker} in {topic}/{partition}"
-    if committed is None or committed < 0:
-        return first(topic_id, definition, log_start)
-    choice = f"stop the workers, then run: citystream positions reset {worker} {topic}"
-    try:
-        fields = json.loads(metadata)
-        position = Position(
-            committed,
-            int(fields["rewind"]),
-            int(fields["max_event_ms"]),
-            fields["topic"],
-            fields["def"],
-            int(fields["bad"]),
-        )
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise PositionProblem(f"{where}: the commit at {committed} carries no position; {choice}") from error
-    if position.rewind > committed:
+    if known.committed is None or known.committed < 0:
+        if known.checkpoint is None or known.checkpoint.topic_id != known.topic_id:
+            return first(known.topic_id, known.definition, known.log_start)
         raise PositionProblem(
-            f"{where}: the commit at {committed} is before its rewind offset {position.rewind}; {choice}"
+            f"{known.where}: there is no commit, but a checkpoint at {known.checkpoint.processed}; "
+            f"{_choose(known, *CHOICES)}"
         )
-    if position.topic_id != topic_id:
-        raise PositionProblem(f"{where}: the topic was deleted and created again; {choice}")
-    if position.definition != definition:
+    position = known.commit
+    if position is None:
         raise PositionProblem(
-            f"{where}: the feed's definition changed since the last commit; go on with the old "
-            "one and give the changed feed or aggregate a new name, or start over where nothing is worth keeping"
+            f"{known.where}: the commit at {known.committed} carries no position; {_choose(known, *CHOICES)}"
         )
-    if position.rewind < log_start:
+    if position.rewind > position.processed:
         raise PositionProblem(
-            f"{where}: the log starts at {log_start}, after the rewind offset {position.rewind}; {choice}"
+            f"{known.where}: the commit at {position.processed} is before its rewind offset {position.rewind}; "
+            f"{_choose(known, *CHOICES)}"
+        )
+    return _trusted(known, position)
+
+
+def restore(known: Known) -> Position:
+    """The position the checkpoint holds.
+
+    Raises
+    ------
+    PositionProblem
+        There is no checkpoint, or it cannot be gone on from.
+    """
+    if known.checkpoint is None:
+        raise PositionProblem(f"{known.where}: there is no checkpoint; {_choose(known, 'reset', 'freeze')}")
+    return _trusted(known, known.checkpoint)
+
+
+def reset(known: Known, since: int) -> Position:
+    """The position before the first record; ``since`` is the last life that wrote parts.
+
+    Raises
+    ------
+    PositionProblem
+        The log has lost its beginning, or a later life counted already, to whose parts this one would be added.
+    """
+    if known.log_start > 0:
+        raise PositionProblem(
+            f"{known.where}: the log begins at offset {known.log_start}: what came before is deleted and its windows "
+            f"cannot be built again; {_choose(known, 'freeze')}"
+        )
+    if since > 0:
+        raise PositionProblem(
+            f"{known.where}: it was frozen at offset {since} and what came after is in parts of its own; counted again "
+            f"from the first record it would be there twice; {_choose(known, 'restore', 'freeze')}"
+        )
+    return first(known.topic_id, known.definition, 0)
+
+
+def freeze(known: Known, counted: int, seen_before: Callable[[int], int]) -> Position:
+    """The position of a new life, which counts from behind everything the lives before it wrote.
+
+    It reads from the processed offset, where the maximum of event time is known, and counts from ``since`` on.
+
+    Parameters
+    ----------
+    counted: the offset behind the last one counted into any written part of this partition.
+    seen_before: the maximum of event time (ms) before an offset, for when no position is left that says it or the log
+        begins behind it.
+
+    Raises
+    ------
+    PositionProblem
+        The topic or the definition is another one.
+    """
+    last = known.last
+    if last is not None:
+        _check_same(known, last)
+    since = max(counted, known.log_start, known.committed or 0)
+    if last is not None:
+        since = max(since, last.processed, last.since)
+    if last is not None and last.processed >= known.log_start:
+        at, seen = last.processed, last.max_processed_ms
+    else:
+        at, seen = since, seen_before(since)
+    return Position(at, at, seen, known.topic_id, known.definition, 0, seen, since)
+
+
+def check_agreement(known: Known, other: str, metadata: str) -> None:
+    """Hold a worker's definition of a feed to what another one (``other``) committed for the same topic.
+
+    Raises
+    ------
+    PositionProblem
+        They differ: the two would judge one record in two ways.
+    """
+    position = parse(0, metadata)
+    if position is not None and position.topic_id == known.topic_id and position.definition != known.definition:
+        raise PositionProblem(
+            f"{known.where}: the {other} works by another definition of the feed; run both from the same version of it"
+        )
+
+
+def _trusted(known: Known, position: Position) -> Position:
+    _check_same(known, position)
+    if position.rewind < known.log_start:
+        raise PositionProblem(
+            f"{known.where}: the log starts at {known.log_start}, after the rewind offset {position.rewind}; "
+            f"{_choose(known, 'freeze')}"
         )
     return position
+
+
+def _check_same(known: Known, position: Position) -> None:
+    if position.topic_id != known.topic_id:
+        raise PositionProblem(f"{known.where}: the topic was deleted and created again; {_choose(known, 'reset')}")
+    if position.definition != known.definition:
+        raise PositionProblem(
+            f"{known.where}: the feed's definition changed since the last commit; go on with the old "
+            "one and give the changed feed or aggregate a new name, or start over where nothing is worth keeping"
+        )
+
+
+def _choose(known: Known, *choices: str) -> str:
+    named = [f"citystream positions {c} {known.worker} {known.topic} ({CHOICES[c]})" for c in choices]
+    return "stop the workers, then run: " + ", or: ".join(named)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
+
+from aiokafka.errors import KafkaError
 
 from schemas.writing import Body
 from streams.deadletters import Headers
@@ -32,6 +35,29 @@ class _Batch:
 
     def _build(self) -> bytes:
         return self._data
+
+
+log = logging.getLogger("citystream")
+
+
+async def send_unwaited(producer: Any, topic: str, records: Sequence[tuple[bytes, bytes]], what: str) -> None:
+    """Send keys and values through a Faust producer and wait for no acknowledgement; what fails is logged as ``what``.
+
+    Only for records whose next one makes up for a lost one.
+    """
+
+    def note(error: BaseException) -> None:
+        log.warning("%s was not written (%s); the one before it stays", what, error)
+
+    def check(sent: asyncio.Future[Any]) -> None:
+        if not sent.cancelled() and (error := sent.exception()) is not None:
+            note(error)
+
+    try:
+        for key, value in records:
+            (await producer._ensure_producer().send(topic, key=key, value=value)).add_done_callback(check)
+    except KafkaError as error:
+        note(error)
 
 
 class Sender:

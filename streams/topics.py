@@ -1,4 +1,4 @@
-"""The topics of the platform: one a feed, one an aggregate, and the dead letters."""
+"""The topics of the platform: one a feed, one an aggregate, the dead letters, and the checkpoints of positions."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, stop_never, wait_exponential
 
 from schemas.feed import Feed, milliseconds
-from streams import deadletters
+from streams import checkpoints, deadletters
 
 #: Largest record batch a topic takes, in bytes.
 MAX_BATCH = 8 * 2**20
+#: Of a compacted topic, which is read from its beginning: what is not yet compacted is about this long, in bytes.
+COMPACTED_SEGMENT = 4 * 2**20
 
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as it should be."""
+    """A topic as it should be; without a retention it keeps the last record of each key."""
 
     name: str
     partitions: int
-    retention: timedelta
+    retention: timedelta | None
 
     @property
     def config(self) -> dict[str, str]:
         """Its settings on the broker."""
-        return {
-            "message.timestamp.type": "LogAppendTime",
-            "cleanup.policy": "delete",
-            "retention.ms": str(milliseconds(self.retention)),
-            "max.message.bytes": str(MAX_BATCH),
-        }
+        common = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(MAX_BATCH)}
+        if self.retention is None:
+            return common | {"cleanup.policy": "compact", "segment.bytes": str(COMPACTED_SEGMENT)}
+        return common | {"cleanup.policy": "delete", "retention.ms": str(milliseconds(self.retention))}
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class TopicProblem(RuntimeError):
 
 def topics(feeds: Iterable[Feed]) -> list[Topic]:
     """Every topic these feeds need."""
+    return [*stored(feeds), Topic(checkpoints.TOPIC, 1, None)]
+
+
+def stored(feeds: Iterable[Feed]) -> list[Topic]:
+    """Those of them whose records are stored in ClickHouse."""
     wanted = [Topic(deadletters.TOPIC, 1, timedelta(days=30))]
     for feed in feeds:
         wanted.append(Topic(feed.name, feed.partitions, feed.retention))

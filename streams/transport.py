@@ -3,8 +3,8 @@
 Extension points of faust-streaming 0.15.3 and aiokafka 0.14.0 that this stands on (a contract test fails if one
 moves): ``aiokafka.consumer.fetcher.MemoryRecords`` and ``PartitionRecords``; Faust's ``Consumer._to_message``,
 ``_add_gap``, ``_filter_tps_with_pending_acks``, ``_new_offset``, ``_should_commit``, ``on_buffer_full``,
-``on_partitions_revoked``, ``verify_event_path``, ``perform_seek``; its consumer thread's ``_create_worker_consumer``
-and ``_commit``.
+``on_partitions_revoked``, ``verify_event_path``, ``perform_seek``, ``_commit``; its consumer thread's
+``_create_worker_consumer`` and ``_commit``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from tenacity import before_sleep_log, retry, retry_if_exception, wait_exponential
 
+from streams import checkpoints
 from streams.positions import Position
+from streams.producing import send_unwaited
 from streams.recordbatch import CorruptBatch, RecordBatch, split
 
 log = logging.getLogger("citystream")
@@ -257,11 +259,20 @@ class Consumer(driver.Consumer):
     def _should_commit(self, tp: TP, offset: int) -> bool:
         return self.committed.get(tp) != offset
 
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit, and keep what was committed a second time; nothing waits for that to be acknowledged."""
+        done = bool(await super()._commit(offsets))
+        if done:
+            taken = [tp for tp, offset in offsets.items() if self.committed.get(tp) == offset]
+            kept = [checkpoints.record((self.app.conf.id, *tp), self.committing[tp]) for tp in taken]
+            await send_unwaited(self.app.producer, checkpoints.TOPIC, kept, "A checkpoint")
+        return done
+
     async def perform_seek(self) -> None:
         """Read again from each partition's rewind offset, with the processed offset as the committed one."""
         tps = self.assignment()
         thread = cast("ConsumerThread", self._thread)
-        positions = {tp: self.app.decide_position(tp, *state) for tp, state in (await thread.committed(tps)).items()}
+        positions = await self.app.decide_positions(await thread.committed(tps))
         self.flushed.clear()
         for tp, position in positions.items():
             self.resumed[tp] = position

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import wraps
@@ -17,9 +17,14 @@ from typing import Any, Generic, TypeVar
 
 import faust
 from faust.types import TP
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+from tenacity import before_sleep_log, retry, retry_if_exception_type, wait_exponential
 from yarl import URL
 
-from streams.positions import Position, PositionProblem, Stop, resume
+from streams import checkpoints
+from streams.lag import committed_offsets
+from streams.positions import Known, Position, PositionProblem, Stop, check_agreement, resume
 from streams.topics import TopicState, states, wait_for_kafka
 from streams.transport import Consumer, Run, Transport, deliver_runs
 
@@ -50,9 +55,16 @@ class BatchApp(faust.App):
     """A Faust application whose agents get runs, and which decides itself where to read from."""
 
     def __init__(
-        self, group: str, bootstrap: str, definitions: Mapping[str, str], *, instance: str | None = None
+        self,
+        group: str,
+        bootstrap: str,
+        definitions: Mapping[str, str],
+        *,
+        instance: str | None = None,
+        agrees_with: str | None = None,
     ) -> None:
         self._definitions = definitions
+        self._agrees_with = agrees_with
         self.bootstrap = bootstrap
         self.topic_states: dict[str, TopicState] = {}
         super().__init__(
@@ -93,22 +105,40 @@ class BatchApp(faust.App):
         assert isinstance(consumer, Consumer)
         return consumer
 
-    def decide_position(self, tp: TP, committed: int | None, metadata: str, log_start: int) -> Position:
-        """Where to read a partition from; ends the process if no position can be trusted."""
+    async def decide_positions(self, commits: Mapping[TP, tuple[int | None, str, int]]) -> dict[TP, Position]:
+        """Where to read partitions from, given commit, metadata and log start of each.
+
+        Ends the process if a position cannot be trusted, or another worker goes by another definition of a feed.
+        """
+        known = await asyncio.to_thread(self._known, commits)
         try:
-            return resume(
-                self.conf.id,
-                tp.topic,
-                tp.partition,
-                committed,
-                metadata,
+            if self._agrees_with:
+                others = await asyncio.to_thread(_commits, self.bootstrap, self._agrees_with)
+                for tp, one in known.items():
+                    check_agreement(one, self._agrees_with, others.get(tp, ""))
+            return {tp: resume(one) for tp, one in known.items()}
+        except PositionProblem as problem:
+            end_process(problem, EX_CONFIG)
+            raise
+
+    def _known(self, commits: Mapping[TP, tuple[int | None, str, int]]) -> dict[TP, Known]:
+        """Checkpoints are read only if there is no commit somewhere."""
+        lost = any(offset is None or offset < 0 for offset, _, _ in commits.values())
+        kept = _checkpoints(self.bootstrap) if lost else {}
+        return {
+            tp: Known(
+                worker=self.conf.id,
+                topic=tp.topic,
+                partition=tp.partition,
+                committed=offset,
+                metadata=metadata,
+                checkpoint=kept.get((self.conf.id, tp.topic, tp.partition)),
                 topic_id=str(self.topic_states[tp.topic].id),
                 definition=self._definitions[tp.topic],
                 log_start=log_start,
             )
-        except PositionProblem as problem:
-            end_process(problem, EX_CONFIG)
-            raise
+            for tp, (offset, metadata, log_start) in commits.items()
+        }
 
     def background(self, call: Callable[[], Awaitable[None]]) -> None:
         """Run something beside the agents; an error in it ends the process."""
@@ -216,13 +246,32 @@ class BatchWorker(Generic[S]):
             await self.flush(dict(self.held))
 
 
+_until_kafka_answers = retry(
+    retry=retry_if_exception_type((KafkaError, OSError)),
+    wait=wait_exponential(min=1, max=30),
+    before_sleep=before_sleep_log(log, logging.WARNING),
+)
+
+
+@_until_kafka_answers
+def _checkpoints(bootstrap: str) -> Mapping[checkpoints.Place, Position]:
+    return checkpoints.read(bootstrap)
+
+
+@_until_kafka_answers
+def _commits(bootstrap: str, group: str) -> dict[TP, str]:
+    """The metadata of a group's commits."""
+    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        return {TP(tp.topic, tp.partition): commit.metadata for tp, commit in committed_offsets(admin, group).items()}
+
+
 def run(app: BatchApp, topics: Iterable[str]) -> None:
     """Wait for Kafka, then work until a signal ends it."""
     os.environ.setdefault("RUST_BACKTRACE", "0")  # corrupt bytes can make Polars panic, which is caught
     names = list(topics)
     deliver_runs(names)
     wait_for_kafka(app.bootstrap, log.warning)
-    app.topic_states = states(app.bootstrap, names)
+    app.topic_states = states(app.bootstrap, [*names, checkpoints.TOPIC])
     asyncio.get_event_loop().run_until_complete(_serve(app))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from citystream.simulation import Simulation, SystemClock
 from citystream.stack.process import Launch, Process
 from citystream.stack.stack import Stack
 from sinks.ledger import accounts
-from streams import deadletters
+from streams import checkpoints, deadletters
 from streams.lag import LagMeter, measure
 from streams.publisher import Publisher, new_producer
 from tests.conftest import settings_in
@@ -47,9 +48,22 @@ class City:
 
     def start(self, name: str) -> None:
         """Start a worker that comes back under its old name."""
-        feeds = [word for feed in FEEDS for word in ("--feeds", feed)]
-        command = (sys.executable, "-m", "citystream.cli", WORKERS[name], "--instance", f"{name}-1", *feeds)
-        self.process(name).start(Launch(command, self._environment))
+        self.process(name).start(Launch(self._command(*self.worker(name)), self._environment))
+
+    def worker(self, name: str) -> list[str]:
+        """The words of a worker's command."""
+        return [WORKERS[name], "--instance", f"{name}-1", *(word for feed in FEEDS for word in ("--feeds", feed))]
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command that ends by itself."""
+        environment = {**os.environ, **self._environment}
+        return subprocess.run(
+            self._command(*words), env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    @staticmethod
+    def _command(*words: str) -> tuple[str, ...]:
+        return sys.executable, "-m", "citystream.cli", *words
 
     def kill(self, name: str) -> None:
         """SIGKILL."""
@@ -59,8 +73,10 @@ class City:
         while self.process(name).running() is not None:
             time.sleep(0.01)
 
-    def publish(self, names: Sequence[str], start: datetime, seed: int, events: int) -> None:
-        """Publish simulated records with every fault mixed in, and wait until the brokers have them."""
+    def publish(
+        self, names: Sequence[str], start: datetime, seed: int, events: int, faults: Iterable[Fault] = Fault
+    ) -> None:
+        """Publish simulated records with these faults mixed in, and wait until the brokers have them."""
         feeds = [self.installation.feeds[name] for name in names]
         key = load_secrets(self.settings).pseudonym_key.get_secret_value().encode()
         with closing(new_producer(self.installation.bootstrap)) as producer:
@@ -69,7 +85,7 @@ class City:
             }
             simulation = Simulation(
                 feeds, publishers, start=start, rate=None, seed=seed,
-                faults=dict.fromkeys(Fault, 0.02), clock=SystemClock(),
+                faults=dict.fromkeys(faults, 0.02), clock=SystemClock(),
             )  # fmt: skip
             simulation.run(events, lambda: False)
 
@@ -99,7 +115,8 @@ class City:
             left = set(WORKERS)
             while left:  # a member with a name stays in its group until its session ends
                 left = {group for group, answer in admin.delete_groups(list(left)).items() if answer != "OK"}
-            admin.delete_topics([*names, deadletters.TOPIC])
+            names += [deadletters.TOPIC, checkpoints.TOPIC]
+            admin.delete_topics(names)
             while set(names) & set(admin.list_topics()):
                 time.sleep(0.05)
         owner = self.installation.server("owner").connect()

@@ -21,7 +21,7 @@ from schemas.model import Field
 from sinks.tables import TableColumn, aggregate_columns, feed_columns
 from sinks.views import aggregate_view_columns, view_columns
 from streams import deadletters
-from streams.topics import topics
+from streams.topics import stored
 
 app = typer.Typer(help="The feeds of the city: contracts, topics, tables.", no_args_is_help=True)
 
@@ -125,14 +125,14 @@ def _bounds(field: Field) -> str | None:
 
 def _topics(feed: Feed, catalogue: Catalogue) -> list[dict[str, Any]]:
     found = []
-    for topic in topics([feed]):
+    for topic in stored([feed]):
         if topic.name != deadletters.TOPIC:
             frozen = catalogue.latest(topic.name)
             found.append(
                 {
                     "name": topic.name,
                     "partitions": topic.partitions,
-                    "retention_days": topic.retention / timedelta(days=1),
+                    "retention_days": feed.retention / timedelta(days=1),
                     "schema_version": frozen.version,
                     "schema_id": frozen.id,
                 }

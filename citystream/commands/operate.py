@@ -33,7 +33,7 @@ def lag(
     """
     city = Installation.load()
     feeds = list(city.feeds)
-    stored = [topic.name for topic in topics.topics(city.feeds.values())]
+    stored = [topic.name for topic in topics.stored(city.feeds.values())]
     now_ms = time.time_ns() // 1_000_000
     rows = [
         {"worker": group, **dataclasses.asdict(topic)}

@@ -1,21 +1,24 @@
-"""citystream positions: where the workers stand, and starting over when a position cannot be trusted."""
+"""citystream positions: where the workers stand, and how to go on when a position cannot be trusted."""
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Annotated
 
 import typer
-from kafka import KafkaAdminClient, TopicPartition
-from kafka.errors import GroupSubscribedToTopicError, NoError
 
+from citystream.commands.output import Output, OutputOption, show
 from citystream.installation import Installation
 from citystream.settings import SettingsError
-from citystream.stack.process import StackError
 from processors.worker import GROUP as PROCESSOR
+from sinks import queries
+from sinks.lanes import lanes
 from sinks.worker import GROUP as SINK
-from streams.lag import measure
+from streams import positions
+from streams.lag import PartitionLag, measure
+from streams.positions import NO_EVENT_TIME, Known, Position, PositionProblem
+from streams.standing import commit, standing
 
 
 class Worker(StrEnum):
@@ -25,40 +28,183 @@ class Worker(StrEnum):
     SINK = SINK
 
 
+WorkerArgument = Annotated[Worker, typer.Argument(help="Whose positions.")]
+TopicsArgument = Annotated[list[str] | None, typer.Argument(help="In which topics; all unless given.")]
+
+
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    group = typer.Typer(no_args_is_help=True, help="Where the workers stand in the topics.")
+    group = typer.Typer(no_args_is_help=True, help="Where the workers stand in the topics, and how to go on.")
+    group.command("show")(show_positions)
+    group.command("restore")(restore)
     group.command("reset")(reset)
-    group.callback()(lambda: None)
+    group.command("freeze")(freeze)
     app.add_typer(group, name="positions")
 
 
-def reset(
-    worker: Annotated[Worker, typer.Argument(help="Whose positions.")],
-    topic: Annotated[str, typer.Argument(help="In which topic.")],
-) -> None:
-    """Let a stopped worker read a topic again from its first record. Nothing is counted twice: rows and windows
+def show_positions(worker: WorkerArgument, topics: TopicsArgument = None, output: OutputOption = Output.TABLE) -> None:
+    """Show the positions of a worker, their checkpoints, and whether it can go on from them.
+
+    Exit code 1 if it cannot go on somewhere.
+
+    Example: citystream positions show processor traffic_flow
+    """
+    city = Installation.load()
+    found = [(_row(known, log), _problem(known)) for known, log in _standing(city, worker, topics)]
+    show([row for row, _ in found], output)
+    problems = [problem for _, problem in found if problem]
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        raise typer.Exit(1)
+
+
+def restore(worker: WorkerArgument, topics: TopicsArgument = None) -> None:
+    """Let a stopped worker go on from the checkpoints of its lost positions, as if they had not been lost.
+
+    Positions that can be trusted stay. Refused where the topic or the definition is another one, or the log no longer
+    reaches back far enough.
+
+    Example: citystream positions restore processor traffic_flow
+    """
+    city = Installation.load()
+    found = {_place(known): positions.restore(known) for known in _lost(city, worker, topics)}
+    _commit(city, worker, found, lambda p: f"goes on from the checkpoint at offset {p.processed}")
+
+
+def reset(worker: WorkerArgument, topics: Annotated[list[str], typer.Argument(help="In which topics.")]) -> None:
+    """Let a stopped worker read topics again from their first record. Nothing is counted twice: rows and windows
     replace what they were.
 
-    Refused where retention has already deleted the beginning of the topic: windows would be rebuilt from their middle.
+    Refused where retention has already deleted the beginning of the topic, because windows would be rebuilt from their
+    middle, and where the topic was frozen, because what was counted since would be there twice.
 
     Example: citystream positions reset processor traffic_flow
     """
     city = Installation.load()
-    partitions = measure(city.bootstrap, worker.value, [topic])
-    if not partitions:
-        raise SettingsError(f"there is no topic {topic}")
-    cut = [p for p in partitions if p.log_start > 0]
-    if cut:
-        raise StackError(
-            f"{topic}/{cut[0].partition} begins at offset {cut[0].log_start}: what came before is deleted and its "
-            "windows cannot be built again; restore the topic, or remove it and publish its data again"
+    found = {
+        _place(known): positions.reset(known, _life(city, known) if worker is Worker.PROCESSOR else 0)
+        for known, _ in _standing(city, worker, topics)
+    }
+    _commit(city, worker, found, lambda _: "will be read again from its first record")
+
+
+def freeze(worker: WorkerArgument, topics: TopicsArgument = None) -> None:
+    """Let a stopped worker go on where its position is lost and neither restore nor reset is possible.
+
+    Windows that were open stay as they were written; what comes after is counted beside them and added. Positions
+    that can be trusted stay. For the processor the sink has to have stored what the processor wrote.
+
+    Example: citystream positions freeze processor traffic_flow
+    """
+    city = Installation.load()
+    lost = _lost(city, worker, topics)
+    if lost and worker is Worker.PROCESSOR:
+        _check_stored(city, [a.name for name in {known.topic for known in lost} for a in city.feeds[name].aggregates])
+    found = {
+        _place(known): positions.freeze(
+            known, _parts(city, known)[1] if worker is Worker.PROCESSOR else 0, _seen_before(city, worker, known)
         )
-    with closing(KafkaAdminClient(bootstrap_servers=city.bootstrap)) as admin:
-        answers = admin.delete_group_offsets(worker.value, [TopicPartition(p.topic, p.partition) for p in partitions])
-    for answer in answers.values():
-        if answer is GroupSubscribedToTopicError:
-            raise StackError(f"the {worker.value} is running, or ended less than a session ago; stop it and try again")
-        if answer is not NoError:
-            raise StackError(f"Kafka refused to forget the positions: {answer.__name__}")
-    typer.echo(f"the {worker.value} will read {topic} again from its first record")
+        for known in lost
+    }
+    _commit(city, worker, found, lambda p: f"is read from offset {p.processed} and counted from {p.since} on")
+
+
+def _definitions(city: Installation, worker: Worker) -> Mapping[str, str]:
+    """The topics of a worker and the definition it has for each."""
+    if worker is Worker.PROCESSOR:
+        return {name: feed.definition for name, feed in city.feeds.items()}
+    return {lane.topic: lane.definition for lane in lanes(city.feeds, city.catalogue, city.settings.timezone)}
+
+
+def _standing(city: Installation, worker: Worker, topics: list[str] | None) -> list[tuple[Known, PartitionLag]]:
+    definitions = _definitions(city, worker)
+    for topic in topics or ():
+        if topic not in definitions:
+            raise SettingsError(f"the {worker} reads no topic {topic} (it reads: {', '.join(definitions)})")
+    return standing(city.bootstrap, worker.value, {topic: definitions[topic] for topic in topics or definitions})
+
+
+def _lost(city: Installation, worker: Worker, topics: list[str] | None) -> list[Known]:
+    return [known for known, _ in _standing(city, worker, topics) if _problem(known)]
+
+
+def _place(known: Known) -> tuple[str, int]:
+    return known.topic, known.partition
+
+
+def _problem(known: Known) -> str | None:
+    try:
+        positions.resume(known)
+    except PositionProblem as problem:
+        return str(problem)
+    return None
+
+
+def _row(known: Known, log: PartitionLag) -> dict[str, object]:
+    position, kept = known.commit, known.checkpoint
+    return {
+        "topic": known.topic,
+        "partition": known.partition,
+        "log_start": known.log_start,
+        "rewind": position.rewind if position else None,
+        "processed": known.committed,
+        "end": log.end,
+        "since": position.since if position else None,
+        "checkpoint": kept.processed if kept else None,
+        "goes_on": _problem(known) is None,
+    }
+
+
+def _commit(
+    city: Installation, worker: Worker, found: Mapping[tuple[str, int], Position], say: Callable[[Position], str]
+) -> None:
+    if not found:
+        typer.echo(f"the {worker} can go on from its own positions; nothing was changed")
+        return
+    commit(city.bootstrap, worker.value, found)
+    for (topic, number), position in found.items():
+        typer.echo(f"{topic}/{number} {say(position)}")
+
+
+def _life(city: Installation, known: Known) -> int:
+    return known.last.since if known.last else _parts(city, known)[0]
+
+
+def _parts(city: Installation, known: Known) -> tuple[int, int]:
+    client = city.server("operator").connect()
+    try:
+        return queries.lives(client, city.feeds[known.topic], known.partition)
+    finally:
+        client.disconnect()
+
+
+def _check_stored(city: Installation, aggregates: list[str]) -> None:
+    waiting = {p.topic for p in measure(city.bootstrap, SINK, aggregates) if p.records}
+    if waiting:
+        raise PositionProblem(
+            f"the sink has not yet stored all parts of {', '.join(sorted(waiting))}, which say what was counted; "
+            "let it catch up, then try again"
+        )
+
+
+def _seen_before(city: Installation, worker: Worker, known: Known) -> Callable[[int], int]:
+    """The maximum of event time before an offset, as the stored rows have it: they are what late is decided by."""
+
+    def ask(offset: int) -> int:
+        if known.topic not in city.feeds:
+            return NO_EVENT_TIME
+        if worker is Worker.PROCESSOR:
+            stored = {_place(sink): sink.committed or 0 for sink, _ in _standing(city, Worker.SINK, [known.topic])}
+            if stored[_place(known)] < offset:
+                raise PositionProblem(
+                    f"{known.where}: no position is left that says how far event time had come before offset {offset}, "
+                    "and the sink has not yet stored the rows before it; let it catch up, then try again"
+                )
+        client = city.server("operator").connect()
+        try:
+            return queries.seen_before(client, city.feeds[known.topic], known.partition, offset)
+        finally:
+            client.disconnect()
+
+    return ask

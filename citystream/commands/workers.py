@@ -47,7 +47,8 @@ def move(feeds: Feeds = None, instance: Instance = None) -> None:
     """
     _log()
     city = Installation.load()
-    sink.main(city.choose(feeds), city.catalogue, city.bootstrap, city.server("sink"), city.settings.timezone, instance)
+    chosen, server, zone = city.choose(feeds), city.server("sink"), city.settings.timezone
+    sink.main(chosen, city.catalogue, city.bootstrap, server, zone, instance, agrees_with=processor.GROUP)
 
 
 def _log() -> None:

@@ -38,7 +38,7 @@ COMPRESS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
     "zstd": (4, zstd_encode),
 }
 
-OF_ANOTHER_TOPIC = frame(2) + sized(b"d-1") + bytes(14)
+OF_ANOTHER_TOPIC = frame(2) + sized(b"d-1") + bytes(15)
 
 #: Key, value, and the headers as bytes.
 Raw = tuple[bytes | None, bytes | None, bytes]

@@ -10,7 +10,7 @@ from citystream import cli
 from citystream.commands import schemas as commands
 from schemas.catalogue import Catalogue, SchemaProblem, freeze
 from schemas.samples import write_samples
-from streams.topics import topics
+from streams.topics import stored
 
 FEEDS = feeds.load()
 
@@ -53,7 +53,7 @@ def test_shows_the_whole_contract(run: Any, feed: Any) -> None:
     personal = {field["name"] for field in found["fields"] if field["sensitivity"] == "personal"}
     assert personal == {field.name for field in feed.fields if field.personal}
     names = [feed.name, *(aggregate.name for aggregate in feed.aggregates)]
-    assert [topic["name"] for topic in found["topics"]] == names == [topic.name for topic in topics([feed])][1:]
+    assert [topic["name"] for topic in found["topics"]] == names == [topic.name for topic in stored([feed])][1:]
     assert [topic["schema_id"] for topic in found["topics"]] == [Catalogue.load().latest(name).id for name in names]
     assert [table["name"] for table in found["tables"]] == [f"{db}.{name}" for name in names for db in ("city", "raw")]
     assert all(column["comment"] for table in found["tables"] for column in table["columns"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -12,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processors.partition import Output, Partition, TooManyBad
-from schemas.feed import Feed
+from schemas.feed import Aggregate, Feed
 from streams.decode import Decoded, Decoder
-from streams.positions import NO_EVENT_TIME, LogGap, Position, first, resume
+from streams.positions import NO_EVENT_TIME, Known, LogGap, Position, first, freeze, resume
 from streams.recordbatch import RecordBatch, split
 from streams.transport import Run
 from tests.reference.partition import Key, Logged, Truth, truth
@@ -48,15 +49,20 @@ class World:
     decoder: Any
     committed: int | None = None
     metadata: str = ""
+    since: int = 0
     rewinds: list[int] = field(default_factory=list)
     written: list[tuple[str, Key, int, dict[str, Any]]] = field(default_factory=list)
     dead: set[int] = field(default_factory=set)
 
     def position(self) -> Position:
         """Where a worker goes on after an assignment."""
-        return resume(
-            "processor", "toy", 0, self.committed, self.metadata,
-            topic_id=TOPIC_ID, definition=self.feed.definition, log_start=0,
+        return resume(self.known())
+
+    def known(self, log_start: int = 0) -> Known:
+        """What a worker finds after an assignment."""
+        return Known(
+            worker="processor", topic="toy", partition=0, committed=self.committed, metadata=self.metadata,
+            checkpoint=None, topic_id=TOPIC_ID, definition=self.feed.definition, log_start=log_start,
         )  # fmt: skip
 
     def commit(self, position: Position) -> None:
@@ -65,6 +71,8 @@ class World:
         assert position.rewind >= max(self.rewinds, default=0)
         seen = self.expected.watermarks[position.rewind - 1] if position.rewind else None
         assert position.max_event_ms == (NO_EVENT_TIME if seen is None else seen)
+        seen = self.expected.watermarks[position.processed - 1]
+        assert position.max_processed_ms == (NO_EVENT_TIME if seen is None else seen)
         self.rewinds.append(position.rewind)
         self.committed, self.metadata = position.processed, position.metadata()
 
@@ -80,7 +88,7 @@ class World:
 
     def _part(self, name: str, part: dict[str, Any]) -> tuple[str, Key, int, dict[str, Any]]:
         aggregate = next(a for a in self.feed.aggregates if a.name == name)
-        assert part["source_partition"] == 0
+        assert (part["source_partition"], part["since"]) == (0, self.since)
         content = {"events": part["events"]}
         for partial in (p for measure in aggregate.measures for p in measure.partials):
             if partial.merge == "histogram":
@@ -204,6 +212,74 @@ def test_restarts_from_every_committed_position_end_alike(data: st.DataObject) -
         again.dead = {offset for offset in here.dead if offset < position.processed}
         live_to_the_end(again)
         again.check_end()
+
+
+@settings(max_examples=80)
+@given(st.data())
+def test_parts_of_a_frozen_life_and_the_next_add_up_to_the_windows_of_the_reference(data: st.DataObject) -> None:
+    """The first life ends after a flush that it did not commit; no event before the commit is repeated after it."""
+    log = data.draw(logs(NOON))
+    committed, flushed = sorted(data.draw(st.tuples(*[st.sampled_from([*log.cuts[1:], log.end])] * 2)))
+    log = without_repeats_across(log, committed)
+    before = world(FEED, log)
+    partition = Partition(FEED, 0, before.decoder, before.position())
+    for at, until in ((0, committed), (committed, flushed)):
+        if at < until:
+            partition.process(Run("toy", 0, at, until, ()))
+            output = partition.flush()
+            assert output is not None
+            before.write(output)
+            if until == committed:
+                before.commit(output.position)
+
+    counted = max((version // 2 + 1 for _, _, version, _ in before.written), default=0)
+    frozen = freeze(before.known(log_start=committed), counted, lambda _: pytest.fail("the position says it"))
+    after = world(FEED, log)
+    after.committed, after.metadata, after.since = frozen.processed, frozen.metadata(), frozen.since
+    for life, dies_after in data.draw(
+        st.lists(st.tuples(st.lists(steps, max_size=6), st.none() | st.integers(0, 3)), max_size=3)
+    ):
+        live(after, life, dies_after)
+    live_to_the_end(after)
+
+    for aggregate in FEED.aggregates:
+        lives = [newest(one, aggregate.name) for one in (before, after)]
+        found = {
+            key: added(aggregate, [life[key] for life in lives if key in life]) for key in {**lives[0], **lives[1]}
+        }
+        assert found == {k: w.snapshot() for k, w in before.expected.windows[aggregate.name].items()}
+
+
+def without_repeats_across(log: Log, cut: int) -> Log:
+    """The log with noise in the place of what repeats, from the cut on, an event before it."""
+
+    def identity(logged: Logged) -> Any:
+        return logged.values and tuple(logged.values[name] for name in ("device_id", "observed_at", "event_id"))
+
+    known = {identity(logged) for logged in log.records[:cut]}
+    later = [replace(r, values=None) if identity(r) in known else r for r in log.records[cut:]]
+    return replace(log, records=(*log.records[:cut], *later))
+
+
+def newest(world: World, aggregate: str) -> dict[Key, dict[str, Any]]:
+    """The content of the highest version of each part."""
+    parts = sorted((part for part in world.written if part[0] == aggregate), key=lambda part: part[2])
+    return {key: content for _, key, _, content in parts}
+
+
+def added(aggregate: Aggregate, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Parts of one window merged as the views do it."""
+    merged = {"events": sum(part["events"] for part in parts)}
+    for partial in (p for measure in aggregate.measures for p in measure.partials):
+        values = [part[partial.name] for part in parts if part[partial.name] is not None]
+        match partial.merge:
+            case "histogram":
+                merged[partial.name] = dict(sum(map(Counter, values), Counter()))
+            case "sum":
+                merged[partial.name] = sum(values)
+            case kind:
+                merged[partial.name] = {"min": min, "max": max}[kind](values, default=None)
+    return merged
 
 
 @settings(max_examples=25)

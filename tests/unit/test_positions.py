@@ -3,34 +3,86 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from streams.positions import NO_EVENT_TIME, Position, PositionProblem, resume
+from streams import checkpoints
+from streams.positions import (
+    CHOICES,
+    NO_EVENT_TIME,
+    Known,
+    Position,
+    PositionProblem,
+    check_agreement,
+    freeze,
+    reset,
+    restore,
+    resume,
+)
 
-GOOD = Position(500, 420, 1_714_564_800_000, "id-1", "def-1")
+GOOD = Position(500, 420, 1_714_564_800_000, "id-1", "def-1", max_processed_ms=1_714_564_900_000)
+KEPT = Position(480, 410, 1_714_564_700_000, "id-1", "def-1", 2, 1_714_564_800_000)
+
+
+def known(**changes: Any) -> Known:
+    """What is known of a partition where all is well, with these things changed."""
+    well: dict[str, Any] = {
+        "worker": "processor", "topic": "toy", "partition": 3, "committed": 500, "metadata": GOOD.metadata(),
+        "checkpoint": KEPT, "topic_id": "id-1", "definition": "def-1", "log_start": 0,
+    }  # fmt: skip
+    return Known(**(well | changes))
 
 
 def resumed(committed: int | None = 500, metadata: str = GOOD.metadata(), **changes: Any) -> Position:
-    known: dict[str, Any] = {"topic_id": "id-1", "definition": "def-1", "log_start": 0} | changes
-    return resume("processor", "toy", 3, committed, metadata, **known)
+    return resume(known(committed=committed, metadata=metadata, **changes))
 
 
 @pytest.mark.parametrize(
-    "position", [GOOD, Position(0, 0, NO_EVENT_TIME, "id-1", "def-1"), Position(7, 7, -5, "id-1", "def-1")]
+    "position",
+    [GOOD, KEPT, Position(0, 0, NO_EVENT_TIME, "id-1", "def-1"), Position(7, 7, -5, "id-1", "def-1", 1, -5, 7)],
 )
-def test_a_position_survives_its_metadata(position: Position) -> None:
+def test_a_position_survives_its_metadata_and_its_checkpoint(position: Position) -> None:
     assert resumed(position.processed, position.metadata()) == position
+    place = ("processor", "toy", 3)
+    key, value = checkpoints.record(place, position)
+    found: dict[checkpoints.Place, Position] = {}
+    checkpoints.take(found, key, value)
+    assert found == {place: position}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"processor/toy", b"{}"), (b"processor/toy/x", b"{}"), (None, None), (b"processor/toy/3", b"\xff"),
+        (b"processor/toy/3", b'{"processed": 3}'), (b"processor/toy/3", b'{"processed": 3, "metadata": 5}'), (b"", b""),
+    ],
+)  # fmt: skip
+def test_what_is_no_checkpoint_counts_as_none(key: bytes | None, value: bytes | None) -> None:
+    found: dict[checkpoints.Place, Position] = {}
+    checkpoints.take(found, key, value)
+    assert found == {}
 
 
 def test_metadata_fits_what_kafka_takes() -> None:
-    assert len(Position(2**63 - 1, 2**63 - 1, -(2**63), "x" * 36, "x" * 16).metadata().encode()) < 4096
+    largest = Position(2**63 - 1, 2**63 - 1, -(2**63), "x" * 36, "x" * 16, 2**63 - 1, -(2**63), 2**63 - 1)
+    assert len(largest.metadata().encode()) < 4096
 
 
 @pytest.mark.parametrize("committed", [None, -1])
-def test_a_group_that_never_committed_starts_at_the_start_of_the_log(committed: int | None) -> None:
-    assert resumed(committed, "", log_start=17) == Position(17, 17, NO_EVENT_TIME, "id-1", "def-1")
+@pytest.mark.parametrize("checkpoint", [None, replace(KEPT, topic_id="id-0")], ids=["none", "of another topic"])
+def test_a_group_that_never_committed_starts_at_the_start_of_the_log(
+    committed: int | None, checkpoint: Position | None
+) -> None:
+    found = resumed(committed, "", log_start=17, checkpoint=checkpoint)
+    assert found == Position(17, 17, NO_EVENT_TIME, "id-1", "def-1")
+
+
+@pytest.mark.parametrize("committed", [None, -1])
+def test_a_group_that_was_deleted_is_known_by_its_checkpoint(committed: int | None) -> None:
+    with pytest.raises(PositionProblem, match=r"^processor in toy/3: there is no commit, but a checkpoint at 480; "):
+        resumed(committed, "")
 
 
 def test_a_log_that_starts_at_the_rewind_is_enough() -> None:
@@ -46,7 +98,8 @@ def _metadata(**changes: Any) -> str:
     [
         "", " ", "x", "null", "[]", "{}", "5", '"rewind"', '{"rewind": 1}', GOOD.metadata()[:-1],
         _metadata(rewind=None), _metadata(rewind="x"), _metadata(rewind=[]), _metadata(max_event_ms={}),
-        _metadata(rewind=float("nan")), _metadata(rewind=float("inf")),
+        _metadata(rewind=float("nan")), _metadata(rewind=float("inf")), _metadata(since=None),
+        _metadata(max_processed_ms="x"),
     ],
 )  # fmt: skip
 def test_a_commit_of_another_client_carries_no_position(metadata: str) -> None:
@@ -55,24 +108,121 @@ def test_a_commit_of_another_client_carries_no_position(metadata: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("changes", "reason", "choices"),
     [
-        ({"topic_id": "id-2"}, "the topic was deleted and created again"),
-        ({"log_start": 421}, "the log starts at 421, after the rewind offset 420"),
-        ({"metadata": _metadata(rewind=501)}, "the commit at 500 is before its rewind offset 501"),
-        ({"metadata": _metadata(topic=1)}, "the topic was deleted and created again"),
-        ({"metadata": _metadata(rewind=-1)}, "the log starts at 0, after the rewind offset -1"),
+        ({"topic_id": "id-2"}, "the topic was deleted and created again", ["reset"]),
+        ({"log_start": 421}, "the log starts at 421, after the rewind offset 420", ["freeze"]),
+        ({"metadata": _metadata(rewind=501)}, "the commit at 500 is before its rewind offset 501", [*CHOICES]),
+        ({"metadata": _metadata(topic=1)}, "the topic was deleted and created again", ["reset"]),
+        ({"metadata": _metadata(rewind=-1)}, "the log starts at 0, after the rewind offset -1", ["freeze"]),
+        ({"metadata": ""}, "the commit at 500 carries no position", [*CHOICES]),
+        ({"committed": None}, "there is no commit, but a checkpoint at 480", [*CHOICES]),
     ],
 )
-def test_a_position_of_something_else_is_refused(changes: dict[str, Any], reason: str) -> None:
+def test_a_position_of_something_else_is_refused(changes: dict[str, Any], reason: str, choices: list[str]) -> None:
     with pytest.raises(PositionProblem) as refused:
         resumed(**changes)
-    assert str(refused.value) == (
-        f"processor in toy/3: {reason}; stop the workers, then run: citystream positions reset processor toy"
-    )
+    said, _, named = str(refused.value).partition("; stop the workers, then run: ")
+    assert said == f"processor in toy/3: {reason}"
+    assert named.split(", or: ") == [f"citystream positions {c} processor toy ({CHOICES[c]})" for c in choices]
 
 
 def test_a_changed_definition_is_refused() -> None:
     """Reading again would mix parts of the old definition with those of the new one."""
     with pytest.raises(PositionProblem, match=r"the feed's definition changed since the last commit; .* a new name"):
         resumed(definition="def-2")
+
+
+def test_a_checkpoint_is_gone_on_from_whatever_the_commit_says() -> None:
+    assert restore(known(committed=None, metadata="")) == KEPT
+    assert restore(known(metadata="")) == KEPT
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"checkpoint": None}, "there is no checkpoint"),
+        ({"topic_id": "id-2"}, "the topic was deleted and created again"),
+        ({"definition": "def-2"}, "the feed's definition changed"),
+        ({"log_start": 411}, "the log starts at 411, after the rewind offset 410"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(PositionProblem, match=f"^processor in toy/3: {reason}"):
+        restore(known(metadata="", **changes))
+
+
+def test_a_reset_starts_before_the_first_record() -> None:
+    assert reset(known(metadata=""), 0) == Position(0, 0, NO_EVENT_TIME, "id-1", "def-1")
+
+
+@pytest.mark.parametrize(
+    ("log_start", "since", "reason"),
+    [(1, 0, "the log begins at offset 1"), (0, 300, "it was frozen at offset 300")],
+)
+def test_a_reset_that_would_spoil_windows_is_refused(log_start: int, since: int, reason: str) -> None:
+    with pytest.raises(PositionProblem, match=f"^processor in toy/3: {reason}"):
+        reset(known(metadata="", log_start=log_start), since)
+
+
+def frozen(counted: int = 0, **changes: Any) -> tuple[int, int, int]:
+    """Where a frozen position reads from, the maximum of event time before that, and its life."""
+    position = freeze(known(**changes), counted, lambda offset: -offset)
+    assert position.processed == position.rewind
+    assert position.max_event_ms == position.max_processed_ms
+    assert (position.topic_id, position.definition, position.bad) == ("id-1", "def-1", 0)
+    return position.processed, position.max_event_ms, position.since
+
+
+AT, SEEN = 500, GOOD.max_processed_ms
+KEPT_AT, KEPT_SEEN = 480, KEPT.max_processed_ms
+
+
+@pytest.mark.parametrize(
+    ("counted", "changes", "read_from", "seen", "since"),
+    [
+        (0, {"log_start": 421}, AT, SEEN, 500),
+        (500, {"log_start": 500}, AT, SEEN, 500),
+        (530, {"log_start": 421}, AT, SEEN, 530),
+        (0, {"log_start": 501}, 501, -501, 501),
+        (530, {"log_start": 501}, 530, -530, 530),
+        (0, {"metadata": ""}, KEPT_AT, KEPT_SEEN, 500),
+        (530, {"metadata": ""}, KEPT_AT, KEPT_SEEN, 530),
+        (0, {"committed": None}, KEPT_AT, KEPT_SEEN, 480),
+        (490, {"committed": -1}, KEPT_AT, KEPT_SEEN, 490),
+        (0, {"metadata": "", "checkpoint": None}, 500, -500, 500),
+        (530, {"metadata": "", "checkpoint": None}, 530, -530, 530),
+        (0, {"log_start": 421, "metadata": _metadata(since=510)}, AT, SEEN, 510),
+        (0, {"log_start": 421, "checkpoint": replace(KEPT, processed=510, since=510)}, 510, KEPT_SEEN, 510),
+    ],
+    ids=str,
+)
+def test_a_new_life_counts_from_behind_all_that_was_written(
+    counted: int, changes: dict[str, Any], read_from: int, seen: int, since: int
+) -> None:
+    assert frozen(counted, **changes) == (read_from, seen, since)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"topic_id": "id-2"}, "the topic was deleted and created again"),
+        ({"definition": "def-2"}, "the feed's definition changed"),
+    ],
+)
+def test_nothing_is_frozen_of_another_topic_or_definition(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(PositionProblem, match=reason):
+        frozen(**changes)
+
+
+OTHERS = replace(GOOD, definition="def-0")
+
+
+@pytest.mark.parametrize("metadata", ["", "x", GOOD.metadata(), replace(OTHERS, topic_id="id-0").metadata()])
+def test_a_sink_agrees_with_a_processor_that_has_said_nothing_else(metadata: str) -> None:
+    check_agreement(known(worker="sink"), "processor", metadata)
+
+
+def test_a_sink_stops_where_the_processor_goes_by_another_definition() -> None:
+    with pytest.raises(PositionProblem, match=r"^sink in toy/3: the processor works by another definition of the feed"):
+        check_agreement(known(worker="sink"), "processor", OTHERS.metadata())

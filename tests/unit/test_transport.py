@@ -11,6 +11,7 @@ import inspect
 import logging
 import struct
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import aiokafka
@@ -32,7 +33,7 @@ from faust.types import TP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams import transport
+from streams import checkpoints, transport
 from streams.positions import Position
 from streams.recordbatch import CorruptBatch
 from streams.transport import Consumer, ConsumerThread, Run
@@ -66,6 +67,7 @@ def parameters(function: Any) -> list[str]:
         (driver.Consumer, "on_buffer_full", "self tp"),
         (driver.Consumer, "verify_event_path", "self now tp"),
         (driver.Consumer, "perform_seek", "self"),
+        (driver.Consumer, "_commit", "self offsets"),
         (driver.Consumer, "_should_commit", "self tp offset"),
         (driver.AIOKafkaConsumerThread, "_create_worker_consumer", "self transport"),
         (driver.AIOKafkaConsumerThread, "_commit", "self offsets"),
@@ -431,6 +433,55 @@ def test_a_commit_that_will_never_be_taken_ends_the_process() -> None:
     assert app.crashes == [error]
 
 
+def kept(takes: set[TP], error: Exception | None = None) -> list[tuple[str, bytes, bytes]]:
+    """The checkpoints sent when the brokers take the commits of these partitions; sending may fail."""
+    sent: list[tuple[str, bytes, bytes]] = []
+
+    class Producer:
+        def _ensure_producer(self) -> Producer:
+            return self
+
+        async def send(self, topic: str, key: bytes, value: bytes) -> asyncio.Future[None]:
+            sent.append((topic, key, value))
+            answer = asyncio.get_running_loop().create_future()
+            if error is None:
+                answer.set_result(None)
+            else:
+                answer.set_exception(error)
+            return answer
+
+    class Thread:
+        async def commit(self, offsets: dict[TP, int]) -> bool:
+            consumer.committed.update({tp: offsets[tp] for tp in takes})
+            return bool(takes)
+
+    consumer = committing()
+    consumer._thread = Thread()
+    consumer.app = SimpleNamespace(producer=Producer(), conf=SimpleNamespace(id="processor"))
+
+    async def commit_both() -> bool:
+        done = await consumer._commit({TP0: 20, TP1: 30})
+        await asyncio.sleep(0)
+        return bool(done)
+
+    assert asyncio.run(commit_both()) == bool(takes)
+    return sent
+
+
+@pytest.mark.parametrize("takes", [{TP0, TP1}, {TP1}, set()], ids=["all", "one", "none"])
+def test_a_checkpoint_follows_each_commit_that_was_taken_and_no_other(takes: set[TP]) -> None:
+    places = {tp: ("processor", *tp) for tp in sorted(takes)}
+    expected = {TP0: position(20, 15), TP1: position(30, 25)}
+    assert kept(takes) == [
+        (checkpoints.TOPIC, *checkpoints.record(place, expected[tp])) for tp, place in places.items()
+    ]
+
+
+def test_a_checkpoint_that_was_not_taken_is_said_and_nothing_stops(caplog: pytest.LogCaptureFixture) -> None:
+    assert len(kept({TP0}, RequestTimedOutError("slow"))) == 1
+    assert "A checkpoint was not written" in caplog.text
+
+
 def test_only_what_was_flushed_is_committed() -> None:
     consumer = Consumer.__new__(Consumer)
     consumer.flushed, consumer.committing = {TP0: position(20)}, {}
@@ -453,9 +504,9 @@ def test_a_seek_reads_from_the_rewind_and_counts_from_the_processed_offset() -> 
             sought.append(partitions)
 
     class App:
-        def decide_position(self, tp: TP, committed: int, metadata: str, log_start: int) -> Position:
-            assert (committed, metadata, log_start) == (20, "metadata", 3)
-            return position(committed, 12)
+        async def decide_positions(self, commits: dict[TP, tuple[int, str, int]]) -> dict[TP, Position]:
+            assert commits == {TP0: (20, "metadata", 3)}
+            return {TP0: position(20, 12)}
 
     class Assigned(Consumer):
         def __init__(self) -> None:

@@ -1,0 +1,62 @@
+"""Positions kept a second time, on a compacted topic, for the day a group's commits are lost.
+
+A checkpoint is written when the brokers have taken the commit of the same position. They take it only from the
+partition's owner, so a worker that lost the partition leaves no checkpoint behind, and none is ever ahead of what was
+flushed. One that lags behind its commit only makes a worker write again what replaces itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import closing
+
+from kafka import KafkaConsumer, TopicPartition
+
+from streams.positions import Position, parse
+
+TOPIC = "checkpoints"
+
+#: Worker, topic, partition.
+Place = tuple[str, str, int]
+
+
+def record(place: Place, position: Position) -> tuple[bytes, bytes]:
+    """Key and value of a checkpoint."""
+    worker, topic, partition = place
+    value = {"processed": position.processed, "metadata": position.metadata()}
+    return f"{worker}/{topic}/{partition}".encode(), json.dumps(value).encode()
+
+
+def place_of(key: bytes) -> Place:
+    """Whose checkpoint a key stands for."""
+    worker, topic, partition = key.decode().split("/")
+    return worker, topic, int(partition)
+
+
+def read(bootstrap: str) -> Mapping[Place, Position]:
+    """The newest checkpoint of every worker in every partition."""
+    found: dict[Place, Position] = {}
+    with closing(KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)) as consumer:
+        here = TopicPartition(TOPIC, 0)
+        consumer.assign([here])
+        consumer.seek_to_beginning(here)
+        end = consumer.end_offsets([here])[here]
+        while consumer.position(here) < end:
+            for records in consumer.poll(timeout_ms=1000).values():
+                for kept in records:
+                    take(found, kept.key, kept.value)
+    return found
+
+
+def take(found: dict[Place, Position], key: bytes | None, value: bytes | None) -> None:
+    """Note a checkpoint; one that cannot be read counts as none."""
+    try:
+        place, fields = place_of(key or b""), json.loads(value or b"")
+        position = parse(int(fields["processed"]), fields["metadata"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return
+    if position is None:
+        found.pop(place, None)
+    else:
+        found[place] = position

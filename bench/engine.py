@@ -13,8 +13,10 @@ from bench.process import FEED, Timing, cpu_seconds, rss_mb
 COLUMNS = (
     "event_id String, segment_id String, lane Int32, district String, intensity Int32, occupancy Nullable(Float64), "
     "average_vehicle_speed Nullable(Float64), free_flow_speed Nullable(Float64), congested Nullable(Bool), "
-    "date_observed_from Int64, date_observed_to Int64"
+    "date_observed_from Int64, date_observed_to Int64, "
+    "place Tuple(longitude Nullable(Float64), latitude Nullable(Float64))"
 )
+SOURCE = "source_partition UInt64, source_offset UInt64, arrived_at Nullable(DateTime64(3))"
 SUMS = (
     "count() AS events, sum(intensity) AS vehicles_sum, "
     "sum(ifNull(toInt64(floor(average_vehicle_speed * intensity * 100 + 0.5)), 0)) AS speed_over, "
@@ -45,10 +47,13 @@ def run(owner: Any, pid: int, bootstrap: str, registry: str, events: int, *, raw
         )
     if raw_rows:
         owner.execute(
-            f"CREATE TABLE raw.rows ({COLUMNS}) ENGINE = ReplacingMergeTree "
+            f"CREATE TABLE raw.rows ({COLUMNS}, {SOURCE}) ENGINE = ReplacingMergeTree "
             "ORDER BY (segment_id, date_observed_to, event_id)"
         )
-        owner.execute("CREATE MATERIALIZED VIEW raw.rows_mv TO raw.rows AS SELECT * FROM raw.queue")
+        owner.execute(
+            "CREATE MATERIALIZED VIEW raw.rows_mv TO raw.rows AS SELECT *, _partition AS source_partition, "
+            "_offset AS source_offset, _timestamp_ms AS arrived_at FROM raw.queue"
+        )
     counted = ["SELECT sum(events) FROM raw.windows_15m_district"] + (
         ["SELECT count() FROM raw.rows"] if raw_rows else []
     )

@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import time
+import traceback
 from dataclasses import asdict
 from typing import Any
 
@@ -34,7 +35,14 @@ class Agent:
         self.seen: set[tuple[str, Any, str]] = set()
 
     async def work(self, stream: Any) -> None:
-        """Take events one at a time; report and end the process after the last."""
+        """Take events one at a time; report and end the process after the last, or at the first error."""
+        try:
+            await self._work(stream)
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)
+
+    async def _work(self, stream: Any) -> None:
         count, began, flushed = 0, (0.0, 0.0), 0.0
         async for event in stream.events():
             if not count:
@@ -70,8 +78,8 @@ class Agent:
             part = self.windows[aggregate.name].get((group, start))
             if part is None:
                 part = self.windows[aggregate.name][group, start] = {
-                    aggregate.by[0]: group, "window_start": start, "source_partition": partition, "version": 0,
-                    "watermark": None, "events": 0, "vehicles_sum": 0, "speed_over": 0, "speed_under": 0,
+                    aggregate.by[0]: group, "window_start": start, "source_partition": partition, "since": 0,
+                    "version": 0, "watermark": None, "events": 0, "vehicles_sum": 0, "speed_over": 0, "speed_under": 0,
                     "delay_index_over": 0, "delay_index_under": 0,
                 }  # fmt: skip
             self.changed[aggregate.name].add((group, start))

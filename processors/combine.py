@@ -14,7 +14,7 @@ import polars as pl
 from schemas.expressions import Expression, to_polars
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.measures import Merge, Partial
-from streams.watermark import SEEN_BEFORE, closes_at, window_start
+from streams.watermark import SEEN_BEFORE, Moment, closes_at, window_start
 
 MOMENT = "_moment"
 
@@ -22,7 +22,8 @@ MOMENT = "_moment"
 @dataclass(frozen=True)
 class Combined:
     """``parts``: group keys, ``_moment`` (ms), ``_first``, ``_seen``, ``_last``, ``events``, the partials' columns, and
-    ``late(aggregate)`` for each aggregate. ``rows`` are those they were made of."""
+    ``late(aggregate)`` for each aggregate. ``rows`` are those they were made of, with these columns if there are
+    histograms."""
 
     rows: pl.DataFrame
     parts: pl.DataFrame
@@ -56,15 +57,11 @@ class Combine:
                 self._columns.setdefault((partial.merge, partial.value), f"_{len(self._columns)}")
         step = math.gcd(*(milliseconds(aggregate.window) for aggregate in feed.aggregates))
         event = pl.col(feed.event_time)
-        self._late = [late(aggregate) for aggregate in feed.aggregates]
+        self._feed = feed
+        self._late = {late(aggregate): aggregate for aggregate in feed.aggregates}
+        self._histograms = any(p.merge == "histogram" for a in feed.aggregates for m in a.measures for p in m.partials)
         self._added = [
             (event - event % step).alias(MOMENT) if step else event.alias(MOMENT),
-            *(
-                (window_start(aggregate, event) + closes_at(feed, aggregate) <= pl.col(SEEN_BEFORE)).alias(
-                    late(aggregate)
-                )
-                for aggregate in feed.aggregates
-            ),
             *(to_polars(value).cast(pl.Int64).alias(name) for (_, value), name in self._columns.items()),
         ]
         self._keys = [*dict.fromkeys(name for aggregate in feed.aggregates for name in aggregate.by), MOMENT]
@@ -82,8 +79,17 @@ class Combine:
 
     def __call__(self, rows: pl.DataFrame) -> Combined:
         """Combine rows: valid, without repeats, with ``_offset`` and ``_seen_before``."""
-        rows = rows.with_columns(self._added)
-        on_time = [name for name in self._late if not rows[name].any()]
-        keys = [*self._keys, *(name for name in self._late if name not in on_time)]
-        parts = rows.group_by(keys).agg(self._merged).with_columns(pl.lit(False).alias(name) for name in on_time)
-        return Combined(rows, parts)
+        earliest, newest = rows[self._feed.event_time].min(), rows[SEEN_BEFORE].max()
+        assert isinstance(earliest, int)
+        assert isinstance(newest, int)
+        event, seen = pl.col(self._feed.event_time), pl.col(SEEN_BEFORE)
+        doubtful = {name: a for name, a in self._late.items() if self._closes(a, earliest) <= newest}
+        on_time = [pl.lit(False).alias(name) for name in self._late if name not in doubtful]
+        flags = [(self._closes(a, event) <= seen).alias(name) for name, a in doubtful.items()]
+        rows = rows.with_columns(*self._added, *flags)
+        parts = rows.group_by([*self._keys, *doubtful]).agg(self._merged).with_columns(on_time)
+        return Combined(rows.with_columns(on_time) if self._histograms else rows, parts)
+
+    def _closes(self, aggregate: Aggregate, event_ms: Moment) -> Moment:
+        """The maximum of event time that closes an event's window."""
+        return window_start(aggregate, event_ms) + closes_at(self._feed, aggregate)

@@ -74,9 +74,7 @@ class Decoder:
         self._layouts = {s.id: Layout(s) for s in catalogue.versions(topic)}
         self._frames = {layout.frame: layout for layout in self._layouts.values()}
         self._verdict = ColumnarVerdict(feed) if feed else None
-        self._empty = self._finish(self._layouts[self._latest.id].read_values([])[0], self._latest).with_columns(
-            _key=pl.lit(None, pl.Binary), _offset=pl.lit(None, pl.Int64), _arrived=pl.lit(None, pl.Int64)
-        )
+        self._empty = self._finish(self._layouts[self._latest.id].read_blocks([]), self._latest)
 
     def read(self, run: Run, from_offset: int) -> Decoded:
         """Decode and judge the records of a run from an offset on."""

@@ -6,9 +6,14 @@ valid records before it) - disorder``. It depends on the log alone, not on how t
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import polars as pl
 
 from schemas.feed import Aggregate, Feed, milliseconds
+
+#: A time, or a column of times, in ms since 1970-01-01 UTC.
+Moment = TypeVar("Moment", int, pl.Expr)
 
 SEEN_BEFORE = "_seen_before"
 
@@ -24,7 +29,7 @@ def advance(feed: Feed, rows: pl.DataFrame, max_event_ms: int) -> tuple[pl.DataF
     return rows, max(max_event_ms, newest)
 
 
-def window_start(aggregate: Aggregate, event_ms: pl.Expr) -> pl.Expr:
+def window_start(aggregate: Aggregate, event_ms: Moment) -> Moment:
     """Start of the tumbling window an event time falls in, aligned to 1970-01-01 UTC."""
     size = milliseconds(aggregate.window)
     return event_ms - event_ms % size

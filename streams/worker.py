@@ -76,7 +76,7 @@ class BatchApp(faust.App):
             topic_allow_declare=False,
             consumer_auto_offset_reset="none",
             consumer_group_instance_id=instance,
-            consumer_max_fetch_size=4 * 2**20,
+            consumer_max_fetch_size=8 * 2**20,
             broker_session_timeout=10.0,
             broker_heartbeat_interval=3.0,
             broker_commit_interval=1.0,
@@ -276,6 +276,7 @@ def run(app: BatchApp, topics: Iterable[str]) -> None:
 
 
 async def _serve(app: BatchApp) -> None:
+    sys.setswitchinterval(0.0005)  # threads that decode wait for each other at every column
     gc.collect()
     gc.freeze()  # what was loaded stays: looking through it again takes longer than processing a run
     stop = asyncio.Event()

@@ -114,7 +114,7 @@ def _delete_group(admin: KafkaAdminClient, group: str) -> None:
 def processors(bench: Bench, workers: int) -> None:
     """The processor alone, or several of them."""
     bench.fresh()
-    children = [start("bench.child", "processor", environment=bench.environment) for _ in range(workers)]
+    children = [start("bench.child", "processor", str(workers), environment=bench.environment) for _ in range(workers)]
     found = [finish(child) for child in children]
     bench.note(f"processor x{workers}", EVENTS, _together(found, 0.0))
 
@@ -124,7 +124,7 @@ def end_to_end(bench: Bench) -> None:
     bench.fresh()
     pid = bench.clickhouse_pid
     before = cpu_seconds(pid)
-    children = [start("bench.child", role, environment=bench.environment) for role in ("processor", "sink")]
+    children = [start("bench.child", role, "1", environment=bench.environment) for role in ("processor", "sink")]
     found = [finish(child) for child in children]
     bench.note("end to end", EVENTS, _together(found, cpu_seconds(pid) - before))
 

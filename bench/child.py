@@ -1,6 +1,7 @@
 """One of the platform's workers under a stopwatch: from its first fetched run to its last acknowledged flush.
 
-Usage: python -m bench.child processor|sink
+Usage: python -m bench.child processor|sink WORKERS
+Starts when its group has so many members.
 Prints one line of JSON (see ``bench.process.Timing``) once everything is flushed and committed, and ends.
 """
 
@@ -12,9 +13,12 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
+from threading import Lock
 from typing import Any
 
 from faust.types import TP
+from kafka import KafkaAdminClient
 
 from bench.process import FEED
 from citystream.installation import Installation
@@ -28,7 +32,9 @@ from streams.worker import BatchWorker, Held
 class Stopwatch:
     """Starts with the first run; stops at the flush after which nothing is left to do."""
 
-    def __init__(self, city: Installation, role: str) -> None:
+    def __init__(self, city: Installation, role: str, workers: int) -> None:
+        self._city, self._role, self._workers = city, role, workers
+        self._gate = Lock()
         self._meter = LagMeter(city.bootstrap)
         self._results = [a.name for a in city.feeds[FEED].aggregates] if role == "sink" else []
         self._ends = self._measured([FEED])
@@ -36,9 +42,21 @@ class Stopwatch:
         self._ended: tuple[float, float] | None = None
 
     def start(self) -> None:
-        """Start, unless it runs."""
-        if self._began is None:
-            self._began = time.monotonic(), time.process_time()
+        """Start, unless it runs; wait for the group's other members before."""
+        with self._gate:
+            if self._began is None:
+                self._wait_for_members()
+                self._began = time.monotonic(), time.process_time()
+
+    def _wait_for_members(self) -> None:
+        if self._workers == 1:
+            return
+        with closing(KafkaAdminClient(bootstrap_servers=self._city.bootstrap)) as admin:
+            while True:
+                group = admin.describe_groups([self._role])[self._role]
+                if group["group_state"] == "Stable" and len(group["members"]) == self._workers:
+                    return
+                time.sleep(0.1)
 
     def check(self, consumer: Any) -> None:
         """Report and end the process if everything assigned to it is flushed and committed."""
@@ -89,11 +107,11 @@ def _put_under(watch: Stopwatch, worker: type[BatchWorker[Any]]) -> None:
     worker.take, worker.flush = timed_take, timed_flush  # type: ignore[method-assign]
 
 
-def main(role: str) -> None:
+def main(role: str, workers: int) -> None:
     """Work until nothing is left to do."""
     city = Installation.load()
     feeds = city.choose([FEED])
-    watch = Stopwatch(city, role)
+    watch = Stopwatch(city, role, workers)
     if role == "processor":
         _put_under(watch, processor.Processor)
         processor.main(feeds, city.catalogue, city.bootstrap)
@@ -103,4 +121,4 @@ def main(role: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -38,7 +38,7 @@ class Agent:
         """Take events one at a time; report and end the process after the last, or at the first error."""
         try:
             await self._work(stream)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, Faust would go on behind it
             traceback.print_exc()
             os._exit(1)
 

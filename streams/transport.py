@@ -179,6 +179,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         cast("Consumer", self.consumer).committed.update({tp: offsets[tp] for tp in offsets if _plain(tp) in positions})
         return True
 
+    def highwater(self, tp: TP) -> int:
+        """End of a partition's log at the last fetch; 0 if it is not known or not assigned (any more)."""
+        try:
+            return self._ensure_consumer().highwater(_plain(tp)) or 0
+        except (AssertionError, AttributeError):
+            return 0
+
     async def committed(self, tps: Iterable[TP]) -> dict[TP, tuple[int | None, str, int]]:
         """Committed offset, metadata and log start of each partition."""
         return cast("dict[TP, tuple[int | None, str, int]]", await self.call_thread(self._committed, list(tps)))

@@ -229,7 +229,7 @@ class BatchWorker(Generic[S]):
                 await asyncio.to_thread(self.take, held.state, run)
         finally:
             self._hands.release()
-        if run.next < (self.app.batch_consumer.highwater(tp) or 0):
+        if run.next < self.app.batch_consumer.highwater(tp):
             self._behind.add(tp)
         elif tp in self._behind:
             self._behind.discard(tp)

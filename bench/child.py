@@ -24,9 +24,9 @@ from bench.process import FEED
 from citystream.installation import Installation
 from processors import worker as processor
 from sinks import worker as sink
+from streams.batchworker import BatchWorker, Held
 from streams.lag import LagMeter
 from streams.transport import Run
-from streams.worker import BatchWorker, Held
 
 
 class Stopwatch:

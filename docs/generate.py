@@ -5,7 +5,8 @@ A part stands between ``<!-- name -->`` and ``<!-- /name -->`` in its file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 
@@ -77,7 +78,21 @@ def _relative(value: object) -> object:
     return value.relative_to(PROJECT) if isinstance(value, Path) and value.is_absolute() else value
 
 
-PARTS = {
+def measurements() -> str:
+    """What ``make bench`` wrote last, as it was kept in docs/measurements.json."""
+    found = json.loads((PROJECT / "docs" / "measurements.json").read_text())
+    rows = [
+        f"| {row['name']} | {row['events']:,} | {row['events_per_second']:,} | {row['cpu_seconds']:.2f} | "
+        f"{row['peak_rss_mb']:,} |"
+        for row in found["measurements"]
+    ]
+    others = [f"| {name} | {value:,} |" for name, value in (found["ratios"] | found["live"]).items()]
+    table = ["| what | events | events/s | CPU s | peak MiB |", "| --- | --- | --- | --- | --- |", *rows]
+    return "\n".join([f"On {found['machine']}:\n", *table, "", "| ratio or live value | |", "| --- | --- |", *others])
+
+
+PARTS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"bench": measurements},
     "ARCHITECTURE.md": {"imports": import_graph},
     "docs/operator.md": {"settings": settings_table},
 }

@@ -15,11 +15,12 @@ from schemas.catalogue import Catalogue
 from schemas.feed import Aggregate, Feed
 from schemas.writing import Body, encode_bodies
 from streams import deadletters
+from streams.batchworker import BatchWorker, Held
 from streams.decode import Decoder
 from streams.positions import Position
 from streams.producing import LARGEST_BODY, Sender
 from streams.transport import Run, passes
-from streams.worker import BatchApp, BatchWorker, Held, run
+from streams.worker import BatchApp, run
 
 log = logging.getLogger("citystream")
 

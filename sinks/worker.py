@@ -15,10 +15,11 @@ from schemas.feed import Feed
 from sinks.clickhouse import Server, Writer
 from sinks.lanes import AggregateLane, Lane, lanes
 from sinks.tables import CONTROL, PROGRESS, TableColumn
+from streams.batchworker import BatchWorker, Held
 from streams.decode import gaps
 from streams.positions import LogGap, Position
 from streams.transport import Run
-from streams.worker import BatchApp, BatchWorker, Held, run
+from streams.worker import BatchApp, run
 
 log = logging.getLogger("citystream")
 

@@ -8,12 +8,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
-from functools import wraps
-from typing import Any, Generic, TypeVar
 
 import faust
 from faust.types import TP
@@ -26,16 +22,12 @@ from streams import checkpoints
 from streams.lag import committed_offsets
 from streams.positions import Known, Position, PositionProblem, Stop, check_agreement, resume
 from streams.topics import TopicState, states, wait_for_kafka
-from streams.transport import Consumer, Run, Transport, deliver_runs
+from streams.transport import Consumer, Transport, deliver_runs
 
 log = logging.getLogger("citystream")
 
-S = TypeVar("S")
-
 #: How long a worker that is told to end tries to commit.
 STOP_SECONDS = 10
-
-FLUSH_EVERY = timedelta(seconds=1)
 
 EX_SOFTWARE = 70
 EX_CONFIG = 78
@@ -139,111 +131,6 @@ class BatchApp(faust.App):
             )
             for tp, (offset, metadata, log_start) in commits.items()
         }
-
-    def background(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Run something beside the agents; an error in it ends the process."""
-        self.task(_or_end(call))
-
-
-def _or_end(call: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any, Any, None]]:
-    """The same call, whose errors end the process."""
-
-    @wraps(call)
-    async def guarded(*arguments: Any) -> None:
-        try:
-            await call(*arguments)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever it is ends the process
-            end_process(error)
-
-    return guarded
-
-
-@dataclass
-class Held(Generic[S]):
-    """The state of a partition since the assignment that ``start`` belongs to; ``lock`` is held while it changes."""
-
-    start: Position
-    state: S
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
-class BatchWorker(Generic[S]):
-    """Takes runs into the states of their partitions, several partitions side by side, and flushes them.
-
-    It flushes once a second, and at once when the end of the log is reached after a backlog.
-    """
-
-    def __init__(self, app: BatchApp, topics: Iterable[str]) -> None:
-        self.app = app
-        self.held: dict[TP, Held[S]] = {}
-        self._hands = asyncio.Semaphore(os.cpu_count() or 1)
-        self._working: set[asyncio.Task[None]] = set()
-        self._behind: set[TP] = set()
-        self._due = asyncio.Event()
-        for topic in topics:
-            raw = app.topic(topic, key_serializer="raw", value_serializer="raw")
-            app.agent(raw, name=f"{app.conf.id}.{topic}")(_or_end(self._read))
-        app.background(self._keep_flushing)
-
-    def begin(self, tp: TP, start: Position) -> S:
-        """The state of a partition that is read from a position on."""
-        raise NotImplementedError
-
-    def take(self, state: S, run: Run) -> None:
-        """Take a run into a state; in a thread, one run of a partition after the other."""
-        raise NotImplementedError
-
-    async def room(self) -> None:
-        """Wait until more can be taken."""
-
-    async def flush(self, held: Mapping[TP, Held[S]]) -> None:
-        """Write what changed and let the positions be committed."""
-        raise NotImplementedError
-
-    def keeps(self, tp: TP, held: Held[S]) -> bool:
-        """Whether the partition is still assigned as it was when the state began."""
-        consumer = self.app.batch_consumer
-        return consumer.resumed.get(tp) is held.start and tp in consumer.assignment()
-
-    def flush_soon(self) -> None:
-        """Flush without waiting for the next second."""
-        self._due.set()
-
-    async def _read(self, stream: faust.StreamT) -> None:
-        async for event in stream.events():
-            await self.room()
-            await self._hands.acquire()
-            task = asyncio.create_task(_or_end(self._take)(event.message.tp, event.message.value))
-            self._working.add(task)
-            task.add_done_callback(self._working.discard)
-
-    async def _take(self, tp: TP, run: Run) -> None:
-        try:
-            start = self.app.batch_consumer.resumed[tp]
-            held = self.held.get(tp)
-            if held is None or held.start is not start:
-                held = self.held[tp] = Held(start, self.begin(tp, start))
-            async with held.lock:
-                await asyncio.to_thread(self.take, held.state, run)
-        finally:
-            self._hands.release()
-        if run.next < self.app.batch_consumer.highwater(tp):
-            self._behind.add(tp)
-        elif tp in self._behind:
-            self._behind.discard(tp)
-            if not self._behind:
-                self.flush_soon()
-
-    async def _keep_flushing(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), FLUSH_EVERY.total_seconds())
-            self._due.clear()
-            self.held = {tp: held for tp, held in self.held.items() if self.keeps(tp, held)}
-            self._behind &= self.held.keys()
-            await self.flush(dict(self.held))
 
 
 _until_kafka_answers = retry(

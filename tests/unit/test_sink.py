@@ -15,9 +15,9 @@ from schemas.writing import encode_bodies
 from sinks.lanes import AggregateLane
 from sinks.tables import TableColumn
 from sinks.worker import Sink
+from streams.batchworker import Held
 from streams.positions import Position
 from streams.recordbatch import packed
-from streams.worker import Held
 from tests.reference.batches import batch, run, stamped
 from tests.reference.toy import CATALOGUE, FEED
 

@@ -1,0 +1,25 @@
+"""What the demo says of a worker that ended by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest.mock import MagicMock
+
+from citystream.demo import Crew, _note
+from citystream.monitor import Snapshot
+from citystream.stack.process import Process
+
+
+def test_the_last_words_of_a_process_are_its_last_printed_line(tmp_path: Path) -> None:
+    process = Process("sink", tmp_path)
+    assert process.last_words() == ""
+    process.log.parent.mkdir()
+    process.log.write_text("sink works\nERROR the schema changed [/x]\n\n")
+    assert process.last_words() == "ERROR the schema changed [/x]"
+
+
+def test_what_was_started_again_is_shown_with_its_last_words() -> None:
+    crew = Crew(MagicMock(), ended={"sink": ["first", "second"], "processor": [""]})
+    note = _note(crew, 3.0, None, Snapshot(0, [], []))
+    assert "sink ended 2 times by itself and was started again; it said: second" in note
+    assert "processor ended 1 times by itself and was started again; it said: nothing" in note

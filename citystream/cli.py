@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
@@ -55,6 +56,7 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Run one command; people see messages, never a traceback, for what they can put right."""
+    logging.getLogger("clickhouse_driver").addHandler(logging.NullHandler())
     try:
         build()()
     except SettingsError as error:

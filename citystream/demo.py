@@ -93,6 +93,7 @@ class Crew:
 def run(city: Installation, seconds: float | None, say: Callable[[str], None]) -> bool:
     """Run the demo for some seconds or until Ctrl-C; true if events arrived, lag drained and the ledger balances."""
     stack, crew = Stack(city.settings), Crew(city)
+    was_up = all(service.state == "up" for service in stack.status())
     try:
         stack.up(say)
         city.prepare(say)
@@ -108,7 +109,10 @@ def run(city: Installation, seconds: float | None, say: Callable[[str], None]) -
         found = accounts(client, city.feeds, measure(city.bootstrap, SINK, city.feeds))
     finally:
         crew.stop(crew.workers + crew.simulators)
-        stack.down(say)
+        if was_up:
+            say("the stack was up before and stays up; to end it: citystream down")
+        else:
+            stack.down(say)
     return _summary(found, drained, say)
 
 
@@ -144,7 +148,8 @@ def _drain(city: Installation, say: Callable[[str], None]) -> bool:
         quiet = quiet + 1 if behind == 0 else 0
         if quiet == 2:
             return True
-        say(f"waiting for {behind:,} records to be stored")
+        if behind:
+            say(f"waiting for {behind:,} records to be stored")
         time.sleep(REFRESH_SECONDS)
     return False
 

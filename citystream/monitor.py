@@ -75,7 +75,7 @@ class Monitor:
                 self._rate(name, ends[name], now_ms),
                 behind[PROCESSOR][name],
                 behind[SINK][name],
-                None if (newest := newest_arrival_ms(self._clickhouse, feed)) is None else (now_ms - newest) / 1000,
+                _age(newest_arrival_ms(self._clickhouse, feed), now_ms),
                 bad.get(name, 0),
             )
             for name, feed in self._city.feeds.items()
@@ -99,6 +99,11 @@ class Monitor:
         """Close the connections."""
         self._meter.close()
         self._clickhouse.disconnect()
+
+
+def _age(then_ms: int | None, now_ms: int) -> float | None:
+    """Seconds since a moment; what was stored after the look at the clock is of no age."""
+    return None if then_ms is None else max(0, now_ms - then_ms) / 1000
 
 
 def render(snapshot: Snapshot, note: str) -> RenderableType:

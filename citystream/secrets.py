@@ -46,7 +46,10 @@ def load_secrets(settings: Settings) -> Secrets:
     missing = [name for name in Secrets.model_fields if name not in found]
     if missing:
         names = ", ".join(variable(name) for name in missing)
-        raise SettingsError(f"{names}: not set, and no local stack was ever started in {settings.home} to make them")
+        raise SettingsError(
+            f"{names}: not set, and no local stack was ever started in {settings.home} to make "
+            "them; run this where the stack was started, or set CITYSTREAM_HOME"
+        )
     return Secrets.model_validate(found)
 
 
@@ -55,7 +58,8 @@ def secret(settings: Settings, name: str) -> str:
     found = _given(settings).get(name) or _stored(settings.home / FILE).get(name)
     if not found:
         raise SettingsError(
-            f"{variable(name)}: not set, and no local stack was ever started in {settings.home} to make it"
+            f"{variable(name)}: not set, and no local stack was ever started in {settings.home} to make it; "
+            "run this where the stack was started, or set CITYSTREAM_HOME"
         )
     return found
 

@@ -121,7 +121,7 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
     select = (
         f"WITH {seen} AS seen SELECT window_start, {keys}, events"
         + "".join(f", {r.sql} AS {r.name}" for measure in aggregate.measures for r in measure.results)
-        + f", toUnixTimestamp64Milli(window_start) + {closes_at(feed, aggregate)} <= seen AS final"
+        + f", CAST(toUnixTimestamp64Milli(window_start) + {closes_at(feed, aggregate)} <= seen AS Bool) AS final"
         + f", fromUnixTimestamp64Milli(seen - {milliseconds(feed.disorder)}, {literal(timezone)}) AS as_of"
         + f" FROM ({progress}) AS progressed CROSS JOIN ({windows}) AS windows"
     )

@@ -91,15 +91,19 @@ class BatchWorker(Generic[S]):
 
     async def _read(self, stream: faust.StreamT) -> None:
         async for event in stream.events():
+            tp, run = event.message.tp, event.message.value
+            start = self.app.batch_consumer.resumed.get(tp)
             await self.room()
             await self._hands.acquire()
-            task = asyncio.create_task(_or_end(self._take)(event.message.tp, event.message.value))
+            task = asyncio.create_task(_or_end(self._take)(tp, run, start))
             self._working.add(task)
             task.add_done_callback(self._working.discard)
 
-    async def _take(self, tp: TP, run: Run) -> None:
+    async def _take(self, tp: TP, run: Run, start: Position | None) -> None:
+        """Take a run that was read from ``start`` on, unless the partition was taken away while it waited."""
         try:
-            start = self.app.batch_consumer.resumed[tp]
+            if start is None or self.app.batch_consumer.resumed.get(tp) is not start:
+                return
             held = self.held.get(tp)
             if held is None or held.start is not start:
                 held = self.held[tp] = Held(start, self.begin(tp, start))

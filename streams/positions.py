@@ -208,7 +208,7 @@ def freeze(known: Known, counted: int, seen_before: Callable[[int], int]) -> Pos
     last = known.last
     if last is not None:
         _check_same(known, last)
-    since = max(counted, known.log_start, known.committed or 0)
+    since = max(counted, known.log_start)
     if last is not None:
         since = max(since, last.processed, last.since)
     if last is not None and last.processed >= known.log_start:

@@ -258,9 +258,10 @@ class Consumer(driver.Consumer):
         """Faust's own watchdog goes by acknowledged messages; lag is watched from outside."""
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """What was flushed of a partition that is taken away is no longer ours to commit."""
+        """A partition that is taken away has no position, and what was flushed of it is no longer ours to commit."""
         for tp in revoked:
             self.flushed.pop(tp, None)
+            self.resumed.pop(tp, None)
         await super().on_partitions_revoked(revoked)
 
     def _should_commit(self, tp: TP, offset: int) -> bool:

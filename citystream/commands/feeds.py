@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from citystream.commands.output import Output, OutputOption
+from citystream.commands.output import Output, OutputOption, print_whole
 from citystream.installation import Installation
 from schemas.catalogue import Catalogue
 from schemas.feed import Aggregate, Feed
@@ -42,7 +42,7 @@ def list_feeds(output: OutputOption = Output.TABLE) -> None:
     if output is Output.JSON:
         _print_json(rows)
     else:
-        Console().print(_table("Feeds", [{k: v for k, v in row.items() if k != "description"} for row in rows]))
+        print_whole(_table("Feeds", [{k: v for k, v in row.items() if k != "description"} for row in rows]))
 
 
 @app.command("show")

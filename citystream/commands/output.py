@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -31,10 +31,16 @@ def show(rows: Sequence[Mapping[str, Any]], output: Output) -> None:
         return
     table = Table(box=box.SIMPLE_HEAD)
     for name in rows[0] if rows else ():
-        table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left", overflow="fold")
+        table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table if rows else "nothing")
+    print_whole(table if rows else "nothing")
+
+
+def print_whole(what: RenderableType) -> None:
+    """Print something as wide as it is: a terminal wraps the lines, and a file has no edge."""
+    console = Console()
+    Console(width=max(console.width, console.measure(what).maximum)).print(what)
 
 
 def _cell(value: Any) -> str:

@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 from clickhouse_driver.errors import ServerException
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from citystream.commands.output import print_whole
 from citystream.installation import Installation
 from citystream.settings import SettingsError
 from sinks.clickhouse import first_line
@@ -58,4 +58,4 @@ def sql(
         table = Table(*map(escape, names), box=box.SIMPLE_HEAD)
         for row in rows:
             table.add_row(*("-" if value is None else escape(str(value)) for value in row))
-        Console().print(table)
+        print_whole(table)

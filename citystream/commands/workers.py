@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -11,11 +14,42 @@ from citystream.installation import Installation
 from processors import worker as processor
 from sinks import worker as sink
 
+#: Kafka's clients, which complain at each attempt to reach a broker that is away.
+CLIENTS = ("aiokafka", "kafka")
+LONGEST_PAUSE = 30.0
+
 Feeds = Annotated[list[str] | None, typer.Option("--feeds", help="Only these feeds; may be given several times.")]
 Instance = Annotated[
     str | None,
     typer.Option(help="A name that stays over restarts: the group then waits for this worker instead of rebalancing."),
 ]
+
+
+class Patience(logging.Filter):
+    """Of what Kafka's clients complain about, lets one line through at growing pauses, from 1 s up to half a minute.
+
+    After a minute without complaints the pauses start anew. ``clock`` gives seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._clock = clock
+        self._pause, self._next, self._last = 1.0, 0.0, -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to print a record; a complaint says whose it is."""
+        if record.name.partition(".")[0] not in CLIENTS:
+            return True
+        now = self._clock()
+        if now - self._last > 2 * LONGEST_PAUSE:
+            self._pause, self._next = 1.0, now
+        self._last = now
+        if now < self._next:
+            return False
+        record.msg, record.args = "Kafka does not answer as it should, trying on: %s", (record.getMessage(),)
+        record.exc_info = None
+        self._next, self._pause = now + self._pause, min(LONGEST_PAUSE, 2 * self._pause)
+        return True
 
 
 def add_to(app: typer.Typer) -> None:
@@ -54,3 +88,5 @@ def move(feeds: Feeds = None, instance: Instance = None) -> None:
 def _log() -> None:
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("citystream").setLevel(logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Patience(time.monotonic))

@@ -88,6 +88,8 @@ class Rejects:
         self.count += 1
 
     def _start(self) -> None:
+        for part in self._parts:
+            part.touch(0o600)
         self._lines = self._parts[0].open("wb")
         self._reasons = self._parts[1].open("w", encoding="utf-8", newline="")
         self._table = csv.writer(self._reasons)

@@ -1,0 +1,42 @@
+"""A broker that is away does not fill a worker's log."""
+
+from __future__ import annotations
+
+import logging
+
+from citystream.commands.workers import Patience
+
+
+def record(name: str) -> logging.LogRecord:
+    return logging.LogRecord(name, logging.ERROR, "", 0, "Unable to connect to node %s", (1,), None)
+
+
+def test_complaints_of_the_client_are_printed_at_growing_pauses() -> None:
+    now = 0.0
+    patience = Patience(lambda: now)
+    printed = []
+    for tenth in range(1200):
+        now = tenth / 10
+        if patience.filter(record("aiokafka.client")):
+            printed.append(round(now))
+    assert printed == [0, 1, 3, 7, 15, 31, 61, 91]
+
+
+def test_they_start_anew_after_a_minute_of_peace() -> None:
+    now = 0.0
+    patience = Patience(lambda: now)
+    assert patience.filter(record("kafka"))
+    assert not patience.filter(record("aiokafka"))
+    now = 61.0
+    assert patience.filter(record("aiokafka"))
+    now = 62.0
+    assert patience.filter(record("aiokafka"))
+
+
+def test_what_is_printed_says_whose_complaint_it_is() -> None:
+    complaint, own = record("aiokafka.client"), record("citystream")
+    patience = Patience(lambda: 0.0)
+    assert patience.filter(complaint)
+    assert complaint.getMessage() == "Kafka does not answer as it should, trying on: Unable to connect to node 1"
+    assert all(patience.filter(own) for _ in range(9))
+    assert own.getMessage() == "Unable to connect to node 1"

@@ -7,7 +7,7 @@ from typing import NoReturn
 import typer
 
 from citystream.installation import Installation
-from schemas.catalogue import SchemaProblem, check, freeze
+from schemas.catalogue import SchemaProblem, check, declared, freeze
 from schemas.samples import write_samples
 
 app = typer.Typer(help="The frozen Avro schemas: every version ever published, with its id.", no_args_is_help=True)
@@ -51,7 +51,10 @@ def check_declared() -> None:
         problems = str(problem).splitlines()
     if problems:
         _fail(problems)
-    typer.echo(f"All {len(city.catalogue.by_id)} frozen schemas are as declared")
+    frozen, wanted = {s.subject for s in city.catalogue.by_id.values()}, declared(city.feeds)
+    typer.echo(f"All {len(wanted)} declared schemas are frozen as they are")
+    if gone := sorted(frozen - wanted.keys()):
+        typer.echo(f"frozen and declared no longer: {', '.join(gone)}")
 
 
 def _fail(problems: list[str]) -> NoReturn:

@@ -77,7 +77,7 @@ def test_an_unknown_feed_is_answered_with_the_nearest_and_the_list(run: Any) -> 
 
 def test_check_is_content_with_what_is_committed(run: Any) -> None:
     code, printed, _ = run("schemas", "check")
-    assert (code, printed) == (0, f"All {len(Catalogue.load().by_id)} frozen schemas are as declared\n")
+    assert (code, printed) == (0, f"All {len(Catalogue.load().by_id)} declared schemas are frozen as they are\n")
 
 
 def test_check_names_what_is_not_frozen(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,9 @@ from streams.worker import BatchApp, run
 log = logging.getLogger("citystream")
 
 GROUP = "sink"
-#: Rows waiting for ClickHouse, over all tables, with which it is time for an insert, and beyond which reading waits.
-ENOUGH_ROWS, MOST_ROWS = 200_000, 400_000
+#: Bytes of rows waiting for ClickHouse, over all tables, with which it is time for an insert, and beyond which reading
+#: waits. As much again may be on its way.
+ENOUGH, MOST = 32 * 2**20, 64 * 2**20
 
 
 class Reading:
@@ -76,11 +77,11 @@ class Sink(BatchWorker[Reading]):
         state.take(run)
 
     async def room(self) -> None:
-        """Wait for a flush if too many rows wait for it."""
-        while (rows := sum(f.height for held in self.held.values() for f in held.state.frames)) >= ENOUGH_ROWS:
+        """Wait for a flush if too much waits for it."""
+        while (waiting := sum(f.estimated_size() for held in self.held.values() for f in held.state.frames)) >= ENOUGH:
             self._taken.clear()
             self.flush_soon()
-            if rows < MOST_ROWS:
+            if waiting < MOST:
                 return
             await self._taken.wait()
 

@@ -1,8 +1,9 @@
 """Positions kept a second time, on a compacted topic, for the day a group's commits are lost.
 
-A checkpoint is written when the brokers have taken the commit of the same position. They take it only from the
-partition's owner, so a worker that lost the partition leaves no checkpoint behind, and none is ever ahead of what was
-flushed. One that lags behind its commit only makes a worker write again what replaces itself.
+A checkpoint is written when the brokers have taken the commit of the same position. They take commits only from members
+of the group's present generation, and a worker commits only what is assigned to it, so one that lost the partition
+leaves no checkpoint behind, and none is ever ahead of what was flushed. One that lags behind its commit only makes a
+worker write again what replaces itself.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from rich.live import Live
 from citystream.installation import Installation
 from citystream.monitor import Monitor, Snapshot, render
 from citystream.stack.process import Launch, Process
-from citystream.stack.stack import Stack
+from citystream.stack.stack import Stack, State
 from processors.worker import GROUP as PROCESSOR
 from schemas.feed import Feed
 from sinks.ledger import Account, accounts
@@ -93,7 +93,7 @@ class Crew:
 def run(city: Installation, seconds: float | None, say: Callable[[str], None]) -> bool:
     """Run the demo for some seconds or until Ctrl-C; true if events arrived, lag drained and the ledger balances."""
     stack, crew = Stack(city.settings), Crew(city)
-    was_up = all(service.state == "up" for service in stack.status())
+    was_up = all(service.state is State.UP for service in stack.status())
     try:
         stack.up(say)
         city.prepare(say)

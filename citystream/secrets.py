@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
@@ -45,11 +46,7 @@ def load_secrets(settings: Settings) -> Secrets:
     found = _stored(settings.home / FILE) | _given(settings)
     missing = [name for name in Secrets.model_fields if name not in found]
     if missing:
-        names = ", ".join(variable(name) for name in missing)
-        raise SettingsError(
-            f"{names}: not set, and no local stack was ever started in {settings.home} to make "
-            "them; run this where the stack was started, or set CITYSTREAM_HOME"
-        )
+        raise _missing(settings, missing)
     return Secrets.model_validate(found)
 
 
@@ -57,11 +54,16 @@ def secret(settings: Settings, name: str) -> str:
     """One secret, for those who need no more than it; ``SettingsError`` naming it when it is missing."""
     found = _given(settings).get(name) or _stored(settings.home / FILE).get(name)
     if not found:
-        raise SettingsError(
-            f"{variable(name)}: not set, and no local stack was ever started in {settings.home} to make it; "
-            "run this where the stack was started, or set CITYSTREAM_HOME"
-        )
+        raise _missing(settings, [name])
     return found
+
+
+def _missing(settings: Settings, names: Sequence[str]) -> SettingsError:
+    return SettingsError(
+        f"{', '.join(variable(name) for name in names)}: not set, and no local stack was ever started in "
+        f"{settings.home} to make {'it' if len(names) == 1 else 'them'}; run this where the stack was started, or set "
+        "CITYSTREAM_HOME"
+    )
 
 
 def make_secrets(settings: Settings) -> Secrets:

@@ -163,12 +163,11 @@ class _Column:
         first = cells[0]
         match self.kind:
             case kernel.UUID:
-                halves = (part.copy().view(np.uint64) for part in cells)
-                return pl.DataFrame(dict(zip(self.parts, halves, strict=True))).to_struct()
+                return self._joined_parts(cells, np.uint64)
             case kernel.DOUBLES if self.parts:
-                return pl.DataFrame({n: _doubles(part) for n, part in zip(self.parts, cells, strict=True)}).to_struct()
+                return self._joined_parts(cells, np.float64)
             case kernel.DOUBLES:
-                return _doubles(first)
+                return pl.Series(first.copy().view(np.float64))
             case kernel.BOOLEAN:
                 return pl.Series(first.astype(np.bool_))
             case kernel.ENUM:
@@ -179,9 +178,11 @@ class _Column:
                 return long_lists(body, first)
         return pl.Series(first.copy())
 
-
-def _doubles(cells: npt.NDArray[np.int64]) -> pl.Series:
-    return pl.Series(cells.copy().view(np.float64))
+    def _joined_parts(self, cells: npt.NDArray[np.int64], bits: type[np.uint64 | np.float64]) -> pl.Series:
+        """A struct of the parts, whose cells are the bits of such numbers."""
+        return pl.DataFrame(
+            {name: part.copy().view(bits) for name, part in zip(self.parts, cells, strict=True)}
+        ).to_struct()
 
 
 def _column(field: Schema, cell: int) -> _Column:

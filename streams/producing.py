@@ -13,6 +13,8 @@ from schemas.writing import Body
 from streams.deadletters import Headers
 from streams.recordbatch import packed
 
+log = logging.getLogger("citystream")
+
 #: Bytes of a batch before compression at most, some less than a broker takes.
 LARGEST_BODY = 900_000
 
@@ -35,9 +37,6 @@ class _Batch:
 
     def _build(self) -> bytes:
         return self._data
-
-
-log = logging.getLogger("citystream")
 
 
 async def send_unwaited(producer: Any, topic: str, records: Sequence[tuple[bytes, bytes]], what: str) -> None:

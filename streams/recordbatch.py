@@ -24,7 +24,8 @@ HEADER = struct.Struct(">qiibIhiqqqhii")
 LENGTH_AND_BELOW = 12
 CRC_FROM = 21
 CODEC_MASK, LOG_APPEND_TIME, TRANSACTIONAL, CONTROL = 0x07, 0x08, 0x10, 0x20
-CODECS = {0: "none", 1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
+LZ4 = 3
+CODECS = {0: "none", 1: "gzip", 2: "snappy", LZ4: "lz4", 4: "zstd"}
 #: A batch whose body is larger than this is quarantined undecoded.
 MAX_BODY = 64 * 2**20
 
@@ -184,8 +185,7 @@ def packed(body: bytes, count: int) -> bytes:
     """
     data = lz4.frame.compress(body, block_linked=False)
     length = HEADER.size - LENGTH_AND_BELOW + len(data)
-    codec = next(number for number, name in CODECS.items() if name == "lz4")
-    from_crc: bytes = HEADER.pack(0, length, -1, 2, 0, codec, count - 1, 0, 0, -1, -1, -1, count)[CRC_FROM:] + data
+    from_crc: bytes = HEADER.pack(0, length, -1, 2, 0, LZ4, count - 1, 0, 0, -1, -1, -1, count)[CRC_FROM:] + data
     checksum = crc32c.crc32c(from_crc)
     return HEADER.pack(0, length, -1, 2, checksum, *[0] * 8)[:CRC_FROM] + from_crc
 

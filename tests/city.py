@@ -124,6 +124,16 @@ class City:
             owner.execute(f"DROP DATABASE {database} SYNC")
         self.installation.prepare(lambda _: None)
 
+    def undisturbed(self) -> Snapshot:
+        """What a run from the beginning of the same topics shows."""
+        for name in WORKERS:
+            self.process(name).stop()
+        self.forget()
+        for name in WORKERS:
+            self.start(name)
+        self.drain()
+        return self.snapshot()
+
     def snapshot(self) -> Snapshot:
         """Everything an analyst or operator can see."""
         client = self.installation.server("operator").connect()

@@ -32,14 +32,7 @@ def test_kills_change_nothing(tmp_path: Path) -> None:
             city.start(name)
         city.drain()
         disturbed = city.snapshot()
-        for name in WORKERS:
-            city.process(name).stop()
-
-        city.forget()
-        for name in WORKERS:
-            city.start(name)
-        city.drain()
-        undisturbed = city.snapshot()
+        undisturbed = city.undisturbed()
 
     assert all(disturbed[name] for name in disturbed)
     for name, rows in undisturbed.items():

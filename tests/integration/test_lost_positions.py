@@ -95,17 +95,6 @@ def publish(city: City, number: int, **more: Any) -> None:
         city.publish([name], START + number * SPAN, number, EVENTS, **more)
 
 
-def undisturbed(city: City) -> dict[str, list[tuple[Any, ...]]]:
-    """What a run from the beginning of the same topics shows."""
-    for name in WORKERS:
-        city.process(name).stop()
-    city.forget()
-    for name in WORKERS:
-        city.start(name)
-    city.drain()
-    return city.snapshot()
-
-
 def test_restored_and_reset_workers_end_as_if_nothing_had_been(tmp_path: Path) -> None:
     """Metadata blanked in both groups and restored, then the processor's group deleted and reset."""
     with own_city(tmp_path) as city:
@@ -136,7 +125,7 @@ def test_restored_and_reset_workers_end_as_if_nothing_had_been(tmp_path: Path) -
         city.start("processor")
         city.drain()
         disturbed = city.snapshot()
-        assert disturbed == undisturbed(city)
+        assert disturbed == city.undisturbed()
 
         for name in WORKERS:
             city.process(name).stop()
@@ -160,7 +149,7 @@ def test_frozen_windows_are_added_to(tmp_path: Path) -> None:
         city.start("processor")
         city.drain()
         disturbed = city.snapshot()
-        assert disturbed == undisturbed(city)
+        assert disturbed == city.undisturbed()
 
         city.process("processor").stop()
         ends = {tp: commit.offset for tp, commit in commits(city, "processor").items() if tp.topic == FEEDS[0]}

@@ -17,9 +17,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from schemas.catalogue import Catalogue, FrozenSchema, SchemaProblem
+from streams.generations import source
 
 CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
-COMPATIBILITY = "BACKWARD_TRANSITIVE"
+COMPATIBILITY = "FULL_TRANSITIVE"
 MODE = "READONLY"
 VALUE = "-value"
 
@@ -124,7 +125,7 @@ class _Registry:
         schema = await _schema_in(request)
         subject = request.match_info["subject"]
         for frozen in self._load().by_id.values():
-            if _subject(frozen) == subject and frozen.schema == schema:
+            if frozen.subject == _name(subject) and frozen.schema == schema:
                 return _json({"id": frozen.id})
         return await _read_only(request)
 
@@ -138,7 +139,7 @@ class _Registry:
 
     def _versions(self, request: web.Request) -> list[FrozenSchema]:
         subject = request.match_info["subject"]
-        versions = self._load().versions(subject.removesuffix(VALUE)) if subject.endswith(VALUE) else []
+        versions = self._load().versions(_name(subject))
         if not versions:
             raise Refusal(SUBJECT_NOT_FOUND, f"Subject '{subject}' not found.")
         return versions
@@ -207,6 +208,11 @@ async def _schema_in(request: web.Request) -> Any:
 
 def _subject(frozen: FrozenSchema) -> str:
     return frozen.subject + VALUE
+
+
+def _name(subject: str) -> str:
+    """Whose schemas they are: the topics a feed has one after the other share them."""
+    return source(subject.removesuffix(VALUE), 0)[0] if subject.endswith(VALUE) else ""
 
 
 def _described(frozen: FrozenSchema) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from schemas.feed import Aggregate, Feed
+from schemas.fields import DAYS, INSTANTS, UUID
 from schemas.model import Field, Kind
 
 Schema = dict[str, Any]
@@ -28,8 +30,20 @@ _AVRO: dict[Kind, Any] = {
 }
 
 
+#: Properties that hold the bounds of a kind; those of the others are the same for every field.
+_BOUNDS: Mapping[Kind, tuple[str, str]] = {
+    "string": ("minLength", "maxLength"),
+    "int": ("minimum", "maximum"),
+    "float": ("minimum", "maximum"),
+}
+_FIXED_BOUNDS: Mapping[Kind, tuple[float, float]] = {"instant": INSTANTS, "date": DAYS}
+
+
 def feed_schema(feed: Feed) -> Schema:
-    """Avro schema of a feed's record, with unit, bounds and sensitivity as field properties."""
+    """Avro schema of a feed's record, with unit, bounds and sensitivity as field properties.
+
+    A field's properties say all that a value is held against (``field_of``).
+    """
     return {
         "type": "record",
         "name": "".join(word.capitalize() for word in feed.name.split("_")),
@@ -49,8 +63,8 @@ def _avro_field(field: Field) -> Schema:
     properties = {
         "format": UUID_FORMAT if field.kind == "uuid" else None,
         "unit": field.unit,
-        "minimum": field.low if field.kind in ("int", "float") else None,
-        "maximum": field.high if field.kind in ("int", "float") else None,
+        **dict(zip(_BOUNDS.get(field.kind, ()), (field.low, field.high), strict=False)),
+        "pattern": field.pattern if field.kind == "string" else None,
         "sensitivity": "personal" if field.personal else None,
     }
     schema: Schema = {"name": field.name, "type": ["null", base] if field.nullable else base, "doc": field.description}
@@ -61,8 +75,38 @@ def _avro_field(field: Field) -> Schema:
     return schema | {name: value for name, value in properties.items() if value is not None}
 
 
-def aggregate_schema(aggregate: Aggregate) -> Schema:
-    """Avro schema of one part of a window: what one source partition contributed to it.
+def field_of(schema: Schema) -> Field:
+    """The description of a field of a frozen feed schema, whoever declared it."""
+    nullable = isinstance(schema["type"], list)
+    base = schema["type"][1] if nullable else schema["type"]
+    kind = _kind(base, schema.get("format"))
+    low, high = _FIXED_BOUNDS.get(kind) or [schema.get(name) for name in _BOUNDS.get(kind, ("", ""))]
+    return Field(
+        name=schema["name"],
+        kind=kind,
+        nullable=nullable,
+        description=schema["doc"],
+        unit=schema.get("unit"),
+        low=low,
+        high=high,
+        pattern=UUID if kind == "uuid" else schema.get("pattern"),
+        symbols=tuple(base["symbols"]) if kind == "enum" else (),
+        personal=schema.get("sensitivity") == "personal",
+        default=schema.get("default"),
+        has_default="default" in schema,
+    )
+
+
+def _kind(base: Any, form: str | None) -> Kind:
+    if base == "string":
+        return "uuid" if form == UUID_FORMAT else "string"
+    if isinstance(base, dict) and base["type"] in ("enum", "record"):
+        return "enum" if base["type"] == "enum" else "place"
+    return next(kind for kind, avro in _AVRO.items() if avro == base)
+
+
+def aggregate_schema(feed: Feed, aggregate: Aggregate) -> Schema:
+    """Avro schema of one part of a window: what one source partition contributed to it, by which ``definition``.
 
     ``since`` is the offset from which on that partition's life counts, 0 for the first one: parts of several lives add
     up. ``version`` orders the revisions of a part: 2 x last offset counted in, + 1 if final. The last part of a flush
@@ -88,8 +132,9 @@ def aggregate_schema(aggregate: Aggregate) -> Schema:
             fields.append({"name": partial.name, "type": ["null", "long"], "default": None})
     return {
         "type": "record",
-        "name": "".join(word.capitalize() for word in aggregate.name.split("_")),
+        "name": "".join(word.capitalize() for word in aggregate.topic.split("_")),
         "namespace": "city",
         "doc": aggregate.description,
+        "definition": feed.definition_of(aggregate),
         "fields": fields,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,15 @@ from schemas.avro import Schema, aggregate_schema, feed_schema
 from schemas.feed import Feed
 
 FROZEN = Path(__file__).parent / "frozen"
+IDS = "ids.json"
+FREEZE = "run: citystream schemas freeze"
+#: How far behind the newest id known here one may lie that is on its way: more than are frozen at once. Ids are given
+#: one after the other, so one further behind is none, and one before the newest was never given.
+AHEAD = 64
 
 
 class SchemaProblem(ValueError):
-    """A schema is missing, was changed after it was frozen, or cannot read what was published before."""
+    """A schema is missing, was changed after it was frozen, or is not compatible with an older version."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,12 @@ class FrozenSchema:
 
 
 class Catalogue:
-    """All frozen schemas, by id and by subject."""
+    """All frozen schemas, by id and by subject; with a folder, as its files are when they are asked for again."""
 
-    def __init__(self, schemas: Mapping[int, FrozenSchema]) -> None:
+    def __init__(self, schemas: Mapping[int, FrozenSchema], folder: Path | None = None) -> None:
         self.by_id = dict(schemas)
+        self._folder = folder
+        self._read: object = None
 
     @classmethod
     def load(cls, folder: Path = FROZEN) -> Catalogue:
@@ -58,22 +65,26 @@ class Catalogue:
         SchemaProblem
             A file was changed after it was frozen, or is missing.
         """
-        ids = folder / "ids.json"
-        schemas: dict[int, FrozenSchema] = {}
-        for key, entry in json.loads(ids.read_text() if ids.exists() else "{}").items():
-            path = folder / entry["subject"] / f"{entry['version']}.avsc"
-            if not path.exists():
-                raise SchemaProblem(
-                    f"{path.name} of {entry['subject']} is missing; restore it, frozen schemas are kept"
-                )
-            text = path.read_text()
-            if _fingerprint(text) != entry["sha256"]:
-                raise SchemaProblem(
-                    f"{entry['subject']} version {entry['version']} was changed after it was frozen; restore the file "
-                    "and freeze the change as a new version"
-                )
-            schemas[int(key)] = FrozenSchema(int(key), entry["subject"], entry["version"], json.loads(text))
-        return cls(schemas)
+        catalogue = cls({}, folder)
+        catalogue.refresh()
+        return catalogue
+
+    def refresh(self) -> None:
+        """Read the files again if they changed.
+
+        Raises
+        ------
+        SchemaProblem
+            As ``load``; what was read before stays.
+        """
+        if self._folder is not None and (found := _stamp(self._folder / IDS)) != self._read:
+            self.by_id = _read(self._folder)
+            self._read = found
+
+    def may_come(self, schema_id: int) -> bool:
+        """Whether the files may bring this id, which is not known, by and by."""
+        newest = max(self.by_id, default=0)
+        return self._folder is not None and newest < schema_id <= newest + AHEAD
 
     def versions(self, subject: str) -> list[FrozenSchema]:
         """All versions of a subject, oldest first."""
@@ -89,8 +100,52 @@ class Catalogue:
         """
         versions = self.versions(subject)
         if not versions:
-            raise SchemaProblem(f"{subject} has no frozen schema; run: citystream schemas freeze")
+            raise SchemaProblem(f"{subject} has no frozen schema; {FREEZE}")
         return versions[-1]
+
+    def of(self, subject: str, schema: Schema) -> FrozenSchema:
+        """The newest version of a subject that is this schema.
+
+        Raises
+        ------
+        SchemaProblem
+            The schema was never frozen.
+        """
+        self.latest(subject)
+        found = [frozen for frozen in self.versions(subject) if frozen.schema == schema]
+        if not found:
+            raise SchemaProblem(f"{subject} is not frozen as it is declared; {FREEZE}")
+        return found[-1]
+
+
+def _read(folder: Path) -> dict[int, FrozenSchema]:
+    schemas: dict[int, FrozenSchema] = {}
+    ids = folder / IDS
+    try:
+        entries = json.loads(ids.read_text() if ids.exists() else "{}")
+    except ValueError:
+        raise SchemaProblem(f"{ids} is no JSON; restore it") from None
+    for key, entry in entries.items():
+        path = folder / entry["subject"] / f"{entry['version']}.avsc"
+        if not path.exists():
+            raise SchemaProblem(f"{path.name} of {entry['subject']} is missing; restore it, frozen schemas are kept")
+        text = path.read_text()
+        if _fingerprint(text) != entry["sha256"]:
+            raise SchemaProblem(
+                f"{entry['subject']} version {entry['version']} was changed after it was frozen; restore the file "
+                "and freeze the change as a new version"
+            )
+        schemas[int(key)] = FrozenSchema(int(key), entry["subject"], entry["version"], json.loads(text))
+    return schemas
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Differs when a file was written anew."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def declared(feeds: Mapping[str, Feed]) -> dict[str, Schema]:
@@ -98,22 +153,52 @@ def declared(feeds: Mapping[str, Feed]) -> dict[str, Schema]:
     subjects: dict[str, Schema] = {}
     for feed in feeds.values():
         subjects[feed.name] = feed_schema(feed)
-        subjects |= {aggregate.name: aggregate_schema(aggregate) for aggregate in feed.aggregates}
+        subjects |= {aggregate.topic: aggregate_schema(feed, aggregate) for aggregate in feed.aggregates}
     return subjects
 
 
-def incompatibilities(reader: Schema, writer: Schema) -> list[str]:
-    """Why data of ``writer`` cannot be read with ``reader``, by field; empty if it can."""
-    written = {field["name"]: field for field in writer["fields"]}
-    reasons = []
-    for field in reader["fields"]:
-        name = field["name"]
-        if name in written:
-            mismatch = _mismatch(reader | {"fields": [field]}, writer | {"fields": [written[name]]})
-            reasons += [f"{name}: {reason}" for reason in mismatch]
-        elif "default" not in field:
-            reasons.append(f"{name}: is new and has no default")
-    return reasons or _mismatch(reader, writer)
+def incompatibilities(new: Schema, old: Schema) -> list[str]:
+    """What keeps the readers of one of two versions from the records of the other, by field; empty if nothing does.
+
+    Both ways, since workers and publishers of both run at the same time. It is stricter than Avro, for which an
+    integer may become a date and a lost symbol is unknown: a value that was stored has to stay what it was.
+    """
+    now, then = ({field["name"]: field for field in schema["fields"]} for schema in (new, old))
+    reasons = [
+        *(f"{name} is new and has no default" for name in _required(now, then)),
+        *(f"{name} is gone and had no default" for name in _required(then, now)),
+        *(f"{name} {reason}" for name in now if name in then for reason in _changes(now[name], then[name])),
+    ]
+    return reasons or [*_mismatch(new, old), *_mismatch(old, new)]
+
+
+def _required(fields: Mapping[str, Schema], others: Mapping[str, Schema]) -> list[str]:
+    return [name for name, field in fields.items() if name not in others and "default" not in field]
+
+
+def _changes(now: Schema, then: Schema) -> Iterator[str]:
+    if _type(now) != _type(then):
+        yield f"was {_type(then)} and is {_type(now)}"
+    elif lost := [symbol for symbol in _symbols(then) if symbol not in _symbols(now)]:
+        yield f"has lost the symbol {', '.join(lost)}"
+    if "default" in now and "default" in then and now["default"] != then["default"]:
+        yield f"had the default {json.dumps(then['default'])} and has {json.dumps(now['default'])}"
+
+
+def _type(field: Schema) -> str:
+    """The type of a field's values in a word or two; enums are alike whatever their symbols."""
+    if isinstance(field["type"], list):
+        return f"{_type({**field, 'type': field['type'][1]})} or null"
+    match field["type"]:
+        case {"type": "array", "items": items}:
+            return f"array of {items}"
+        case {"logicalType": name} | {"type": name}:
+            return str(name)
+    return str(field.get("format", field["type"]))
+
+
+def _symbols(field: Schema) -> list[str]:
+    return list(field["type"]["symbols"]) if _type(field) == "enum" else []
 
 
 def _mismatch(reader: Schema, writer: Schema) -> list[str]:
@@ -127,6 +212,12 @@ def _differences(schema: Schema, frozen: Schema) -> list[str]:
     return [name for name in declared | kept if declared.get(name) != kept.get(name)]
 
 
+def _redefined(schema: Schema, frozen: Schema) -> list[str]:
+    """Names of what is not alike in the definitions of an aggregate, whose parts would not add up."""
+    declared, kept = schema.get("definition", {}), frozen.get("definition", {})
+    return [name for name in declared if declared[name] != kept.get(name)]
+
+
 def check(catalogue: Catalogue, feeds: Mapping[str, Feed]) -> list[str]:
     """Problems between declarations and frozen schemas; empty if each declared schema is the latest frozen one."""
     problems = []
@@ -134,15 +225,16 @@ def check(catalogue: Catalogue, feeds: Mapping[str, Feed]) -> list[str]:
         versions = catalogue.versions(subject)
         if versions and versions[-1].schema == schema:
             continue
+        if versions and (changed := _redefined(schema, versions[-1].schema)):
+            problems.append(f"{subject}: its definition changed ({', '.join(changed)}); raise its version")
+            continue
         reasons = [
-            f"cannot read version {old.version}: {reason}"
+            f"{subject} is not compatible with its version {old.version}: {reason}"
             for old in versions
             for reason in incompatibilities(schema, old.schema)
         ]
         fields = f" ({', '.join(_differences(schema, versions[-1].schema)) or 'description'})" if versions else ""
-        problems += [f"{subject}: {reason}" for reason in reasons] or [
-            f"{subject}: not frozen as declared{fields}; run: citystream schemas freeze"
-        ]
+        problems += reasons or [f"{subject}: not frozen as declared{fields}; {FREEZE}"]
     return problems
 
 
@@ -152,10 +244,11 @@ def freeze(feeds: Mapping[str, Feed], folder: Path = FROZEN) -> list[FrozenSchem
     Raises
     ------
     SchemaProblem
-        A new version could not read an old one (BACKWARD_TRANSITIVE); nothing is written.
+        A new version could not read an old one, or an old one the new (FULL_TRANSITIVE), or an aggregate has another
+        definition under an old version; nothing is written.
     """
     catalogue = Catalogue.load(folder)
-    problems = [p for p in check(catalogue, feeds) if "cannot read" in p]
+    problems = [problem for problem in check(catalogue, feeds) if FREEZE not in problem]
     if problems:
         raise SchemaProblem("\n".join(problems))
     new = []
@@ -174,7 +267,9 @@ def freeze(feeds: Mapping[str, Feed], folder: Path = FROZEN) -> list[FrozenSchem
         for s in catalogue.by_id.values()
     }
     if new:
-        (folder / "ids.json").write_text(json.dumps(ids, indent=2) + "\n")
+        written = folder / f"{IDS}.new"
+        written.write_text(json.dumps(ids, indent=2) + "\n")
+        written.replace(folder / IDS)  # workers may be reading it
     return new
 
 

@@ -110,6 +110,24 @@ def columns(expression: Expression) -> Iterator[str]:
             yield from columns(operand)
 
 
+def written(expression: Expression) -> str:
+    """An expression as text, for people and for telling a changed one."""
+    match expression:
+        case Column(name):
+            return name
+        case Constant(value):
+            return repr(value)
+        case Binary(operator, left, right):
+            return f"({written(left)} {operator} {written(right)})"
+        case When(condition, then):
+            return f"({written(then)} if {written(condition)})"
+        case Present(operand):
+            return f"present({written(operand)})"
+        case Scaled(operand, scale):
+            return f"round({written(operand)} * {scale})"
+    raise TypeError(f"not an expression: {expression!r}")
+
+
 def misused(expression: Expression, kinds: Mapping[str, str], use: Use = "number") -> Iterator[str]:
     """Names of fields used as a number, a condition or a text that are none; ``kinds`` has every field's kind."""
     match expression:

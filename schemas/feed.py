@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from random import Random
+from typing import Any
 
-from schemas.expressions import columns, misused
+from schemas.expressions import columns, misused, written
 from schemas.fields import Record
 from schemas.measures import Measure
 from schemas.model import DeclarationError, Field, Kind, fields_of
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+VERSIONED = re.compile(r".*_v[0-9]+")
 LONGEST_WINDOW = timedelta(minutes=15)
+#: Of all topics a feed ever had: ClickHouse keeps a partition's number in 16 bits.
+MOST_PARTITIONS = 2**16
 #: Columns that every part of a window has on its topic, and every window in its view.
 _PART = ("window_start", "source_partition", "since", "version", "watermark", "events")
 _SHOWN = ("window_start", "events", "final", "as_of")
 
-__all__ = ["Aggregate", "DeclarationError", "Feed", "NotAfter", "Simulator", "milliseconds"]
+__all__ = ["Aggregate", "DeclarationError", "Feed", "NotAfter", "Outgrown", "Simulator", "milliseconds"]
 
 Simulator = Callable[[datetime, Random], Iterator[Record]]
 
@@ -30,7 +36,8 @@ Simulator = Callable[[datetime, Random], Iterator[Record]]
 class Aggregate:
     """Measures over tumbling event-time windows, grouped by fields of the record.
 
-    ``events``, the number of events, is always there. ``name`` is the topic and the view.
+    ``events``, the number of events, is always there. ``name`` is the view. ``version`` is raised with every change of
+    what the windows hold, so that the new ones can be built beside the old.
     """
 
     name: str
@@ -38,6 +45,12 @@ class Aggregate:
     window: timedelta
     measures: tuple[Measure, ...]
     description: str
+    version: int = 1
+
+    @property
+    def topic(self) -> str:
+        """The name of this version alone: of its topic, its schema and its table of parts."""
+        return self.name if self.version == 1 else f"{self.name}_v{self.version}"
 
 
 @dataclass(frozen=True)
@@ -49,13 +62,23 @@ class NotAfter:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outgrown:
+    """A topic that a feed had before the present one: its partitions, and when its publishers were stopped."""
+
+    partitions: int
+    until: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
 class Feed:
     """One feed of one department.
 
     ``event_time`` names the field windows go by; ``disorder`` is how far events may come out of order before the
-    watermark passes them, ``lateness`` how much longer their windows stay open. ``rate`` is events a second expected
+    watermark passes them, ``lateness`` how much longer their windows stay open; ``ahead`` is how far an event time may
+    lie after the record's arrival, both together unless it is given. ``rate`` is events a second expected
     of a district and ``silence`` the longest pause that is normal. ``simulate`` yields records in order of event time
-    from a start on, for ever. ``partitions`` is fixed for the life of a topic.
+    from a start on, for ever. ``partitions`` is fixed for the life of a topic; ``outgrown`` are the topics of the feed
+    before the present one, oldest first.
     """
 
     name: str
@@ -71,11 +94,13 @@ class Feed:
     disorder: timedelta
     lateness: timedelta
     simulate: Simulator
+    ahead: timedelta | None = None
     aggregates: tuple[Aggregate, ...] = ()
     rules: tuple[NotAfter, ...] = ()
     retention: timedelta = timedelta(days=7)
     earliest: datetime = datetime(2000, 1, 1, tzinfo=UTC)
     partitions: int = 4
+    outgrown: tuple[Outgrown, ...] = ()
     bad_ratio: float = 0.5
     fields: tuple[Field, ...] = field(init=False, repr=False, compare=False)
 
@@ -84,19 +109,53 @@ class Feed:
         _check(self)
 
     @property
-    def definition(self) -> str:
-        """Fingerprint of everything results depend on; a worker refuses positions of another definition."""
-        aggregates = [(a.name, a.by, a.window, [m.partials for m in a.measures]) for a in self.aggregates]
+    def records(self) -> str:
+        """Fingerprint of what decides which records are valid, and which of them are one event.
+
+        The fields are no part of it: they are frozen, and each record is read and judged by the version it names.
+        """
         parts = (
-            self.key, self.event_time, self.fields, self.rules, self.disorder, self.lateness, self.earliest,
-            self.partitions, aggregates,
+            self.key, self.event_time, self.rules, self.allowance, self.earliest,
+            (*(topic.partitions for topic in self.outgrown), self.partitions)[0],
         )  # fmt: skip
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        return _fingerprint(repr(parts), 16)
+
+    @property
+    def definition(self) -> str:
+        """Fingerprints of everything results depend on, joined by points: of the records, then of each aggregate.
+
+        A worker refuses positions of another definition.
+        """
+        return ".".join([self.records, *self.fingerprints])
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Those of its aggregates, in an order of their own."""
+        return sorted(self.fingerprint(aggregate) for aggregate in self.aggregates)
+
+    def fingerprint(self, aggregate: Aggregate) -> str:
+        """Fingerprint of what makes the windows of an aggregate out of valid records."""
+        return _fingerprint(json.dumps([aggregate.topic, self.definition_of(aggregate)], sort_keys=True), 8)
+
+    def definition_of(self, aggregate: Aggregate) -> dict[str, Any]:
+        """What makes the windows of an aggregate out of valid records, as plain data; spans in ms."""
+        return {
+            "event_time": self.event_time,
+            "by": list(aggregate.by),
+            "window_ms": milliseconds(aggregate.window),
+            "disorder_ms": milliseconds(self.disorder),
+            "lateness_ms": milliseconds(self.lateness),
+            "partials": {p.name: f"{p.merge} of {written(p.value)}" for m in aggregate.measures for p in m.partials},
+        }
 
     @property
     def allowance(self) -> timedelta:
         """How far an event time may lie after the record's arrival."""
-        return self.disorder + self.lateness
+        return self.disorder + self.lateness if self.ahead is None else self.ahead
+
+
+def _fingerprint(text: str, digits: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 def _check(feed: Feed) -> None:
@@ -105,7 +164,8 @@ def _check(feed: Feed) -> None:
         *_identity_problems(feed, known),
         *_setting_problems(feed),
         *(reason for rule in feed.rules for reason in _rule_problems(rule, known)),
-        *(reason for aggregate in feed.aggregates for reason in _aggregate_problems(feed, aggregate, known)),
+        *(reason for aggregate in feed.aggregates for reason in _name_problems(feed, aggregate)),
+        *(reason for aggregate in feed.aggregates for reason in _aggregate_problems(aggregate, known)),
     ]
     if reasons:
         raise DeclarationError(f"feed {feed.name}: {reasons[0]}")
@@ -128,10 +188,20 @@ def _identity_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
 def _setting_problems(feed: Feed) -> Iterator[str]:
     if feed.disorder < timedelta(0) or feed.lateness < timedelta(0):
         yield "disorder and lateness cannot be negative"
+    if feed.allowance < timedelta(0):
+        yield "ahead cannot be negative"
     if not 0 < feed.bad_ratio <= 1:
         yield "bad_ratio is a share between 0 and 1"
-    if feed.partitions < 1:
+    counts = [feed.partitions, *(topic.partitions for topic in feed.outgrown)]
+    if min(counts) < 1:
         yield "a topic has at least one partition"
+    if sum(counts) > MOST_PARTITIONS:
+        yield f"its topics have more than {MOST_PARTITIONS:,} partitions together"
+    ends = [topic.until for topic in feed.outgrown]
+    if any(end.tzinfo is None for end in ends):
+        yield "until needs a time zone"
+    elif any(later <= earlier for earlier, later in pairwise(ends)):
+        yield "outgrown topics end one after the other, the oldest first"
     if feed.earliest.tzinfo is None:
         yield "earliest needs a time zone"
     names = [aggregate.name for aggregate in feed.aggregates]
@@ -145,11 +215,16 @@ def _rule_problems(rule: NotAfter, known: Mapping[str, Field]) -> Iterator[str]:
             yield f"the rule {rule} needs {name} to be an Instant field"
 
 
-def _aggregate_problems(feed: Feed, aggregate: Aggregate, known: Mapping[str, Field]) -> Iterator[str]:
+def _name_problems(feed: Feed, aggregate: Aggregate) -> Iterator[str]:
     if not aggregate.name.startswith(f"{feed.name}_") or not NAME.fullmatch(aggregate.name):
         yield f"the aggregate {aggregate.name} has to be named {feed.name}_<window>[_<group>]"
     if aggregate.name == f"{feed.name}_conflicts":
         yield f"{aggregate.name} is the name of the view of conflicts"
+    if VERSIONED.fullmatch(aggregate.name) or aggregate.version < 1:
+        yield f"the version of {aggregate.name} is a number from 1 on, and no part of its name"
+
+
+def _aggregate_problems(aggregate: Aggregate, known: Mapping[str, Field]) -> Iterator[str]:
     if not timedelta(seconds=1) <= aggregate.window <= LONGEST_WINDOW:
         yield f"the window of {aggregate.name} has to be between a second and {LONGEST_WINDOW}"
     elif timedelta(days=1) % aggregate.window or aggregate.window % timedelta(seconds=1):

@@ -24,6 +24,13 @@ def frame(schema_id: int) -> bytes:
     return FRAME.pack(0, schema_id)
 
 
+def schema_id(value: bytes) -> int | None:
+    """The schema id a value states, or None if it has no frame."""
+    if len(value) < FRAME.size or value[0] != 0:
+        return None
+    return int(FRAME.unpack_from(value)[1])
+
+
 def encode(frozen: FrozenSchema, record: Record | Mapping[str, Any]) -> bytes:
     """Encode a record under a frozen schema."""
     out = io.BytesIO()
@@ -40,19 +47,19 @@ def decode(catalogue: Catalogue, value: bytes) -> dict[str, Any]:
     NotDecodable
         The frame, the schema id or the body is wrong, or bytes are left over.
     """
-    if len(value) < FRAME.size or value[0] != 0:
+    stated = schema_id(value)
+    if stated is None:
         raise NotDecodable("the value does not start with 0x00 and a schema id")
-    schema_id = FRAME.unpack_from(value)[1]
-    if schema_id not in catalogue.by_id:
-        raise NotDecodable(f"schema id {schema_id} is not in the catalogue")
+    if stated not in catalogue.by_id:
+        raise NotDecodable(f"schema id {stated} is not in the catalogue")
     body = io.BytesIO(value)
     body.seek(FRAME.size)
     try:
-        record = fastavro.schemaless_reader(body, catalogue.by_id[schema_id].parsed, None)
+        record = fastavro.schemaless_reader(body, catalogue.by_id[stated].parsed, None)
     except EOFError as error:
-        raise NotDecodable(f"the record is cut off: a record of schema {schema_id} has more bytes") from error
+        raise NotDecodable(f"the record is cut off: a record of schema {stated} has more bytes") from error
     except Exception as error:
-        raise NotDecodable(f"the body is not of schema {schema_id}: {type(error).__name__}") from error
+        raise NotDecodable(f"the body is not of schema {stated}: {type(error).__name__}") from error
     if body.tell() != len(value):
         raise NotDecodable(f"{len(value) - body.tell()} bytes are left over after the record")
     assert isinstance(record, dict)

@@ -1,11 +1,12 @@
 """Is a record valid? The same answer for one record (pydantic) and for a frame of them (Polars).
 
-A verdict depends on the record, its key and its arrival alone, never on another record.
+A verdict depends on the record, the schema version it names, its key and its arrival alone: never on another record,
+nor on which version of the declaration the reader has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,12 +62,14 @@ def _enums(feed: Feed, record: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def rules(feed: Feed) -> list[tuple[str, pl.Expr]]:
+def rules(feed: Feed, fields: Iterable[Field] | None = None) -> list[tuple[str, pl.Expr]]:
     """Each rule's cause and the expression that is true where it holds, or null where the value is null.
 
-    The frame has the columns of the codec, with ``_key`` and ``_arrived`` (ms).
+    The frame has the columns of the codec for these fields, the feed's own unless others are given, with ``_key`` and
+    ``_arrived`` (ms).
     """
-    checks = [check for field in feed.fields for check in _field_rules(field)]
+    known = {field.name: field for field in (feed.fields if fields is None else fields)}
+    checks = [check for field in known.values() for check in _field_rules(field)]
     event = pl.col(feed.event_time)
     checks += [
         (f"{feed.key}: is not the record's key", pl.col(feed.key).cast(pl.Binary) == pl.col("_key")),
@@ -76,7 +79,11 @@ def rules(feed: Feed) -> list[tuple[str, pl.Expr]]:
             event <= pl.col("_arrived") + milliseconds(feed.allowance),
         ),
     ]
-    checks += [(f"{r.earlier}: after {r.later}", pl.col(r.earlier) <= pl.col(r.later)) for r in feed.rules]
+    checks += [
+        (f"{r.earlier}: after {r.later}", pl.col(r.earlier) <= pl.col(r.later))
+        for r in feed.rules
+        if {r.earlier, r.later} <= known.keys()  # an instant that a version does not have is null
+    ]
     return checks
 
 
@@ -114,10 +121,10 @@ def _string_rules(field: Field, value: pl.Expr) -> list[tuple[str, pl.Expr]]:
 
 
 class ColumnarVerdict:
-    """The rules of one feed, compiled once."""
+    """The rules of a feed for records of these fields, its own unless others are given; compiled once."""
 
-    def __init__(self, feed: Feed) -> None:
-        self._rules = rules(feed)
+    def __init__(self, feed: Feed, fields: Iterable[Field] | None = None) -> None:
+        self._rules = rules(feed, fields)
         self._holds = [holds.fill_null(True).alias(str(n)) for n, (_, holds) in enumerate(self._rules)]
 
     def problems(self, rows: pl.DataFrame) -> pl.Series | None:

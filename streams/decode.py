@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 import polars as pl
 from aiokafka.errors import CorruptRecordException
 
-from schemas.avro import Schema
+from schemas.avro import Schema, feed_schema, field_of
 from schemas.catalogue import Catalogue, FrozenSchema
-from schemas.columnar import Block, Layout
+from schemas.columnar import PARTS, Block, Layout
 from schemas.feed import Feed
-from schemas.rowcodec import FRAME, NotDecodable, decode
+from schemas.model import Field
+from schemas.rowcodec import FRAME, NotDecodable, decode, schema_id
 from schemas.verdict import ColumnarVerdict
+from streams.awaited import Awaited
 from streams.deadletters import DeadLetter, Stage
 from streams.recordbatch import MAX_BODY, BodyTooLarge, RecordBatch
 from streams.transport import Run
@@ -58,37 +60,60 @@ def _in_order(batch: RecordBatch, offsets: list[int]) -> bool:
 
 @dataclass
 class Decoded:
-    """Valid rows in offset order, with ``_key``, ``_offset`` and ``_arrived`` (ms), and what is not valid."""
+    """Valid rows in offset order, with ``_key``, ``_offset`` and ``_arrived`` (ms), and what is not valid.
+
+    ``_undeclared`` (JSON text) is there if a row has fields that the reader does not declare.
+    """
 
     rows: pl.DataFrame
     dead: list[DeadLetter] = field(default_factory=list)
 
 
-class Decoder:
-    """Reads one topic. With ``feed``, rows are held against the feed's rules."""
+@dataclass(frozen=True)
+class _Version:
+    """How the records of one frozen version are read, judged and brought to the columns of the reader."""
 
-    def __init__(self, catalogue: Catalogue, topic: str, feed: Feed | None = None) -> None:
+    layout: Layout
+    verdict: ColumnarVerdict | None
+    columns: list[pl.Expr]
+
+
+class Decoder:
+    """Reads one topic, whose name is its subject's unless given.
+
+    With ``feed``, rows are held against the feed's rules and have the columns it declares.
+
+    A record is read and judged by the version it names, which may be older than the declaration or newer; what it has
+    and the feed does not declare is in ``_undeclared``, as JSON.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        subject: str,
+        feed: Feed | None = None,
+        awaited: Awaited | None = None,
+        topic: str = "",
+    ) -> None:
         self._catalogue = catalogue
-        self._topic = topic
-        self._latest = catalogue.latest(topic)
-        self._layouts = {s.id: Layout(s) for s in catalogue.versions(topic)}
-        self._frames = {layout.frame: layout for layout in self._layouts.values()}
-        self._verdict = ColumnarVerdict(feed) if feed else None
-        self._empty = self._finish(self._layouts[self._latest.id].read_blocks([]), self._latest)
+        self._subject = subject
+        self._topic = topic or subject
+        self._feed = feed
+        self._awaited = awaited or Awaited(catalogue)
+        self._reader = catalogue.of(subject, feed_schema(feed)) if feed else catalogue.latest(subject)
+        own = self._version_of(self._reader)
+        self._versions = {own.layout.frame: own}
+        self._empty = own.layout.read_blocks([]).select(own.columns)
 
     def read(self, run: Run, from_offset: int) -> Decoded:
         """Decode and judge the records of a run from an offset on."""
         dead: list[DeadLetter] = []
         frames = list(self._fast(run.batches, dead))
-        rows = pl.concat([self._empty, *frames], how="vertical_relaxed", rechunk=True) if frames else self._empty
+        rows = pl.concat([self._empty, *frames], how="diagonal_relaxed", rechunk=True) if frames else self._empty
         rows = rows.sort("_offset") if len(frames) > 1 else rows
         if rows.height and rows.item(0, "_offset") < from_offset:
             rows = rows.filter(pl.col("_offset") >= from_offset)
         dead = [letter for letter in dead if letter.last_offset >= from_offset]
-        if self._verdict and (problems := self._verdict.problems(rows)) is not None:
-            broken = rows.select("_offset", _cause=problems).filter(pl.col("_cause").is_not_null())
-            dead += self._broken(run.batches, dict(broken.iter_rows()))
-            rows = rows.filter(problems.is_null())
         return Decoded(rows, sorted(dead, key=lambda letter: letter.offset))
 
     def _fast(self, batches: Iterable[RecordBatch], dead: list[DeadLetter]) -> Iterable[pl.DataFrame]:
@@ -110,37 +135,40 @@ class Decoder:
 
     def _alike(self, members: list[tuple[Block, RecordBatch]], dead: list[DeadLetter]) -> Iterable[pl.DataFrame]:
         """Usually all are of the first one's schema; sorted out only if not."""
-        layout = self._frames.get(members[0][0].first_frame()) if members else None
-        if layout is not None:
+        version = self._version(members[0][0].first_frame()) if members else None
+        if version is not None:
             try:
-                yield self._finish(layout.read_blocks([block for block, _ in members]), layout.frozen)
+                rows = version.layout.read_blocks([block for block, _ in members])
             except NotDecodable:
                 pass
             else:
+                yield self._judged(version, rows, (batch for _, batch in members), dead)
                 return
         same: dict[bytes, list[tuple[Block, RecordBatch]]] = defaultdict(list)
         for block, batch in members:
             same[block.first_frame()].append((block, batch))
         for frame, alike in same.items():
-            layout = self._frames.get(frame)
-            if layout is not None:
-                yield from self._together(layout, alike, dead)
+            version = self._version(frame)
+            if version is not None:
+                yield from self._together(version, alike, dead)
             else:
                 for _, batch in alike:
                     yield from self._one_by_one(batch, dead)
 
     def _together(
-        self, layout: Layout, members: list[tuple[Block, RecordBatch]], dead: list[DeadLetter]
+        self, version: _Version, members: list[tuple[Block, RecordBatch]], dead: list[DeadLetter]
     ) -> Iterable[pl.DataFrame]:
         try:
-            yield self._finish(layout.read_blocks([block for block, _ in members]), layout.frozen)
+            rows = version.layout.read_blocks([block for block, _ in members])
         except NotDecodable:
             if len(members) == 1:
                 yield from self._one_by_one(members[0][1], dead)
             else:
                 half = len(members) // 2
-                yield from self._together(layout, members[:half], dead)
-                yield from self._together(layout, members[half:], dead)
+                yield from self._together(version, members[:half], dead)
+                yield from self._together(version, members[half:], dead)
+        else:
+            yield self._judged(version, rows, (batch for _, batch in members), dead)
 
     def _one_by_one(self, batch: RecordBatch, dead: list[DeadLetter]) -> Iterable[pl.DataFrame]:
         """The ordinary path: records by their own borders."""
@@ -161,32 +189,61 @@ class Decoder:
             else:
                 by_frame[value[: FRAME.size]].append((offset, key, value))
         for frame, members in by_frame.items():
-            layout = self._frames.get(frame)
-            if layout is None:
+            version = self._version(frame) or self._awaited_version(frame, batch, members[0][0])
+            if version is None:
                 dead += [self._letter(batch, o, self._why(value), key, value) for o, key, value in members]
                 continue
-            rows, bad = layout.read_values([value for _, _, value in members])
+            rows, bad = version.layout.read_values([value for _, _, value in members])
             dead += [self._letter(batch, o, self._why(v), k, v) for o, k, v in (members[n] for n in bad)]
             lost = set(bad)
             good = [member for n, member in enumerate(members) if n not in lost]
-            yield self._finish(rows, layout.frozen).with_columns(
+            rows = rows.with_columns(
                 _key=pl.Series([key for _, key, _ in good], dtype=pl.Binary),
                 _offset=pl.Series([offset for offset, _, _ in good], dtype=pl.Int64),
                 _arrived=pl.lit(batch.arrived_ms, pl.Int64),
             )
+            yield self._judged(version, rows, [batch], dead)
 
-    def _finish(self, rows: pl.DataFrame, written: FrozenSchema) -> pl.DataFrame:
-        """Columns of the latest version, in its order, with its defaults for what the writer did not have."""
-        if written is self._latest:
-            names = [f["name"] for f in self._latest.schema["fields"]]
-            envelope = [name for name in rows.columns if name.startswith("_")]
-            return rows.select(*names, *envelope)
-        present = set(rows.columns)
+    def _version(self, frame: bytes) -> _Version | None:
+        """The version of this topic that a frame names, if it is known."""
+        found = self._versions.get(frame)
+        if found is None:
+            frozen = self._catalogue.by_id.get(schema_id(frame) or 0)
+            if frozen is not None and frozen.subject == self._subject:
+                found = self._versions[frame] = self._version_of(frozen)
+        return found
+
+    def _awaited_version(self, frame: bytes, batch: RecordBatch, offset: int) -> _Version | None:
+        stated = schema_id(frame)
+        where = f"{self._topic}/{batch.partition} at offset {offset}"
+        return self._version(frame) if stated is not None and self._awaited.came(stated, where) else None
+
+    def _version_of(self, written: FrozenSchema) -> _Version:
+        has = {f["name"]: f for f in written.schema["fields"]}
+        wanted = {f["name"]: f for f in self._reader.schema["fields"]}
         columns = [
-            _promoted(f) if f["name"] in present else pl.lit(f["default"]).alias(f["name"])
-            for f in self._latest.schema["fields"]
+            (_promoted(field) if written.version < self._reader.version else pl.col(name))
+            if name in has
+            else pl.lit(field["default"]).alias(name)
+            for name, field in wanted.items()
         ]
-        return rows.select(*columns, *(name for name in rows.columns if name.startswith("_")))
+        columns += [pl.col("_key", "_offset", "_arrived")]
+        if self._feed is None:
+            return _Version(Layout(written), None, columns)
+        fields = [field_of(schema) for schema in has.values()]
+        if undeclared := [f for f in fields if f.name not in wanted]:
+            columns.append(_as_json(undeclared).alias("_undeclared"))
+        return _Version(Layout(written), ColumnarVerdict(self._feed, fields), columns)
+
+    def _judged(
+        self, version: _Version, rows: pl.DataFrame, batches: Iterable[RecordBatch], dead: list[DeadLetter]
+    ) -> pl.DataFrame:
+        """The valid ones of these rows, as the reader wants them."""
+        if version.verdict and (problems := version.verdict.problems(rows)) is not None:
+            broken = rows.select("_offset", _cause=problems).filter(pl.col("_cause").is_not_null())
+            dead += self._broken(batches, dict(broken.iter_rows()))
+            rows = rows.filter(problems.is_null())
+        return rows.select(version.columns)
 
     def _broken(self, batches: Iterable[RecordBatch], causes: dict[int, str]) -> Iterable[DeadLetter]:
         for batch in batches:
@@ -200,9 +257,9 @@ class Decoder:
             decode(self._catalogue, value)
         except NotDecodable as error:
             return str(error)
-        schema_id = FRAME.unpack_from(value)[1]
-        subject = self._catalogue.by_id[schema_id].subject
-        return f"schema {schema_id} is of {subject}" if subject != self._topic else "not in canonical Avro encoding"
+        stated = schema_id(value)
+        subject = self._catalogue.by_id[stated or 0].subject
+        return f"schema {stated} is of {subject}" if subject != self._subject else "not in canonical Avro encoding"
 
     def _letter(
         self,
@@ -216,18 +273,26 @@ class Decoder:
         size = len(key or b"") + len(value or b"")
         if size > LARGEST_LETTER:
             cause, key, value = f"{cause}; its {size} bytes stay in the log", None, None
-        return DeadLetter(self._topic, batch.partition, offset, offset, stage, cause, key, value)
+        return DeadLetter(self._topic, batch.partition, offset, offset, stage, cause, key, value, batch.arrived_ms)
 
     def _batch_letter(self, batch: RecordBatch, cause: str) -> DeadLetter:
-        return DeadLetter(
-            self._topic, batch.partition, batch.base_offset, batch.last_offset, "DECODE", cause, None, None
-        )
+        place = (self._topic, batch.partition, batch.base_offset, batch.last_offset)
+        return DeadLetter(*place, "DECODE", cause, None, None, batch.arrived_ms)
 
 
-def _promoted(newest: Schema) -> pl.Expr:
-    """A column of an older version as the newest has it: symbols it lacks are its default."""
-    value = pl.col(newest["name"])
-    match newest["type"]:
+def _promoted(wanted: Schema) -> pl.Expr:
+    """A column of an older version as the reader has it: symbols it gave up are its default."""
+    value = pl.col(wanted["name"])
+    match wanted["type"]:
         case {"type": "enum", "symbols": symbols, "default": default}:
-            return pl.when(value.is_in(symbols)).then(value).otherwise(pl.lit(default)).alias(newest["name"])
+            return pl.when(value.is_in(symbols)).then(value).otherwise(pl.lit(default)).alias(wanted["name"])
     return value
+
+
+def _as_json(fields: Iterable[Field]) -> pl.Expr:
+    """Columns as one JSON object, those of several numbers flattened: ``place_longitude``."""
+    members = []
+    for name, parts in ((f.name, PARTS.get(f.kind)) for f in fields):
+        value = pl.col(name)
+        members += [value.struct.field(part).alias(f"{name}_{part}") for part in parts] if parts else [value]
+    return pl.struct(members).struct.json_encode()

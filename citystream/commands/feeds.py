@@ -18,9 +18,10 @@ from citystream.installation import Installation
 from schemas.catalogue import Catalogue
 from schemas.feed import Aggregate, Feed
 from schemas.model import Field
-from sinks.tables import TableColumn, aggregate_columns, feed_columns
+from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns
 from sinks.views import aggregate_view_columns, view_columns
 from streams import deadletters
+from streams.generations import source
 from streams.topics import stored
 
 app = typer.Typer(help="The feeds of the city: contracts, topics, tables.", no_args_is_help=True)
@@ -127,7 +128,7 @@ def _topics(feed: Feed, catalogue: Catalogue) -> list[dict[str, Any]]:
     found = []
     for topic in stored([feed]):
         if topic.name != deadletters.TOPIC:
-            frozen = catalogue.latest(topic.name)
+            frozen = catalogue.latest(source(topic.name, 0)[0])
             found.append(
                 {
                     "name": topic.name,
@@ -143,6 +144,7 @@ def _topics(feed: Feed, catalogue: Catalogue) -> list[dict[str, Any]]:
 def _aggregate(aggregate: Aggregate) -> dict[str, Any]:
     return {
         "name": aggregate.name,
+        "version": aggregate.version,
         "group_by": ", ".join(aggregate.by),
         "window_seconds": aggregate.window.total_seconds(),
         "measures": ", ".join(
@@ -155,14 +157,14 @@ def _aggregate(aggregate: Aggregate) -> dict[str, Any]:
 def _tables(feed: Feed, timezone: str) -> list[dict[str, Any]]:
     found = [
         _columns(f"city.{feed.name}", f"{feed.description}; the view", view_columns(feed, timezone)),
-        _columns(f"raw.{feed.name}", f"{feed.description}; as it arrived", feed_columns(feed, timezone)),
+        _columns(f"raw.{feed.name}", f"{feed.description}; as it arrived", [*feed_columns(feed, timezone), UNDECLARED]),
     ]
     for aggregate in feed.aggregates:
         name, about = aggregate.name, aggregate.description
         view = aggregate_view_columns(feed, aggregate, timezone)
         found += [
             _columns(f"city.{name}", f"{about}; the view", view),
-            _columns(f"raw.{name}", f"{about}; parts by partition", aggregate_columns(aggregate, timezone)),
+            _columns(f"raw.{aggregate.topic}", f"{about}; parts by partition", aggregate_columns(aggregate, timezone)),
         ]
     return found
 

@@ -51,7 +51,7 @@ def test_clickhouse_reads_a_place_that_is_null(settings: Settings, connect: Call
 def test_clickhouse_reads_parts_of_windows(
     settings: Settings, connect: Callable[[str], Any], aggregate: Aggregate
 ) -> None:
-    frozen = CATALOGUE.latest(aggregate.name)
+    frozen = CATALOGUE.latest(aggregate.topic)
     parts = [part(frozen, watermark=None), part(frozen, watermark=2**62)]
     rows, columns = Reader(settings, connect("owner"))([encode(frozen, one) for one in parts])
     assert columns == list(parts[0])

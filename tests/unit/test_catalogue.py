@@ -1,5 +1,6 @@
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -11,14 +12,16 @@ import pytest
 from pydantic import Field, create_model
 
 import feeds as declared
-from schemas.catalogue import Catalogue, FrozenSchema, SchemaProblem, check, freeze
+from schemas.avro import feed_schema, field_of
+from schemas.catalogue import AHEAD, Catalogue, FrozenSchema, SchemaProblem, check, freeze
 from schemas.columnar import Layout
 from schemas.expressions import Column
 from schemas.feed import Aggregate, Feed
-from schemas.fields import EventId, Instant, Record
-from schemas.measures import total
+from schemas.fields import Day, EventId, Instant, Location, Record
+from schemas.measures import count_where, total
 from schemas.rowcodec import FRAME, decode
 from schemas.samples import sample_file, write_samples
+from tests.reference.newer import NEWER
 
 FEEDS = declared.load()
 CATALOGUE = Catalogue.load()
@@ -107,28 +110,168 @@ def test_a_change_that_is_not_frozen_names_its_field(tmp_path: Path) -> None:
     assert problems == ["report: not frozen as declared (added); run: citystream schemas freeze"]
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"added": Annotated[str, Field(description="Required")]}, "added: is new and has no default"),
-        ({"full": Annotated[int | None, Field(description="How full")]}, "full: .*"),
-        ({"level": Annotated[int, Field(description="Never null")]}, "level: .* writer type: null"),
-        ({"state": Annotated[bool, Field(description="No enum")]}, "state: .* boolean .*enum"),
-    ],
-)
-def test_a_change_that_cannot_read_old_records_is_refused(tmp_path: Path, change: Any, reason: str) -> None:
+class More(StrEnum):
+    SHUT = "shut"
+    OPEN = "open"
+    UNKNOWN = "unknown"
+
+
+DEFAULT = {"speed": (Annotated[int, Field(description="Speed")], 5)}
+
+REFUSED: list[tuple[Any, str]] = [
+    ({"added": Annotated[str, Field(description="Required")]}, "added is new and has no default"),
+    ({"name": None}, "name is gone and had no default"),
+    ({"full": Annotated[int | None, Field(description="How full")]}, "full was boolean or null and is int or null"),
+    ({"level": Annotated[int, Field(description="Never null")]}, "level was int or null and is int"),
+    ({"count": Annotated[int | None, Field(description="Or null")]}, "count was int and is int or null"),
+    ({"count": Annotated[float, Field(description="Count")]}, "count was int and is double"),
+    ({"count": Annotated[Day, Field(description="Count")]}, "count was int and is date"),
+    ({"name": EventId}, "name was string and is uuid"),
+    ({"place": Annotated[str | None, Field(description="Where")]}, "place was record or null and is string or null"),
+    ({"state": Annotated[bool, Field(description="No enum")]}, "state was enum and is boolean"),
+    ({"state": Annotated[Fewer, Field(description="State")]}, "state has lost the symbol open"),
+    ({"speed": (Annotated[int, Field(description="Speed")], 6)}, "speed had the default 5 and has 6"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
+def test_a_change_with_which_versions_do_not_read_each_other_is_refused(
+    tmp_path: Path, change: Any, reason: str
+) -> None:
+    some = {
+        "name": Annotated[str, Field(description="Name")],
+        "count": Annotated[int, Field(description="Count")],
+        "place": Location,
+        **DEFAULT,
+    }
+    freeze(toy(**some), tmp_path)
+    before = contents(tmp_path)
+    changed = {name: kind for name, kind in {**some, **change}.items() if kind is not None}
+    with pytest.raises(SchemaProblem, match=f"^report is not compatible with its version 1: {reason}$"):
+        freeze(toy(**changed), tmp_path)
+    assert contents(tmp_path) == before
+
+
+COMPATIBLE: list[Any] = [
+    ADDED,
+    DEFAULT,
+    {"level": Annotated[int | None, Field(ge=3, description="Bounds")]},
+    {"state": Annotated[More, Field(description="State of the device")]},
+    {"full": Annotated[bool | None, Field(description="In other words")]},
+]
+
+
+@pytest.mark.parametrize("change", COMPATIBLE, ids=range(5))
+def test_versions_that_read_each_other_are_frozen_either_way(tmp_path: Path, change: Any) -> None:
+    """Also what a newer version gives up, but for a symbol."""
+    freeze(toy(), tmp_path / "forth")
+    (second,) = freeze(toy(**change), tmp_path / "forth")
+    assert (second.subject, second.version) == ("report", 2)
+    freeze(toy(**change), tmp_path / "back")
+    if "state" not in change:
+        (second,) = freeze(toy(), tmp_path / "back")
+        assert (second.subject, second.version) == ("report", 2)
+
+
+def redefined(**changes: Any) -> dict[str, Feed]:
+    """The feed with its aggregate changed."""
+    feed = toy()["report"]
+    return {"report": replace(feed, aggregates=(replace(feed.aggregates[0], **changes),))}
+
+
+def test_a_changed_aggregate_is_another_version(tmp_path: Path) -> None:
+    """Its parts would be added to those of the old definition."""
     freeze(toy(), tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(SchemaProblem, match=f"^report: cannot read version 1: {reason}$"):
-        freeze(toy(**change), tmp_path)
-    assert contents(tmp_path) == before
+    more = (*toy()["report"].aggregates[0].measures, count_where("full", Column("full"), description="Full ones"))
+    later = replace(toy()["report"], lateness=timedelta(seconds=1))
+    for feeds, what in (
+        (redefined(window=timedelta(minutes=2)), "window_ms"),
+        (redefined(measures=more), "partials"),
+        ({"report": later}, "lateness_ms"),
+    ):
+        with pytest.raises(SchemaProblem, match=rf"^report_1m: its definition changed \({what}\); raise its version$"):
+            freeze(feeds, tmp_path)
+        assert contents(tmp_path) == before
+    (second,) = freeze(redefined(measures=more, version=2), tmp_path)
+    assert (second.id, second.subject, second.version) == (3, "report_1m_v2", 1)
+    assert check(Catalogue.load(tmp_path), redefined(measures=more, version=2)) == []
+
+
+def test_another_description_is_no_other_definition(tmp_path: Path) -> None:
+    freeze(toy(), tmp_path)
+    (second,) = freeze(redefined(description="Other words"), tmp_path)
+    assert (second.subject, second.version) == ("report_1m", 2)
 
 
 def test_every_old_version_counts(tmp_path: Path) -> None:
     freeze(toy(), tmp_path)
     freeze(toy(**ADDED), tmp_path)
-    with pytest.raises(SchemaProblem, match=r"report: cannot read version 1: full: .*\nreport: cannot read version 2"):
-        freeze(toy(full=Annotated[int, Field(description="How full")]), tmp_path)
+    changed = toy(full=Annotated[int, Field(description="How full")], added=Annotated[int, Field(description="Number")])
+    with pytest.raises(SchemaProblem) as refused:
+        freeze(changed, tmp_path)
+    assert str(refused.value).splitlines() == [
+        "report is not compatible with its version 1: added is new and has no default",
+        "report is not compatible with its version 1: full was boolean or null and is int",
+        "report is not compatible with its version 2: full was boolean or null and is int",
+        "report is not compatible with its version 2: added was string or null and is int",
+    ]
+
+
+def test_the_files_are_read_again_only_when_they_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    freeze(toy(), tmp_path)
+    catalogue = Catalogue.load(tmp_path)
+    (new,) = freeze(toy(**ADDED), tmp_path)
+    assert catalogue.latest("report").version == 1
+    catalogue.refresh()
+    assert catalogue.latest("report") == new
+    monkeypatch.setattr(Path, "read_text", None)
+    catalogue.refresh()
+
+
+def test_what_was_read_stays_while_the_files_cannot_be_read(tmp_path: Path) -> None:
+    freeze(toy(), tmp_path)
+    catalogue = Catalogue.load(tmp_path)
+    (new,) = freeze(toy(**ADDED), tmp_path)
+    ids, late = tmp_path / "ids.json", tmp_path / "report" / "2.avsc"
+    whole, text = ids.read_text(), late.read_text()
+    for path, damaged, reason in ((ids, whole[:-9], "is no JSON; restore it"), (late, text[:-9], "was changed after")):
+        path.write_text(damaged)
+        for _ in range(2):
+            with pytest.raises(SchemaProblem, match=reason):
+                catalogue.refresh()
+        assert catalogue.latest("report").version == 1
+        path.write_text(whole if path == ids else text)
+    catalogue.refresh()
+    assert catalogue.latest("report") == new
+
+
+def test_an_id_may_come_that_follows_the_newest(tmp_path: Path) -> None:
+    """Ids are given one after the other: none is given later that lies before the newest, or far behind it."""
+    freeze(toy(), tmp_path)
+    catalogue = Catalogue.load(tmp_path)
+    assert [n for n in range(2000) if catalogue.may_come(n)] == list(range(3, 3 + AHEAD))
+    assert not Catalogue(catalogue.by_id).may_come(3)
+
+
+def test_the_version_of_a_declaration_is_the_newest_that_is_like_it(tmp_path: Path) -> None:
+    freeze(toy(), tmp_path)
+    old, new = (feed_schema(toy(**changes)["report"]) for changes in ({}, ADDED))
+    with pytest.raises(
+        SchemaProblem, match=r"^report is not frozen as it is declared; run: citystream schemas freeze$"
+    ):
+        Catalogue.load(tmp_path).of("report", new)
+    freeze(toy(**ADDED), tmp_path)
+    catalogue = Catalogue.load(tmp_path)
+    assert [catalogue.of("report", schema).version for schema in (old, new)] == [1, 2]
+    freeze(toy(), tmp_path)
+    assert Catalogue.load(tmp_path).of("report", old).version == 3
+
+
+@pytest.mark.parametrize("feed", [*FEEDS.values(), NEWER], ids=lambda feed: str(feed.name))
+def test_a_frozen_field_says_all_that_its_values_are_held_against(feed: Feed) -> None:
+    for field, schema in zip(feed.fields, feed_schema(feed)["fields"], strict=True):
+        assert field_of(schema) == replace(field, has_default=field.has_default or field.nullable)
 
 
 @pytest.mark.parametrize("subject", ["report", "report_1m"])

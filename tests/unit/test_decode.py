@@ -11,7 +11,7 @@ from typing import Any
 import lz4.frame
 import pytest
 import zstandard
-from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
+from aiokafka.codec import snappy_encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from schemas.rowcodec import encode, frame
 from streams import decode, recordbatch
 from streams.deadletters import DeadLetter
 from streams.decode import LARGEST_LETTER, Decoded, Decoder, gaps
-from tests.reference.batches import CODECS, batch, batch_of, record_bytes, run, sized, varint
+from tests.reference.batches import CODECS, COMPRESS, batch, batch_of, record_bytes, run, sized, varint
 from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, event_id, instant, record, value
 
 DECODER = Decoder(CATALOGUE, "toy", FEED)
@@ -29,14 +29,6 @@ KEY = b"d-1"
 GOOD = value(load=0.5, wait=300, note="湖", place={"longitude": 120.1, "latitude": 30.2})
 PLAIN = value()
 BASE = 5000
-
-COMPRESS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
-    "none": (0, bytes),
-    "gzip": (1, gzip_encode),
-    "snappy": (2, snappy_encode),
-    "lz4": (3, lz4_encode),
-    "zstd": (4, zstd_encode),
-}
 
 OF_ANOTHER_TOPIC = frame(2) + sized(b"d-1") + bytes(15)
 
@@ -50,8 +42,7 @@ HEADER_NOT_UTF8 = varint(1) + sized(b"\xff\xfe") + sized(b"x")
 
 def batch_with(records: Sequence[Raw], base: int = BASE, codec: str = "none") -> bytes:
     body = b"".join(record_bytes(delta, *fields) for delta, fields in enumerate(records))
-    number, compress = COMPRESS[codec]
-    return batch_of(compress(body), len(records), base, number)
+    return batch_of(COMPRESS[codec](body), len(records), base, CODECS[codec])
 
 
 def read(*raw: bytes, from_offset: int = 0) -> Decoded:
@@ -217,11 +208,11 @@ def test_a_batch_of_any_bytes_never_raises(body: bytes, count: int, codec: int) 
 @settings(max_examples=150)
 @given(st.data(), st.sampled_from(["gzip", "snappy", "lz4", "zstd"]))
 def test_a_compressed_batch_with_bytes_changed_never_raises(data: st.DataObject, codec: str) -> None:
-    number, compress = COMPRESS[codec]
-    body = bytearray(compress(b"".join(record_bytes(delta, *fields) for delta, fields in enumerate(MIXED))))
+    body = bytearray(COMPRESS[codec](b"".join(record_bytes(delta, *fields) for delta, fields in enumerate(MIXED))))
     for at in data.draw(st.lists(st.integers(0, len(body) - 1), min_size=1, max_size=4)):
         body[at] = data.draw(st.integers(0, 255))
-    decoded = read(batch_of(bytes(body), len(MIXED), BASE, number), batch_with([(KEY, GOOD, NO_HEADERS)], BASE + 4))
+    changed = batch_of(bytes(body), len(MIXED), BASE, CODECS[codec])
+    decoded = read(changed, batch_with([(KEY, GOOD, NO_HEADERS)], BASE + 4))
     assert decoded.rows["_offset"].to_list()[-1] == BASE + 4
     accounted = decoded.rows["_offset"].to_list()
     for letter in decoded.dead:
@@ -258,7 +249,7 @@ def test_a_decompression_bomb_is_quarantined_by_its_offsets_in_bounded_memory(co
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     decoded = read(
         batch_with([(KEY, GOOD, NO_HEADERS)]),
-        batch_of(bomb, 7, BASE + 1, COMPRESS[codec][0]),
+        batch_of(bomb, 7, BASE + 1, CODECS[codec]),
         batch_with([(KEY, PLAIN, NO_HEADERS)], BASE + 8),
     )
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024

@@ -25,7 +25,7 @@ from schemas.avro import feed_schema
 from schemas.catalogue import FrozenSchema
 from schemas.columnar import Layout
 from schemas.expressions import Column, Constant
-from schemas.feed import Aggregate, DeclarationError, Feed, NotAfter
+from schemas.feed import Aggregate, DeclarationError, Feed, NotAfter, Outgrown
 from schemas.fields import (
     DAYS,
     INSTANTS,
@@ -279,11 +279,20 @@ def level(name: str) -> tuple[Measure, ...]:
         ({"bad_ratio": 0.0}, "bad_ratio is a share between 0 and 1"),
         ({"bad_ratio": 1.1}, "bad_ratio is a share between 0 and 1"),
         ({"partitions": 0}, "a topic has at least one partition"),
+        ({"outgrown": (Outgrown(partitions=0, until=instant(NOON)),)}, "a topic has at least one partition"),
+        ({"outgrown": (Outgrown(partitions=2**16, until=instant(NOON)),)},
+         "its topics have more than 65,536 partitions together"),
+        ({"outgrown": (Outgrown(partitions=1, until=datetime(2000, 1, 1)),)}, "until needs a time zone"),  # noqa: DTZ001
+        ({"outgrown": (Outgrown(partitions=1, until=instant(NOON)),) * 2},
+         "outgrown topics end one after the other, the oldest first"),
         ({"earliest": datetime(2000, 1, 1)}, "earliest needs a time zone"),  # noqa: DTZ001
         ({"aggregates": (FEED.aggregates[0],) * 2}, "two aggregates have one name"),
         (aggregate(name="other_4s"), "the aggregate other_4s has to be named toy_<window>[_<group>]"),
         (aggregate(name="toy_4S"), "the aggregate toy_4S has to be named toy_<window>[_<group>]"),
         (aggregate(name="toy_conflicts"), "toy_conflicts is the name of the view of conflicts"),
+        (aggregate(name="toy_4s_v2"), "the version of toy_4s_v2 is a number from 1 on, and no part of its name"),
+        (aggregate(version=0), "the version of toy_4s is a number from 1 on, and no part of its name"),
+        ({"ahead": timedelta(seconds=-1)}, "ahead cannot be negative"),
         (aggregate(window=timedelta(milliseconds=500)), "the window of toy_4s has to be between a second and 0:15:00"),
         (aggregate(window=timedelta(minutes=16)), "the window of toy_4s has to be between a second and 0:15:00"),
         (aggregate(window=timedelta(seconds=7)), "the window of toy_4s has to be whole seconds that divide a day"),
@@ -335,6 +344,41 @@ DEFINING: list[dict[str, Any]] = [
 @pytest.mark.parametrize("changes", DEFINING)
 def test_what_results_depend_on_changes_the_definition(changes: dict[str, Any]) -> None:
     assert replace(FEED, **changes).definition != FEED.definition
+
+
+WINDOWS_ALONE: list[dict[str, Any]] = [
+    {"aggregates": FEED.aggregates[:1]},
+    {"lateness": timedelta(minutes=1), "ahead": FEED.allowance},
+    aggregate(version=2),
+    aggregate(window=timedelta(seconds=5)),
+    aggregate(by=("mood",)),
+    aggregate(measures=level("level")),
+]
+
+
+@pytest.mark.parametrize("changes", WINDOWS_ALONE)
+def test_what_only_windows_depend_on_leaves_the_records(changes: dict[str, Any]) -> None:
+    assert replace(FEED, **changes).records == FEED.records
+    assert replace(FEED, **changes).definition != FEED.definition
+
+
+@pytest.mark.parametrize("changes", DEFINING[:5])
+def test_what_verdicts_depend_on_changes_the_records(changes: dict[str, Any]) -> None:
+    assert replace(FEED, **changes).records != FEED.records
+
+
+def test_a_definition_holds_each_aggregate_by_itself() -> None:
+    first, second = FEED.aggregates
+    changed = replace(FEED, aggregates=(replace(second, version=2), first))
+    assert set(changed.definition.split(".")) & set(FEED.definition.split(".")) == {
+        FEED.records,
+        FEED.fingerprint(first),
+    }
+    assert replace(FEED, aggregates=(second, first)).definition == FEED.definition
+
+
+def test_a_version_has_a_topic_of_its_own() -> None:
+    assert [replace(FEED.aggregates[0], version=version).topic for version in (1, 2)] == ["toy_4s", "toy_4s_v2"]
 
 
 def test_another_key_changes_the_definition() -> None:

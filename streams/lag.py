@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import CoordinatorNotAvailableError, NotCoordinatorError
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 
@@ -55,12 +55,12 @@ def by_topic(partitions: Iterable[PartitionLag], now_ms: int) -> list[TopicLag]:
 
 
 @retry(
-    retry=retry_if_exception_type((CoordinatorNotAvailableError, NotCoordinatorError)),
+    retry=retry_if_exception_type((CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError)),
     wait=wait_fixed(0.5),
     stop=stop_after_delay(30),
 )
 def committed_offsets(admin: KafkaAdminClient, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
-    """What a group committed; a new broker first has to make its topic for it."""
+    """What a group committed; a new broker first has to make or load its topic for it."""
     commits: dict[TopicPartition, OffsetAndMetadata] = admin.list_group_offsets(group).get(group, {})
     return commits
 

@@ -15,6 +15,7 @@ from schemas.catalogue import FrozenSchema
 from schemas.feed import Feed
 from schemas.fields import PSEUDONYM_LENGTH, Record
 from schemas.rowcodec import encode
+from streams.generations import generations
 from streams.topics import MAX_BATCH
 
 #: Records sent and not yet acknowledged; beyond it ``publish`` waits.
@@ -50,6 +51,7 @@ class Publisher:
         self._feed = feed
         self._frozen = frozen
         self._key = pseudonym_key
+        self._topic = generations(feed)[-1].topic
         self._personal = [field.name for field in feed.fields if field.personal]
         if self._personal and not pseudonym_key:
             raise ValueError(f"{feed.name} has personal fields ({', '.join(self._personal)}); set a pseudonym key")
@@ -73,7 +75,7 @@ class Publisher:
     def send(self, key: bytes | None, value: bytes | None, on_result: OnResult | None = None) -> None:
         """Send bytes as they are."""
         self._slots.acquire()
-        future = self._producer.send(self._feed.name, key=key, value=value)
+        future = self._producer.send(self._topic, key=key, value=value)
         future.add_callback(self._done, on_result, None)
         future.add_errback(self._failed, on_result)
 

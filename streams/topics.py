@@ -1,4 +1,4 @@
-"""The topics of the platform: one a feed, one an aggregate, the dead letters, and the checkpoints of positions."""
+"""The topics of the platform: those of feeds, one an aggregate, the dead letters, and the checkpoints of positions."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, stop_never, wait_exponential
 
 from schemas.feed import Feed, milliseconds
 from streams import checkpoints, deadletters
+from streams.generations import generations
+from streams.positions import Stop
 
 #: Largest record batch a topic takes, in bytes.
 MAX_BATCH = 8 * 2**20
@@ -47,8 +50,8 @@ class TopicState:
     partitions: int
 
 
-class TopicProblem(RuntimeError):
-    """A topic is missing or not as declared."""
+class TopicProblem(Stop):
+    """A topic is missing, not as declared, or no longer the one it was."""
 
 
 def topics(feeds: Iterable[Feed]) -> list[Topic]:
@@ -60,8 +63,9 @@ def stored(feeds: Iterable[Feed]) -> list[Topic]:
     """Those of them whose records are stored in ClickHouse."""
     wanted = [Topic(deadletters.TOPIC, 1, timedelta(days=30))]
     for feed in feeds:
-        wanted.append(Topic(feed.name, feed.partitions, feed.retention))
-        wanted += [Topic(aggregate.name, feed.partitions, feed.retention) for aggregate in feed.aggregates]
+        found = generations(feed)
+        wanted += [Topic(one.topic, one.partitions, feed.retention) for one in found]
+        wanted += [Topic(aggregate.topic, found[0].partitions, feed.retention) for aggregate in feed.aggregates]
     return wanted
 
 
@@ -75,13 +79,10 @@ def create(bootstrap: str, wanted: Iterable[Topic], replication: int = 1) -> lis
     """
     wanted = list(wanted)
     with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
-        existing = _states(admin)
+        existing = found(admin)
         for topic in wanted:
-            if topic.name in existing and existing[topic.name].partitions != topic.partitions:
-                raise TopicProblem(
-                    f"topic {topic.name} has {existing[topic.name].partitions} partitions and is declared with "
-                    f"{topic.partitions}; the number is fixed for the life of a topic, growing means a new topic"
-                )
+            if topic.name in existing:
+                check_partitions(topic, existing[topic.name])
         missing = [topic for topic in wanted if topic.name not in existing]
         if missing:
             try:
@@ -92,6 +93,21 @@ def create(bootstrap: str, wanted: Iterable[Topic], replication: int = 1) -> lis
     return [topic.name for topic in missing]
 
 
+def check_partitions(declared: Topic, topic: TopicState) -> None:
+    """Hold a topic's number of partitions to its declaration.
+
+    Raises
+    ------
+    TopicProblem
+        They differ.
+    """
+    if topic.partitions != declared.partitions:
+        raise TopicProblem(
+            f"topic {declared.name} has {topic.partitions} partitions and is declared with {declared.partitions}; the "
+            "number is fixed for the life of a topic, see More partitions in docs/operator.md"
+        )
+
+
 def states(bootstrap: str, names: Iterable[str]) -> dict[str, TopicState]:
     """The named topics as the broker has them.
 
@@ -100,22 +116,26 @@ def states(bootstrap: str, names: Iterable[str]) -> dict[str, TopicState]:
     TopicProblem
         One of them does not exist.
     """
+    names = list(names)
     with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
-        existing = _states(admin)
+        existing = found(admin, names)
     missing = [name for name in names if name not in existing]
     if missing:
         raise TopicProblem(f"topics {', '.join(missing)} do not exist; run: citystream up")
-    return {name: existing[name] for name in names}
+    return existing
 
 
-def _states(admin: KafkaAdminClient) -> dict[str, TopicState]:
-    described: list[Mapping[str, object]] = admin.describe_topics()
-    found = {}
+def found(admin: KafkaAdminClient, names: Iterable[str] | None = None) -> dict[str, TopicState]:
+    """Those of the named topics, or of all, that exist."""
+    described: list[Mapping[str, Any]] = admin.describe_topics(None if names is None else list(names))
+    existing = {}
     for topic in described:
-        topic_id, partitions = topic["topic_id"], topic["partitions"]
-        assert isinstance(partitions, list)
-        found[str(topic["name"])] = TopicState(UUID(str(topic_id)), len(partitions))
-    return found
+        error = for_code(topic["error_code"])
+        if error not in (NoError, UnknownTopicOrPartitionError):
+            raise error(f"topic {topic['name']}")
+        if error is NoError:
+            existing[str(topic["name"])] = TopicState(UUID(str(topic["topic_id"])), len(topic["partitions"]))
+    return existing
 
 
 def wait_for_kafka(bootstrap: str, say: Callable[[str], None], limit: timedelta | None = None) -> None:

@@ -1,0 +1,108 @@
+"""Growing: the end of a topic that its feed has outgrown, before the next one begins.
+
+It ends while no worker runs and nothing of it waits to be processed or stored. Its positions then carry the definition
+of a topic that ended, so a worker which knows nothing of that cannot go on from them, and the windows that are open in
+it are left as they were written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from kafka import KafkaConsumer, TopicPartition
+
+from processors.worker import GROUP as PROCESSOR
+from schemas.feed import Feed
+from sinks.worker import GROUP as SINK
+from streams.generations import Generation, generations
+from streams.lag import PartitionLag, measure
+from streams.positions import Position, resume
+from streams.standing import commit, standing
+from streams.topics import TopicProblem
+
+#: What each worker's positions in a feed's topic depend on.
+DEFINITIONS: Mapping[str, Callable[[Generation], str]] = {
+    PROCESSOR: lambda generation: generation.definition,
+    SINK: lambda generation: generation.records,
+}
+
+
+def outgrown(feeds: Iterable[Feed]) -> list[Generation]:
+    """The topics these feeds have outgrown, oldest first."""
+    return [generation for feed in feeds for generation in generations(feed)[:-1]]
+
+
+def end(bootstrap: str, generation: Generation, now_ms: int) -> None:
+    """Let the workers go on in an outgrown topic as in one that ended, once; nothing to do in a new installation.
+
+    Raises
+    ------
+    TopicProblem
+        Publishers still write to it, or a worker is behind.
+    PositionProblem
+        A worker is running, or its position is lost.
+    """
+    topic, before = generation.topic, replace(generation, until=None)
+    if not measure(bootstrap, PROCESSOR, [topic]):
+        return
+    found = {group: _going_on(bootstrap, group, before, generation) for group in DEFINITIONS}
+    if any(found.values()):
+        _check_stopped(bootstrap, generation, now_ms)
+        if waiting := [f"{p.topic}/{p.partition}" for p in _waiting(bootstrap, generation)]:
+            raise TopicProblem(
+                f"{topic} cannot end yet: records of {', '.join(waiting)} are not processed or stored; start the "
+                "workers with the declaration as it was until citystream lag shows 0, then try again"
+            )
+    for group, positions in found.items():
+        if positions:
+            commit(bootstrap, group, {place: _ended(group, p, generation) for place, p in positions.items()})
+
+
+def settled(bootstrap: str, generation: Generation, now_ms: int) -> bool:
+    """Whether all that an outgrown topic counts is stored."""
+    return _past(generation, now_ms) and not _waiting(bootstrap, generation)
+
+
+def _going_on(bootstrap: str, group: str, before: Generation, after: Generation) -> dict[tuple[str, int], Position]:
+    """The positions of a group in a topic from before it ended."""
+    definition = DEFINITIONS[group]
+    return {
+        (known.topic, known.partition): resume(known)
+        for known, _ in standing(bootstrap, group, {before.topic: definition(before)})
+        if known.last is not None and known.last.definition != definition(after)
+    }
+
+
+def _ended(group: str, position: Position, generation: Generation) -> Position:
+    """Behind all windows, which have been written; should one be counted into again, that is added to it."""
+    at, seen = position.processed, position.max_processed_ms
+    return replace(position, rewind=at, max_event_ms=seen, bad=0, since=at, definition=DEFINITIONS[group](generation))
+
+
+def _waiting(bootstrap: str, generation: Generation) -> list[PartitionLag]:
+    """Where the processor, or then the sink, has something left to do."""
+    parts = [aggregate.topic for aggregate in generation.feed.aggregates]
+    log = measure(bootstrap, PROCESSOR, [generation.topic])
+    log += measure(bootstrap, SINK, [generation.topic, *parts])
+    return [p for p in log if p.records]
+
+
+def _check_stopped(bootstrap: str, generation: Generation, now_ms: int) -> None:
+    assert generation.until is not None
+    until = datetime.fromtimestamp(generation.until / 1000, UTC)
+    if not _past(generation, now_ms):
+        raise TopicProblem(f"{generation.topic} cannot end yet: {until} is still to come")
+    with closing(KafkaConsumer(bootstrap_servers=bootstrap)) as consumer:
+        numbers = range(generation.partitions)
+        later = consumer.offsets_for_times({TopicPartition(generation.topic, n): generation.until for n in numbers})
+    if any(later.values()):
+        raise TopicProblem(
+            f"{generation.topic} cannot end: records came after {until}; stop its publishers, then declare a later time"
+        )
+
+
+def _past(generation: Generation, now_ms: int) -> bool:
+    return generation.until is not None and generation.until <= now_ms

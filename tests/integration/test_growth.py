@@ -1,0 +1,359 @@
+"""A feed outgrows its topic: 4 to 6 partitions by the procedure in docs/operator.md, and what may go wrong in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+from pydantic import ValidationError
+
+from citystream.faults import Fault
+from citystream.simulation import Simulation, SystemClock
+from citystream.stack.stack import Stack
+from schemas.catalogue import Catalogue, freeze
+from schemas.feed import Feed
+from schemas.rowcodec import NotDecodable, decode
+from sinks.ledger import accounts
+from streams.generations import generations, sources
+from streams.lag import LagMeter, measure
+from streams.positions import parse
+from streams.publisher import OnResult, Publisher, new_producer
+from streams.topics import stored
+from streams.worker import EX_CONFIG
+from tests.city import WORKERS, City
+
+pytestmark = pytest.mark.integration
+
+PROJECT = Path(__file__).parents[2]
+SEED = 20261121
+#: Simulated seconds of the topic that is outgrown, at 50 events each.
+BEFORE = 40
+#: Seconds in which the next one is published to, each at its time.
+AFTER = 10
+RATE = 50
+
+DECLARATION = '''"""Meters, in windows so short that many of them open and close within seconds."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Annotated
+
+from pydantic import Field
+
+from schemas.expressions import Column
+from schemas.feed import Aggregate, Feed, Outgrown
+from schemas.fields import EventId, Instant, Record, Text
+from schemas.measures import spread, total
+from schemas.simulation import event_id
+
+
+class Meter(Record):
+    """One reading."""
+
+    event_id: EventId
+    meter_id: Annotated[Text, Field(description="Meter")]
+    zone: Annotated[Text, Field(description="Zone")]
+    read_at: Annotated[Instant, Field(description="When it was read")]
+    level: Annotated[int, Field(ge=0, le=1000, description="Level")]
+
+
+MEASURES = (
+    total("level", Column("level"), unit="1", description="Level"),
+    spread("levels", Column("level"), unit="1", scale=1, description="Levels"),
+)
+
+
+def simulate(start: datetime, random: Random) -> Iterator[Meter]:
+    """Fifty readings a second."""
+    at = start
+    while True:
+        meter = random.randrange(40)
+        yield Meter(
+            event_id=event_id(random), meter_id=f"m-{meter}", zone=f"z-{meter % 3}", read_at=at,
+            level=random.randrange(1000),
+        )
+        at += timedelta(milliseconds=20)
+
+
+FEED = Feed(
+    name="meter",
+    description="Readings of meters",
+    record=Meter,
+    key="meter_id",
+    event_time="read_at",
+    department="Tests",
+    batch=1,
+    stage="connected",
+    rate=50.0,
+    silence=timedelta(seconds=1),
+    disorder=timedelta(seconds=1),
+    lateness=timedelta(seconds=1),
+    aggregates=(
+        Aggregate(name="meter_2s", by=("meter_id",), window=timedelta(seconds=2), measures=MEASURES, description="M"),
+        Aggregate(name="meter_3s_zone", by=("zone",), window=timedelta(seconds=3), measures=MEASURES, description="Z"),
+    ),
+    PARTITIONS
+    simulate=simulate,
+)
+'''
+NAME = "meter"
+
+#: Group and start of the window: events, sum, lowest and highest level.
+Windows = dict[tuple[str, datetime], tuple[int, int, int, int]]
+
+
+class Deployment(City):
+    """Sources of a city's own, of one feed, from which commands and workers run."""
+
+    def __init__(self, home: Path, sources: Path) -> None:
+        super().__init__(home, sources)
+        self._sources = sources
+        for package in ("citystream", "schemas", "streams", "processors", "sinks"):
+            shutil.copytree(PROJECT / package, sources / package)
+        (sources / "feeds").mkdir()
+        shutil.copy(PROJECT / "feeds" / "__init__.py", sources / "feeds")
+        self.feed = self.declare("")
+        freeze({NAME: self.feed}, sources / "schemas" / "frozen")
+        self.catalogue = Catalogue.load(sources / "schemas" / "frozen")
+
+    def declare(self, partitions: str) -> Feed:
+        """Change the feed's file; gives the feed as it is now."""
+        path = self._sources / "feeds" / f"{NAME}.py"
+        path.write_text(DECLARATION.replace("PARTITIONS", partitions))
+        spec = importlib.util.spec_from_file_location(f"meter_{len(partitions)}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        self.feed = module.FEED
+        return self.feed
+
+    def worker(self, name: str) -> list[str]:
+        return [WORKERS[name], "--instance", f"{name}-1"]
+
+    def done(self, *words: str) -> str:
+        """A command that has to succeed."""
+        done = self.command(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def denied(self, reason: str, code: int, *words: str) -> None:
+        done = self.command(*words)
+        assert (done.returncode, reason in done.stderr) == (code, True), done.stderr
+
+    def drain(self, *groups: str) -> None:
+        feeds, results = list(sources([self.feed])), [topic.name for topic in stored([self.feed])]
+        with LagMeter(self.installation.bootstrap) as meter:
+            for group, topics in (("processor", feeds), ("sink", results)):
+                self.wait(lambda: not any(p.records for p in meter.measure(group, topics, waiting=False)), 90)  # noqa: B023
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        client = self.installation.server("operator").connect()
+        try:
+            found: list[tuple[Any, ...]] = client.execute(query)
+            return found
+        finally:
+            client.disconnect()
+
+    def shown(self, aggregate: str, by: str) -> tuple[Windows, set[tuple[str, datetime]]]:
+        """Windows as the view has them, and which of them are final."""
+        rows = self.ask(
+            f"SELECT {by}, toTimeZone(window_start, 'UTC'), events, level, levels_min, levels_max, final "
+            f"FROM city.{aggregate}"
+        )
+        windows = {
+            (group, start): (n, round(level), round(low), round(high)) for group, start, n, level, low, high, _ in rows
+        }
+        return windows, {(group, start) for group, start, *_, final in rows if final}
+
+
+@contextmanager
+def deployment(folder: Path) -> Iterator[Deployment]:
+    city = Deployment(folder / "home", folder / "sources")
+    stack = Stack(city.settings)
+    try:
+        stack.up(lambda _: None)
+        city.done("init")
+        yield city
+    finally:
+        for name in WORKERS:
+            city.process(name).stop()
+        stack.down()
+
+
+class Noting(Publisher):
+    """A publisher that keeps what it sends."""
+
+    sent: list[tuple[bytes, bytes]]
+
+    def send(self, key: bytes | None, value: bytes | None, on_result: OnResult | None = None) -> None:
+        assert key is not None
+        assert value is not None
+        self.sent.append((key, value))
+        super().send(key, value, on_result)
+
+
+@contextmanager
+def publisher(city: Deployment, feed: Feed, sent: list[tuple[bytes, bytes]]) -> Iterator[Noting]:
+    with closing(new_producer(city.installation.bootstrap)) as producer:
+        with Noting(producer, feed, city.catalogue.latest(NAME), None) as opened:
+            opened.sent = sent
+            yield opened
+        assert opened.failed == 0
+
+
+def simulate(opened: Noting, feed: Feed, start: datetime, seed: int, seconds: int) -> None:
+    """Events of so many seconds from ``start`` on, with all faults, none before its time."""
+    faults = dict.fromkeys(Fault, 0.03)
+    Simulation([feed], {NAME: opened}, start=start, rate=None, seed=seed, faults=faults, clock=SystemClock()).run(
+        seconds * RATE
+    )
+
+
+def log(city: Deployment) -> Iterator[Any]:
+    """Every record of all topics of the feed, as the brokers have it."""
+    with closing(KafkaConsumer(bootstrap_servers=city.installation.bootstrap)) as consumer:
+        tps = [TopicPartition(one.topic, n) for one in generations(city.feed) for n in range(one.partitions)]
+        consumer.assign(tps)
+        consumer.seek_to_beginning(*tps)
+        for tp, end in consumer.end_offsets(tps).items():
+            while consumer.position(tp) < end:
+                for records in consumer.poll(timeout_ms=1000).values():
+                    yield from records
+
+
+def events(city: Deployment) -> dict[tuple[str, datetime, str], dict[str, Any]]:
+    """Each valid event once."""
+    found = {}
+    for record in log(city):
+        try:
+            fields = city.feed.record.model_validate(decode(city.catalogue, record.value)).model_dump()
+        except (NotDecodable, ValidationError):
+            continue
+        latest = datetime.fromtimestamp(record.timestamp / 1000, UTC) + city.feed.allowance
+        if fields["meter_id"].encode() == record.key and city.feed.earliest <= fields["read_at"] <= latest:
+            found[fields["meter_id"], fields["read_at"], fields["event_id"]] = fields
+    return found
+
+
+def windows_of(found: Iterable[dict[str, Any]], by: str, seconds: int) -> Windows:
+    levels: dict[tuple[str, datetime], list[int]] = defaultdict(list)
+    for fields in found:
+        start = fields["read_at"].timestamp() // seconds * seconds
+        levels[fields[by], datetime.fromtimestamp(start, UTC)].append(fields["level"])
+    return {key: (len(one), sum(one), min(one), max(one)) for key, one in levels.items()}
+
+
+def last_arrival(city: Deployment) -> datetime:
+    """When the brokers got the newest record."""
+    return datetime.fromtimestamp(max(record.timestamp for record in log(city)) / 1000, UTC)
+
+
+def grown(until: datetime) -> str:
+    return (
+        f"partitions=6,\n    outgrown=(Outgrown(partitions=4, until=datetime.fromisoformat({until.isoformat()!r})),),"
+    )
+
+
+def grow(city: Deployment) -> Feed:
+    """The procedure, and what it refuses."""
+    newest = last_arrival(city)
+    until = newest + timedelta(milliseconds=1)
+    city.declare(grown(newest))
+    city.denied("records came after", 3, "init")
+    city.declare(grown(newest + timedelta(hours=1)))
+    city.denied("is still to come", 3, "init")
+    city.declare(grown(until))
+    city.denied("is running", 1, "init")
+    for name in WORKERS:
+        city.process(name).stop()
+        city.dismiss(name)
+    city.done("init")
+    city.declare("")
+    for name in WORKERS:
+        city.denied("definition", EX_CONFIG, *city.worker(name))
+    return city.declare(grown(until))
+
+
+def go_on(city: Deployment, old: Feed, sent: list[tuple[bytes, bytes]]) -> datetime:
+    """Publish to the next topic and, from a publisher nobody stopped, to the old one; kill workers meanwhile.
+
+    Gives the time of the last event, of which every meter has one.
+    """
+    random = Random(SEED)
+    again = [*sent[-2 * RATE :], *random.sample(sent, 5 * RATE)]
+    with publisher(city, city.feed, sent) as opened, publisher(city, old, sent) as forgotten:
+        for key, value in again:
+            opened.send(key, value)
+        start = datetime.now(UTC) - timedelta(seconds=1)
+        for number in range(AFTER):
+            at, count = start + timedelta(seconds=number), len(sent)
+            simulate(opened, city.feed, at, SEED + number + 1, 1)
+            simulate(forgotten, old, at, SEED - number - 1, 1)
+            for key, value in random.sample(sent[count:], RATE // 2):
+                random.choice((opened, forgotten)).send(key, value)
+            if number in (2, 5):
+                name = list(WORKERS)[number % 2]
+                city.kill(name)
+                city.start(name)
+        last = datetime.fromtimestamp(int(datetime.now(UTC).timestamp()), UTC)
+        for meter in range(40):
+            opened.publish(next(city.feed.simulate(last, random)).model_copy(update={"meter_id": f"m-{meter}"}))
+    return last
+
+
+def test_a_feed_grows(tmp_path: Path) -> None:
+    """Windows open at the switch, repeats from one topic to the other, a publisher that was not stopped, kill -9."""
+    sent: list[tuple[bytes, bytes]] = []
+    with deployment(tmp_path) as city:
+        old = city.feed
+        for name in WORKERS:
+            city.start(name)
+        with publisher(city, old, sent) as opened:
+            simulate(opened, old, datetime.now(UTC) - timedelta(seconds=BEFORE), SEED, BEFORE)
+        city.drain()
+        before = {a.name: city.shown(a.name, a.by[0]) for a in old.aggregates}
+        assert all(0 < len(final) < len(windows) for windows, final in before.values())
+
+        feed = grow(city)
+        for aggregate in old.aggregates:
+            windows, final = city.shown(aggregate.name, aggregate.by[0])
+            assert windows == before[aggregate.name][0]
+            assert final > before[aggregate.name][1], "what was final stays final"
+        positions = [parse(c.offset, c.metadata) for c in city.commits("processor").values()]
+        assert all(p is not None and p.rewind == p.processed for p in positions), "retention may empty the old topic"
+
+        for name in WORKERS:
+            city.start(name)
+        last = go_on(city, old, sent)
+        city.drain()
+        truth = events(city)
+        rows = city.ask(f"SELECT meter_id, toTimeZone(read_at, 'UTC'), toString(event_id) FROM raw.{NAME} FINAL")
+        assert sorted(rows) == sorted(truth)
+        for aggregate, seconds in zip(feed.aggregates, (2, 3), strict=True):
+            windows, final = city.shown(aggregate.name, aggregate.by[0])
+            assert windows == windows_of(truth.values(), aggregate.by[0], seconds)
+            closed = last - timedelta(seconds=seconds) - feed.allowance
+            assert {key for key in windows if key[1] <= closed} == final
+            assert final >= before[aggregate.name][1]
+        ((streamed,),) = city.ask("SELECT sum(events) FROM raw.meter_2s FINAL WHERE source_partition >= 4")
+        assert streamed > AFTER * RATE // 2, "the next topic counts what happened after the switch"
+        client = city.installation.server("operator").connect()
+        (account,) = accounts(client, {NAME: feed}, measure(city.installation.bootstrap, "sink", sources([feed])))
+        client.disconnect()
+        assert account.balances
+        assert account.published == len(sent)
+        city.done("ledger")
+        city.done("positions", "show", "processor")

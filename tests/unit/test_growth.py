@@ -1,0 +1,118 @@
+"""When an outgrown topic may end, and what its positions are from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from citystream import growth
+from schemas.feed import Outgrown
+from streams.generations import generations
+from streams.lag import PartitionLag
+from streams.positions import Known, Position, PositionProblem, resume
+from streams.topics import TopicProblem
+from tests.reference.toy import FEED, NOON, instant
+
+UNTIL = NOON + 1000
+OPEN, _ = generations(replace(FEED, outgrown=(Outgrown(partitions=1, until=instant(UNTIL)),)))
+PROCESSED = Position(40, 31, NOON, "id", FEED.definition, bad=2, max_processed_ms=NOON + 7)
+BEFORE = {"processor": PROCESSED, "sink": replace(PROCESSED, definition=FEED.records)}
+ENDED = replace(PROCESSED, rewind=40, max_event_ms=NOON + 7, bad=0, since=40, definition=OPEN.definition)
+AFTER = {"processor": ENDED, "sink": replace(ENDED, definition=OPEN.records)}
+
+
+class Brokers:
+    """What they say of a topic with one partition, of the two groups, and what is committed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ends: dict[tuple[str, str], int] = {}
+        self.positions: dict[str, Position | None] = {**BEFORE}
+        self.later: Any = None
+        monkeypatch.setattr(growth, "measure", self._measure)
+        monkeypatch.setattr(growth, "standing", self._standing)
+        monkeypatch.setattr(growth, "commit", self._commit)
+        monkeypatch.setattr(growth, "KafkaConsumer", lambda **_: self)
+
+    def _measure(self, _: str, group: str, topics: Iterable[str]) -> list[PartitionLag]:
+        return [PartitionLag(topic, 0, 0, 40, self.ends.get((group, topic), 40), None) for topic in topics]
+
+    def _standing(self, _: str, group: str, definitions: Mapping[str, str]) -> list[tuple[Known, PartitionLag]]:
+        ((topic, definition),) = definitions.items()
+        position = self.positions[group]
+        known = Known(
+            worker=group, topic=topic, partition=0, committed=position.processed if position else None,
+            metadata=position.metadata() if position else "", checkpoint=position, topic_id="id",
+            definition=definition, log_start=0,
+        )  # fmt: skip
+        return [(known, self._measure("", group, [topic])[0])]
+
+    def _commit(self, _: str, group: str, positions: Mapping[tuple[str, int], Position]) -> None:
+        assert list(positions) == [("toy", 0)]
+        self.positions[group] = positions["toy", 0]
+
+    def offsets_for_times(self, times: Mapping[Any, int]) -> dict[Any, Any]:
+        assert set(times.values()) == {UNTIL}
+        return dict.fromkeys(times, self.later)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_topic_ends_once_behind_all_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    brokers = Brokers(monkeypatch)
+    for _ in range(2):
+        growth.end("", OPEN, UNTIL)
+        assert brokers.positions == AFTER
+        brokers.ends = {("processor", "toy"): 50}
+        brokers.later = "a straggler"
+    known = brokers._standing("", "processor", {"toy": FEED.definition})[0][0]
+    with pytest.raises(PositionProblem, match="definition changed"):
+        resume(known)
+    assert resume(replace(known, definition=OPEN.definition, log_start=40)) == ENDED
+
+
+def test_ending_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    brokers = Brokers(monkeypatch)
+    brokers.positions = {**BEFORE, "processor": ENDED}
+    growth.end("", OPEN, UNTIL)
+    assert brokers.positions == AFTER
+
+
+@pytest.mark.parametrize("waiting", [("processor", "toy"), ("sink", "toy"), ("sink", "toy_5s_mood")])
+def test_nothing_may_wait_to_be_processed_or_stored(monkeypatch: pytest.MonkeyPatch, waiting: tuple[str, str]) -> None:
+    brokers = Brokers(monkeypatch)
+    assert growth.settled("", OPEN, UNTIL)
+    brokers.ends[waiting] = 41
+    with pytest.raises(TopicProblem, match=f"toy cannot end yet: records of {waiting[1]}/0 are not processed"):
+        growth.end("", OPEN, UNTIL)
+    assert brokers.positions == BEFORE
+    assert not growth.settled("", OPEN, UNTIL)
+
+
+def test_its_publishers_have_to_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    brokers = Brokers(monkeypatch)
+    with pytest.raises(TopicProblem, match=r"12:00:01.* is still to come"):
+        growth.end("", OPEN, UNTIL - 1)
+    assert not growth.settled("", OPEN, UNTIL - 1)
+    brokers.later = "a record"
+    with pytest.raises(TopicProblem, match="records came after"):
+        growth.end("", OPEN, UNTIL)
+    assert brokers.positions == BEFORE
+
+
+def test_a_position_that_cannot_be_trusted_is_not_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    brokers = Brokers(monkeypatch)
+    brokers.positions["sink"] = replace(PROCESSED, definition="another")
+    with pytest.raises(PositionProblem, match="definition changed"):
+        growth.end("", OPEN, UNTIL)
+    assert brokers.positions["processor"] == PROCESSED
+
+
+def test_a_topic_no_worker_ever_read_has_nothing_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    brokers = Brokers(monkeypatch)
+    brokers.positions = {"processor": None, "sink": None}
+    growth.end("", OPEN, UNTIL - 1)
+    assert brokers.positions == {"processor": None, "sink": None}

@@ -21,6 +21,9 @@ from streams.worker import BatchApp, end_process
 S = TypeVar("S")
 
 FLUSH_EVERY = timedelta(seconds=1)
+#: Bytes waiting for a flush, over all partitions, with which it is time for one, and beyond which reading waits. As
+#: much again may be on its way.
+ENOUGH, MOST = 32 * 2**20, 64 * 2**20
 
 
 def _or_end(call: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any, Any, None]]:
@@ -60,6 +63,7 @@ class BatchWorker(Generic[S]):
         self._working: set[asyncio.Task[None]] = set()
         self._behind: set[TP] = set()
         self._due = asyncio.Event()
+        self._taken = asyncio.Event()
         for topic in topics:
             raw = app.topic(topic, key_serializer="raw", value_serializer="raw")
             app.agent(raw, name=f"{app.conf.id}.{topic}")(_or_end(self._read))
@@ -73,12 +77,26 @@ class BatchWorker(Generic[S]):
         """Take a run into a state; in a thread, one run of a partition after the other."""
         raise NotImplementedError
 
-    async def room(self) -> None:
-        """Wait until more can be taken."""
+    def unwritten(self, state: S) -> int:
+        """Bytes of a state that wait for the next flush."""
+        raise NotImplementedError
 
     async def flush(self, held: Mapping[TP, Held[S]]) -> None:
-        """Write what changed and let the positions be committed."""
+        """Write what changed and let the positions be committed; ``taken`` says when a state gave up what waited."""
         raise NotImplementedError
+
+    async def room(self) -> None:
+        """Wait for a flush if too much waits for it."""
+        while (waiting := sum(self.unwritten(held.state) for held in self.held.values())) >= ENOUGH:
+            self._taken.clear()
+            self.flush_soon()
+            if waiting < MOST:
+                return
+            await self._taken.wait()
+
+    def taken(self) -> None:
+        """Let reading look for room again: a flush took what waited, or there is less of it to wait for."""
+        self._taken.set()
 
     def keeps(self, tp: TP, held: Held[S]) -> bool:
         """Whether the partition is still assigned as it was when the state began."""
@@ -125,4 +143,5 @@ class BatchWorker(Generic[S]):
             self._due.clear()
             self.held = {tp: held for tp, held in self.held.items() if self.keeps(tp, held)}
             self._behind &= self.held.keys()
+            self.taken()
             await self.flush(dict(self.held))

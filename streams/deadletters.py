@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from schemas.fields import INSTANTS
+
 TOPIC = "dead_letters"
 
 Stage = Literal["DECODE", "VALIDATE"]
@@ -17,6 +19,8 @@ Headers = list[tuple[str, bytes]]
 _PREFIX = "__connect.errors."
 #: Offsets that one letter can stand for beside the first; a batch that could be opened has fewer records.
 LONGEST = 2**26
+#: Bytes that a letter takes in memory beside its content, about.
+OVERHEAD = 500
 
 
 class NotADeadLetter(ValueError):
@@ -25,7 +29,10 @@ class NotADeadLetter(ValueError):
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """The offsets from ``offset`` to ``last_offset`` of a partition; more than one if a batch could not be opened."""
+    """The offsets from ``offset`` to ``last_offset`` of a partition; more than one if a batch could not be opened.
+
+    ``arrived_ms`` is when the broker stored the record: its verdict can be asked for again.
+    """
 
     topic: str
     partition: int
@@ -35,6 +42,12 @@ class DeadLetter:
     cause: str
     key: bytes | None
     value: bytes | None
+    arrived_ms: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes it takes in memory, about."""
+        return len(self.key or b"") + len(self.value or b"") + len(self.cause) + OVERHEAD
 
     def headers(self) -> Headers:
         """Where it came from and why; no content."""
@@ -43,6 +56,7 @@ class DeadLetter:
             (_PREFIX + "partition", b"%d" % self.partition),
             (_PREFIX + "offset", b"%d" % self.offset),
             (_PREFIX + "last_offset", b"%d" % self.last_offset),
+            (_PREFIX + "arrived_ms", b"%d" % self.arrived_ms),
             (_PREFIX + "stage", self.stage.encode()),
             (_PREFIX + "class.name", b"InvalidRecord"),
             (_PREFIX + "exception.message", self.cause.encode()),
@@ -68,6 +82,7 @@ def parse(headers: Sequence[tuple[str, bytes | None]], key: bytes | None, value:
         _text(fields, "exception.message"),
         key,
         value,
+        _number(fields, "arrived_ms", 0, INSTANTS[1]),
     )
 
 

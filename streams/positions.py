@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from streams.generations import source
 
 NO_EVENT_TIME = -(2**63)
 
@@ -104,6 +106,11 @@ class Known:
     log_start: int
 
     @property
+    def feed(self) -> str:
+        """The feed, where it is a feed's topic."""
+        return source(self.topic, self.partition)[0]
+
+    @property
     def where(self) -> str:
         """For messages."""
         return f"{self.worker} in {self.topic}/{self.partition}"
@@ -133,11 +140,13 @@ def resume(known: Known) -> Position:
     PositionProblem
         The commit is gone though there is a checkpoint, its metadata is missing or speaks of another topic or
         definition, or the log no longer reaches back to the rewind: a window rebuilt from its middle would replace a
-        whole one, so nothing is guessed.
+        whole one, so nothing is guessed. Nor for a group without any position where records are deleted already: it
+        may have been there before, and what is deleted has to be noticed.
     """
     if known.committed is None or known.committed < 0:
-        if known.checkpoint is None or known.checkpoint.topic_id != known.topic_id:
-            return first(known.topic_id, known.definition, known.log_start)
+        if known.checkpoint is None:
+            return _begin(known)
+        _check_same_topic(known, known.checkpoint)
         raise PositionProblem(
             f"{known.where}: there is no commit, but a checkpoint at {known.checkpoint.processed}; "
             f"{_choose(known, *CHOICES)}"
@@ -168,14 +177,27 @@ def restore(known: Known) -> Position:
     return _trusted(known, known.checkpoint)
 
 
-def reset(known: Known, since: int) -> Position:
-    """The position before the first record; ``since`` is the last life that wrote parts.
+def reset(known: Known, since: int, *, stored: bool = False) -> Position:
+    """The position before the first record.
+
+    Parameters
+    ----------
+    since: the last life that wrote parts.
+    stored: whether ClickHouse holds anything of this partition.
 
     Raises
     ------
     PositionProblem
-        The log has lost its beginning, or a later life counted already, to whose parts this one would be added.
+        The log has lost its beginning, a later life counted already, to whose parts this one would be added, or there
+        are results of an earlier topic of this name.
     """
+    other = known.last is not None and known.last.topic_id != known.topic_id
+    if other and (stored or known.log_start > 0):
+        raise PositionProblem(
+            f"{known.where}: the topic was deleted and created again, and results of the earlier one are kept under "
+            "offsets that mean other records now. To keep them give the feed another name. To drop them stop the "
+            f"workers, then run: citystream positions clear {known.topic}"
+        )
     if known.log_start > 0:
         raise PositionProblem(
             f"{known.where}: the log begins at offset {known.log_start}: what came before is deleted and its windows "
@@ -192,7 +214,8 @@ def reset(known: Known, since: int) -> Position:
 def freeze(known: Known, counted: int, seen_before: Callable[[int], int]) -> Position:
     """The position of a new life, which counts from behind everything the lives before it wrote.
 
-    It reads from the processed offset, where the maximum of event time is known, and counts from ``since`` on.
+    It reads from the rewind, or what the log has left behind it, so that repeats are recognised, and counts from
+    ``since`` on.
 
     Parameters
     ----------
@@ -206,16 +229,58 @@ def freeze(known: Known, counted: int, seen_before: Callable[[int], int]) -> Pos
         The topic or the definition is another one.
     """
     last = known.last
-    if last is not None:
-        _check_same(known, last)
     since = max(counted, known.log_start)
     if last is not None:
+        _check_same(known, last)
         since = max(since, last.processed, last.since)
-    if last is not None and last.processed >= known.log_start:
-        at, seen = last.processed, last.max_processed_ms
-    else:
-        at, seen = since, seen_before(since)
-    return Position(at, at, seen, known.topic_id, known.definition, 0, seen, since)
+        if last.rewind >= known.log_start:
+            return replace(last, rewind=min(last.rewind, last.processed), since=since)
+        if last.processed >= known.log_start:
+            # What is read before the processed offset is not counted, so its exact maximum does not matter.
+            return replace(last, rewind=known.log_start, max_event_ms=last.max_processed_ms, bad=0, since=since)
+    seen = seen_before(since)
+    return Position(since, since, seen, known.topic_id, known.definition, 0, seen, since)
+
+
+def out_of_range(known: Known, offset: int) -> PositionProblem:
+    """What is wrong when the log does not have the offset that was to be read next."""
+    if offset < known.log_start:
+        return PositionProblem(
+            f"{known.where}: the log starts at {known.log_start}, after offset {offset}, which was to be read next: "
+            f"retention deleted records before they were read; {_choose(known, 'freeze')}"
+        )
+    return PositionProblem(
+        f"{known.where}: the log ends before offset {offset}, which was to be read next: the brokers have lost "
+        f"records; {_choose(known, 'reset')}"
+    )
+
+
+def rebuilt_from(known: Known) -> Position | None:
+    """The furthest position there is, whatever the definition of its windows; None where the worker never began.
+
+    Raises
+    ------
+    PositionProblem
+        It is lost, or the topic or what makes a record valid is another one.
+    """
+    if known.committed is not None and known.committed >= 0 and known.last is None:
+        raise PositionProblem(
+            f"{known.where}: the commit at {known.committed} carries no position; go back to the feed as it was, mend "
+            f"the position there (citystream positions show {known.worker}), then change the feed again"
+        )
+    if known.last is not None:
+        _check_same_records(known, known.last)
+    return known.last
+
+
+def rebuilt(known: Known, last: Position, oldest: tuple[int, int] | None) -> Position:
+    """The position from which the windows of another definition go on where those of the last one ended.
+
+    ``oldest`` is the first offset counted into any window of the new definition that is open there, and the maximum of
+    event time (ms) before it; None if no window is open.
+    """
+    rewind, seen = oldest or (last.processed, last.max_processed_ms)
+    return replace(last, rewind=rewind, max_event_ms=seen, definition=known.definition, bad=0)
 
 
 def check_agreement(known: Known, other: str, metadata: str) -> None:
@@ -224,13 +289,23 @@ def check_agreement(known: Known, other: str, metadata: str) -> None:
     Raises
     ------
     PositionProblem
-        They differ: the two would judge one record in two ways.
+        They differ: the two would judge one record in two ways, or count and store different windows.
     """
     position = parse(0, metadata)
     if position is not None and position.topic_id == known.topic_id and position.definition != known.definition:
         raise PositionProblem(
-            f"{known.where}: the {other} works by another definition of the feed; run both from the same version of it"
+            f"{known.where}: the {other} works by another definition of the feed; run both from the same version of "
+            f"it, after a change of its windows behind: citystream rebuild {known.feed}"
         )
+
+
+def _begin(known: Known) -> Position:
+    if known.log_start > 0:
+        raise PositionProblem(
+            f"{known.where}: there is no position, and the log begins at offset {known.log_start}: what came before is "
+            f"deleted; {_choose(known, 'freeze')}"
+        )
+    return first(known.topic_id, known.definition, 0)
 
 
 def _trusted(known: Known, position: Position) -> Position:
@@ -243,14 +318,32 @@ def _trusted(known: Known, position: Position) -> Position:
     return position
 
 
-def _check_same(known: Known, position: Position) -> None:
+def _check_same_topic(known: Known, position: Position) -> None:
     if position.topic_id != known.topic_id:
         raise PositionProblem(f"{known.where}: the topic was deleted and created again; {_choose(known, 'reset')}")
+
+
+def _check_same(known: Known, position: Position) -> None:
+    _check_same_records(known, position)
     if position.definition != known.definition:
         raise PositionProblem(
-            f"{known.where}: the feed's definition changed since the last commit; go on with the old "
-            "one and give the changed feed or aggregate a new name, or start over where nothing is worth keeping"
+            f"{known.where}: the feed's definition changed since the last commit; undo the change, or have "
+            f"its windows built anew: citystream rebuild {known.feed}"
         )
+
+
+def _check_same_records(known: Known, position: Position) -> None:
+    _check_same_topic(known, position)
+    if _records(position.definition) != _records(known.definition):
+        raise PositionProblem(
+            f"{known.where}: the feed's definition changed since the last commit; records are judged otherwise: go on "
+            "with the old one and give the changed feed a new name, or start over where nothing is worth keeping"
+        )
+
+
+def _records(definition: str) -> str:
+    """The part of a feed's definition that is about its records."""
+    return definition.partition(".")[0]
 
 
 def _choose(known: Known, *choices: str) -> str:

@@ -16,7 +16,7 @@ import crc32c
 import lz4.frame
 import zstandard
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
 from schemas.columnar import Block, read_varint
 
@@ -97,7 +97,7 @@ class RecordBatch:
         plain = DefaultRecordBatch(bytearray(HEADER.pack(*header) + body))
         try:
             return [(r.offset, r.key, r.value, list(r.headers)) for r in plain]
-        except UnicodeDecodeError:
+        except (UnicodeDecodeError, CorruptRecordException):
             return list(_records(body, self.base_offset, self.count))
 
     def _body(self) -> bytes:
@@ -124,30 +124,44 @@ class RecordBatch:
 
 
 def _records(body: bytes, base_offset: int, count: int) -> Iterator[BatchRecord]:
-    """Records with header names in any bytes; the ordinary reader gives up a batch for one that is not UTF-8."""
+    """Records by Kafka's format alone.
+
+    The ordinary reader gives up a batch for a header name that is not UTF-8, or a bit of the attributes nobody uses.
+    """
     at = 0
     for _ in range(count):
-        length, at = read_varint(body, at)
+        length, at = _number(body, at)
         end = at + length
-        _, at = read_varint(body, at + 1)
-        delta, at = read_varint(body, at)
+        _, at = _number(body, at + 1)
+        delta, at = _number(body, at)
         key, at = _sized(body, at)
         value, at = _sized(body, at)
-        header_count, at = read_varint(body, at)
+        header_count, at = _number(body, at)
         headers: list[tuple[str, bytes]] = []
-        while len(headers) < header_count and at < end:
+        while len(headers) < header_count:
             name, at = _sized(body, at)
             content, at = _sized(body, at)
-            headers.append(((name or b"").decode(errors="backslashreplace"), content or b""))
-        if at != end or end > len(body) or len(headers) != header_count:
+            if name is None:
+                raise CorruptRecordException(f"the record at offset {base_offset + delta} has a header without a name")
+            headers.append((name.decode(errors="backslashreplace"), content or b""))
+        if at != end or header_count < 0:
             raise CorruptRecordException(f"the record at offset {base_offset + delta} is not as long as it states")
         yield base_offset + delta, key, value, headers
     if at != len(body):
         raise CorruptRecordException(f"{len(body) - at} bytes are left over after the records")
 
 
+def _number(body: bytes, at: int) -> tuple[int, int]:
+    number, after = read_varint(body, at)
+    if not at < after <= len(body) or body[after - 1] >= 0x80:
+        raise CorruptRecordException("a number is cut off")
+    return number, after
+
+
 def _sized(body: bytes, at: int) -> tuple[bytes | None, int]:
-    size, at = read_varint(body, at)
+    size, at = _number(body, at)
+    if at + size > len(body):
+        raise CorruptRecordException("a record is cut off")
     return (None, at) if size < 0 else (body[at : at + size], at + size)
 
 
@@ -190,13 +204,30 @@ def packed(body: bytes, count: int) -> bytes:
     return HEADER.pack(0, length, -1, 2, checksum, *[0] * 8)[:CRC_FROM] + from_crc
 
 
+def of_one(partition: int, offset: int, arrived_ms: int, key: bytes | None, value: bytes | None) -> RecordBatch:
+    """A batch of one record without headers, as a broker would hand it out."""
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=0,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=MAX_BODY,
+    )
+    builder.append(0, timestamp=0, key=key, value=value, headers=[])
+    raw = builder.build()
+    struct.pack_into(">q", raw, 0, offset)
+    return RecordBatch(partition, offset, offset, 1, LOG_APPEND_TIME, arrived_ms, -1, memoryview(raw))
+
+
 def split(partition: int, data: bytes) -> Iterator[RecordBatch]:
     """The whole batches in a fetch; a last one that is cut off is left for the next fetch.
 
     Raises
     ------
     CorruptBatch
-        A checksum or magic is wrong.
+        A checksum, magic or length is wrong.
     """
     view = memoryview(data)
     at = 0
@@ -214,5 +245,7 @@ def split(partition: int, data: bytes) -> Iterator[RecordBatch]:
         raw = view[at:end]
         if crc32c.crc32c(raw[CRC_FROM:]) != crc:
             raise CorruptBatch(f"the batch at offset {base} has a wrong checksum")
+        if last_delta < 0:
+            raise CorruptBatch(f"the batch at offset {base} ends before it begins")
         yield RecordBatch(partition, base, base + last_delta, count, attributes, max_ts, producer, raw)
         at = end

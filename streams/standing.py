@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 
 from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
@@ -50,6 +50,24 @@ def standing(bootstrap: str, worker: str, definitions: Mapping[str, str]) -> lis
     return found
 
 
+def check_stopped(bootstrap: str, workers: Iterable[str]) -> None:
+    """Look whether workers are stopped.
+
+    Raises
+    ------
+    PositionProblem
+        One of them is running.
+    """
+    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        for worker, group in admin.describe_groups(list(workers)).items():
+            if group["members"]:
+                raise _running(worker)
+
+
+def _running(worker: str) -> PositionProblem:
+    return PositionProblem(f"the {worker} is running, or ended less than a session ago; stop it and try again")
+
+
 def commit(bootstrap: str, worker: str, positions: Mapping[tuple[str, int], Position]) -> None:
     """Let a stopped worker go on from these positions, one a topic and partition; they are its checkpoints, too.
 
@@ -65,7 +83,7 @@ def commit(bootstrap: str, worker: str, positions: Mapping[tuple[str, int], Posi
     with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
         answers = set(admin.alter_group_offsets(worker, offsets).values()) - {NoError}
     if answers & set(RUNNING):
-        raise PositionProblem(f"the {worker} is running, or ended less than a session ago; stop it and try again")
+        raise _running(worker)
     if answers:
         raise PositionProblem(f"Kafka refused the positions: {', '.join(sorted(a.__name__ for a in answers))}")
     with closing(new_producer(bootstrap)) as producer:

@@ -3,8 +3,9 @@
 Extension points of faust-streaming 0.15.3 and aiokafka 0.14.0 that this stands on (a contract test fails if one
 moves): ``aiokafka.consumer.fetcher.MemoryRecords`` and ``PartitionRecords``; Faust's ``Consumer._to_message``,
 ``_add_gap``, ``_filter_tps_with_pending_acks``, ``_new_offset``, ``_should_commit``, ``on_buffer_full``,
-``on_partitions_revoked``, ``verify_event_path``, ``perform_seek``, ``_commit``; its consumer thread's
-``_create_worker_consumer`` and ``_commit``.
+``on_partitions_revoked``, ``verify_event_path``, ``perform_seek``, ``_getmany``, ``_commit``; its consumer thread's
+``_create_worker_consumer``, ``on_start`` and ``_commit``; aiokafka's ``_fetch_max_bytes`` and ``_prefetch_backoff``;
+``aiokafka.consumer.consumer.GroupCoordinator``, see ``streams.membership``.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from time import monotonic
 from typing import Any, cast
 
+from aiokafka.consumer import consumer as clients
 from aiokafka.consumer import fetcher
-from aiokafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError
+from aiokafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -25,16 +28,24 @@ from faust.types import TP, ConsumerMessage
 from tenacity import before_sleep_log, retry, retry_if_exception, wait_exponential
 
 from streams import checkpoints
+from streams.membership import MemberCoordinator
 from streams.positions import Position
 from streams.producing import send_unwaited
 from streams.recordbatch import CorruptBatch, RecordBatch, split
 
 log = logging.getLogger("citystream")
 
+#: Bytes of a fetch at most, over all partitions of a broker.
+FETCH_BYTES = 32 * 2**20
+#: Seconds for which a partition with fetched records keeps the other partitions of its broker from being fetched.
+UNTIL_TAKEN = 86_400.0
+#: Records of a run at most, unless a batch alone has more: a few bytes of a log can hold millions.
+LONGEST_RUN = 500_000
+
 
 @dataclass(frozen=True)
 class Run:
-    """What one fetch brought of a partition: the batches of the offsets from ``start`` up to, not with, ``next``.
+    """What one fetch brought of a partition, or a part of it: the batches of the offsets from ``start`` up to ``next``.
 
     The first batch may begin before ``start`` and control or aborted batches are left out, so rows below ``start``
     have to be dropped and not every offset has a record.
@@ -73,7 +84,7 @@ class _Fetched:
 
 
 class _RunRecords:
-    """Stands in for ``PartitionRecords``: yields one run."""
+    """Stands in for ``PartitionRecords``: yields what was fetched as one run, or several if it is long."""
 
     def __init__(self, tp: TopicPartition, data: bytes, aborted: Iterable[tuple[int, int]], fetch_offset: int) -> None:
         self._tp = tp
@@ -90,11 +101,14 @@ class _RunRecords:
         return next(self._iterator)
 
     def _read(self) -> Iterator[_RunRecord]:
-        batches = tuple(self._committed(split(self._tp.partition, self._data)))
-        if self.next_fetch_offset > self._start:
-            run = Run(self._tp.topic, self._tp.partition, self._start, self.next_fetch_offset, batches)
-            arrived = batches[-1].arrived_ms if batches else 0
-            yield _RunRecord(run.topic, run.partition, run.next - 1, arrived, run)
+        batches = list(self._committed(split(self._tp.partition, self._data)))
+        if self.next_fetch_offset == self._start:
+            return
+        pieces = list(_pieces(batches))
+        borders = [self._start, *(piece[0].base_offset for piece in pieces[1:]), self.next_fetch_offset]
+        for (start, end), piece in zip(pairwise(borders), pieces, strict=True):
+            run = Run(self._tp.topic, self._tp.partition, start, end, piece)
+            yield _RunRecord(run.topic, run.partition, end - 1, piece[-1].arrived_ms if piece else 0, run)
 
     def _committed(self, batches: Iterable[RecordBatch]) -> Iterator[RecordBatch]:
         """Batches that count under read_committed; moves ``next_fetch_offset`` past all."""
@@ -104,8 +118,8 @@ class _RunRecords:
                 open_aborted.add(self._aborted.pop(0)[0])
             self.next_fetch_offset = batch.last_offset + 1
             if batch.is_control:
-                marker = next(DefaultRecordBatch(bytearray(batch.raw)))
-                if ControlRecord.parse(marker.key) == ABORT_MARKER:
+                marker = next(DefaultRecordBatch(bytearray(batch.raw)), None)  # compaction can leave it empty
+                if marker is not None and ControlRecord.parse(marker.key) == ABORT_MARKER:
                     open_aborted.discard(batch.producer_id)
             elif not (batch.is_transactional and batch.producer_id in open_aborted):
                 if not batch.is_log_append_time:
@@ -114,6 +128,19 @@ class _RunRecords:
                         "message.timestamp.type=LogAppendTime, or results would depend on the producers' clocks"
                     )
                 yield batch
+
+
+def _pieces(batches: Iterable[RecordBatch]) -> Iterator[tuple[RecordBatch, ...]]:
+    """Batches in runs that are not too long; one run if there are none."""
+    piece: list[RecordBatch] = []
+    records = 0
+    for batch in batches:
+        if piece and records + batch.count > LONGEST_RUN:
+            yield tuple(piece)
+            piece, records = [], 0
+        piece.append(batch)
+        records += batch.count
+    yield tuple(piece)
 
 
 fetcher_memory_records = fetcher.MemoryRecords
@@ -149,19 +176,26 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Reads committed records only, never resets an offset by itself, and commits positions with their metadata."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
+        clients.GroupCoordinator = MemberCoordinator
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
         consumer._auto_offset_reset = "none"
         consumer._fetch_max_wait_ms = 200
+        consumer._fetch_max_bytes = FETCH_BYTES
         return consumer
+
+    async def on_start(self) -> None:
+        """Fetch again only when what was fetched is taken: one fetch waits for the worker, however many partitions."""
+        await super().on_start()
+        self._ensure_consumer()._fetcher._prefetch_backoff = UNTIL_TAKEN
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         consumer = self._ensure_consumer()
-        committing = cast("Consumer", self.consumer).committing
+        committing = dict(cast("Consumer", self.consumer).committing)
         positions = {
             _plain(tp): OffsetAndMetadata(offset, committing[tp].metadata())
             for tp, offset in offsets.items()
-            if tp in self.assignment() and committing[tp].processed == offset
+            if tp in self.assignment() and tp in committing and committing[tp].processed == offset
         }
         if not positions:
             return False
@@ -261,6 +295,7 @@ class Consumer(driver.Consumer):
         """A partition that is taken away has no position, and what was flushed of it is no longer ours to commit."""
         for tp in revoked:
             self.flushed.pop(tp, None)
+            self.committing.pop(tp, None)
             self.resumed.pop(tp, None)
         await super().on_partitions_revoked(revoked)
 
@@ -269,12 +304,25 @@ class Consumer(driver.Consumer):
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit, and keep what was committed a second time; nothing waits for that to be acknowledged."""
+        await self.app.unchanged()
+        positions = dict(self.committing)
         done = bool(await super()._commit(offsets))
         if done:
-            taken = [tp for tp, offset in offsets.items() if self.committed.get(tp) == offset]
-            kept = [checkpoints.record((self.app.conf.id, *tp), self.committing[tp]) for tp in taken]
+            taken = [tp for tp, at in offsets.items() if tp in positions and self.committed.get(tp) == at]
+            kept = [checkpoints.record((self.app.conf.id, *tp), positions[tp]) for tp in taken]
             await send_unwaited(self.app.producer, checkpoints.TOPIC, kept, "A checkpoint")
         return done
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109
+        """What was fetched; ends the process where the log does not have the offset that was asked for."""
+        try:
+            return await super()._getmany(active_partitions, timeout)
+        except OffsetOutOfRangeError as error:
+            (((topic, partition), offset),) = error.args[0].items()
+            tp = TP(topic, partition)
+            commits = await cast("ConsumerThread", self._thread).committed([tp])
+            await self.app.stop_out_of_range(offset, tp, commits[tp])
+            raise
 
     async def perform_seek(self) -> None:
         """Read again from each partition's rewind offset, with the processed offset as the committed one."""

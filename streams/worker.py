@@ -9,25 +9,30 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
 
 import faust
 from faust.types import TP
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
-from tenacity import before_sleep_log, retry, retry_if_exception_type, wait_exponential
 from yarl import URL
 
 from streams import checkpoints
 from streams.lag import committed_offsets
-from streams.positions import Known, Position, PositionProblem, Stop, check_agreement, resume
-from streams.topics import TopicState, states, wait_for_kafka
+from streams.positions import Known, Position, PositionProblem, Stop, check_agreement, out_of_range, resume
+from streams.topics import Topic, TopicProblem, wait_for_kafka
 from streams.transport import Consumer, Transport, deliver_runs
+from streams.watch import Watch, until_kafka_answers
 
 log = logging.getLogger("citystream")
 
-#: How long a worker that is told to end tries to commit.
-STOP_SECONDS = 10
+#: Between two looks at the topics while there is nothing to write or commit.
+LOOK_EVERY = timedelta(seconds=2)
+#: How long a worker that is told to end tries to commit; what it does not commit is processed again.
+STOP_SECONDS = 4
+#: A worker waits for servers that are away as long as it takes; Faust would leave the group after 17 minutes.
+LONGEST_WAIT = timedelta(days=365)
 
 EX_SOFTWARE = 70
 EX_CONFIG = 78
@@ -44,21 +49,27 @@ def end_process(reason: BaseException | str, code: int = EX_SOFTWARE) -> None:
 
 
 class BatchApp(faust.App):
-    """A Faust application whose agents get runs, and which decides itself where to read from."""
+    """A Faust application whose agents get runs, and which decides itself where to read from.
+
+    ``definitions`` are those of the topics it reads; ``topics`` are all it reads or writes.
+    """
 
     def __init__(
         self,
         group: str,
         bootstrap: str,
         definitions: Mapping[str, str],
+        topics: Iterable[Topic],
         *,
         instance: str | None = None,
-        agrees_with: str | None = None,
+        agrees_with: tuple[str, Mapping[str, str]] | None = None,
     ) -> None:
+        """``definitions`` are those of this worker's positions, by topic; ``agrees_with`` names another group and the
+        definitions it has to work by."""
         self._definitions = definitions
         self._agrees_with = agrees_with
         self.bootstrap = bootstrap
-        self.topic_states: dict[str, TopicState] = {}
+        self.watch = Watch(bootstrap, group, topics)
         super().__init__(
             group,
             broker=f"kafka://{bootstrap}",
@@ -72,6 +83,7 @@ class BatchApp(faust.App):
             broker_session_timeout=10.0,
             broker_heartbeat_interval=3.0,
             broker_commit_interval=1.0,
+            broker_max_poll_interval=LONGEST_WAIT,
             stream_buffer_maxsize=2,
             stream_wait_empty=False,
             stream_recovery_delay=0.0,
@@ -82,6 +94,7 @@ class BatchApp(faust.App):
             worker_redirect_stdouts=False,
         )
         self.transport = Transport([URL(f"kafka://{bootstrap}")], self)
+        self.task(self._keep_looking)
 
     def _create_directories(self) -> None:
         """All state is in the log; nothing is kept on disk."""
@@ -97,21 +110,51 @@ class BatchApp(faust.App):
         assert isinstance(consumer, Consumer)
         return consumer
 
+    async def unchanged(self) -> None:
+        """Return when the topics are seen to be those it began with: what was read before came from these.
+
+        Ends the process if they are not.
+        """
+        try:
+            await self.watch.unchanged()
+        except TopicProblem as problem:
+            end_process(problem, EX_CONFIG)
+            raise
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY.total_seconds())
+            await self.unchanged()
+
+    async def stop_out_of_range(self, offset: int, tp: TP, commit: tuple[int | None, str, int]) -> None:
+        """End the process: the log does not have the offset of a partition that was to be read next."""
+        await self.unchanged()
+        known = await asyncio.to_thread(self._known, {tp: commit})
+        end_process(out_of_range(known[tp], offset), EX_CONFIG)
+
     async def decide_positions(self, commits: Mapping[TP, tuple[int | None, str, int]]) -> dict[TP, Position]:
         """Where to read partitions from, given commit, metadata and log start of each.
 
-        Ends the process if a position cannot be trusted, or another worker goes by another definition of a feed.
+        Ends the process if a topic is not what it was, a position cannot be trusted, or another worker goes by another
+        definition of a feed.
         """
+        await self.unchanged()
         known = await asyncio.to_thread(self._known, commits)
         try:
             if self._agrees_with:
-                others = await asyncio.to_thread(_commits, self.bootstrap, self._agrees_with)
+                other, definitions = self._agrees_with
+                others = await asyncio.to_thread(_commits, self.bootstrap, other)
                 for tp, one in known.items():
-                    check_agreement(one, self._agrees_with, others.get(tp, ""))
-            return {tp: resume(one) for tp, one in known.items()}
+                    if tp.topic in definitions:
+                        whole = replace(one, definition=definitions[tp.topic])
+                        check_agreement(whole, other, others.get(tp, ""))
+            positions = {tp: resume(one) for tp, one in known.items()}
         except PositionProblem as problem:
             end_process(problem, EX_CONFIG)
             raise
+        places = ", ".join(f"{tp.topic}/{tp.partition} from {positions[tp].rewind}" for tp in sorted(positions))
+        log.info("%s reads %s", self.conf.id, places or "nothing: other workers have all partitions")
+        return positions
 
     def _known(self, commits: Mapping[TP, tuple[int | None, str, int]]) -> dict[TP, Known]:
         """Checkpoints are read only if there is no commit somewhere."""
@@ -125,7 +168,7 @@ class BatchApp(faust.App):
                 committed=offset,
                 metadata=metadata,
                 checkpoint=kept.get((self.conf.id, tp.topic, tp.partition)),
-                topic_id=str(self.topic_states[tp.topic].id),
+                topic_id=str(self.watch.began[tp.topic].id),
                 definition=self._definitions[tp.topic],
                 log_start=log_start,
             )
@@ -133,19 +176,12 @@ class BatchApp(faust.App):
         }
 
 
-_until_kafka_answers = retry(
-    retry=retry_if_exception_type((KafkaError, OSError)),
-    wait=wait_exponential(min=1, max=30),
-    before_sleep=before_sleep_log(log, logging.WARNING),
-)
-
-
-@_until_kafka_answers
+@until_kafka_answers
 def _checkpoints(bootstrap: str) -> Mapping[checkpoints.Place, Position]:
     return checkpoints.read(bootstrap)
 
 
-@_until_kafka_answers
+@until_kafka_answers
 def _commits(bootstrap: str, group: str) -> dict[TP, str]:
     """The metadata of a group's commits."""
     with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
@@ -158,7 +194,10 @@ def run(app: BatchApp, topics: Iterable[str]) -> None:
     names = list(topics)
     deliver_runs(names)
     wait_for_kafka(app.bootstrap, log.warning)
-    app.topic_states = states(app.bootstrap, [*names, checkpoints.TOPIC])
+    try:
+        app.watch.begin()
+    except TopicProblem as problem:
+        end_process(problem, EX_CONFIG)
     asyncio.get_event_loop().run_until_complete(_serve(app))
 
 
@@ -173,6 +212,11 @@ async def _serve(app: BatchApp) -> None:
     await app.start()
     log.info("%s works", app.conf.id)
     await stop.wait()
-    with suppress(TimeoutError):
-        await asyncio.wait_for(app.stop(), STOP_SECONDS)
+    log.info("%s was told to end", app.conf.id)
+    ending = asyncio.create_task(app.stop())
+    ended, _ = await asyncio.wait([ending], timeout=STOP_SECONDS)
+    if ended:
+        log.info("%s ended", app.conf.id)
+    else:
+        log.warning("%s ended before it could commit; the next one processes the rest again", app.conf.id)
     os._exit(0)  # threads may be waiting for a server that is away; nothing they do is needed

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+from clickhouse_driver import Client
 
 from citystream.commands.output import Output, OutputOption, show
 from citystream.installation import Installation
@@ -14,11 +15,15 @@ from citystream.settings import SettingsError
 from processors.worker import GROUP as PROCESSOR
 from sinks import queries
 from sinks.lanes import lanes
+from sinks.migrate import empty
 from sinks.worker import GROUP as SINK
 from streams import positions
+from streams.generations import source, sources
 from streams.lag import PartitionLag, measure
 from streams.positions import NO_EVENT_TIME, Known, Position, PositionProblem
-from streams.standing import commit, standing
+from streams.standing import check_stopped, commit, standing
+
+A = TypeVar("A")
 
 
 class Worker(StrEnum):
@@ -39,6 +44,7 @@ def add_to(app: typer.Typer) -> None:
     group.command("restore")(restore)
     group.command("reset")(reset)
     group.command("freeze")(freeze)
+    group.command("clear")(clear)
     app.add_typer(group, name="positions")
 
 
@@ -76,16 +82,14 @@ def reset(worker: WorkerArgument, topics: Annotated[list[str], typer.Argument(he
     """Let a stopped worker read topics again from their first record. Nothing is counted twice: rows and windows
     replace what they were.
 
-    Refused where retention has already deleted the beginning of the topic, because windows would be rebuilt from their
-    middle, and where the topic was frozen, because what was counted since would be there twice.
+    Refused where retention has already deleted the beginning of a feed's topic, because windows would be rebuilt from
+    their middle, where it was frozen, because what was counted since would be there twice, and where ClickHouse has
+    results of an earlier topic of its name.
 
     Example: citystream positions reset processor traffic_flow
     """
     city = Installation.load()
-    found = {
-        _place(known): positions.reset(known, _life(city, known) if worker is Worker.PROCESSOR else 0)
-        for known, _ in _standing(city, worker, topics)
-    }
+    found = {_place(known): _reset(city, worker, known) for known, _ in _standing(city, worker, topics)}
     _commit(city, worker, found, lambda _: "will be read again from its first record")
 
 
@@ -98,22 +102,61 @@ def freeze(worker: WorkerArgument, topics: TopicsArgument = None) -> None:
     Example: citystream positions freeze processor traffic_flow
     """
     city = Installation.load()
-    lost = _lost(city, worker, topics)
+    lost = [known for known, _ in _standing(city, worker, topics) if _problem(known) or _forgotten(city, worker, known)]
     if lost and worker is Worker.PROCESSOR:
-        _check_stored(city, [a.name for name in {known.topic for known in lost} for a in city.feeds[name].aggregates])
+        feeds = {_number(known)[0] for known in lost}
+        _check_stored(city, [a.topic for name in feeds for a in city.feeds[name].aggregates])
     found = {
         _place(known): positions.freeze(
             known, _parts(city, known)[1] if worker is Worker.PROCESSOR else 0, _seen_before(city, worker, known)
         )
         for known in lost
     }
-    _commit(city, worker, found, lambda p: f"is read from offset {p.processed} and counted from {p.since} on")
+    _commit(city, worker, found, lambda p: f"is read from offset {p.rewind} and counted from {p.since} on")
+
+
+def clear(
+    feed: Annotated[str, typer.Argument(help="A feed.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Drop everything ClickHouse holds of a feed, and let both stopped workers read its topic again from its beginning.
+
+    For a topic that was deleted and created again. What the topic no longer has is gone for good.
+
+    Example: citystream positions clear traffic_flow
+    """
+    city = Installation.load()
+    chosen = city.choose([feed])[feed]
+    if not yes:
+        typer.confirm(f"Drop all rows, windows and the ledger of {feed}?", abort=True)
+    check_stopped(city.bootstrap, Worker)
+    own = [*sources([chosen]), *(aggregate.topic for aggregate in chosen.aggregates)]
+    for worker in Worker:
+        places = _standing(city, worker, [topic for topic in own if topic in _definitions(city, worker)])
+        _commit(city, worker, {_place(known): _anew(city, known, log) for known, log in places}, _read_from)
+    empty(city.server("owner"), chosen, typer.echo)
+    typer.echo(f"ClickHouse holds nothing of {feed} any more")
+
+
+def _anew(city: Installation, known: Known, log: PartitionLag) -> Position:
+    """Where a topic begins for those who know nothing of it; parts that were written before are passed over."""
+    begin = known.log_start if _number(known)[0] in city.feeds else log.end
+    return positions.first(known.topic_id, known.definition, begin)
+
+
+def _read_from(position: Position) -> str:
+    return f"is read from offset {position.processed}"
+
+
+def _forgotten(city: Installation, worker: Worker, known: Known) -> bool:
+    """Whether every trace of a position is gone, though it was counted from."""
+    return known.last is None and worker is Worker.PROCESSOR and _parts(city, known) != (0, 0)
 
 
 def _definitions(city: Installation, worker: Worker) -> Mapping[str, str]:
     """The topics of a worker and the definition it has for each."""
     if worker is Worker.PROCESSOR:
-        return {name: feed.definition for name, feed in city.feeds.items()}
+        return {topic: generation.definition for topic, generation in sources(city.feeds.values()).items()}
     return {lane.topic: lane.definition for lane in lanes(city.feeds, city.catalogue, city.settings.timezone)}
 
 
@@ -131,6 +174,11 @@ def _lost(city: Installation, worker: Worker, topics: list[str] | None) -> list[
 
 def _place(known: Known) -> tuple[str, int]:
     return known.topic, known.partition
+
+
+def _number(known: Known) -> tuple[str, int]:
+    """Feed and number in ClickHouse."""
+    return source(known.topic, known.partition)
 
 
 def _problem(known: Known) -> str | None:
@@ -167,14 +215,27 @@ def _commit(
         typer.echo(f"{topic}/{number} {say(position)}")
 
 
-def _life(city: Installation, known: Known) -> int:
-    return known.last.since if known.last else _parts(city, known)[0]
+def _reset(city: Installation, worker: Worker, known: Known) -> Position:
+    feed, number = _number(known)
+    if feed not in city.feeds:  # parts and dead letters replace what they were, wherever they stand in the log
+        return positions.first(known.topic_id, known.definition, known.log_start)
+    last = known.last
+    if last is not None and last.topic_id == known.topic_id:
+        return positions.reset(known, last.since)
+    life, _ = _parts(city, known) if worker is Worker.PROCESSOR else (0, 0)
+    stored = _ask(city, lambda client: queries.holds(client, city.feeds[feed], number))
+    return positions.reset(known, life, stored=stored)
 
 
 def _parts(city: Installation, known: Known) -> tuple[int, int]:
+    feed, number = _number(known)
+    return _ask(city, lambda client: queries.lives(client, city.feeds[feed], number))
+
+
+def _ask(city: Installation, question: Callable[[Client], A]) -> A:
     client = city.server("operator").connect()
     try:
-        return queries.lives(client, city.feeds[known.topic], known.partition)
+        return question(client)
     finally:
         client.disconnect()
 
@@ -192,7 +253,8 @@ def _seen_before(city: Installation, worker: Worker, known: Known) -> Callable[[
     """The maximum of event time before an offset, as the stored rows have it: they are what late is decided by."""
 
     def ask(offset: int) -> int:
-        if known.topic not in city.feeds:
+        feed, number = _number(known)
+        if feed not in city.feeds:
             return NO_EVENT_TIME
         if worker is Worker.PROCESSOR:
             stored = {_place(sink): sink.committed or 0 for sink, _ in _standing(city, Worker.SINK, [known.topic])}
@@ -201,10 +263,6 @@ def _seen_before(city: Installation, worker: Worker, known: Known) -> Callable[[
                     f"{known.where}: no position is left that says how far event time had come before offset {offset}, "
                     "and the sink has not yet stored the rows before it; let it catch up, then try again"
                 )
-        client = city.server("operator").connect()
-        try:
-            return queries.seen_before(client, city.feeds[known.topic], known.partition, offset)
-        finally:
-            client.disconnect()
+        return _ask(city, lambda client: queries.seen_before(client, city.feeds[feed], number, offset))
 
     return ask

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+import signal
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
+from kafka import OffsetAndMetadata
 from kafka.errors import NoError
 
 from citystream.faults import Fault
 from streams import checkpoints
-from streams.worker import EX_CONFIG
+from streams.lag import measure
 from tests.city import FEEDS, START, WORKERS, City, own_city
 
 pytestmark = pytest.mark.integration
@@ -25,69 +25,28 @@ EVENTS = 3_000
 #: A repeat of an event from before a freeze is not recognised after it.
 NO_REPEATS = [fault for fault in Fault if fault is not Fault.DUPLICATES]
 
-Commits = Mapping[TopicPartition, OffsetAndMetadata]
 
-
-@contextmanager
-def admin_of(city: City) -> Iterator[KafkaAdminClient]:
-    with closing(KafkaAdminClient(bootstrap_servers=city.installation.bootstrap)) as admin:
-        yield admin
-
-
-def commits(city: City, group: str) -> Commits:
-    with admin_of(city) as admin:
-        found: Commits = admin.list_group_offsets(group)[group]
-        return found
-
-
-def wait_until_left(city: City, group: str) -> None:
-    """A member with a name stays in its group until its session ends."""
-    with admin_of(city) as admin:
-        city.wait(lambda: not admin.describe_groups([group])[group]["members"])
-
-
-def alter(city: City, group: str, change: Callable[[str], str]) -> None:
-    """Commit a group's offsets with other metadata."""
-    changed = {tp: OffsetAndMetadata(c.offset, change(c.metadata), -1) for tp, c in commits(city, group).items()}
-    wait_until_left(city, group)
-    with admin_of(city) as admin:
+def alter(city: City, group: str, change: Callable[[str], str], move: Callable[[int], int] = int) -> None:
+    """Commit a group's offsets with other metadata, or other ones."""
+    changed = {tp: OffsetAndMetadata(move(c.offset), change(c.metadata), -1) for tp, c in city.commits(group).items()}
+    city.dismiss(group)
+    with city.admin() as admin:
         assert set(admin.alter_group_offsets(group, changed).values()) == {NoError}
 
 
 def delete(city: City, group: str) -> None:
     """Delete a group."""
-    wait_until_left(city, group)
-    with admin_of(city) as admin:
+    city.dismiss(group)
+    with city.admin() as admin:
         assert admin.delete_groups([group]) == {group: "OK"}
 
 
 def empty_checkpoints(city: City) -> None:
     """Delete their topic and create it again: records of a compacted one cannot be deleted."""
-    with admin_of(city) as admin:
+    with city.admin() as admin:
         admin.delete_topics([checkpoints.TOPIC])
         city.wait(lambda: checkpoints.TOPIC not in admin.list_topics())
     city.installation.prepare(lambda _: None)
-
-
-def stops(city: City, name: str, message: str) -> None:
-    """Start a worker that has to stop by itself, and change nothing."""
-    before = city.snapshot()
-    ended = city.command(*city.worker(name))
-    assert ended.returncode == EX_CONFIG, ended.stderr
-    assert message in ended.stderr
-    assert city.snapshot() == before
-
-
-def choose(city: City, choice: str, worker: str, *topics: str) -> None:
-    wait_until_left(city, worker)
-    done = city.command("positions", choice, worker, *topics)
-    assert done.returncode == 0, done.stderr
-
-
-def refused(city: City, choice: str, worker: str, topic: str, reason: str) -> None:
-    done = city.command("positions", choice, worker, topic)
-    assert done.returncode == 1
-    assert reason in done.stderr
 
 
 def publish(city: City, number: int, **more: Any) -> None:
@@ -96,31 +55,32 @@ def publish(city: City, number: int, **more: Any) -> None:
 
 
 def test_restored_and_reset_workers_end_as_if_nothing_had_been(tmp_path: Path) -> None:
-    """Metadata blanked in both groups and restored, then the processor's group deleted and reset."""
+    """Both groups moved as Kafka's own tool does it, and restored, then the processor's group deleted and reset."""
     with own_city(tmp_path) as city:
         publish(city, 0)
         city.drain()
         for name in WORKERS:
             city.process(name).stop()
         publish(city, 1)
-        committed = {name: commits(city, name) for name in WORKERS}
+        committed = {name: city.commits(name) for name in WORKERS}
+        for name, move in (("processor", lambda at: at // 2), ("sink", lambda at: at + 7)):
+            alter(city, name, lambda _: "", move)
+            city.stops(name, "carries no position; stop the workers, then run: citystream positions restore")
         for name in WORKERS:
-            alter(city, name, lambda _: "")
-            stops(city, name, "carries no position; stop the workers, then run: citystream positions restore")
-        for name in WORKERS:
-            choose(city, "restore", name)
-            assert commits(city, name) == committed[name]
-            choose(city, "freeze", name)
-            assert commits(city, name) == committed[name]
+            city.choose("restore", name)
+            assert city.commits(name) == committed[name]
+            city.choose("freeze", name)
+            assert city.commits(name) == committed[name]
             city.start(name)
         city.drain()
 
         city.process("processor").stop()
         publish(city, 2)
+        city.drain("sink")
         delete(city, "processor")
-        stops(city, "processor", "there is no commit, but a checkpoint at")
+        city.stops("processor", "there is no commit, but a checkpoint at")
         assert city.command("positions", "show", "processor").returncode == 1
-        choose(city, "reset", "processor", *FEEDS)
+        city.choose("reset", "processor", *FEEDS)
         assert city.command("positions", "show", "processor").returncode == 0
         city.start("processor")
         city.drain()
@@ -130,7 +90,7 @@ def test_restored_and_reset_workers_end_as_if_nothing_had_been(tmp_path: Path) -
         for name in WORKERS:
             city.process(name).stop()
         alter(city, "processor", lambda text: json.dumps(json.loads(text) | {"def": "other"}))
-        stops(city, "sink", "the processor works by another definition of the feed")
+        city.stops("sink", "the processor works by another definition of the feed")
 
 
 def test_frozen_windows_are_added_to(tmp_path: Path) -> None:
@@ -141,26 +101,30 @@ def test_frozen_windows_are_added_to(tmp_path: Path) -> None:
         city.kill("processor")
         publish(city, 1, faults=NO_REPEATS)
         alter(city, "processor", lambda _: "")
+        city.process("sink").stop()
         empty_checkpoints(city)
-        stops(city, "processor", "carries no position")
-        refused(city, "restore", "processor", FEEDS[0], "there is no checkpoint")
-        choose(city, "freeze", "processor")
-        refused(city, "reset", "processor", FEEDS[0], "it was frozen at offset")
+        city.start("sink")
+        city.drain("sink")
+        city.stops("processor", "carries no position")
+        city.refused("restore", "processor", FEEDS[0], reason="there is no checkpoint")
+        city.choose("freeze", "processor")
+        city.refused("reset", "processor", FEEDS[0], reason="it was frozen at offset")
         city.start("processor")
         city.drain()
         disturbed = city.snapshot()
         assert disturbed == city.undisturbed()
 
         city.process("processor").stop()
-        ends = {tp: commit.offset for tp, commit in commits(city, "processor").items() if tp.topic == FEEDS[0]}
-        with admin_of(city) as admin:
+        ends = {tp: commit.offset for tp, commit in city.commits("processor").items() if tp.topic == FEEDS[0]}
+        with city.admin() as admin:
             admin.delete_records(ends)
         publish(city, 2, faults=NO_REPEATS)
+        city.drain("sink")
         alter(city, "processor", lambda text: text)
-        stops(city, "processor", "after the rewind offset")
-        refused(city, "restore", "processor", FEEDS[0], "after the rewind offset")
-        refused(city, "reset", "processor", FEEDS[0], "the log begins at offset")
-        choose(city, "freeze", "processor", FEEDS[0])
+        city.stops("processor", "after the rewind offset")
+        city.refused("restore", "processor", FEEDS[0], reason="after the rewind offset")
+        city.refused("reset", "processor", FEEDS[0], reason="the log begins at offset")
+        city.choose("freeze", "processor", FEEDS[0])
         city.start("processor")
         city.drain()
         client = city.installation.server("operator").connect()
@@ -168,3 +132,82 @@ def test_frozen_windows_are_added_to(tmp_path: Path) -> None:
             ((rows,),) = client.execute(f"SELECT count() FROM raw.{name} FINAL")
             for aggregate in city.installation.feeds[name].aggregates:
                 assert client.execute(f"SELECT sum(events) FROM city.{aggregate.name}") == [(rows,)]
+
+
+def rows_and_events(city: City) -> dict[str, tuple[int, int]]:
+    """Stored rows of each feed, and the events all its windows show."""
+    client = city.installation.server("operator").connect()
+    found = {}
+    for name in FEEDS:
+        aggregate = city.installation.feeds[name].aggregates[0].name
+        ((rows,),) = client.execute(f"SELECT count() FROM raw.{name} FINAL")
+        ((events,),) = client.execute(f"SELECT sum(events) FROM city.{aggregate}")
+        found[name] = rows, events
+    return found
+
+
+def lost(city: City) -> int:
+    """Offsets the ledger shows as lost; none may be missing."""
+    ledger = [account for account, _ in city.snapshot()["ledger"]]
+    assert [account.missing for account in ledger] == [0] * len(FEEDS), ledger
+    return sum(account.lost for account in ledger)
+
+
+def publish_and_delete(city: City, number: int) -> int:
+    """Records that are deleted before anybody reads them; how many."""
+    before = city.ends(*FEEDS)
+    publish(city, number, faults=NO_REPEATS)
+    ends = city.ends(*FEEDS)
+    with city.admin() as admin:
+        admin.delete_records(ends)
+    return sum(ends.values()) - sum(before.values())
+
+
+def freeze_both(city: City) -> None:
+    """The sink goes first: it says what the processor's parts have counted."""
+    parts = [a.topic for feed in FEEDS for a in city.installation.feeds[feed].aggregates]
+    city.choose("freeze", "sink")
+    city.start("sink")
+    city.wait(lambda: not any(p.records for p in measure(city.installation.bootstrap, "sink", parts)))
+    city.choose("freeze", "processor")
+    city.start("processor")
+
+
+def test_what_retention_deleted_before_it_was_read_is_said_and_counted_as_lost(tmp_path: Path) -> None:
+    """While the workers run and are behind, while they are stopped, and when every trace of them is gone, too."""
+    with own_city(tmp_path) as city:
+        publish(city, 0)
+        city.drain()
+        for name in WORKERS:
+            city.signal(name, signal.SIGSTOP)
+        deleted = publish_and_delete(city, 1)
+        for name in WORKERS:
+            city.signal(name, signal.SIGCONT)
+        for name in WORKERS:
+            city.wait(lambda name=name: city.process(name).running() is None)  # type: ignore[misc]
+            assert city.logged(name, "which was to be read next: retention deleted records"), name
+        freeze_both(city)
+        publish(city, 2, faults=NO_REPEATS)
+        city.drain()
+        assert 0 < lost(city) <= deleted, "a fetch may have been on its way"
+
+        for number, traces in ((3, "positions"), (5, "nothing")):
+            for name in WORKERS:
+                city.process(name).stop()
+            known, before = lost(city), rows_and_events(city)
+            deleted = publish_and_delete(city, number)
+            said = "after the rewind offset"
+            if traces == "nothing":
+                for name in WORKERS:
+                    delete(city, name)
+                empty_checkpoints(city)
+                said = "there is no position, and the log begins at offset"
+            for name in WORKERS:
+                city.stops(name, said)
+            freeze_both(city)
+            publish(city, number + 1, faults=NO_REPEATS)
+            city.drain()
+            assert lost(city) == known + deleted
+            for name, (rows, events) in rows_and_events(city).items():
+                assert rows > before[name][0]
+                assert events - before[name][1] == rows - before[name][0], name

@@ -17,6 +17,9 @@ from streams.positions import (
     PositionProblem,
     check_agreement,
     freeze,
+    out_of_range,
+    rebuilt,
+    rebuilt_from,
     reset,
     restore,
     resume,
@@ -71,12 +74,21 @@ def test_metadata_fits_what_kafka_takes() -> None:
 
 
 @pytest.mark.parametrize("committed", [None, -1])
-@pytest.mark.parametrize("checkpoint", [None, replace(KEPT, topic_id="id-0")], ids=["none", "of another topic"])
-def test_a_group_that_never_committed_starts_at_the_start_of_the_log(
-    committed: int | None, checkpoint: Position | None
-) -> None:
-    found = resumed(committed, "", log_start=17, checkpoint=checkpoint)
-    assert found == Position(17, 17, NO_EVENT_TIME, "id-1", "def-1")
+def test_a_group_that_never_committed_starts_at_the_first_record(committed: int | None) -> None:
+    assert resumed(committed, "", checkpoint=None) == Position(0, 0, NO_EVENT_TIME, "id-1", "def-1")
+
+
+@pytest.mark.parametrize("committed", [None, -1])
+def test_a_group_without_a_position_does_not_pass_silently_over_what_was_deleted(committed: int | None) -> None:
+    with pytest.raises(PositionProblem, match=r"there is no position, and the log begins at offset 17: .* freeze"):
+        resumed(committed, "", log_start=17, checkpoint=None)
+
+
+@pytest.mark.parametrize("log_start", [0, 17])
+def test_a_checkpoint_says_that_a_topic_without_commits_was_there_before(log_start: int) -> None:
+    """The brokers drop the commits of a topic that is deleted."""
+    with pytest.raises(PositionProblem, match=r"the topic was deleted and created again; .* reset"):
+        resumed(None, "", log_start=log_start, checkpoint=replace(KEPT, topic_id="id-0"))
 
 
 @pytest.mark.parametrize("committed", [None, -1])
@@ -165,42 +177,81 @@ def test_a_reset_that_would_spoil_windows_is_refused(log_start: int, since: int,
         reset(known(metadata="", log_start=log_start), since)
 
 
-def frozen(counted: int = 0, **changes: Any) -> tuple[int, int, int]:
-    """Where a frozen position reads from, the maximum of event time before that, and its life."""
-    position = freeze(known(**changes), counted, lambda offset: -offset)
-    assert position.processed == position.rewind
-    assert position.max_event_ms == position.max_processed_ms
-    assert (position.topic_id, position.definition, position.bad) == ("id-1", "def-1", 0)
-    return position.processed, position.max_event_ms, position.since
+@pytest.mark.parametrize(("stored", "log_start"), [(True, 0), (True, 5), (False, 5)])
+def test_a_topic_created_again_is_not_read_into_the_results_of_the_earlier_one(stored: bool, log_start: int) -> None:
+    """Whatever its life was: restore and freeze send here."""
+    for last in (GOOD, replace(GOOD, since=300)):
+        here = known(committed=None, metadata="", checkpoint=last, topic_id="id-2", log_start=log_start)
+        for choice in (resume, restore, lambda lost: freeze(lost, 0, lambda _: 0)):
+            with pytest.raises(PositionProblem, match=r"deleted and created again; .* positions reset processor toy"):
+                choice(here)
+        with pytest.raises(PositionProblem, match=r"results of the earlier one .* citystream positions clear toy$"):
+            reset(here, last.since, stored=stored)
 
 
-AT, SEEN = 500, GOOD.max_processed_ms
-KEPT_AT, KEPT_SEEN = 480, KEPT.max_processed_ms
+def test_a_topic_created_again_of_which_nothing_is_stored_is_read_from_its_first_record() -> None:
+    here = known(committed=None, metadata="", checkpoint=replace(GOOD, since=300), topic_id="id-2")
+    assert reset(here, 0) == Position(0, 0, NO_EVENT_TIME, "id-2", "def-1")
 
 
 @pytest.mark.parametrize(
-    ("counted", "changes", "read_from", "seen", "since"),
+    ("log_start", "reason", "choice"),
+    [(501, "the log starts at 501, after offset 500, which was to be read next: retention deleted", "freeze"),
+     (500, "the log ends before offset 500, which was to be read next: the brokers have lost records", "reset")],
+)  # fmt: skip
+def test_an_offset_the_log_does_not_have_names_the_reason_and_the_choice(
+    log_start: int, reason: str, choice: str
+) -> None:
+    said = str(out_of_range(known(log_start=log_start), 500))
+    assert said.startswith(f"processor in toy/3: {reason}")
+    assert f"citystream positions {choice} processor toy (" in said
+
+
+def frozen(counted: int = 0, **changes: Any) -> Position:
+    position = freeze(known(**changes), counted, lambda offset: -offset)
+    assert resumed(position.processed, position.metadata(), log_start=changes.get("log_start", 0)) == position
+    return position
+
+
+def cut(position: Position, log_start: int) -> Position:
+    """A position whose log begins behind its rewind."""
+    return replace(position, rewind=log_start, max_event_ms=position.max_processed_ms, bad=0)
+
+
+def unknown(at: int) -> Position:
+    """A position of which nothing is left but what was counted."""
+    return Position(at, at, -at, "id-1", "def-1", 0, -at, at)
+
+
+@pytest.mark.parametrize(
+    ("counted", "changes", "expected", "since"),
     [
-        (0, {"log_start": 421}, AT, SEEN, 500),
-        (500, {"log_start": 500}, AT, SEEN, 500),
-        (530, {"log_start": 421}, AT, SEEN, 530),
-        (0, {"log_start": 501}, 501, -501, 501),
-        (530, {"log_start": 501}, 530, -530, 530),
-        (0, {"metadata": ""}, KEPT_AT, KEPT_SEEN, 480),
-        (530, {"metadata": ""}, KEPT_AT, KEPT_SEEN, 530),
-        (0, {"committed": None}, KEPT_AT, KEPT_SEEN, 480),
-        (490, {"committed": -1}, KEPT_AT, KEPT_SEEN, 490),
-        (0, {"metadata": "", "checkpoint": None}, 0, 0, 0),
-        (530, {"metadata": "", "checkpoint": None}, 530, -530, 530),
-        (0, {"log_start": 421, "metadata": _metadata(since=510)}, AT, SEEN, 510),
-        (0, {"log_start": 421, "checkpoint": replace(KEPT, processed=510, since=510)}, 510, KEPT_SEEN, 510),
+        (0, {}, GOOD, 500),
+        (530, {}, GOOD, 530),
+        (0, {"log_start": 421}, cut(GOOD, 421), 500),
+        (500, {"log_start": 500}, cut(GOOD, 500), 500),
+        (530, {"log_start": 421}, cut(GOOD, 421), 530),
+        (0, {"log_start": 501}, unknown(501), 501),
+        (530, {"log_start": 501}, unknown(530), 530),
+        (0, {"metadata": ""}, KEPT, 480),
+        (530, {"metadata": ""}, KEPT, 530),
+        (0, {"metadata": "", "log_start": 411}, cut(KEPT, 411), 480),
+        (0, {"committed": None}, KEPT, 480),
+        (490, {"committed": -1}, KEPT, 490),
+        (0, {"metadata": "", "checkpoint": None}, unknown(0), 0),
+        (530, {"metadata": "", "checkpoint": None}, unknown(530), 530),
+        (0, {"committed": None, "checkpoint": None, "log_start": 17}, unknown(17), 17),
+        (0, {"log_start": 421, "metadata": _metadata(since=510)}, cut(GOOD, 421), 510),
+        (0, {"log_start": 421, "checkpoint": replace(KEPT, processed=510, since=510)},
+         cut(replace(KEPT, processed=510), 421), 510),
+        (0, {"metadata": _metadata(rewind=501)}, replace(GOOD, rewind=500), 500),
     ],
     ids=str,
-)
-def test_a_new_life_counts_from_behind_all_that_was_written(
-    counted: int, changes: dict[str, Any], read_from: int, seen: int, since: int
+)  # fmt: skip
+def test_a_new_life_counts_from_behind_all_that_was_written_and_reads_what_is_left_before(
+    counted: int, changes: dict[str, Any], expected: Position, since: int
 ) -> None:
-    assert frozen(counted, **changes) == (read_from, seen, since)
+    assert frozen(counted, **changes) == replace(expected, since=since)
 
 
 @pytest.mark.parametrize(
@@ -226,3 +277,46 @@ def test_a_sink_agrees_with_a_processor_that_has_said_nothing_else(metadata: str
 def test_a_sink_stops_where_the_processor_goes_by_another_definition() -> None:
     with pytest.raises(PositionProblem, match=r"^sink in toy/3: the processor works by another definition of the feed"):
         check_agreement(known(worker="sink"), "processor", OTHERS.metadata())
+
+
+AGGREGATES = replace(GOOD, definition="def-1.a.b")
+
+
+def changed(**changes: Any) -> Known:
+    """A partition whose feed has other aggregates than its position was made with."""
+    return known(**{"definition": "def-1.a.c", "metadata": AGGREGATES.metadata(), "checkpoint": None} | changes)
+
+
+def test_a_changed_window_stops_the_worker_and_names_the_way_on() -> None:
+    with pytest.raises(PositionProblem, match=r"the feed's definition changed since the last commit; .*rebuild toy$"):
+        resume(changed())
+
+
+def test_windows_are_built_up_to_the_furthest_position_and_go_on_from_there() -> None:
+    checkpoint = replace(AGGREGATES, processed=480)
+    for one in (changed(), changed(checkpoint=checkpoint)):
+        assert rebuilt_from(one) == AGGREGATES
+    for one in (changed(metadata="", checkpoint=checkpoint), changed(committed=None, checkpoint=checkpoint)):
+        assert rebuilt_from(one) == checkpoint
+    after = replace(AGGREGATES, definition="def-1.a.c", rewind=300, max_event_ms=7)
+    assert rebuilt(changed(), AGGREGATES, (300, 7)) == after
+    assert resumed(500, after.metadata(), definition="def-1.a.c") == after
+    at, seen = AGGREGATES.processed, AGGREGATES.max_processed_ms
+    assert rebuilt(changed(), AGGREGATES, None) == replace(after, rewind=at, max_event_ms=seen)
+
+
+def test_nothing_is_built_where_the_worker_never_began() -> None:
+    assert rebuilt_from(changed(committed=None, metadata="")) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"metadata": ""}, "the commit at 500 carries no position; go back to the feed as it was"),
+        ({"topic_id": "id-2"}, "the topic was deleted and created again"),
+        ({"definition": "def-2.a.b"}, "records are judged otherwise: .* a new name"),
+    ],
+)
+def test_nothing_is_built_from_a_position_of_something_else(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(PositionProblem, match=reason):
+        rebuilt_from(changed(**changes))

@@ -18,10 +18,13 @@ import aiokafka
 import pytest
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import READ_COMMITTED
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import (
     CommitFailedError,
     GroupAuthorizationFailedError,
+    IllegalGenerationError,
     NodeNotReadyError,
+    OffsetOutOfRangeError,
     RequestTimedOutError,
 )
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
@@ -34,10 +37,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams import checkpoints, transport
+from streams.membership import MemberCoordinator
 from streams.positions import Position
 from streams.recordbatch import CorruptBatch
 from streams.transport import Consumer, ConsumerThread, Run
-from tests.reference.batches import CONTROL, LOG_APPEND_TIME, TRANSACTIONAL, batch, stamped
+from tests.reference.batches import CONTROL, LOG_APPEND_TIME, TRANSACTIONAL, batch, batch_of, stamped
 
 HERE = TopicPartition("toy", 0)
 ABORT, COMMIT = 0, 1
@@ -67,15 +71,18 @@ def parameters(function: Any) -> list[str]:
         (driver.Consumer, "on_buffer_full", "self tp"),
         (driver.Consumer, "verify_event_path", "self now tp"),
         (driver.Consumer, "perform_seek", "self"),
+        (driver.Consumer, "_getmany", "self active_partitions timeout"),
         (driver.Consumer, "_commit", "self offsets"),
         (driver.Consumer, "_should_commit", "self tp offset"),
         (driver.AIOKafkaConsumerThread, "_create_worker_consumer", "self transport"),
         (driver.AIOKafkaConsumerThread, "_commit", "self offsets"),
+        (driver.AIOKafkaConsumerThread, "on_start", "self"),
         (driver.AIOKafkaConsumerThread, "_ensure_consumer", "self"),
         (driver.AIOKafkaConsumerThread, "assignment", "self"),
         (driver.AIOKafkaConsumerThread, "seek_wait", "self partitions"),
         (driver.AIOKafkaConsumerThread, "call_thread", "self fun args kwargs"),
-        (aiokafka.consumer.group_coordinator.GroupCoordinator, "fetch_committed_offsets", "self partitions"),
+        (GroupCoordinator, "fetch_committed_offsets", "self partitions"),
+        (GroupCoordinator, "_do_commit_offsets", "self assignment offsets"),
         (aiokafka.AIOKafkaConsumer, "beginning_offsets", "self partitions"),
         (aiokafka.AIOKafkaConsumer, "commit", "self offsets"),
     ],
@@ -95,7 +102,18 @@ def test_an_extension_point_is_where_it_was(owner: Any, name: str, expected: str
         (fetcher.FetchResult.getall, {"_update_position"}),
         (fetcher.FetchResult._update_position, {"next_fetch_offset", "consumed_to"}),
         (fetcher.FetchResult.check_assignment, {"next_fetch_offset", "position"}),
-        (aiokafka.AIOKafkaConsumer.start, {"_isolation_level", "_auto_offset_reset", "_fetch_max_wait_ms"}),
+        (
+            aiokafka.AIOKafkaConsumer.start,
+            {"_isolation_level", "_auto_offset_reset", "_fetch_max_wait_ms", "GroupCoordinator"},
+        ),
+        (GroupCoordinator.commit_offsets, {"_do_commit_offsets", "IllegalGenerationError"}),
+        (GroupCoordinator.reset_generation, {"DEFAULT_GENERATION_ID", "generation"}),
+        (GroupCoordinator._on_join_prepare, {"begin_reassignment"}),
+        (fetcher.Fetcher._proc_fetch_request, {"OffsetOutOfRangeError", "_set_error"}),
+        (aiokafka.AIOKafkaConsumer.start, {"_fetch_max_bytes", "_fetcher"}),
+        (fetcher.Fetcher._proc_fetch_request, {"_prefetch_backoff"}),
+        (fetcher.Fetcher._get_actions_per_node, {"_fetch_max_bytes", "calculate_backoff"}),
+        (fetcher.FetchResult.calculate_backoff, {"_backoff"}),
         (FaustConsumer.force_commit, {"_filter_tps_with_pending_acks", "_commit_tps"}),
         (FaustConsumer._filter_committable_offsets, {"_new_offset", "_should_commit"}),
         (FaustConsumer._commit_offsets, {"_commit", "assignment", "flush"}),
@@ -110,7 +128,7 @@ def test_a_library_still_goes_through_its_extension_point(function: Any, names: 
     assert names <= set(source.__code__.co_names), f"{source.__qualname__} works otherwise now"
 
 
-@pytest.mark.parametrize("ours", [Consumer, ConsumerThread])
+@pytest.mark.parametrize("ours", [Consumer, ConsumerThread, MemberCoordinator])
 def test_every_override_has_the_signature_of_what_it_overrides(ours: Any) -> None:
     (theirs,) = ours.__bases__
     overrides = [name for name in vars(ours) if hasattr(theirs, name) and inspect.isfunction(vars(ours)[name])]
@@ -194,6 +212,17 @@ def test_a_fetch_cut_in_the_middle_of_a_batch_ends_before_it() -> None:
     assert (run.next, bases(run), records.next_fetch_offset) == (13, [10], 13)
 
 
+def test_a_long_fetch_becomes_runs_that_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many records as a run may have, a batch that has more alone, and the markers and gaps between them."""
+    monkeypatch.setattr(transport, "LONGEST_RUN", 6)
+    data = b"".join(
+        [plain(10), plain(13), marker(16, 7, COMMIT), plain(17), plain(20, 9), plain(31), marker(34, 7, ABORT)]
+    )
+    found = runs(fetched(data, 11))
+    assert [bases(run) for run in found] == [[10, 13], [17], [20], [31]]
+    assert [(run.start, run.next) for run in found] == [(11, 17), (17, 20), (20, 31), (31, 35)]
+
+
 def test_a_fetch_without_a_whole_batch_brings_no_run_and_stays_where_it_is() -> None:
     records = fetched(plain(10)[:-1], 10)
     assert runs(records) == []
@@ -214,6 +243,14 @@ def test_aborted_records_are_left_out_until_the_marker_and_committed_ones_stay()
     )  # fmt: skip
     (run,) = runs(fetched(data, 10, [(7, 10)]))
     assert (run.next, bases(run)) == (24, [12, 14, 21])
+
+
+def test_a_marker_that_compaction_left_empty_is_passed() -> None:
+    empty = batch_of(
+        b"", 0, 12, set_attributes=CONTROL | TRANSACTIONAL | LOG_APPEND_TIME, producer=7, last_delta=0
+    )  # fmt: skip
+    (run,) = runs(fetched(plain(10, 2) + empty + plain(13), 10))
+    assert (run.next, bases(run)) == (16, [10, 13])
 
 
 def test_a_transaction_aborted_that_began_before_the_fetch_is_left_out() -> None:
@@ -433,6 +470,10 @@ def test_a_commit_that_will_never_be_taken_ends_the_process() -> None:
     assert app.crashes == [error]
 
 
+async def unchanged() -> None:
+    """The topics are those they were."""
+
+
 def kept(takes: set[TP], error: Exception | None = None) -> list[tuple[str, bytes, bytes]]:
     """The checkpoints sent when the brokers take the commits of these partitions; sending may fail."""
     sent: list[tuple[str, bytes, bytes]] = []
@@ -457,7 +498,7 @@ def kept(takes: set[TP], error: Exception | None = None) -> list[tuple[str, byte
 
     consumer = committing()
     consumer._thread = Thread()
-    consumer.app = SimpleNamespace(producer=Producer(), conf=SimpleNamespace(id="processor"))
+    consumer.app = SimpleNamespace(producer=Producer(), conf=SimpleNamespace(id="processor"), unchanged=unchanged)
 
     async def commit_both() -> bool:
         done = await consumer._commit({TP0: 20, TP1: 30})
@@ -480,6 +521,87 @@ def test_a_checkpoint_follows_each_commit_that_was_taken_and_no_other(takes: set
 def test_a_checkpoint_that_was_not_taken_is_said_and_nothing_stops(caplog: pytest.LogCaptureFixture) -> None:
     assert len(kept({TP0}, RequestTimedOutError("slow"))) == 1
     assert "A checkpoint was not written" in caplog.text
+
+
+def test_nothing_is_committed_until_the_topics_are_seen_to_be_those_they_were() -> None:
+    done: list[str] = []
+
+    class Thread:
+        async def commit(self, offsets: dict[TP, int]) -> bool:
+            done.append("committed")
+            return False
+
+    async def look() -> None:
+        await asyncio.sleep(0)
+        done.append("seen")
+
+    consumer = committing()
+    consumer._thread = Thread()
+    consumer.app = SimpleNamespace(unchanged=look)
+    assert not asyncio.run(consumer._commit({TP0: 20}))
+    assert done == ["seen", "committed"]
+
+
+def test_what_was_about_to_be_committed_of_a_revoked_partition_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assigned again, it may have been read further by another member."""
+
+    async def revoked(*_: Any) -> None:
+        """What Faust does then."""
+
+    monkeypatch.setattr(driver.Consumer, "on_partitions_revoked", revoked)
+    consumer, client = committing(), _Client()
+    consumer.flushed, consumer.resumed = {TP0: position(20, 15)}, {}
+    asyncio.run(consumer.on_partitions_revoked({TP0}))
+    assert commit({TP0: 20, TP1: 30}, client, {TP0, TP1}, consumer=consumer)
+    assert [set(offsets) for offsets in client.commits] == [{TopicPartition("toy", 1)}]
+
+
+@pytest.mark.parametrize(
+    ("generation", "active", "joining", "commits"),
+    [(7, True, False, True), (-1, True, False, False), (7, False, False, False), (7, True, True, False)],
+    ids=["a member", "no member any more", "of an older assignment", "joining again"],
+)
+def test_only_a_member_commits_and_only_for_its_assignment(
+    monkeypatch: pytest.MonkeyPatch, generation: int, active: bool, joining: bool, commits: bool
+) -> None:
+    """Brokers take a commit without a generation where the group has no members, whoever was there before."""
+    sent: list[Any] = []
+
+    async def send(_: Any, assignment: Any, offsets: Any) -> None:
+        sent.append(offsets)
+
+    monkeypatch.setattr(GroupCoordinator, "_do_commit_offsets", send)
+    coordinator = MemberCoordinator.__new__(MemberCoordinator)
+    coordinator.generation, coordinator.group_id = generation, "processor"
+    coordinator._subscription = SimpleNamespace(reassignment_in_progress=joining)
+    attempt = coordinator._do_commit_offsets(SimpleNamespace(active=active), {TP0: 20})
+    if commits:
+        asyncio.run(attempt)
+    else:
+        with pytest.raises(IllegalGenerationError):
+            asyncio.run(attempt)
+    assert sent == ([{TP0: 20}] if commits else [])
+
+
+def test_an_offset_the_log_does_not_have_stops_the_worker() -> None:
+    stopped: list[Any] = []
+
+    class Thread:
+        async def getmany(self, partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
+            raise OffsetOutOfRangeError({HERE: 17})
+
+        async def committed(self, tps: list[TP]) -> dict[TP, tuple[int, str, int]]:
+            return dict.fromkeys(tps, (15, "metadata", 20))
+
+    async def stop(*why: Any) -> None:
+        stopped.append(why)
+
+    consumer = Consumer.__new__(Consumer)
+    consumer._thread = Thread()
+    consumer.app = SimpleNamespace(stop_out_of_range=stop)
+    with pytest.raises(OffsetOutOfRangeError):
+        asyncio.run(consumer._getmany({TP0}, 1.0))
+    assert stopped == [(17, TP0, (15, "metadata", 20))]
 
 
 def test_only_what_was_flushed_is_committed() -> None:

@@ -1,0 +1,98 @@
+"""Topics that change under running workers: they notice, commit nothing of it, and say what happened and what to do."""
+
+from __future__ import annotations
+
+import signal
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from kafka.admin import NewPartitions
+
+from tests.city import FEEDS, START, WORKERS, City, own_city
+
+pytestmark = pytest.mark.integration
+
+EVENTS = 3_000
+AGAIN, GONE, GROWN = FEEDS
+
+
+def publish(city: City, number: int, *names: str) -> None:
+    """Records of these feeds, each in a time of its own."""
+    for name in names:
+        city.publish([name], START + number * timedelta(minutes=8), number, EVENTS)
+
+
+def delete(city: City, topic: str) -> None:
+    """Delete a topic."""
+    with city.admin() as admin:
+        admin.delete_topics([topic])
+        city.wait(lambda: topic not in admin.list_topics())
+
+
+def ended(city: City, said: str) -> None:
+    """Both workers have ended by themselves and said this."""
+    for name in WORKERS:
+        city.wait(lambda name=name: city.process(name).running() is None)  # type: ignore[misc]
+        assert city.logged(name, said), city.process(name).log.read_text()
+
+
+def start(city: City) -> None:
+    """Start both workers."""
+    for name in WORKERS:
+        city.start(name)
+
+
+def parts(city: City, feed: str) -> dict[object, int]:
+    """The ends of the topics of a feed's windows."""
+    return dict(city.ends(*(aggregate.topic for aggregate in city.installation.feeds[feed].aggregates)))
+
+
+def test_a_topic_that_is_not_what_it_was_stops_the_workers(tmp_path: Path) -> None:
+    """One is deleted and created again and soon as long as before, one is deleted, one gets more partitions."""
+    with own_city(tmp_path) as city:
+        publish(city, 0, *FEEDS)
+        city.drain()
+        before, written = city.snapshot(), parts(city, AGAIN)
+        for name in WORKERS:
+            city.signal(name, signal.SIGSTOP)
+        delete(city, AGAIN)
+        city.installation.prepare(lambda _: None)
+        publish(city, 1, AGAIN)
+        publish(city, 2, AGAIN)
+        for name in WORKERS:
+            city.signal(name, signal.SIGCONT)
+        ended(city, f"topic {AGAIN} was deleted and created again, its offsets mean other records now")
+        for name in WORKERS:
+            assert not [tp for tp, commit in city.commits(name).items() if tp.topic == AGAIN and commit.offset >= 0]
+        assert parts(city, AGAIN) == written
+        assert {k: rows for k, rows in city.snapshot().items() if k != "ledger"} == {
+            k: rows for k, rows in before.items() if k != "ledger"
+        }
+        city.refused("clear", AGAIN, "--yes", reason="is running, or ended less than a session ago")
+        for name in WORKERS:
+            city.stops(name, "the topic was deleted and created again")
+            city.refused("reset", name, AGAIN, reason=f"citystream positions clear {AGAIN}")
+        city.choose("clear", AGAIN, "--yes")
+        start(city)
+        city.drain()
+
+        delete(city, GONE)
+        ended(city, f"topic {GONE} was deleted. If it does not come back: citystream init creates it again")
+        city.stops("processor", f"topics {GONE} do not exist; run: citystream up")
+        city.installation.prepare(lambda _: None)
+        publish(city, 3, GONE)
+        city.choose("clear", GONE, "--yes")
+        start(city)
+        city.drain()
+        found = city.snapshot()
+        assert all(found[name] for name in found if name != "quarantine")
+        assert all(balances for _, balances in found["ledger"]), found["ledger"]
+        assert found == city.undisturbed()
+
+        with city.admin() as admin:
+            admin.create_partitions({GROWN: NewPartitions(6)})
+        ended(city, f"topic {GROWN} has 6 partitions and had 4: keys have moved")
+        for name in WORKERS:
+            assert not [tp for tp in city.commits(name) if tp.topic == GROWN and tp.partition >= 4]
+        city.stops("processor", f"topic {GROWN} has 6 partitions and is declared with 4; the number is fixed")

@@ -9,6 +9,7 @@ from processors.combine import MOMENT, Combine, Combined, late, merge
 from schemas.expressions import to_polars
 from schemas.feed import Aggregate, Feed
 from schemas.measures import Partial, bucket_bounds
+from streams.generations import generations
 from streams.positions import Stop
 from streams.watermark import closes_at, window_start
 
@@ -35,7 +36,7 @@ class Windows:
         self._histograms = [p for p in partials if p.merge == "histogram"]
         self._sums = [p.name for p in partials if p.merge == "sum"]
         #: The parts of all partitions, and as much again that came late, add up to less than 2**63.
-        self._largest = 2**62 // feed.partitions
+        self._largest = 2**62 // generations(feed)[-1].end
         columns = {
             **dict.fromkeys(aggregate.by, pl.String),
             **dict.fromkeys(_WHOLE, pl.Int64),

@@ -11,14 +11,16 @@ from faust.types import TP
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_exponential
 
 from processors.partition import Output, Partition
-from schemas.catalogue import Catalogue
+from schemas.catalogue import Catalogue, declared
 from schemas.feed import Aggregate, Feed
 from schemas.writing import Body, encode_bodies
 from streams import deadletters
 from streams.batchworker import BatchWorker, Held
 from streams.decode import Decoder
+from streams.generations import generations, sources
 from streams.positions import Position
 from streams.producing import LARGEST_BODY, Sender
+from streams.topics import topics
 from streams.transport import Run, passes
 from streams.worker import BatchApp, run
 
@@ -36,19 +38,25 @@ class Processor(BatchWorker[Partition]):
         self, app: BatchApp, feeds: Mapping[str, Feed], catalogue: Catalogue, *, accept_bad: bool = False
     ) -> None:
         self._accept_bad = accept_bad
-        self._feeds = feeds
-        self._catalogue = catalogue
-        self._decoders = {name: Decoder(catalogue, name, feed) for name, feed in feeds.items()}
-        super().__init__(app, feeds)
+        self._schemas = {name: catalogue.of(name, schema) for name, schema in declared(feeds).items()}
+        self._sources = sources(feeds.values())
+        self._decoders = {
+            topic: Decoder(catalogue, one.feed.name, one.feed, topic=topic) for topic, one in self._sources.items()
+        }
+        super().__init__(app, self._sources)
 
     def begin(self, tp: TP, start: Position) -> Partition:
         """A partition that rebuilds its open windows from the rewind offset."""
-        feed, decoder = self._feeds[tp.topic], self._decoders[tp.topic]
-        return Partition(feed, tp.partition, decoder, start, accept_bad=self._accept_bad)
+        one, decoder = self._sources[tp.topic], self._decoders[tp.topic]
+        return Partition(one.feed, one.first + tp.partition, decoder, start, accept_bad=self._accept_bad)
 
     def take(self, state: Partition, run: Run) -> None:
         """Process a run."""
         state.process(run)
+
+    def unwritten(self, state: Partition) -> int:
+        """Bytes of its dead letters; windows grow with the city, dead letters with what goes wrong."""
+        return state.unwritten
 
     async def flush(self, held: Mapping[TP, Held[Partition]]) -> None:
         """Write what changed, wait for every acknowledgement, then let the positions be committed."""
@@ -57,6 +65,7 @@ class Processor(BatchWorker[Partition]):
     async def _flush(self, tp: TP, held: Held[Partition]) -> None:
         async with held.lock:
             output = await asyncio.to_thread(held.state.flush)
+        self.taken()
         if output is not None and await self._written(tp, held, output):
             self.app.batch_consumer.flushed[tp] = output.position
 
@@ -70,21 +79,24 @@ class Processor(BatchWorker[Partition]):
             retry_error_callback=lambda _: None,
         ):
             with attempt:
+                await self.app.unchanged()
                 await self._write(tp, output)
         return self.keeps(tp, held)
 
     async def _write(self, tp: TP, output: Output) -> None:
         sender = Sender(self.app.producer)
-        for aggregate in self._feeds[tp.topic].aggregates:
+        one = self._sources[tp.topic]
+        into = (one.first + tp.partition) % generations(one.feed)[0].partitions
+        for aggregate in one.feed.aggregates:
             bodies = await asyncio.to_thread(self._encode, aggregate, output.parts[aggregate.name])
-            await sender.send_bodies(aggregate.name, tp.partition, bodies)
+            await sender.send_bodies(aggregate.topic, into, bodies)
         for letter in output.dead:
             await sender.send(deadletters.TOPIC, letter.key, letter.value, letter.headers())
         await sender.settle()
 
     def _encode(self, aggregate: Aggregate, parts: pl.DataFrame) -> list[Body]:
         keys = parts.select(pl.concat_str(aggregate.by, separator=KEY_SEPARATOR)).to_series()
-        return encode_bodies(self._catalogue.latest(aggregate.name), keys, parts, LARGEST_BODY)
+        return encode_bodies(self._schemas[aggregate.topic], keys, parts, LARGEST_BODY)
 
 
 def main(
@@ -96,6 +108,7 @@ def main(
     accept_bad: bool = False,
 ) -> None:
     """Process these feeds until a signal ends it; ``accept_bad`` goes on whatever the share of bad records."""
-    app = BatchApp(GROUP, bootstrap, {name: feed.definition for name, feed in feeds.items()}, instance=instance)
+    definitions = {topic: one.definition for topic, one in sources(feeds.values()).items()}
+    app = BatchApp(GROUP, bootstrap, definitions, topics(feeds.values()), instance=instance)
     Processor(app, feeds, catalogue, accept_bad=accept_bad)
-    run(app, feeds)
+    run(app, definitions)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import crc32c
+from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from streams.recordbatch import CRC_FROM, HEADER, LENGTH_AND_BELOW, RecordBatch, split
@@ -15,6 +16,9 @@ from streams.transport import Run
 ARRIVED = 1_714_564_900_000
 LOG_APPEND_TIME, TRANSACTIONAL, CONTROL = 0x08, 0x10, 0x20
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "none": bytes, "gzip": gzip_encode, "snappy": snappy_encode, "lz4": lz4_encode, "zstd": zstd_encode,
+}  # fmt: skip
 
 #: Key, value, headers.
 Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
@@ -32,9 +36,13 @@ def stamped(
     header |= {"base": base, "max_ts": arrived_ms, "length": len(raw) - LENGTH_AND_BELOW}
     header["attributes"] |= set_attributes
     header |= fields
-    packed = HEADER.pack(*header.values()) + raw[HEADER.size :]
-    checksum = struct.pack(">I", crc32c.crc32c(packed[CRC_FROM:]))
-    return packed[: CRC_FROM - 4] + checksum + packed[CRC_FROM:]
+    return sealed(HEADER.pack(*header.values()) + raw[HEADER.size :])
+
+
+def sealed(raw: bytes) -> bytes:
+    """The batch with a checksum that fits."""
+    checksum = struct.pack(">I", crc32c.crc32c(raw[CRC_FROM:]))
+    return raw[: CRC_FROM - 4] + checksum + raw[CRC_FROM:]
 
 
 def batch(records: Sequence[Record], base: int, codec: str = "none", arrived_ms: int = ARRIVED, **fields: int) -> bytes:

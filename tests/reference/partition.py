@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -151,6 +152,7 @@ def merge(partial: Partial, partials: dict[str, Any], value: Any) -> None:
         partials[partial.name] = value if so_far is None else best(so_far, value)
 
 
+@cache
 def bucket(value: int) -> int:
     """The smallest b with value <= gamma^b; -1 for zero and less."""
     number = 0
@@ -201,38 +203,45 @@ def binary(operator: str, left: Any, right: Any) -> Any:
 
 def is_valid(feed: Feed, values: Values, key: bytes | None, arrived_ms: int) -> bool:
     """What the record's model says, then what the feed says."""
+    return not problems(feed, values, key, arrived_ms)
+
+
+def problems(feed: Feed, values: Values, key: bytes | None, arrived_ms: int) -> set[str]:
+    """Names of the fields that are wrong; empty for a valid record."""
     logical: dict[str, Any] = dict(values)
     instants = {}
+    wrong = set()
     for described in feed.fields:
-        value = values[described.name]
+        name, value = described.name, values[described.name]
         if value is None:
             continue
         try:
             if described.kind == "int" and not -(2**31) <= value < 2**31:
-                return False
-            if described.kind == "instant":
-                instants[described.name] = value
-                logical[described.name] = datetime(1970, 1, 1, tzinfo=UTC) + value * MILLISECOND
+                wrong.add(name)
+            elif described.kind == "instant":
+                instants[name] = value
+                logical[name] = datetime(1970, 1, 1, tzinfo=UTC) + value * MILLISECOND
             elif described.kind == "date":
-                logical[described.name] = date(1970, 1, 1) + timedelta(days=value)
+                logical[name] = date(1970, 1, 1) + timedelta(days=value)
             elif described.kind == "enum":
-                annotation: Any = feed.record.model_fields[described.name].annotation
-                logical[described.name] = annotation(value)
+                annotation: Any = feed.record.model_fields[name].annotation
+                logical[name] = annotation(value)
         except (OverflowError, ValueError):
-            return False
+            wrong.add(name)
     try:
         feed.record.model_validate(logical)
-    except ValidationError:
-        return False
+    except ValidationError as error:
+        wrong |= {str(one["loc"][0]) for one in error.errors()}
     event_ms = instants[feed.event_time]
     earliest = (feed.earliest - datetime(1970, 1, 1, tzinfo=UTC)) // MILLISECOND
-    latest = arrived_ms + (feed.disorder + feed.lateness) // MILLISECOND
-    return (
-        key == values[feed.key].encode()
-        and earliest <= event_ms <= latest
-        and all(
-            instants[rule.earlier] <= instants[rule.later]
-            for rule in feed.rules
-            if rule.earlier in instants and rule.later in instants
-        )
-    )
+    ahead = feed.disorder + feed.lateness if feed.ahead is None else feed.ahead
+    latest = arrived_ms + ahead // MILLISECOND
+    if key != values[feed.key].encode():
+        wrong.add(feed.key)
+    if not earliest <= event_ms <= latest:
+        wrong.add(feed.event_time)
+    return wrong | {
+        rule.earlier
+        for rule in feed.rules
+        if rule.earlier in instants and rule.later in instants and instants[rule.earlier] > instants[rule.later]
+    }

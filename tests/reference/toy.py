@@ -146,7 +146,7 @@ def record(**changes: Any) -> dict[str, Any]:
 def frozen_catalogue(*feeds: Feed) -> Catalogue:
     """A catalogue with the first version of every subject of these feeds."""
     subjects = {feed.name: feed_schema(feed) for feed in feeds}
-    subjects |= {a.name: aggregate_schema(a) for feed in feeds for a in feed.aggregates}
+    subjects |= {a.topic: aggregate_schema(feed, a) for feed in feeds for a in feed.aggregates}
     return Catalogue(
         {number: FrozenSchema(number, name, 1, schema) for number, (name, schema) in enumerate(subjects.items(), 1)}
     )

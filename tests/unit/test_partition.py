@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from processors.partition import Output, Partition, TooManyBad
+from processors.badshare import TooManyBad, block_size
+from processors.partition import Output, Partition
 from schemas.feed import Aggregate, Feed
 from streams.decode import Decoded, Decoder
-from streams.positions import NO_EVENT_TIME, Known, LogGap, Position, first, freeze, resume
+from streams.positions import (
+    NO_EVENT_TIME,
+    Known,
+    LogGap,
+    Position,
+    PositionProblem,
+    first,
+    freeze,
+    rebuilt,
+    rebuilt_from,
+    resume,
+)
 from streams.recordbatch import RecordBatch, split
 from streams.transport import Run
 from tests.reference.partition import Key, Logged, Truth, truth
@@ -50,6 +63,8 @@ class World:
     committed: int | None = None
     metadata: str = ""
     since: int = 0
+    #: Where the log began when the position was frozen; before the processed offset the maximum is not exact then.
+    cut_at: int = 0
     rewinds: list[int] = field(default_factory=list)
     written: list[tuple[str, Key, int, dict[str, Any]]] = field(default_factory=list)
     dead: set[int] = field(default_factory=set)
@@ -70,7 +85,8 @@ class World:
         assert position.rewind <= position.processed
         assert position.rewind >= max(self.rewinds, default=0)
         seen = self.expected.watermarks[position.rewind - 1] if position.rewind else None
-        assert position.max_event_ms == (NO_EVENT_TIME if seen is None else seen)
+        if not self.cut_at or position.rewind >= self.since:
+            assert position.max_event_ms == (NO_EVENT_TIME if seen is None else seen)
         seen = self.expected.watermarks[position.processed - 1]
         assert position.max_processed_ms == (NO_EVENT_TIME if seen is None else seen)
         self.rewinds.append(position.rewind)
@@ -217,10 +233,17 @@ def test_restarts_from_every_committed_position_end_alike(data: st.DataObject) -
 @settings(max_examples=80)
 @given(st.data())
 def test_parts_of_a_frozen_life_and_the_next_add_up_to_the_windows_of_the_reference(data: st.DataObject) -> None:
-    """The first life ends after a flush that it did not commit; no event before the commit is repeated after it."""
+    """The first life ends after a flush that it did not commit, or in the middle of it, and the log may have lost its
+    beginning.
+
+    No event is repeated of which the log has lost every occurrence before the commit. What a flush did not get out is
+    missing in its windows, and nothing is counted twice.
+    """
     log = data.draw(logs(NOON))
     committed, flushed = sorted(data.draw(st.tuples(*[st.sampled_from([*log.cuts[1:], log.end])] * 2)))
-    log = without_repeats_across(log, committed)
+    log_start = data.draw(st.sampled_from([cut for cut in (*log.cuts, log.end) if cut <= committed]))
+    torn = data.draw(st.none() | st.integers(0, 3))
+    log = without_repeats_of(log, log_start, committed)
     before = world(FEED, log)
     partition = Partition(FEED, 0, before.decoder, before.position())
     for at, until in ((0, committed), (committed, flushed)):
@@ -228,14 +251,15 @@ def test_parts_of_a_frozen_life_and_the_next_add_up_to_the_windows_of_the_refere
             partition.process(Run("toy", 0, at, until, ()))
             output = partition.flush()
             assert output is not None
-            before.write(output)
+            before.write(output, None if until == committed else torn)
             if until == committed:
                 before.commit(output.position)
 
     counted = max((version // 2 + 1 for _, _, version, _ in before.written), default=0)
-    frozen = freeze(before.known(log_start=committed), counted, lambda _: pytest.fail("the position says it"))
+    frozen = freeze(before.known(log_start=log_start), counted, lambda _: pytest.fail("the position says it"))
     after = world(FEED, log)
     after.committed, after.metadata, after.since = frozen.processed, frozen.metadata(), frozen.since
+    after.cut_at = log_start
     for life, dies_after in data.draw(
         st.lists(st.tuples(st.lists(steps, max_size=6), st.none() | st.integers(0, 3)), max_size=3)
     ):
@@ -247,16 +271,73 @@ def test_parts_of_a_frozen_life_and_the_next_add_up_to_the_windows_of_the_refere
         found = {
             key: added(aggregate, [life[key] for life in lives if key in life]) for key in {**lives[0], **lives[1]}
         }
-        assert found == {k: w.snapshot() for k, w in before.expected.windows[aggregate.name].items()}
+        expected = {key: window.snapshot() for key, window in before.expected.windows[aggregate.name].items()}
+        missing = Counter(key for key, at in before.expected.history[aggregate.name] if committed <= at < frozen.since)
+        for key, window in expected.items():
+            if torn is None or not missing[key]:
+                assert found.pop(key) == window
+            else:
+                events = found.pop(key, {"events": 0})["events"]
+                assert window["events"] - missing[key] <= events <= window["events"]
+        assert not found
 
 
-def without_repeats_across(log: Log, cut: int) -> Log:
-    """The log with noise in the place of what repeats, from the cut on, an event before it."""
+#: Other windows, one aggregate less, and windows that close later, while the same records are valid.
+CHANGED = replace(
+    FEED,
+    disorder=timedelta(seconds=1),
+    lateness=timedelta(seconds=7),
+    ahead=FEED.allowance,
+    aggregates=(replace(FEED.aggregates[1], window=timedelta(seconds=6), version=2),),
+)
+
+
+@settings(max_examples=80)
+@given(st.data())
+def test_windows_of_another_definition_go_on_where_those_of_the_last_ended(data: st.DataObject) -> None:
+    """What was processed by then is built from it as a whole; the stream goes on behind it as after a restart."""
+    log = data.draw(logs(NOON))
+    processed = data.draw(st.sampled_from([*log.cuts[1:], log.end]))
+    before = world(FEED, log)
+    partition = Partition(FEED, 0, before.decoder, before.position())
+    partition.process(Run("toy", 0, 0, processed, ()))
+    output = partition.flush()
+    assert output is not None
+    before.commit(output.position)
+
+    after, built = world(CHANGED, log), truth(CHANGED, log.records[:processed])
+    known = replace(before.known(), definition=CHANGED.definition)
+    with pytest.raises(PositionProblem, match="citystream rebuild toy"):
+        resume(known)
+    last = rebuilt_from(known)
+    assert last is not None
+    (aggregate,) = CHANGED.aggregates
+    still_open = [offset for key, offset in built.history[aggregate.name] if key not in built.final[aggregate.name]]
+    seen = built.watermarks.get(min(still_open, default=0) - 1)
+    oldest = (min(still_open), NO_EVENT_TIME if seen is None else seen) if still_open else None
+    position = rebuilt(known, last, oldest)
+    after.committed, after.metadata = position.processed, position.metadata()
+    after.written = [
+        (aggregate.name, key, version, built.windows[aggregate.name][key].snapshot())
+        for key, version in built.versions(aggregate.name).items()
+    ]
+    after.dead = {offset for offset in after.expected.invalid if offset < processed}
+    for life, dies_after in data.draw(
+        st.lists(st.tuples(st.lists(steps, max_size=6), st.none() | st.integers(0, 3)), max_size=3)
+    ):
+        live(after, life, dies_after)
+    live_to_the_end(after)
+    after.check_end()
+
+
+def without_repeats_of(log: Log, log_start: int, cut: int) -> Log:
+    """The log with noise in the place of what repeats, from the cut on, an event that is only before its start."""
 
     def identity(logged: Logged) -> Any:
         return logged.values and tuple(logged.values[name] for name in ("device_id", "observed_at", "event_id"))
 
-    known = {identity(logged) for logged in log.records[:cut]}
+    known = {identity(logged) for logged in log.records[:log_start]}
+    known -= {identity(logged) for logged in log.records[log_start:cut]}
     later = [replace(r, values=None) if identity(r) in known else r for r in log.records[cut:]]
     return replace(log, records=(*log.records[:cut], *later))
 
@@ -400,21 +481,52 @@ def test_a_run_without_any_record_moves_the_position() -> None:
     assert all(frame.is_empty() for frame in output.parts.values())
 
 
+def test_a_repeat_of_an_earlier_life_is_known_after_a_restart_as_before_it() -> None:
+    """Its window is open, so the rewind of the new life has to reach back behind the freeze."""
+    log = _log(1, 2, 3, 1)
+    log = replace(log, records=(*log.records[:3], replace(log.records[0], offset=3)))
+    decoder = cast("Decoder", Decoding(FEED, log))
+    partition = fresh(log)
+    partition.process(next_run(log, 0, 1))
+    output = partition.flush()
+    assert output is not None
+    here = world(FEED, log)
+    here.committed, here.metadata = output.position.processed, output.position.metadata()
+    position = freeze(here.known(), 1, lambda _: pytest.fail("the position says it"))
+    for until, events in ((2, 1), (3, 2), (4, 2)):
+        partition = Partition(FEED, 0, decoder, position)
+        partition.process(Run("toy", 0, position.rewind, until, ()))
+        output = partition.flush()
+        assert output is not None
+        assert output.parts["toy_4s"]["events"].to_list() == [events]
+        position = output.position
+        assert (position.rewind, position.since) == (0, 1)
+
+
 BAD_LOG = Log(tuple(Logged(n, b"d-1", None, NOON) for n in range(10)), tuple(range(10)))
 
 
 @pytest.fixture
 def blocks_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
     """The share of bad records is taken over ten offsets."""
-    monkeypatch.setattr("processors.partition.BAD_BLOCK", 10)
+    for limit in ("FEWEST", "MOST"):
+        monkeypatch.setattr(f"processors.badshare.{limit}", 10)
+
+
+@pytest.mark.parametrize(
+    ("rate", "partitions", "size"), [(0.01, 4, 1000), (1, 1, 1000), (34, 4, 5100), (170, 4, 10_000)]
+)
+def test_a_block_is_ten_minutes_of_a_partition_within_limits(rate: float, partitions: int, size: int) -> None:
+    assert block_size(replace(FEED, rate=rate, partitions=partitions)) == size
 
 
 @pytest.mark.usefixtures("blocks_of_ten")
-def test_too_many_bad_records_stop_the_worker_at_the_end_of_their_block() -> None:
+def test_too_many_bad_records_stop_the_worker_at_the_one_that_decides_it() -> None:
+    """Half of a block of ten may be bad, so the sixth decides, whatever follows."""
     partition = fresh(BAD_LOG)
-    assert partition.process(next_run(BAD_LOG, 0, 9)) == 9
-    with pytest.raises(TooManyBad, match="toy/0: 100% of the records from offset 0 on are bad"):
-        partition.process(next_run(BAD_LOG, 9, 1))
+    assert partition.process(next_run(BAD_LOG, 0, 5)) == 5
+    with pytest.raises(TooManyBad, match="toy/0: 6 of the records from offset 0 to 5 are bad, more than 50%"):
+        partition.process(next_run(BAD_LOG, 5, 1))
     told = Partition(
         FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), first(TOPIC_ID, FEED.definition, 0), accept_bad=True
     )
@@ -424,7 +536,7 @@ def test_too_many_bad_records_stop_the_worker_at_the_end_of_their_block() -> Non
 @pytest.mark.usefixtures("blocks_of_ten")
 def test_too_many_bad_records_stop_the_worker_again_after_a_restart() -> None:
     partition = fresh(BAD_LOG)
-    partition.process(next_run(BAD_LOG, 0, 9))
+    partition.process(next_run(BAD_LOG, 0, 5))
     output = partition.flush()
     assert output is not None
     again = Partition(FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), output.position)
@@ -438,3 +550,75 @@ def test_one_bad_record_at_the_end_of_a_block_does_not_stop_a_worker_that_starts
     start = Position(9, 9, NO_EVENT_TIME, TOPIC_ID, FEED.definition)
     partition = Partition(FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), start)
     assert partition.process(next_run(BAD_LOG, 9, 1)) == 1
+
+
+def decides(log: Log, from_offset: int) -> int | None:
+    """The first offset from there on at which more than half of a block of ten is known to be bad."""
+    for start in range(0, log.end, 10):
+        bad = [r.offset for r in log.records[start : start + 10] if r.values is None]
+        if len(bad) > 5 and bad[5] >= from_offset:
+            return bad[5]
+    return None
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.usefixtures("blocks_of_ten")
+@given(st.data())
+def test_any_cuts_and_restarts_stop_at_the_same_record(data: st.DataObject) -> None:
+    """Blocks that a worker was told to accept do not stop the next one, though its open windows reach back to them."""
+    log = bad_log(data)
+    here = World(FEED, log, truth(FEED, log.records), Decoding(FEED, log))
+    accepting = data.draw(st.integers(0, log.end))
+    accepted = 0
+    for life in data.draw(st.lists(st.lists(steps, min_size=1, max_size=6), max_size=4)):
+        told = accepted < accepting
+        partition = Partition(FEED, 0, here.decoder, here.position(), accept_bad=told)
+        expected = None if told else decides(log, partition.start.processed)
+        at = partition.start.rewind
+        for count, flushes, commits in life:
+            if at == log.end:
+                break
+            run = next_run(log, at, count)
+            if expected is not None and run.next > expected:
+                with pytest.raises(TooManyBad, match=f" to {expected} are bad"):
+                    partition.process(run)
+                break
+            partition.process(run)
+            at = run.next
+            output = partition.flush() if flushes else None
+            if output is not None and commits:
+                here.commit(output.position)
+        if told:
+            accepted = here.committed or 0
+    partition = Partition(FEED, 0, here.decoder, here.position())
+    if partition.start.rewind == log.end:
+        return
+    expected = decides(log, partition.start.processed)
+    with pytest.raises(TooManyBad, match=f" to {expected} are bad") if expected is not None else nullcontext():
+        partition.process(next_run(log, partition.start.rewind, log.end))
+
+
+def bad_log(data: st.DataObject) -> Log:
+    """Stretches of good and of bad records of one device, a second apart."""
+    stretches = data.draw(st.lists(st.tuples(st.booleans(), st.integers(1, 12)), min_size=1, max_size=8))
+    good = [is_good for is_good, length in stretches for _ in range(length)]
+    records = tuple(
+        Logged(
+            n, b"d-1", wire(n, "d-1", NOON + 1000 * n, ("calm", 1, None, None, None)) if is_good else None,
+            NOON + ARRIVED_AFTER,
+        )
+        for n, is_good in enumerate(good)
+    )  # fmt: skip
+    cuts = sorted({0, *data.draw(st.lists(st.integers(0, len(good) - 1), max_size=20))})
+    return Log(records, tuple(cuts))
+
+
+def test_waiting_dead_letters_are_counted_in_bytes() -> None:
+    partition = fresh(BAD_LOG)
+    partition.process(next_run(BAD_LOG, 0, 4))
+    waiting = partition.unwritten
+    output = partition.flush()
+    assert output is not None
+    assert waiting == sum(letter.memory for letter in output.dead)
+    assert waiting > 4 * len(b"d-1" + b"noise")
+    assert partition.unwritten == 0

@@ -14,6 +14,7 @@ from processors.combine import Combine
 from processors.repeats import Repeats
 from processors.windows import SumTooLarge, Windows
 from schemas.columnar import UUID_PARTS
+from schemas.feed import Outgrown
 from streams.decode import Decoder
 from streams.positions import NO_EVENT_TIME
 from streams.recordbatch import split
@@ -22,7 +23,7 @@ from streams.watermark import SEEN_BEFORE, advance, closes_at, window_start
 from tests.reference import partition as reference
 from tests.reference.streams import Log, logs
 from tests.reference.streams import cuts as cuts_of
-from tests.reference.toy import CATALOGUE, FEED, NOON, event_id, halves
+from tests.reference.toy import CATALOGUE, FEED, NOON, event_id, halves, instant
 
 OLD = replace(FEED, earliest=datetime(1900, 1, 1, tzinfo=UTC))
 BY_DEVICE, BY_MOOD = FEED.aggregates
@@ -167,17 +168,20 @@ def test_a_histogram_has_ascending_buckets_and_is_empty_where_nothing_is_known()
     assert part["delay_histogram_buckets"] == part["delay_histogram_counts"] == []
 
 
+@pytest.mark.parametrize("outgrown", [(), (Outgrown(partitions=3, until=instant(NOON)),)])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_sum_that_could_wrap_when_merged_stops_the_worker(sign: int) -> None:
-    """All partitions together keep below 2**62; one record more than that is refused, and nothing wraps before."""
-    feed = replace(FEED, partitions=8, aggregates=(BY_DEVICE,))
+def test_a_sum_that_could_wrap_when_merged_stops_the_worker(sign: int, outgrown: tuple[Outgrown, ...]) -> None:
+    """All partitions, of outgrown topics too, keep below 2**62 together; one record more is refused, and nothing wraps
+    before."""
+    before = sum(topic.partitions for topic in outgrown)
+    feed = replace(FEED, partitions=8 - before, outgrown=outgrown, aggregates=(BY_DEVICE,))
     combine = Combine(feed)
     windows = Windows(feed, BY_DEVICE, combine)
     largest = sign * 2**52
     for number in range(2**7):
         windows.add(combine(rows_at(0, offset=number).with_columns(level=pl.lit(largest, pl.Int64))))
     (total,) = windows.take(NOON)["level_sum"]
-    assert total * feed.partitions == sign * 2**62
+    assert total * (before + feed.partitions) == sign * 2**62
     windows.add(combine(rows_at(0, offset=2**7).with_columns(level=pl.lit(sign, pl.Int64))))
     with pytest.raises(SumTooLarge, match="toy_4s: level_sum of d is too large to be summed exactly"):
         windows.take(NOON)

@@ -1,0 +1,76 @@
+"""The share of bad records: many in a row are a broken publisher or a missing schema, and the worker stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from schemas.feed import Feed
+from streams.deadletters import DeadLetter
+from streams.positions import Position, Stop
+
+#: A block is what a partition gets in this time at the feed's declared rate, within these numbers of offsets: single
+#: records must not decide, and no feed may become dead letters for hours.
+BLOCK_OF = timedelta(minutes=10)
+FEWEST, MOST = 1_000, 10_000
+
+
+class TooManyBad(Stop):
+    """More records are bad than a feed allows: its publisher or a schema is broken, not single records."""
+
+
+def block_size(feed: Feed) -> int:
+    """Offsets over which the share is taken, in blocks that begin at multiples of it."""
+    return round(min(MOST, max(FEWEST, feed.rate / feed.partitions * BLOCK_OF.total_seconds())))
+
+
+class BadShare:
+    """Counts the bad offsets of each block of one partition, from the block of its rewind offset on.
+
+    It depends on the log alone at which offset a block has too many. What lies below the processed offset was passed
+    by an earlier life of the worker, which was told to, and is not judged again.
+    """
+
+    def __init__(self, feed: Feed, number: int, start: Position, *, accept: bool) -> None:
+        self._feed = feed
+        self._where = f"{feed.name}/{number}"
+        self._size = block_size(feed)
+        self._allowed = int(feed.bad_ratio * self._size)
+        self._judged_from = None if accept else start.processed
+        self._block, self._in_block = start.rewind // self._size, start.bad
+        self._ranges = [(start.rewind - start.bad, start.rewind)]
+
+    def add(self, dead: Iterable[DeadLetter], from_offset: int) -> None:
+        """Count dead letters, in the order of the log, from an offset on.
+
+        Raises
+        ------
+        TooManyBad
+            A block holds a larger share of bad records than the feed allows, whatever the rest of it will be.
+        """
+        for letter in dead:
+            first, end = max(letter.offset, from_offset), letter.last_offset + 1
+            self._ranges.append((first, end))
+            for block in range(first // self._size, (end - 1) // self._size + 1):
+                begin = max(first, block * self._size)
+                self._count(block, begin, min(end, (block + 1) * self._size) - begin, letter.cause)
+
+    def _count(self, block: int, begin: int, bad: int, cause: str) -> None:
+        if block != self._block:
+            self._block, self._in_block = block, 0
+        room = self._allowed - self._in_block
+        self._in_block += bad
+        decided = begin + room
+        if 0 <= room < bad and self._judged_from is not None and decided >= self._judged_from:
+            raise TooManyBad(
+                f"{self._where}: {self._allowed + 1:,} of the records from offset {block * self._size} to {decided} "
+                f"are bad, more than {self._feed.bad_ratio:.0%} of a block of {self._size:,} ({cause}). Mend the "
+                "publisher, or freeze the schema it uses and start again; or go on with: citystream process "
+                "--accept-bad, which makes dead letters of them"
+            )
+
+    def before(self, rewind: int) -> int:
+        """Bad offsets before a new rewind offset, in its block; older ones are forgotten."""
+        block = rewind // self._size * self._size
+        self._ranges = [(first, end) for first, end in self._ranges if end > block]
+        return sum(max(0, min(rewind, end) - max(block, first)) for first, end in self._ranges)

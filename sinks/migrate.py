@@ -1,27 +1,93 @@
-"""Bringing a ClickHouse to what the declarations say."""
+"""Bringing a ClickHouse to what the declarations say, without showing windows that are not built."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from schemas.feed import Feed
+from sinks.accounts import ledger_views
 from sinks.clickhouse import Server, patiently
+from sinks.sql import literal
 from sinks.tables import feed_tables, shared_tables
 from sinks.views import aggregate_view, conflict_view, feed_view
+from streams.generations import Generation
+
+#: Asks ClickHouse: a statement and its parameters.
+Ask = Callable[..., Any]
 
 
-def statements(feeds: Iterable[Feed], timezone: str) -> list[str]:
-    """Everything there has to be, in an order that works; running it again changes nothing."""
-    found = ["CREATE DATABASE IF NOT EXISTS raw", "CREATE DATABASE IF NOT EXISTS city", *shared_tables(timezone)]
-    for feed in feeds:
-        found += [*feed_tables(feed, timezone), feed_view(feed, timezone), conflict_view(feed, timezone)]
-        found += [aggregate_view(feed, aggregate, timezone) for aggregate in feed.aggregates]
+def statements(feed: Feed, timezone: str) -> list[str]:
+    """What there has to be of a feed, but for the views of its aggregates; running it again changes nothing."""
+    return [*feed_tables(feed, timezone), feed_view(feed, timezone), conflict_view(feed, timezone)]
+
+
+def shown(ask: Ask, feed: Feed) -> dict[str, str]:
+    """The views of a feed's aggregates, declared or not, and which of its versions each of them shows."""
+    found = {}
+    views = "SELECT name, as_select FROM system.tables WHERE database = 'city' AND startsWith(name, %(prefix)s)"
+    for name, select in ask(views, {"prefix": f"{feed.name}_"}):
+        version = re.search(rf"\braw\.({name}(_v[0-9]+)?)\b", select)
+        if version and re.search(rf"\braw\.{feed.name}\b", select):
+            found[name] = version[1]
     return found
 
 
-def migrate(owner: Server, feeds: Iterable[Feed], timezone: str, say: Callable[[str], None]) -> None:
-    """Create what is missing; waits for a server that is away."""
+def settle(owner: Server, generations: Iterable[Generation]) -> None:
+    """Note of outgrown topics that all they count is stored."""
     client = owner.connect()
-    for statement in statements(feeds, timezone):
-        patiently(lambda text=statement: client.execute(text), say)  # type: ignore[misc]
+    for generation in generations:
+        for aggregate in generation.feed.aggregates:
+            client.execute(
+                f"INSERT INTO raw.progress SELECT {literal(aggregate.topic)}, number, {generation.beyond} "
+                f"FROM numbers({generation.first}, {generation.partitions})"
+            )
+    client.disconnect()
+
+
+def migrate(owner: Server, feeds: Iterable[Feed], timezone: str, say: Callable[[str], None]) -> None:
+    """Create what is missing; waits for a server that is away.
+
+    A view goes on showing the version it shows, because another one has to be built first; and a new one of a feed
+    that has rows waits until its windows are built of them.
+    """
+    feeds = list(feeds)
+    client = owner.connect()
+
+    def ask(*statement: Any) -> Any:
+        return patiently(lambda: client.execute(*statement), say)
+
+    ask("CREATE DATABASE IF NOT EXISTS raw")
+    ask("CREATE DATABASE IF NOT EXISTS city")
+    for statement in shared_tables(timezone):
+        ask(statement)
+    for feed in feeds:
+        for statement in statements(feed, timezone):
+            ask(statement)
+        now, ((rows,),) = shown(ask, feed), ask(f"SELECT count() FROM raw.{feed.name}")
+        unbuilt = [a for a in feed.aggregates if now.get(a.name, "" if rows else a.topic) != a.topic]
+        for aggregate in feed.aggregates:
+            if aggregate not in unbuilt:
+                ask(aggregate_view(feed, aggregate, timezone))
+        if unbuilt:
+            names = ", ".join(f"city.{aggregate.name}" for aggregate in unbuilt)
+            say(f"not shown as declared: {names}; run: citystream rebuild {feed.name}")
+    for statement in ledger_views(feeds):
+        ask(statement)
+    client.disconnect()
+
+
+def empty(owner: Server, feed: Feed, say: Callable[[str], None]) -> None:
+    """Drop everything that is stored of a feed; its tables stay. Waits for a server that is away."""
+    names = [feed.name, *(aggregate.topic for aggregate in feed.aggregates)]
+    of_topic = f"WHERE topic = {literal(feed.name)}"
+    shared = dict.fromkeys(("quarantine", "redriven", "control", "ledger"), of_topic)
+    shared["progress"] = f"WHERE aggregate IN ({', '.join(map(literal, names))})"
+    client = owner.connect()
+    for text in (
+        *(f"TRUNCATE TABLE raw.{name}" for name in names),
+        *(f"ALTER TABLE raw.{table} DELETE {where} SETTINGS mutations_sync = 1" for table, where in shared.items()),
+    ):
+        patiently(lambda text=text: client.execute(text), say)  # type: ignore[misc]
     client.disconnect()

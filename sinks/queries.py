@@ -8,6 +8,7 @@ from clickhouse_driver import Client
 
 from schemas.feed import Aggregate, Feed
 from streams.positions import NO_EVENT_TIME
+from streams.watermark import ASIDE
 
 
 def newest_arrival_ms(client: Client, feed: Feed) -> int | None:
@@ -27,7 +28,7 @@ def newest_event_ms(client: Client, feed: Feed) -> int | None:
 def lives(client: Client, feed: Feed, partition: int) -> tuple[int, int]:
     """The last life of a partition that wrote parts, and the offset behind the last one counted into any part."""
     parts = " UNION ALL ".join(
-        f"SELECT since, version FROM raw.{aggregate.name} WHERE source_partition = %(partition)s"
+        f"SELECT since, version FROM raw.{aggregate.topic} WHERE source_partition = %(partition)s"
         for aggregate in feed.aggregates
     )
     if not parts:
@@ -38,12 +39,20 @@ def lives(client: Client, feed: Feed, partition: int) -> tuple[int, int]:
     return (int(life), int(counted)) if rows else (0, 0)
 
 
+def holds(client: Client, feed: Feed, partition: int) -> bool:
+    """Whether rows or parts of a partition are stored."""
+    ((rows,),) = client.execute(
+        f"SELECT count() FROM raw.{feed.name} WHERE source_partition = %(partition)s", {"partition": partition}
+    )
+    return rows > 0 or lives(client, feed, partition) != (0, 0)
+
+
 def seen_before(client: Client, feed: Feed, partition: int, offset: int) -> int:
     """The maximum of event time (ms) in a partition before an offset up to which its rows are stored."""
     ((after, seen, newest, rows),) = client.execute(
         "SELECT countIf(source_offset >= %(offset)s), minIf(seen_before, source_offset >= %(offset)s), "
         f"max(toUnixTimestamp64Milli({feed.event_time})), count() FROM raw.{feed.name} "
-        "WHERE source_partition = %(partition)s",
+        f"WHERE source_partition = %(partition)s AND seen_before < {ASIDE}",
         {"partition": partition, "offset": offset},
     )
     if not rows:
@@ -69,9 +78,9 @@ def quarantine(client: Client, topic: str | None, limit: int) -> list[dict[str, 
     """The newest quarantined records, without their bytes."""
     return _rows(
         client,
-        "SELECT arrived_at, topic, source_partition AS partition, source_offset AS offset, last_offset, stage, cause "
+        "SELECT published_at, topic, source_partition AS partition, source_offset AS offset, last_offset, stage, cause "
         "FROM raw.quarantine FINAL WHERE %(topic)s = '' OR topic = %(topic)s "
-        "ORDER BY arrived_at DESC, topic, partition, offset DESC LIMIT %(limit)s",
+        "ORDER BY published_at DESC, topic, partition, offset DESC LIMIT %(limit)s",
         {"topic": topic or "", "limit": limit},
     )
 

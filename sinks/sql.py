@@ -79,3 +79,18 @@ def window_start_ms(feed: Feed, aggregate: Aggregate) -> str:
 def is_late(feed: Feed, aggregate: Aggregate) -> str:
     """The predicate of streams.watermark on a raw row: its window was closed before it."""
     return f"({window_start_ms(feed, aggregate)} + {closes_at(feed, aggregate)} <= seen_before)"
+
+
+def behind_ms(feed: Feed) -> str:
+    """How far event time had come beyond a raw row's before it, which says how late it can be for any window.
+
+    The ends are cut off, so that the difference cannot wrap.
+    """
+    return f"(least(greatest(seen_before, 0), {2**62}) - toUnixTimestamp64Milli({feed.event_time}))"
+
+
+def counted(feed: Feed, aggregate: Aggregate) -> tuple[str, ...]:
+    """Number of events and each partial of raw rows that are grouped."""
+    to_sql = ToSql(feed)
+    partials = [partial for measure in aggregate.measures for partial in measure.partials]
+    return "toInt64(count())", *(to_sql.partial(partial) for partial in partials)

@@ -1,26 +1,31 @@
 """The physical tables of ClickHouse, derived from feeds: ``raw.*``.
 
 Whatever order rows arrive in and however often, the same rows survive: a feed's table keeps the first occurrence of
-an identity, an aggregate's the highest version of each part of each life of its partition.
+an identity (of two at one offset, that in the lower partition), an aggregate's the highest version of each part of each
+life of its partition, and the quarantine the letter that was written last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from schemas.columnar import UUID_PARTS
+from schemas.columnar import PARTS
 from schemas.feed import Aggregate, Feed
-from schemas.model import Field, Kind
-from sinks.sql import is_late, literal
+from schemas.model import Field
+from sinks.sql import behind_ms, is_late, literal
+from streams.watermark import ASIDE
 
 #: Offsets a ledger row covers.
 LEDGER_BLOCK = 65_536
 RAW_KEPT = timedelta(days=400)
-
-#: What a field of several numbers is made of.
-PARTS: Mapping[Kind, tuple[str, str]] = {"place": ("longitude", "latitude"), "uuid": UUID_PARTS}
+#: Orders the occurrences of an event, the highest one counts: what its topic counts, then the oldest topic, then the
+#: lowest offset.
+FIRST = (
+    f"bitNot(bitOr(bitShiftLeft(toUInt64(seen_before = {ASIDE}), 63), "
+    "bitOr(bitShiftLeft(toUInt64(source_partition), 47), source_offset)))"
+)
 
 _TYPES = {
     "string": "String",
@@ -37,7 +42,7 @@ class TableColumn:
     """A column of a table and what an analyst reads about it.
 
     ``wires`` names the columns the sink sends for it, with their types, and ``value`` is the SQL that makes one of
-    the other; by default the column is sent as it is.
+    the other; by default the column is sent as it is. ``absent`` is the SQL of its value in rows it was not sent for.
     """
 
     name: str
@@ -45,6 +50,7 @@ class TableColumn:
     comment: str
     wires: tuple[tuple[str, str], ...] = ()
     value: str = ""
+    absent: str = ""
 
     @property
     def sent(self) -> tuple[tuple[str, str], ...]:
@@ -52,46 +58,68 @@ class TableColumn:
         return self.wires or ((self.name, self.type),)
 
 
+#: What a feed's table has beside what the sink declares: values of fields that it does not.
+UNDECLARED = TableColumn("undeclared", "String", "Fields of another schema version than the sink's, as JSON")
+
+
+def _undeclared(name: str, kind: str) -> str:
+    """SQL of what a row has under a name without a column of its own; ``kind`` is nullable."""
+    return f"JSONExtract({UNDECLARED.name}, {literal(name)}, {literal(kind)})"
+
+
 def instant(name: str, comment: str, timezone: str, *, nullable: bool = False) -> TableColumn:
     """A time, sent as integer ms so that no client's time zone takes part."""
-    kind, wire = f"DateTime64(3, {literal(timezone)})", "Int64"
+    kind, wire, value = f"DateTime64(3, {literal(timezone)})", "Int64", "fromUnixTimestamp64Milli({}, {})"
     if nullable:
         kind, wire = f"Nullable({kind})", "Nullable(Int64)"
-    return TableColumn(name, kind, comment, ((name, wire),), f"fromUnixTimestamp64Milli({name}, {literal(timezone)})")
+    made, absent = (value.format(source, literal(timezone)) for source in (name, _undeclared(name, wire)))
+    return TableColumn(name, kind, comment, ((name, wire),), made, absent if nullable else "")
 
 
 def field_columns(field: Field, timezone: str) -> list[TableColumn]:
     """Columns of one field of a record; a place has two."""
+    name = field.name
     comment = field.description + (f" [{field.unit}]" if field.unit and field.kind != "instant" else "")
     if field.kind == "instant":
-        return [instant(field.name, comment, timezone, nullable=field.nullable)]
+        return [instant(name, comment, timezone, nullable=field.nullable)]
     if field.kind == "place":
+        kind = "Nullable(Float64)"
         return [
-            TableColumn(f"{field.name}_{part}", "Nullable(Float64)", f"{comment}: {part}, WGS 84 [deg]")
-            for part in PARTS["place"]
+            TableColumn(part, kind, f"{comment}: {axis}, WGS 84 [deg]", absent=_undeclared(part, kind))
+            for axis, part in ((axis, f"{name}_{axis}") for axis in PARTS["place"])
         ]
     if field.kind == "uuid":
-        high, low = (f"{field.name}_{part}" for part in PARTS["uuid"])
+        high, low = (f"{name}_{part}" for part in PARTS["uuid"])
         value = f"reinterpret(bitOr(bitShiftLeft(toUInt128({low}), 64), {high}), 'UUID')"
-        return [TableColumn(field.name, "UUID", comment, ((high, "UInt64"), (low, "UInt64")), value)]
-    kind = _TYPES[field.kind]
+        return [TableColumn(name, "UUID", comment, ((high, "UInt64"), (low, "UInt64")), value)]
     if field.kind == "date":
-        return [TableColumn(field.name, kind, comment, ((field.name, "Int32"),), f"toDate32({field.name})")]
-    return [TableColumn(field.name, f"Nullable({kind})" if field.nullable else kind, comment)]
+        kind, wire = ("Nullable(Date32)", "Nullable(Int32)") if field.nullable else ("Date32", "Int32")
+        absent = f"toDate32({_undeclared(name, wire)})" if field.nullable else ""
+        return [TableColumn(name, kind, comment, ((name, wire),), f"toDate32({name})", absent)]
+    kind = _TYPES[field.kind]
+    found = _undeclared(name, f"Nullable({kind})")
+    if field.nullable:
+        return [TableColumn(name, f"Nullable({kind})", comment, absent=found)]
+    absent = f"ifNull({found}, {literal(field.default)})" if field.has_default else ""
+    return [TableColumn(name, kind, comment, absent=absent)]
 
 
 def source_columns(timezone: str) -> list[TableColumn]:
     """Where a raw row came from."""
     return [
-        TableColumn("source_partition", "UInt16", "Partition of the topic"),
+        TableColumn("source_partition", "UInt16", "Partition, numbered through all topics the feed had"),
         TableColumn("source_offset", "UInt64", "Offset in the partition"),
         instant("arrived_at", "When the broker stored the record", timezone),
-        TableColumn("seen_before", "Int64", "Maximum of event time in the partition before this record [ms]"),
+        TableColumn(
+            "seen_before",
+            "Int64",
+            f"Maximum of event time in the partition before this record [ms]; {ASIDE} if its topic does not count it",
+        ),
     ]
 
 
 def feed_columns(feed: Feed, timezone: str) -> list[TableColumn]:
-    """Columns the sink writes of a feed."""
+    """Columns the sink writes of a feed; ``UNDECLARED`` comes to them where there is any."""
     return [c for field in feed.fields for c in field_columns(field, timezone)] + source_columns(timezone)
 
 
@@ -103,7 +131,6 @@ def aggregate_columns(aggregate: Aggregate, timezone: str) -> list[TableColumn]:
         TableColumn("source_partition", "UInt16", "Partition the part comes from"),
         TableColumn("since", "UInt64", "Offset from which on the part counts; parts of several add up"),
         TableColumn("version", "UInt64", "2 x last offset counted in, + 1 if final"),
-        TableColumn("watermark", "Nullable(Int64)", "Maximum of event time in the partition [ms], once a flush"),
         TableColumn("events", "Int64", "Events counted"),
     ]
     for partial in (p for measure in aggregate.measures for p in measure.partials):
@@ -124,21 +151,35 @@ def aggregate_columns(aggregate: Aggregate, timezone: str) -> list[TableColumn]:
     return columns
 
 
-QUARANTINE = [
-    TableColumn("topic", "String", "Topic of the record"),
-    TableColumn("source_partition", "UInt16", "Partition of the record"),
-    TableColumn("source_offset", "UInt64", "Offset of the record"),
-    TableColumn("last_offset", "UInt64", "Last offset, if a whole batch could not be opened"),
-    TableColumn("stage", "String", "DECODE or VALIDATE"),
-    TableColumn("cause", "String", "What is wrong with it"),
-    TableColumn("key", "Nullable(String)", "Key, hexadecimal"),
-    TableColumn("value", "Nullable(String)", "Value, hexadecimal"),
-]
+def quarantine_columns(timezone: str) -> list[TableColumn]:
+    """Columns the sink writes of a dead letter."""
+    return [
+        TableColumn("topic", "String", "Topic of the record"),
+        TableColumn("source_partition", "UInt16", "Partition of the record"),
+        TableColumn("source_offset", "UInt64", "Offset of the record"),
+        TableColumn("last_offset", "UInt64", "Last offset, if a whole batch could not be opened"),
+        TableColumn("stage", "String", "DECODE or VALIDATE"),
+        TableColumn("cause", "String", "What is wrong with it"),
+        TableColumn("key", "Nullable(String)", "Key, hexadecimal"),
+        TableColumn("value", "Nullable(String)", "Value, hexadecimal"),
+        instant("published_at", "When the broker stored the record", timezone),
+        instant("arrived_at", "When the dead letter was stored", timezone),
+    ]
+
 
 PROGRESS = [
     TableColumn("aggregate", "String", "Aggregate"),
     TableColumn("source_partition", "UInt16", "Partition the parts come from"),
     TableColumn("watermark", "Int64", "Maximum of event time whose parts are stored [ms]"),
+]
+
+REDRIVEN = [
+    TableColumn("topic", "String", "Topic of the record"),
+    TableColumn("source_partition", "UInt16", "Partition of the record"),
+    TableColumn("source_offset", "UInt64", "Offset of the record"),
+    TableColumn("to_partition", "UInt16", "Partition where it is now"),
+    TableColumn("to_offset", "UInt64", "Offset where it is now"),
+    TableColumn("corrected", "Bool", "Its values were corrected; else its bytes are the same"),
 ]
 
 CONTROL = [
@@ -148,62 +189,98 @@ CONTROL = [
     TableColumn("last_offset", "UInt64", "Last offset without a record that counts"),
 ]
 
+LEDGER = [
+    TableColumn("topic", "String", "Topic of the offsets"),
+    TableColumn("source_partition", "UInt16", "Partition of the offsets"),
+    TableColumn(
+        "kind",
+        "Enum8('received' = 1, 'quarantined' = 2, 'control' = 3)",
+        "As rows of the feed, as dead letters, or as offsets of the log itself",
+    ),
+    TableColumn("block", "UInt64", f"The first offset of the block / {LEDGER_BLOCK}"),
+    TableColumn("offsets", "AggregateFunction(groupBitmap, UInt32)", f"Set of offsets, less block * {LEDGER_BLOCK}"),
+]
+
 
 def shared_tables(timezone: str) -> list[str]:
     """Statements creating what belongs to no single feed."""
-    quarantine = _body([*QUARANTINE, instant("arrived_at", "When the dead letter was stored", timezone)])
     return [
-        f"CREATE TABLE IF NOT EXISTS raw.quarantine ({quarantine}) ENGINE = ReplacingMergeTree "
-        "ORDER BY (topic, source_partition, source_offset) COMMENT 'Records that could not be processed'",
+        f"CREATE TABLE IF NOT EXISTS raw.quarantine ({_body(quarantine_columns(timezone))}) "
+        "ENGINE = ReplacingMergeTree(arrived_at) ORDER BY (topic, source_partition, source_offset) "
+        "COMMENT 'Records that could not be processed'",
+        f"CREATE TABLE IF NOT EXISTS raw.redriven ({_body(REDRIVEN)}, redriven_at DateTime64(3, {literal(timezone)}) "
+        "DEFAULT now64(3) COMMENT 'When') ENGINE = ReplacingMergeTree "
+        "ORDER BY (topic, source_partition, source_offset) "
+        "COMMENT 'Quarantined records that were published again'",
         f"CREATE TABLE IF NOT EXISTS raw.control ({_body(CONTROL)}) ENGINE = ReplacingMergeTree "
         "ORDER BY (topic, source_partition, source_offset, last_offset) "
         "COMMENT 'Offsets of the log itself: markers of transactions, aborted and compacted records'",
         "CREATE TABLE IF NOT EXISTS raw.progress (aggregate String, source_partition UInt16, "
         "watermark SimpleAggregateFunction(max, Int64)) ENGINE = AggregatingMergeTree "
         "ORDER BY (aggregate, source_partition) COMMENT 'Maximum of event time whose windows are stored [ms]'",
-        "CREATE TABLE IF NOT EXISTS raw.ledger (topic String, source_partition UInt16, kind Enum8('received' = 1, "
-        "'quarantined' = 2, 'control' = 3), block UInt64, offsets AggregateFunction(groupBitmap, UInt64)) "
-        "ENGINE = AggregatingMergeTree ORDER BY (topic, source_partition, kind, block) "
-        f"COMMENT 'Which offsets arrived, as a set, per block of {LEDGER_BLOCK} offsets'",
+        f"CREATE TABLE IF NOT EXISTS raw.ledger ({_body(LEDGER)}) ENGINE = AggregatingMergeTree "
+        "ORDER BY (topic, source_partition, block, kind) "
+        f"COMMENT 'Which offsets arrived, as a set for each block of {LEDGER_BLOCK} offsets'",
         _ranges_ledger("quarantine", "quarantined"),
         _ranges_ledger("control", "control"),
     ]
 
 
 def _ranges_ledger(table: str, kind: str) -> str:
+    """Ranges as sets; a range is never written out but for its ends, or a long one would take gigabytes."""
+    first = f"greatest(source_offset, block * {LEDGER_BLOCK}) - block * {LEDGER_BLOCK}"
+    end = f"least(last_offset + 1, (block + 1) * {LEDGER_BLOCK}) - block * {LEDGER_BLOCK}"
     return (
         f"CREATE MATERIALIZED VIEW IF NOT EXISTS raw.{table}_ledger TO raw.ledger AS "
-        f"SELECT topic, source_partition, {literal(kind)} AS kind, "
-        f"intDiv(o, {LEDGER_BLOCK}) AS block, groupBitmapState(o) AS offsets "
-        f"FROM raw.{table} ARRAY JOIN range(source_offset, last_offset + 1) AS o "
-        "GROUP BY topic, source_partition, block"
+        f"WITH bitmapBuild(range(toUInt32({LEDGER_BLOCK}))) AS whole_block, {first} AS first, {end} AS end, "
+        f"end - first = {LEDGER_BLOCK} AS whole "
+        f"SELECT topic, source_partition, {literal(kind)} AS kind, block, groupBitmapMergeState("
+        "if(whole, whole_block, bitmapBuild(range(toUInt32(first), toUInt32(if(whole, first, end)))))) AS offsets "
+        f"FROM raw.{table} ARRAY JOIN range(intDiv(source_offset, {LEDGER_BLOCK}), "
+        f"intDiv(last_offset, {LEDGER_BLOCK}) + 1) AS block GROUP BY topic, source_partition, block"
     )
 
 
 def feed_tables(feed: Feed, timezone: str) -> list[str]:
-    """Statements creating a feed's raw table and those of its aggregates."""
-    columns = feed_columns(feed, timezone)
-    late = " OR ".join(is_late(feed, aggregate) for aggregate in feed.aggregates) or "0"
+    """Statements creating a feed's raw table and those of its aggregates, and adding columns of new fields."""
+    columns = [*feed_columns(feed, timezone), UNDECLARED]
+    places = zip(columns, ["FIRST", *(f"AFTER {column.name}" for column in columns)], strict=False)
     statements = [
-        f"CREATE TABLE IF NOT EXISTS raw.{feed.name} ({_body(columns)}, "
-        f"late UInt8 MATERIALIZED {late} COMMENT 'Came after a window it belongs to was closed', "
-        "version UInt64 MATERIALIZED bitNot(source_offset), INDEX late_rows late TYPE minmax GRANULARITY 1) "
+        f"CREATE TABLE IF NOT EXISTS raw.{feed.name} ({_body(columns)}, {late_column(feed)}, "
+        f"version UInt64 MATERIALIZED {FIRST}, INDEX late_rows {behind_ms(feed)} TYPE minmax GRANULARITY 1) "
         f"ENGINE = ReplacingMergeTree(version) ORDER BY ({feed.key}, {feed.event_time}, event_id) "
         f"PARTITION BY toYYYYMM(arrived_at) TTL toDateTime(arrived_at) + INTERVAL {RAW_KEPT.days} DAY "
         f"COMMENT {literal(feed.description)}",
+        f"ALTER TABLE raw.{feed.name} "
+        + ", ".join(f"ADD COLUMN IF NOT EXISTS {_declared(column)} {place}" for column, place in places),
         f"CREATE MATERIALIZED VIEW IF NOT EXISTS raw.{feed.name}_ledger TO raw.ledger AS "
         f"SELECT {literal(feed.name)} AS topic, source_partition, 'received' AS kind, "
-        f"intDiv(source_offset, {LEDGER_BLOCK}) AS block, groupBitmapState(source_offset) AS offsets "
+        f"intDiv(source_offset, {LEDGER_BLOCK}) AS block, "
+        f"groupBitmapState(toUInt32(source_offset % {LEDGER_BLOCK})) AS offsets "
         f"FROM raw.{feed.name} GROUP BY source_partition, block",
     ]
-    for aggregate in feed.aggregates:
-        order = ", ".join([*aggregate.by, "window_start", "source_partition", "since"])
-        statements.append(
-            f"CREATE TABLE IF NOT EXISTS raw.{aggregate.name} ({_body(aggregate_columns(aggregate, timezone))}) "
-            f"ENGINE = ReplacingMergeTree(version) ORDER BY ({order}) COMMENT {literal(aggregate.description)}"
-        )
-    return statements
+    return statements + [aggregate_table(aggregate, timezone) for aggregate in feed.aggregates]
+
+
+def late_column(feed: Feed) -> str:
+    """Worked out when it is read: it is the only thing in a feed's table that depends on its aggregates."""
+    late = " OR ".join(is_late(feed, aggregate) for aggregate in feed.aggregates) or "0"
+    return f"late UInt8 ALIAS {late} COMMENT 'Came after a window it belongs to was closed'"
+
+
+def aggregate_table(aggregate: Aggregate, timezone: str) -> str:
+    """Statement creating an aggregate's table of parts."""
+    order = ", ".join([*aggregate.by, "window_start", "source_partition", "since"])
+    return (
+        f"CREATE TABLE IF NOT EXISTS raw.{aggregate.topic} ({_body(aggregate_columns(aggregate, timezone))}) "
+        f"ENGINE = ReplacingMergeTree(version) ORDER BY ({order}) COMMENT {literal(aggregate.description)}"
+    )
 
 
 def _body(columns: Iterable[TableColumn]) -> str:
-    return ", ".join(f"{c.name} {c.type} COMMENT {literal(c.comment)}" for c in columns)
+    return ", ".join(map(_declared, columns))
+
+
+def _declared(column: TableColumn) -> str:
+    default = f"DEFAULT {column.absent} " if column.absent else ""
+    return f"{column.name} {column.type} {default}COMMENT {literal(column.comment)}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 from schemas.feed import Aggregate, Feed, milliseconds
-from sinks.sql import ToSql, is_late, literal, merged, window_start_ms
+from sinks.sql import behind_ms, counted, is_late, literal, merged, window_start_ms
 from sinks.tables import TableColumn, feed_columns, field_columns, instant
+from streams.generations import Generation, generations
 from streams.watermark import closes_at
 
 #: Lets a view read ``raw`` for a reader who may not.
@@ -60,7 +61,7 @@ def conflict_view(feed: Feed, timezone: str) -> str:
         f"SELECT {_names(columns)} FROM raw.{feed.name} WHERE {recent} AND event_id IN (SELECT event_id FROM "
         f"raw.{feed.name} WHERE {recent} GROUP BY event_id HAVING min({identity}) != max({identity}) "
         f"SETTINGS max_bytes_before_external_group_by = {CONFLICTS_IN_MEMORY}) "
-        f"ORDER BY event_id, {feed.key}, {feed.event_time}, source_offset "
+        f"ORDER BY event_id, {feed.key}, {feed.event_time}, source_offset, source_partition "
         f"LIMIT 1 BY event_id, {feed.key}, {feed.event_time}"
     )
     about = (
@@ -81,32 +82,24 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
 
     A window is the merge of its parts: what each partition counted in time, and what came too late for that, counted
     from the raw rows. A row is late by the same predicate that kept it out of the stream's part, so it is in one of
-    the two, whenever it arrives.
+    the two, whenever it arrives. How far it was behind has an index, so few rows are read when few are late.
 
     A query sees each table as it was when the query came to it, from left to right. So progress stands to the left of
     the parts: what it says is stored is there to be read.
     """
     columns = aggregate_view_columns(feed, aggregate, timezone)
     partials = [p for measure in aggregate.measures for p in measure.partials]
-    to_sql = ToSql(feed)
+    names = ["events", *(p.name for p in partials)]
     keys = ", ".join(aggregate.by)
-    seen = (
-        "arrayMin(number -> progress[number], partitions)"
-        if feed.key in aggregate.by
-        else f"if(length(progress) = {feed.partitions}, arrayMin(mapValues(progress)), 0)"
-    )
     late_parts = (
         f"SELECT {keys}, fromUnixTimestamp64Milli({window_start_ms(feed, aggregate)}, {literal(timezone)}) "
-        "AS window_start, source_partition, toInt64(count()) AS events"
-        + "".join(f", {to_sql.partial(p)} AS {p.name}" for p in partials)
-        + f" FROM raw.{feed.name} FINAL WHERE late AND {is_late(feed, aggregate)} "
+        "AS window_start, source_partition"
+        + "".join(f", {value} AS {name}" for name, value in zip(names, counted(feed, aggregate), strict=True))
+        + f" FROM raw.{feed.name} FINAL "
+        f"WHERE {behind_ms(feed)} > {milliseconds(feed.lateness + feed.disorder)} AND {is_late(feed, aggregate)} "
         f"GROUP BY {keys}, window_start, source_partition"
     )
-    stream_parts = (
-        f"SELECT {keys}, window_start, source_partition, events"
-        + "".join(f", {p.name}" for p in partials)
-        + f" FROM raw.{aggregate.name} FINAL"
-    )
+    stream_parts = f"SELECT {keys}, window_start, source_partition, {', '.join(names)} FROM raw.{aggregate.topic} FINAL"
     windows = (
         f"SELECT {keys}, window_start, sum(events) AS events"
         + "".join(f", {merged(p)} AS {p.name}" for p in partials)
@@ -116,16 +109,38 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
     progress = (
         "SELECT mapFromArrays(groupArray(source_partition), groupArray(watermark)) AS progress "
         "FROM (SELECT source_partition, max(p.watermark) AS watermark FROM raw.progress AS p "
-        f"WHERE aggregate = {literal(aggregate.name)} GROUP BY source_partition)"
+        f"WHERE aggregate = {literal(aggregate.topic)} GROUP BY source_partition)"
     )
     select = (
-        f"WITH {seen} AS seen SELECT window_start, {keys}, events"
+        f"WITH {_seen(feed, aggregate)} AS seen SELECT window_start, {keys}, events"
         + "".join(f", {r.sql} AS {r.name}" for measure in aggregate.measures for r in measure.results)
         + f", CAST(toUnixTimestamp64Milli(window_start) + {closes_at(feed, aggregate)} <= seen AS Bool) AS final"
         + f", fromUnixTimestamp64Milli(seen - {milliseconds(feed.disorder)}, {literal(timezone)}) AS as_of"
         + f" FROM ({progress}) AS progressed CROSS JOIN ({windows}) AS windows"
     )
     return _view(aggregate.name, columns, aggregate.description, select)
+
+
+def _seen(feed: Feed, aggregate: Aggregate) -> str:
+    """The maximum of event time that every partition which may add to a window has come to, as SQL.
+
+    An outgrown topic speaks for itself until it is settled; from then on the next one does.
+    """
+    *outgrown, present = generations(feed)
+    seen = _come_to(aggregate, present)
+    for generation in reversed(outgrown):
+        end, own = generation.beyond, _come_to(aggregate, generation)
+        seen = f"if({own} < {end}, {own}, greatest({end}, {seen}))"
+    return seen
+
+
+def _come_to(aggregate: Aggregate, generation: Generation) -> str:
+    """The same for one topic: the partitions that hold the window's group, if it is known, or else all."""
+    numbers = f"range(toUInt16({generation.first}), toUInt16({generation.end}))"
+    if generation.feed.key in aggregate.by:
+        own = f"arrayIntersect(partitions, {numbers})"
+        numbers = f"if(empty({own}), {numbers}, {own})"
+    return f"arrayMin(number -> progress[number], {numbers})"
 
 
 def _view(name: str, columns: list[TableColumn], description: str, select: str) -> str:

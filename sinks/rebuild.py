@@ -1,0 +1,138 @@
+"""The windows of another definition, made of the raw rows: what the stream would have written of them by now.
+
+The same declaration is compiled to Polars for the stream and to SQL here, and raw rows know by themselves whether they
+came late. So a part made here is, bit for bit and version for version, the one a stream would have written that had
+always gone by the new definition, and the stream goes on behind it as after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from clickhouse_driver import Client
+
+from schemas.feed import Aggregate, Feed
+from sinks.sql import counted, is_late, literal, window_start_ms
+from sinks.tables import aggregate_table, late_column
+from sinks.views import aggregate_view
+from streams.positions import NO_EVENT_TIME, Position
+from streams.watermark import closes_at
+
+#: Rows that one statement groups, as far as whole days of event time allow it.
+ROWS_AT_ONCE = 10_000_000
+#: Bytes that grouping takes before it goes on from disk.
+IN_MEMORY = 2_000_000_000
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class Span:
+    """Whole days of event time, from one instant (ms) up to another, and how many rows they have."""
+
+    start: int
+    end: int
+    rows: int
+
+
+class Rebuild:
+    """Builds windows up to where each partition was processed, by its number in ``positions``."""
+
+    def __init__(self, client: Client, feed: Feed, positions: Mapping[int, Position], timezone: str) -> None:
+        self._client = client
+        self._feed = feed
+        self._timezone = timezone
+        #: Windows divide a day, so none lies in two.
+        self._day = f"toInt64(floor(toUnixTimestamp64Milli({feed.event_time}) / {DAY_MS}))"
+        self._positions = {n: p for n, p in positions.items() if p.max_processed_ms > NO_EVENT_TIME}
+        self._processed = self._by_partition({n: p.processed for n, p in self._positions.items()})
+        self._newest = self._by_partition({n: p.max_processed_ms for n, p in self._positions.items()})
+        self._since = self._by_partition({n: p.since for n, p in self._positions.items()})
+
+    def spans(self) -> list[Span]:
+        """The rows there are, in spans that are built one after the other."""
+        found: list[Span] = []
+        for day, rows in self._client.execute(
+            f"SELECT {self._day} AS day, count() FROM raw.{self._feed.name} WHERE source_offset < {self._processed} "
+            "GROUP BY day ORDER BY day"
+        ):
+            start, end = day * DAY_MS, (day + 1) * DAY_MS
+            if found and found[-1].rows + rows <= ROWS_AT_ONCE:
+                found[-1] = Span(found[-1].start, end, found[-1].rows + rows)
+            else:
+                found.append(Span(start, end, rows))
+        return found
+
+    def begin(self, aggregate: Aggregate) -> None:
+        """Make the table of an aggregate anew: what is in it was left half-built."""
+        self._client.execute(f"DROP TABLE IF EXISTS raw.{aggregate.topic} SYNC")
+        self._client.execute(aggregate_table(aggregate, self._timezone))
+
+    def build(self, aggregate: Aggregate, span: Span) -> None:
+        """Build the parts of one span."""
+        keys, start = ", ".join(aggregate.by), window_start_ms(self._feed, aggregate)
+        since = f"if(source_offset < {self._since}, 0, {self._since})"
+        final = f"({start} + {closes_at(self._feed, aggregate)} <= {self._newest})"
+        names = ["events", *(p.name for measure in aggregate.measures for p in measure.partials)]
+        self._client.execute(
+            f"INSERT INTO raw.{aggregate.topic} "
+            f"({keys}, window_start, source_partition, since, version, {', '.join(names)}) "
+            f"SELECT {keys}, fromUnixTimestamp64Milli({start}, {literal(self._timezone)}), source_partition, {since}, "
+            f"2 * max(source_offset) + {final}, {', '.join(counted(self._feed, aggregate))} "
+            f"FROM raw.{self._feed.name} FINAL WHERE source_offset < {self._processed} "
+            f"AND {self._feed.event_time} >= fromUnixTimestamp64Milli({span.start}) "
+            f"AND {self._feed.event_time} < fromUnixTimestamp64Milli({span.end}) "
+            f"AND NOT {is_late(self._feed, aggregate)} GROUP BY {keys}, {start}, source_partition, {since}",
+            settings={"max_bytes_before_external_group_by": IN_MEMORY},
+        )
+
+    def finish(self, aggregate: Aggregate) -> None:
+        """Say how far the parts go, which decides what is final."""
+        rows = [(aggregate.topic, number, p.max_processed_ms) for number, p in self._positions.items()]
+        if rows:
+            self._client.execute("INSERT INTO raw.progress (aggregate, source_partition, watermark) VALUES", rows)
+
+    def oldest(self, log_starts: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+        """By partition, the first offset counted into a window that is open, and the maximum of event time before it.
+
+        Of a partition that was frozen, what an earlier life counted is only needed to know repeats, so it may be gone.
+        """
+        reaches = {n: min(log_starts[n], position.since) for n, position in self._positions.items()}
+        still_open = [
+            f"{window_start_ms(self._feed, a)} + {closes_at(self._feed, a)} > {self._newest} "
+            f"AND NOT {is_late(self._feed, a)}"
+            for a in self._feed.aggregates
+        ]
+        found = self._client.execute(
+            "SELECT source_partition, min(source_offset), argMin(seen_before, source_offset) "
+            f"FROM raw.{self._feed.name} WHERE source_offset < {self._processed} "
+            f"AND source_offset >= {self._by_partition(reaches)} AND ({' OR '.join(still_open) or '0'}) "
+            "GROUP BY source_partition"
+        )
+        return {number: (first, seen) for number, first, seen in found}
+
+    @staticmethod
+    def _by_partition(values: Mapping[int, int]) -> str:
+        """SQL of the value of a row's partition, 0 where there is none."""
+        listed = ", ".join(str(values.get(number, 0)) for number in range(max(values, default=0) + 1))
+        return f"[{listed}][source_partition + 1]"
+
+
+def is_behind(client: Client, shown: str, other: str) -> bool:
+    """Whether the windows of one version of an aggregate are less far than those of the one that is shown."""
+    ((partitions,),) = client.execute(
+        "SELECT count() FROM (SELECT maxIf(p.watermark, aggregate = %(shown)s) AS seen, "
+        "maxIf(p.watermark, aggregate = %(other)s) AS built FROM raw.progress AS p "
+        "WHERE aggregate IN (%(shown)s, %(other)s) GROUP BY source_partition HAVING seen > built)",
+        {"shown": shown, "other": other},
+    )
+    return bool(partitions)
+
+
+def show(client: Client, feed: Feed, gone: Iterable[str], timezone: str) -> None:
+    """Let the views show what is declared, and drop those of aggregates that are gone."""
+    for aggregate in feed.aggregates:
+        client.execute(aggregate_view(feed, aggregate, timezone))
+    for name in gone:
+        client.execute(f"DROP VIEW IF EXISTS city.{name}")
+    client.execute(f"ALTER TABLE raw.{feed.name} MODIFY COLUMN {late_column(feed)}")

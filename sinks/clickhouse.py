@@ -2,37 +2,83 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import polars as pl
 from clickhouse_driver import Client
-from clickhouse_driver.errors import Error, ErrorCodes, NetworkError, ServerException
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_never, wait_exponential
+from clickhouse_driver.errors import Error, ErrorCodes, NetworkError, ServerException, SocketTimeoutError
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
 from sinks.sql import literal
 from sinks.tables import TableColumn
+from streams.positions import Stop
 
-#: Errors of the server itself rather than of the statement: they pass when the server recovers.
+
+class NewCodes(IntEnum):
+    """Errors of servers newer than the driver."""
+
+    CANNOT_SCHEDULE_TASK = 439
+    DEADLOCK_AVOIDED = 473
+    ASYNC_LOAD_WAIT_FAILED = 722
+    TABLE_IS_BEING_RESTARTED = 733
+    SERVER_OVERLOADED = 745
+    TABLE_IS_PERMANENTLY_READ_ONLY = 774
+
+
+#: What the server refuses now and may take later: it is too busy, full, read-only, or somebody moves its tables.
 PASSING = {
-    ErrorCodes.TIMEOUT_EXCEEDED,
+    *NewCodes,
+    ErrorCodes.ABORTED,
+    ErrorCodes.CANNOT_ALLOCATE_MEMORY,
+    ErrorCodes.CANNOT_CLOSE_FILE,
+    ErrorCodes.CANNOT_CREATE_DIRECTORY,
+    ErrorCodes.CANNOT_FSYNC,
+    ErrorCodes.CANNOT_OPEN_FILE,
+    ErrorCodes.CANNOT_READ_FROM_FILE_DESCRIPTOR,
+    ErrorCodes.CANNOT_WRITE_TO_FILE_DESCRIPTOR,
+    ErrorCodes.DNS_ERROR,
+    ErrorCodes.KEEPER_EXCEPTION,
     ErrorCodes.MEMORY_LIMIT_EXCEEDED,
-    ErrorCodes.READONLY,
-    ErrorCodes.TABLE_IS_READ_ONLY,
+    ErrorCodes.NETWORK_ERROR,
     ErrorCodes.NOT_ENOUGH_SPACE,
+    ErrorCodes.NO_FREE_CONNECTION,
+    ErrorCodes.NO_ZOOKEEPER,
+    ErrorCodes.QUERY_WAS_CANCELLED,
+    ErrorCodes.QUOTA_EXPIRED,
+    ErrorCodes.READONLY,
+    ErrorCodes.SOCKET_TIMEOUT,
+    ErrorCodes.TABLE_IS_DROPPED,
+    ErrorCodes.TABLE_IS_READ_ONLY,
+    ErrorCodes.TIMEOUT_EXCEEDED,
+    ErrorCodes.TOO_LESS_LIVE_REPLICAS,
     ErrorCodes.TOO_MANY_PARTS,
     ErrorCodes.TOO_MANY_SIMULTANEOUS_QUERIES,
-    ErrorCodes.CANNOT_WRITE_TO_FILE_DESCRIPTOR,
-    ErrorCodes.QUERY_WAS_CANCELLED,
-    ErrorCodes.ABORTED,
+    ErrorCodes.UNKNOWN_DATABASE,
+    ErrorCodes.UNKNOWN_STATUS_OF_INSERT,
+    ErrorCodes.UNKNOWN_TABLE,
+    ErrorCodes.UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE,
 }
+#: Errors of libraries under the server, of which only a full disk passes.
+OF_LIBRARIES = {ErrorCodes.POCO_EXCEPTION, ErrorCodes.STD_EXCEPTION}
+DISK_FULL = "No space left on device"
 
+
+#: What is mended when the tables are made as the declarations say.
+UNPREPARED = {ErrorCodes.NO_SUCH_COLUMN_IN_TABLE, ErrorCodes.UNKNOWN_TABLE, ErrorCodes.UNKNOWN_DATABASE}
 
 #: A column of this many different texts at most is sent as numbers; they have to fit a statement.
 MOST_WORDS, MOST_WORD_BYTES = 4_096, 65_536
 
+
+#: Seconds between two tries at most.
+LONGEST_PAUSE = 5
+#: Seconds after which one who waits looks whether the wait is still of use.
+NAP = 0.5
 
 #: Name, type and values of a column as it is sent.
 Wire = tuple[str, str, np.ndarray[Any, Any]]
@@ -60,11 +106,19 @@ class Server:
         )
 
 
+class Refused(Stop):
+    """ClickHouse refuses rows, and waiting does not help."""
+
+
+class Abandoned(Exception):
+    """What was tried again and again is of no use any more."""
+
+
 def passes(error: BaseException) -> bool:
     """Whether waiting helps."""
     if isinstance(error, ServerException):
-        return error.code in PASSING
-    return isinstance(error, NetworkError | EOFError | OSError)
+        return error.code in PASSING or (error.code in OF_LIBRARIES and DISK_FULL in str(error.message))
+    return isinstance(error, NetworkError | SocketTimeoutError | EOFError | OSError)
 
 
 def first_line(error: BaseException | None) -> str:
@@ -73,20 +127,44 @@ def first_line(error: BaseException | None) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def patiently(call: Callable[[], Any], say: Callable[[str], None]) -> Any:
-    """Call until it does not fail with an error that passes; the pauses grow to 30 s."""
+def _reason(error: BaseException | None) -> str:
+    hint = "; run: citystream init" if getattr(error, "code", None) in UNPREPARED else ""
+    return first_line(error) + hint
+
+
+def _always() -> bool:
+    return True
+
+
+def patiently(call: Callable[[], Any], say: Callable[[str], None], wanted: Callable[[], bool] = _always) -> Any:
+    """Call until it does not fail with an error that passes; the pauses grow to 5 s.
+
+    Raises
+    ------
+    Abandoned
+        It failed, and is not ``wanted`` any more.
+    """
 
     def report(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         pause = state.next_action.sleep if state.next_action else 0
-        say(f"ClickHouse cannot take data ({first_line(error)}); trying again in {pause:.0f} s")
+        say(f"ClickHouse cannot take data ({_reason(error)}); trying again in {pause:.0f} s")
+
+    def give_up(state: RetryCallState) -> None:
+        raise Abandoned from state.outcome.exception() if state.outcome else None
+
+    def sleep(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while wanted() and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, NAP))
 
     return Retrying(
         retry=retry_if_exception(passes),
-        wait=wait_exponential(min=1, max=30),
-        stop=stop_never,
+        wait=wait_exponential(min=1, max=LONGEST_PAUSE),
+        stop=lambda _: not wanted(),
+        sleep=sleep,
         before_sleep=report,
-        reraise=True,
+        retry_error_callback=give_up,
     )(call)
 
 
@@ -103,12 +181,25 @@ class Writer:
         )
         self._say = say
 
-    def insert(self, table: str, columns: Sequence[TableColumn], rows: pl.DataFrame) -> None:
+    def insert(
+        self,
+        table: str,
+        columns: Sequence[TableColumn],
+        rows: pl.DataFrame,
+        wanted: Callable[[], bool] = _always,
+    ) -> None:
         """Insert all rows and return when the server has acknowledged them, however long it takes.
 
         ``rows`` has a column for each name the columns send. The driver would look at each value of a nullable column
         in Python, so such a column is sent as values and flags and joined by the server; and it would encode each text,
         so a column of few different texts is sent as numbers of them, and the texts once, in the statement.
+
+        Raises
+        ------
+        Abandoned
+            The server did not take the rows, and they are not ``wanted`` any more.
+        Refused
+            The server will not take the rows however often they are sent.
         """
         sent = {name: _sent(name, kind, rows[name]) for column in columns for name, kind in column.sent}
         wires = [wire for found, _ in sent.values() for wire in found]
@@ -117,7 +208,14 @@ class Writer:
             f"SELECT {', '.join(_selected(c, sent[c.sent[0][0]][1]) for c in columns)} "
             f"FROM input('{', '.join(f'{name} {kind}' for name, kind, _ in wires)}') FORMAT Native"
         )
-        patiently(lambda: self._execute(statement, [array for *_, array in wires]), self._say)
+        arrays = [array for *_, array in wires]
+        try:
+            patiently(lambda: self._execute(statement, arrays), self._say, wanted)
+        except ServerException as error:
+            raise Refused(
+                f"ClickHouse refuses rows for {table}, and nothing of them is committed: {_reason(error)} "
+                f"(code {error.code})"
+            ) from error
 
     def _execute(self, statement: str, data: list[np.ndarray[Any, Any]]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -9,14 +10,22 @@ import polars as pl
 from aiokafka.errors import CorruptRecordException
 
 from schemas.catalogue import Catalogue
+from schemas.columnar import PARTS
 from schemas.feed import Aggregate, Feed
-from sinks.tables import PARTS, QUARANTINE, TableColumn, aggregate_columns, feed_columns, instant
+from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns, quarantine_columns
 from streams import deadletters
+from streams.awaited import PATIENCE as PROCESSORS_PATIENCE
+from streams.awaited import Awaited
 from streams.deadletters import DeadLetter, NotADeadLetter
 from streams.decode import Decoder
+from streams.generations import Generation, generations, source
 from streams.recordbatch import BodyTooLarge, RecordBatch
 from streams.transport import Run
 from streams.watermark import advance
+
+#: Seconds that the sink waits for the schema of a record: longer than the processor, which makes it a dead letter. The
+#: schema of a part is waited for however long it takes: parts are never bad.
+PATIENCE = 2 * PROCESSORS_PATIENCE
 
 
 class Lane(Protocol):
@@ -40,21 +49,24 @@ class Lane(Protocol):
 
 
 class FeedLane:
-    """Valid records of a feed into its raw table; what is not valid comes by the dead letters."""
+    """Valid records of a feed's topic into its raw table; what is not valid comes by the dead letters."""
 
-    def __init__(self, feed: Feed, catalogue: Catalogue, timezone: str) -> None:
-        self.topic = feed.name
+    def __init__(self, generation: Generation, catalogue: Catalogue, timezone: str) -> None:
+        feed = generation.feed
+        self.topic = generation.topic
         self.table = f"raw.{feed.name}"
         self.columns = feed_columns(feed, timezone)
-        self.definition = feed.definition
+        self.definition = generation.records
         self._feed = feed
-        self._decoder = Decoder(catalogue, feed.name, feed)
+        self._first, self._counts = generation.first, generation.counts
+        self._decoder = Decoder(catalogue, feed.name, feed, Awaited(catalogue, PATIENCE), generation.topic)
         self._parts = [(field.name, part) for field in feed.fields for part in PARTS.get(field.kind, ())]
 
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
-        rows, max_event_ms = advance(self._feed, self._decoder.read(run, from_offset).rows, max_event_ms)
-        return rows.with_columns(
-            pl.lit(run.partition).alias("source_partition"),
+        valid = self._decoder.read(run, from_offset).rows
+        rows, max_event_ms = advance(self._feed, valid, max_event_ms, self._counts)
+        return rows.rename({"_undeclared": UNDECLARED.name}, strict=False).with_columns(
+            pl.lit(self._first + run.partition).alias("source_partition"),
             pl.col("_offset").alias("source_offset"),
             pl.col("_arrived").alias("arrived_at"),
             pl.col("_seen_before").alias("seen_before"),
@@ -66,11 +78,11 @@ class AggregateLane:
     """Parts of windows into the aggregate's table."""
 
     def __init__(self, feed: Feed, aggregate: Aggregate, catalogue: Catalogue, timezone: str) -> None:
-        self.topic = aggregate.name
-        self.table = f"raw.{aggregate.name}"
+        self.topic = aggregate.topic
+        self.table = f"raw.{aggregate.topic}"
         self.columns = aggregate_columns(aggregate, timezone)
-        self.definition = feed.definition
-        self._decoder = Decoder(catalogue, aggregate.name)
+        self.definition = feed.fingerprint(aggregate)
+        self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue, math.inf))
 
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
         return self._decoder.read(run, from_offset).rows, max_event_ms
@@ -89,23 +101,25 @@ class QuarantineLane:
     definition = "1"
 
     def __init__(self, timezone: str) -> None:
-        self.columns = [*QUARANTINE, instant("arrived_at", "When the dead letter was stored", timezone)]
+        self.columns = quarantine_columns(timezone)
 
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
         rows = [
             {
-                "topic": letter.topic,
-                "source_partition": letter.partition,
+                "topic": topic,
+                "source_partition": number,
                 "source_offset": letter.offset,
                 "last_offset": letter.last_offset,
                 "stage": letter.stage,
                 "cause": letter.cause,
                 "key": letter.key.hex() if letter.key is not None else None,
                 "value": letter.value.hex() if letter.value is not None else None,
+                "published_at": letter.arrived_ms,
                 "arrived_at": batch.arrived_ms,
             }
             for batch in run.batches
             for letter in _letters(batch, from_offset)
+            for topic, number in [source(letter.topic, letter.partition)]
         ]
         names = [name for column in self.columns for name, _ in column.sent]
         text = {"topic", "stage", "cause", "key", "value"}
@@ -114,25 +128,26 @@ class QuarantineLane:
 
 def _letters(batch: RecordBatch, from_offset: int) -> Iterator[DeadLetter]:
     """Dead letters of a batch; a record that is none is one itself, of this topic."""
-    topic, partition = deadletters.TOPIC, batch.partition
+    topic, partition, arrived_ms = deadletters.TOPIC, batch.partition, batch.arrived_ms
     try:
         records = batch.records()
     except (BodyTooLarge, CorruptRecordException) as error:
         cause = f"no dead letters: the batch cannot be read: {error}"
-        yield DeadLetter(topic, partition, batch.base_offset, batch.last_offset, "DECODE", cause, None, None)
+        place = (topic, partition, batch.base_offset, batch.last_offset)
+        yield DeadLetter(*place, "DECODE", cause, None, None, arrived_ms)
         return
     for offset, key, value, headers in records:
         if offset >= from_offset:
             try:
                 yield deadletters.parse(headers, key, value)
             except NotADeadLetter as error:
-                yield DeadLetter(topic, partition, offset, offset, "DECODE", str(error), key, value)
+                yield DeadLetter(topic, partition, offset, offset, "DECODE", str(error), key, value, arrived_ms)
 
 
 def lanes(feeds: Mapping[str, Feed], catalogue: Catalogue, timezone: str) -> list[Lane]:
     """All lanes of these feeds."""
     found: list[Lane] = [QuarantineLane(timezone)]
     for feed in feeds.values():
-        found.append(FeedLane(feed, catalogue, timezone))
+        found += [FeedLane(generation, catalogue, timezone) for generation in generations(feed)]
         found += [AggregateLane(feed, aggregate, catalogue, timezone) for aggregate in feed.aggregates]
     return found

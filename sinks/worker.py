@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import polars as pl
 from faust.types import TP
 
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
-from sinks.clickhouse import Server, Writer
+from sinks.clickhouse import Abandoned, Server, Writer
 from sinks.lanes import AggregateLane, Lane, lanes
-from sinks.tables import CONTROL, PROGRESS, TableColumn
+from sinks.tables import CONTROL, PROGRESS, UNDECLARED, TableColumn
 from streams.batchworker import BatchWorker, Held
 from streams.decode import gaps
+from streams.generations import source, sources
 from streams.positions import LogGap, Position
+from streams.topics import topics
 from streams.transport import Run
 from streams.worker import BatchApp, run
 
 log = logging.getLogger("citystream")
 
 GROUP = "sink"
-#: Bytes of rows waiting for ClickHouse, over all tables, with which it is time for an insert, and beyond which reading
-#: waits. As much again may be on its way.
-ENOUGH, MOST = 32 * 2**20, 64 * 2**20
 
 
 class Reading:
@@ -56,7 +57,7 @@ class Reading:
             before, processed=run.next, rewind=run.next, max_event_ms=newest, max_processed_ms=newest
         )
         self.frames.append(rows)
-        self.gaps += [(run.topic, run.partition, *gap) for gap in gaps(run, before.processed)]
+        self.gaps += [(*source(run.topic, run.partition), *gap) for gap in gaps(run, before.processed)]
 
 
 class Sink(BatchWorker[Reading]):
@@ -65,7 +66,6 @@ class Sink(BatchWorker[Reading]):
     def __init__(self, app: BatchApp, ways: list[Lane], writer: Writer) -> None:
         self._lanes = {lane.topic: lane for lane in ways}
         self._writer = writer
-        self._taken = asyncio.Event()
         super().__init__(app, self._lanes)
 
     def begin(self, tp: TP, start: Position) -> Reading:
@@ -76,17 +76,15 @@ class Sink(BatchWorker[Reading]):
         """Let the rows of a run wait for the next flush."""
         state.take(run)
 
-    async def room(self) -> None:
-        """Wait for a flush if too much waits for it."""
-        while (waiting := sum(f.estimated_size() for held in self.held.values() for f in held.state.frames)) >= ENOUGH:
-            self._taken.clear()
-            self.flush_soon()
-            if waiting < MOST:
-                return
-            await self._taken.wait()
+    def unwritten(self, state: Reading) -> int:
+        """Bytes of its rows."""
+        return sum(int(frame.estimated_size()) for frame in state.frames)
 
     async def flush(self, held: Mapping[TP, Held[Reading]]) -> None:
-        """Insert what waits, wait for the acknowledgement, then let the positions be committed."""
+        """Insert what waits, wait for the acknowledgement, then let the positions be committed.
+
+        While the server does not take it, it is given up when all its partitions have been taken away.
+        """
         frames: dict[Lane, list[pl.DataFrame]] = {}
         without: list[tuple[str, int, int, int]] = []
         positions = {}
@@ -97,25 +95,34 @@ class Sink(BatchWorker[Reading]):
                 positions[tp] = reading.state.position
             if waiting:
                 frames.setdefault(reading.state.lane, []).extend(waiting)
-        self._taken.set()
-        progress = []
-        for lane, waiting in frames.items():
-            rows = pl.concat(waiting)
-            await self._insert(lane.table, lane.columns, rows)
-            if isinstance(lane, AggregateLane):
-                progress.append(lane.progress(rows))
-        if progress:
-            await self._insert("raw.progress", PROGRESS, pl.concat(progress))
-        if without:
-            frame = pl.DataFrame(without, [column.name for column in CONTROL], orient="row")
-            await self._insert("raw.control", CONTROL, frame)
-        for tp, position in positions.items():
-            if self.keeps(tp, held[tp]):
-                self.app.batch_consumer.flushed[tp] = position
+        self.taken()
+        if frames or without:
+            await self.app.unchanged()
+        insert = partial(self._insert, wanted=lambda: any(self.keeps(tp, held[tp]) for tp in positions))
+        with suppress(Abandoned):
+            progress = []
+            for lane, waiting in frames.items():
+                rows, columns = pl.concat(waiting, how="diagonal"), [*lane.columns]
+                if UNDECLARED.name in rows.columns:
+                    rows = rows.with_columns(pl.col(UNDECLARED.name).fill_null(""))
+                    columns.append(UNDECLARED)
+                await insert(lane.table, columns, rows)
+                if isinstance(lane, AggregateLane):
+                    progress.append(lane.progress(rows))
+            if progress:
+                await insert("raw.progress", PROGRESS, pl.concat(progress))
+            if without:
+                frame = pl.DataFrame(without, [column.name for column in CONTROL], orient="row")
+                await insert("raw.control", CONTROL, frame)
+            for tp, position in positions.items():
+                if self.keeps(tp, held[tp]):
+                    self.app.batch_consumer.flushed[tp] = position
 
-    async def _insert(self, table: str, columns: Sequence[TableColumn], rows: pl.DataFrame) -> None:
+    async def _insert(
+        self, table: str, columns: Sequence[TableColumn], rows: pl.DataFrame, wanted: Callable[[], bool]
+    ) -> None:
         if rows.height:
-            await asyncio.to_thread(self._writer.insert, table, columns, rows)
+            await asyncio.to_thread(self._writer.insert, table, columns, rows, wanted)
 
 
 def main(
@@ -133,6 +140,8 @@ def main(
     """
     ways = lanes(feeds, catalogue, timezone)
     definitions = {lane.topic: lane.definition for lane in ways}
-    app = BatchApp(GROUP, bootstrap, definitions, instance=instance, agrees_with=agrees_with)
+    of_others = {topic: generation.definition for topic, generation in sources(feeds.values()).items()}
+    agreed = (agrees_with, of_others) if agrees_with else None
+    app = BatchApp(GROUP, bootstrap, definitions, topics(feeds.values()), instance=instance, agrees_with=agreed)
     Sink(app, ways, Writer(server, log.warning))
     run(app, [lane.topic for lane in ways])

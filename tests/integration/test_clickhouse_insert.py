@@ -12,7 +12,8 @@ import pytest
 from citystream.installation import Installation
 from citystream.settings import Settings
 from sinks.clickhouse import MOST_WORDS, Writer
-from sinks.tables import TableColumn
+from sinks.tables import FIRST, TableColumn
+from streams.watermark import ASIDE
 
 pytestmark = pytest.mark.integration
 
@@ -54,3 +55,11 @@ def test_any_texts_arrive_as_they_are(settings: Settings, table: Any, words: lis
     rows = pl.DataFrame({"text": texts, "remark": remarks, "number": range(len(texts))})
     Writer(Installation(settings).server("owner"), print).insert("raw.texts", COLUMNS, rows)
     assert table.execute("SELECT text, remark FROM raw.texts ORDER BY number") == list(zip(texts, remarks, strict=True))
+
+
+def test_of_the_occurrences_of_an_event_the_one_its_topic_counts_stays(connect: Callable[[str], Any]) -> None:
+    """Then that of the oldest topic, then the first one: the order in which a feed's table prefers them."""
+    places = [(5, 0, 7), (-1, 0, 8), (5, 4, 2), (5, 65535, 2**47 - 1), (ASIDE, 0, 1), (ASIDE, 0, 3), (ASIDE, 4, 0)]
+    columns = "'seen_before Int64, source_partition UInt16, source_offset UInt64'"
+    rows = ", ".join(map(str, Random(1).sample(places, len(places))))
+    assert connect("operator").execute(f"SELECT * FROM values({columns}, {rows}) ORDER BY {FIRST} DESC") == places

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 import pytest
 
+from schemas.fields import INSTANTS
 from sinks.lanes import AggregateLane, QuarantineLane
 from streams.deadletters import TOPIC, DeadLetter, Headers
+from streams.decode import Decoder
 from streams.transport import Run
-from tests.reference.batches import CODECS, batch, batch_of, record_bytes, rows_of, run, sized, varint
+from tests.reference.batches import ARRIVED, CODECS, batch, batch_of, record_bytes, rows_of, run, sized, varint
 from tests.reference.toy import CATALOGUE, FEED
 
-LETTER = DeadLetter("toy", 3, 41, 45, "DECODE", "the record has no value", b"d-1", None)
+LETTER = DeadLetter("toy", 3, 41, 45, "DECODE", "the record has no value", b"d-1", None, ARRIVED - 5)
 BASE = 7
 
 
@@ -38,6 +41,19 @@ def test_a_dead_letter_is_stored_under_the_offset_it_is_of() -> None:
     (row,) = quarantined(run(batch([(b"d-1", None, LETTER.headers())], BASE), topic=TOPIC))
     assert (row["topic"], row["source_partition"], row["source_offset"], row["last_offset"]) == ("toy", 3, 41, 45)
     assert (row["stage"], row["cause"], row["key"], row["value"]) == (LETTER.stage, LETTER.cause, b"d-1".hex(), None)
+    assert row["published_at"] == LETTER.arrived_ms
+
+
+def test_a_dead_letter_of_a_later_topic_is_stored_under_the_number_of_its_partition() -> None:
+    letters = [replace(LETTER, topic=topic) for topic in ("toy.from4", "toy.from65535")]
+    found = quarantined(run(batch([(b"d-1", None, letter.headers()) for letter in letters], BASE), topic=TOPIC))
+    assert [(row["topic"], row["source_partition"]) for row in found] == [("toy", 7), ("toy.from65535", 3)]
+
+
+def test_a_dead_letter_names_the_topic_the_record_is_in() -> None:
+    decoder = Decoder(CATALOGUE, "toy", FEED, topic="toy.from4")
+    (letter,) = decoder.read(run(batch([(b"d-1", b"noise", [])], 0), topic="toy.from4"), 0).dead
+    assert (letter.topic, letter.partition) == ("toy.from4", 0)
 
 
 PREFIX = "no dead letter: the header __connect.errors."
@@ -56,11 +72,13 @@ PREFIX = "no dead letter: the header __connect.errors."
         (headers(offset=b"9" * 5000), f"{PREFIX}offset is no number from 0 to {2**63 - 1 - 2**26}"),
         (headers(last_offset=b"40"), f"{PREFIX}last_offset is no number from 41 to {41 + 2**26}"),
         (headers(last_offset=b"4" * 10), f"{PREFIX}last_offset is no number from 41 to {41 + 2**26}"),
+        (headers(arrived_ms=None), f"{PREFIX}arrived_ms is missing"),
+        (headers(arrived_ms=b"9" * 14), f"{PREFIX}arrived_ms is no number from 0 to {INSTANTS[1]}"),
         (headers(stage=b"LUNCH"), f"{PREFIX}stage is neither DECODE nor VALIDATE"),
         (headers(message=None), f"{PREFIX}exception.message is missing"),
         (headers(message=b"\xff"), f"{PREFIX}exception.message is not UTF-8"),
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_a_record_that_is_no_dead_letter_is_kept_as_one_of_its_own_topic(junk: Headers, cause: str) -> None:
     """With its own offset, whatever stands before and behind it; the cause has nothing of its content."""
@@ -70,7 +88,7 @@ def test_a_record_that_is_no_dead_letter_is_kept_as_one_of_its_own_topic(junk: H
     assert before == behind
     assert kept == {
         "topic": TOPIC, "source_partition": 0, "source_offset": BASE + 1, "last_offset": BASE + 1, "stage": "DECODE",
-        "cause": cause, "key": None, "value": "ff",
+        "cause": cause, "key": None, "value": "ff", "published_at": ARRIVED,
     }  # fmt: skip
     assert quarantined(found, BASE + 1) == [kept, behind]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import AsyncMock, MagicMock
 
 import polars as pl
 from faust.types import TP
@@ -31,7 +31,10 @@ class Recording:
         self.inserts: list[tuple[str, int]] = []
         self._flushed = flushed
 
-    def insert(self, table: str, columns: Sequence[TableColumn], rows: pl.DataFrame) -> None:
+    def insert(
+        self, table: str, columns: Sequence[TableColumn], rows: pl.DataFrame, wanted: Callable[[], bool]
+    ) -> None:
+        assert wanted()
         assert not self._flushed, "nothing is committed before it is stored"
         assert {name for column in columns for name, _ in column.sent} <= set(rows.columns)
         self.inserts.append((table, rows.height))
@@ -40,7 +43,7 @@ class Recording:
 def test_progress_is_inserted_after_the_parts_and_the_position_moves_last() -> None:
     tp = TP(AGGREGATE.name, 0)
     consumer = SimpleNamespace(resumed={tp: Position(0, 0, 0, "", "")}, flushed={}, assignment=lambda: {tp})
-    app: Any = MagicMock(batch_consumer=consumer)
+    app: Any = MagicMock(batch_consumer=consumer, unchanged=AsyncMock())
     lane = AggregateLane(FEED, AGGREGATE, CATALOGUE, "UTC")
     server = Recording(consumer.flushed)
     sink = Sink(app, [lane], server)  # type: ignore[arg-type]

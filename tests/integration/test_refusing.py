@@ -1,0 +1,104 @@
+"""ClickHouse refusing rows in every way it has: the sink waits, says why, keeps its partitions and loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient
+
+from sinks.ledger import accounts
+from streams.lag import measure
+from tests.campaign.proxy import Proxy
+from tests.campaign.refusals import refusals
+from tests.city import START, City, own_city
+
+pytestmark = pytest.mark.integration
+
+FEED = "traffic_flow"
+TABLE = f"raw.{FEED}"
+#: An insert takes two answers and more.
+SLOW_SECONDS = 2
+REFUSALS = refusals(TABLE)
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[list[Proxy]]:
+    """The network between the sink and ClickHouse, once there is one."""
+    found: list[Proxy] = []
+    yield found
+    for proxy in found:
+        proxy.close()
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory, network: list[Proxy]) -> Iterator[City]:
+    """A city whose sink reaches ClickHouse over a network of its own."""
+    with own_city(tmp_path_factory.mktemp("city")) as opened:
+        opened.process("sink").stop()
+        network.append(Proxy(opened.settings.clickhouse_port))
+        opened.reach_clickhouse_at(network[0].port)
+        opened.start("sink")
+        opened.publish([FEED], START, 0, 500)
+        opened.drain()
+        yield opened
+
+
+def members(city: City) -> Any:
+    """State of the sink's group and its members: a rebalance gives all of them new ids or other partitions."""
+    with closing(KafkaAdminClient(bootstrap_servers=city.installation.bootstrap)) as admin:
+        group = admin.describe_groups(["sink"])["sink"]
+        return group["group_state"], [(m["member_id"], m["member_assignment"]) for m in group["members"]]
+
+
+@contextmanager
+def undisturbed(city: City) -> Iterator[None]:
+    """The same process with the same partitions before and after, and every record stored."""
+    running, group = city.process("sink").running(), members(city)
+    assert group[0] == "Stable"
+    yield
+    city.drain()
+    still = city.process("sink").running()
+    assert running is not None
+    assert still is not None
+    assert still.pid == running.pid
+    assert members(city) == group
+    client = city.installation.server("operator").connect()
+    feeds = {FEED: city.installation.feeds[FEED]}
+    (account,) = accounts(client, feeds, measure(city.installation.bootstrap, "sink", [FEED]))
+    client.disconnect()
+    assert account.balances
+
+
+def waits(city: City, reason: str) -> bool:
+    """Whether the sink said that it waits for this reason."""
+    lines = city.process("sink").log.read_text().splitlines()
+    return any("ClickHouse cannot take data" in line and reason in line and "trying again in" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_is_waited_out(city: City, name: str) -> None:
+    refusal = REFUSALS[name]
+    owner = city.installation.server("owner").connect()
+    with undisturbed(city):
+        for statement in refusal.stage:
+            owner.execute(statement)
+        try:
+            city.publish([FEED], START + timedelta(hours=1 + list(REFUSALS).index(name)), 1, 500)
+            city.wait(lambda: waits(city, refusal.reason))
+            assert sum(p.records for p in measure(city.installation.bootstrap, "sink", [FEED])) > 0
+        finally:
+            for statement in refusal.mend:
+                owner.execute(statement)
+    owner.disconnect()
+
+
+def test_answers_that_take_seconds_only_slow_it_down(city: City, network: list[Proxy]) -> None:
+    with undisturbed(city):
+        network[0].slow(SLOW_SECONDS)
+        city.publish([FEED], START + timedelta(hours=9), 2, 500)
+        city.wait(lambda: sum(p.records for p in measure(city.installation.bootstrap, "sink", [FEED])) == 0, 300)
+        network[0].mend()

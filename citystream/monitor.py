@@ -15,6 +15,7 @@ from citystream.installation import Installation
 from processors.worker import GROUP as PROCESSOR
 from sinks.queries import newest_arrival_ms, newest_windows, quarantined
 from sinks.worker import GROUP as SINK
+from streams.generations import numbered, sources
 from streams.lag import LagMeter, TopicLag, by_topic
 
 NEWEST_WINDOWS = 2
@@ -61,10 +62,10 @@ class Monitor:
 
     def take(self, now_ms: int) -> Snapshot:
         """Measure everything now."""
-        names = list(self._city.feeds)
-        processor = self._meter.measure(PROCESSOR, names)
-        sink = self._meter.measure(SINK, names, waiting=False)
-        ends = {name: sum(p.end for p in sink if p.topic == name) for name in names}
+        names = sources(self._city.feeds.values())
+        processor = numbered(self._meter.measure(PROCESSOR, names))
+        sink = numbered(self._meter.measure(SINK, names, waiting=False))
+        ends = {name: sum(p.end for p in sink if p.topic == name) for name in self._city.feeds}
         behind = {group: {lag.topic: lag for lag in by_topic(found, now_ms)} for group, found in
                   ((PROCESSOR, processor), (SINK, sink))}  # fmt: skip
         bad = quarantined(self._clickhouse)

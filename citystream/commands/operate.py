@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated
 
 import typer
+from clickhouse_driver.errors import Error as ClickHouseError
+from kafka.errors import KafkaError
 
-from citystream.commands.output import Output, OutputOption, show
+from citystream.commands.output import Output, OutputOption, show, waiting_for
 from citystream.installation import Installation
 from processors.worker import GROUP as PROCESSOR
-from sinks.ledger import accounts
+from sinks.clickhouse import first_line, passes
+from sinks.reconciler import Check, Reconciler
 from sinks.worker import GROUP as SINK
 from streams import topics
-from streams.lag import by_topic, measure
+from streams.generations import sources
+from streams.lag import LagMeter, by_topic
+
+#: How long a look waits for Kafka before it gives up.
+PATIENCE = timedelta(seconds=10)
+#: Stretches of offsets that are named at most.
+MOST_PLACES = 20
 
 
 def add_to(app: typer.Typer) -> None:
@@ -32,30 +46,95 @@ def lag(
     Example: citystream lag --at-most 10000
     """
     city = Installation.load()
-    feeds = list(city.feeds)
+    feeds = sources(city.feeds.values())
     stored = [topic.name for topic in topics.stored(city.feeds.values())]
-    now_ms = time.time_ns() // 1_000_000
-    rows = [
-        {"worker": group, **dataclasses.asdict(topic)}
-        for group, names in ((PROCESSOR, feeds), (SINK, stored))
-        for topic in by_topic(measure(city.bootstrap, group, names), now_ms)
-    ]
+    with _meter(city) as meter:
+        now_ms = time.time_ns() // 1_000_000
+        rows = [
+            {"worker": group, **dataclasses.asdict(topic)}
+            for group, names in ((PROCESSOR, feeds), (SINK, stored))
+            for topic in by_topic(meter.measure(group, names), now_ms)
+        ]
     show(rows, output)
     if at_most is not None and any(row["records"] > at_most for row in rows):
         raise typer.Exit(1)
 
 
-def ledger(output: OutputOption = Output.TABLE) -> None:
-    """Account for every record: published = stored + duplicate + quarantined + control + lost.
+def ledger(
+    every: Annotated[
+        float | None,
+        typer.Option(min=1, help="Check again every so many seconds, until something is wrong or Ctrl-C ends it."),
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Account for every record: published = stored + duplicate + quarantined + control + on its way + lost + missing.
 
-    Late is a part of stored; control are markers of transactions, aborted and compacted records.
-    Exit code 1 if it does not balance: records are still on their way (see citystream lag), or something is wrong.
+    Late is a part of stored, redriven (published again) one of quarantined; control are markers of transactions,
+    aborted and compacted records. What no worker has committed yet is on its way (see citystream lag). Exit code 1 if
+    records are lost or missing, or ClickHouse has more than a log. With --every only what did not arrive is looked for,
+    not how many rows are repeats, and a server that is away is waited for.
 
-    Example: citystream ledger
+    Example: citystream ledger --every 10
     """
     city = Installation.load()
-    log = measure(city.bootstrap, SINK, city.feeds)
-    found = accounts(city.server("operator").connect(), city.feeds, log)
-    show([dataclasses.asdict(a) | {"missing": a.missing, "balances": a.balances} for a in found], output)
-    if not all(account.balances for account in found):
-        raise typer.Exit(1)
+    with _meter(city) as meter:
+        client = city.server("operator").connect()
+        reconciler = Reconciler(client, meter, city.feeds, PROCESSOR)
+        if every is not None:
+            with suppress(KeyboardInterrupt):
+                wrong = watch(reconciler.check, partial(time.sleep, every), partial(_line, output))
+                _name(wrong)
+                raise typer.Exit(1)
+            return
+        with waiting_for("ClickHouse to count all rows"):
+            found = reconciler.accounts()
+        show([dataclasses.asdict(a) | {"balances": a.balances} for a in found], output)
+        if any(account.wrong for account in found):
+            _name(reconciler.check())
+            raise typer.Exit(1)
+
+
+def watch(look: Callable[[], Check], pause: Callable[[], None], say: Callable[[Check | Exception], None]) -> Check:
+    """Look until something is wrong, and return what is; says each time what it saw, or which server is away."""
+    while True:
+        try:
+            found = look()
+        except (KafkaError, ClickHouseError, EOFError, OSError) as error:
+            if not (isinstance(error, KafkaError) or passes(error)):
+                raise
+            say(error)
+        else:
+            say(found)
+            if found.wrong:
+                return found
+        pause()
+
+
+def _line(output: Output, found: Check | Exception) -> None:
+    at = datetime.now().astimezone().isoformat(timespec="seconds")
+    if isinstance(found, Exception):
+        server = "Kafka" if isinstance(found, KafkaError) else "ClickHouse"
+        typer.echo(f"{at} {server} does not answer ({first_line(found)})", err=True)
+    elif output is Output.JSON:
+        numbers = {name: sum(map(len, getattr(found, name))) for name in ("lost", "missing")}
+        beyond = sum(found.beyond.values())
+        row = {"at": at, "published": found.published, "on_its_way": found.on_its_way, **numbers, "beyond": beyond}
+        typer.echo(json.dumps(row))
+    else:
+        typer.echo(f"{at} {found}")
+
+
+def _name(found: Check) -> None:
+    """Name the first places where something is wrong."""
+    places = found.places()
+    for place in places[:MOST_PLACES]:
+        typer.echo(place, err=True)
+    if len(places) > MOST_PLACES:
+        typer.echo(f"and {len(places) - MOST_PLACES:,} more stretches", err=True)
+
+
+def _meter(city: Installation) -> LagMeter:
+    """A connection to Kafka, or its error after a while."""
+    with waiting_for(f"Kafka at {city.bootstrap}"):
+        topics.wait_for_kafka(city.bootstrap, lambda text: typer.echo(f"citystream: {text}", err=True), PATIENCE)
+        return LagMeter(city.bootstrap)

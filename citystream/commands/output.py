@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
+from threading import Timer
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +14,11 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
+
+#: Seconds after which a command says what it waits for.
+SILENCE = 1.5
+#: Characters of a line at most.
+WIDEST = 10_000
 
 
 class Output(StrEnum):
@@ -37,10 +44,23 @@ def show(rows: Sequence[Mapping[str, Any]], output: Output) -> None:
     print_whole(table if rows else "nothing")
 
 
+@contextmanager
+def waiting_for(what: str) -> Iterator[None]:
+    """Say so, once, if this takes longer."""
+    timer = Timer(SILENCE, typer.echo, [f"citystream: waiting for {what}"], {"err": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def print_whole(what: RenderableType) -> None:
     """Print something as wide as it is: a terminal wraps the lines, and a file has no edge."""
     console = Console()
-    Console(width=max(console.width, console.measure(what).maximum)).print(what)
+    needed = console.measure(what, options=console.options.update(width=WIDEST)).maximum
+    Console(width=max(console.width, needed)).print(what)
 
 
 def _cell(value: Any) -> str:

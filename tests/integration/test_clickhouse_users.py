@@ -7,6 +7,7 @@ import pytest
 from clickhouse_driver import Client, errors
 
 from citystream.settings import Settings
+from sinks.tables import shared_tables
 
 pytestmark = pytest.mark.integration
 
@@ -76,6 +77,21 @@ def test_sink_inserts_and_changes_nothing_else(connect: Connect) -> None:
     sink = connect("sink")
     assert code_of(sink, CHANGES[0]) == 0
     assert {code_of(sink, statement) for statement in CHANGES[1:]} == {DENIED}
+
+
+def test_operator_notes_what_was_redriven_and_changes_nothing_of_it(connect: Connect) -> None:
+    for statement in shared_tables("UTC"):
+        if " raw.redriven " in statement:
+            connect("owner").execute(statement)
+    operator = connect("operator")
+    note = "INSERT INTO raw.redriven (topic, source_partition, source_offset, to_partition, to_offset, corrected)"
+    operator.execute(f"{note} VALUES", [("access_test", 0, 1, 0, 9, False)])
+    asked = "SELECT to_offset FROM raw.redriven FINAL WHERE topic = 'access_test'"
+    assert operator.execute(asked) == [(9,)]
+    for change in ("ALTER TABLE raw.redriven DELETE WHERE 1", "TRUNCATE TABLE raw.redriven", "DROP TABLE raw.redriven"):
+        assert code_of(operator, change) == DENIED
+    for user in ("analyst", "default"):
+        assert code_of(connect(user), asked) == DENIED
 
 
 @pytest.mark.parametrize("user", ["operator", "analyst", "default"])

@@ -1,0 +1,225 @@
+"""The ledger in SQL and the reconciler on real servers: what is on its way, missing, lost, and where."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+
+from citystream.installation import Installation
+from citystream.settings import PROJECT
+from citystream.stack.stack import Stack
+from sinks.ledger import arrived
+from sinks.tables import LEDGER_BLOCK
+from streams.deadletters import LONGEST
+from streams.lag import measure
+from tests.city import FEEDS, START, City, own_city
+
+pytestmark = pytest.mark.integration
+
+TOPIC, FEED = "odd", "traffic_flow"
+QUERIES = re.findall(r"^```sql\n(.*?)^```", (PROJECT / "docs/operator.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def installation(stack: Stack) -> Installation:
+    """An installation with every table and view."""
+    found = Installation(stack.settings)
+    found.prepare(lambda _: None)
+    return found
+
+
+@pytest.fixture
+def sink(installation: Installation, connect: Callable[[str], Any]) -> Any:
+    """A connection that may insert, to a ledger with nothing in it."""
+    owner = connect("owner")
+    for table in ("ledger", "quarantine", "control"):
+        owner.execute(f"TRUNCATE TABLE raw.{table}")
+    return connect("sink")
+
+
+def put(sink: Any, table: str, ranges: list[tuple[int, int]], **settings: Any) -> set[int]:
+    """Insert ranges of offsets; the offsets."""
+    columns = "(topic, source_partition, source_offset, last_offset)"
+    sink.execute(f"INSERT INTO raw.{table} {columns} VALUES", [(TOPIC, 3, *one) for one in ranges], settings=settings)
+    return {o for first, last in ranges for o in range(first, last + 1)} if not settings else set()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_views_say_what_sets_of_offsets_say(sink: Any, seed: int) -> None:
+    """Ranges that overlap, of one offset and of several blocks, inserted in any order and twice."""
+    random = Random(seed)
+    lengths = (1, 1, 2, 1000, LEDGER_BLOCK - 1, LEDGER_BLOCK, LEDGER_BLOCK + 1, 3 * LEDGER_BLOCK)
+    ranges: dict[str, list[tuple[int, int]]] = {"quarantine": [], "control": []}
+    for _ in range(25):
+        first = random.choice((random.randrange(20 * LEDGER_BLOCK), random.randrange(20) * LEDGER_BLOCK))
+        ranges[random.choice(list(ranges))].append((first, first + random.choice(lengths) - 1))
+    bad, control = (put(sink, table, ranges[table]) for table in ranges)
+    received = set(random.sample(range(20 * LEDGER_BLOCK), 5_000))
+    sink.execute(
+        "INSERT INTO raw.ledger SELECT %(topic)s, 3, 'received', intDiv(o, %(block)s) AS block, "
+        "groupBitmapState(toUInt32(o % %(block)s)) FROM (SELECT arrayJoin(%(offsets)s) AS o) GROUP BY block".replace(
+            "o % %", "o %% %"
+        ),
+        {"topic": TOPIC, "block": LEDGER_BLOCK, "offsets": sorted(received)},
+        settings={"max_query_size": 2**20},
+    )
+    put(sink, "quarantine", ranges["quarantine"][:10])
+
+    everything = received | bad | control
+    (account,) = sink.execute(
+        "SELECT offsets, stored, duplicate, quarantined, control, holes, disputed FROM raw.accounts"
+    )
+    assert account == (
+        max(everything) + 1,
+        0,
+        len(received),
+        len(bad - received),
+        len(control - bad - received),
+        max(everything) + 1 - len(everything),
+        len(received) + len(bad) + len(control) - len(everything),
+    )
+    found = arrived(sink)
+    assert found.highest == {(TOPIC, 3): max(everything)}
+    holes = [o for first, last in found.holes[TOPIC, 3] for o in range(first, last + 1)]
+    assert holes == sorted(set(range(max(everything))) - everything)
+    since = holes[len(holes) // 2]
+    again = arrived(sink, {(TOPIC, 3): since})
+    assert again.highest == found.highest
+    assert [o for first, last in again.holes[TOPIC, 3] for o in range(first, last + 1)] == [
+        o for o in holes if o >= since
+    ]
+
+
+def test_a_few_offsets_in_any_order_have_no_holes_between_them(sink: Any) -> None:
+    """A small set is kept as it came."""
+    put(sink, "control", [(5, 5), (0, 2)])
+    put(sink, "quarantine", [(7, 7), (3, 4)])
+    assert arrived(sink).holes == {(TOPIC, 3): [(6, 6)]}
+
+
+@pytest.mark.parametrize(
+    ("table", "last", "mib"), [("quarantine", LONGEST, 64), ("control", 2**30, 1024)], ids=["letter", "gap"]
+)
+def test_a_long_range_takes_little_memory(sink: Any, table: str, last: int, mib: int) -> None:
+    put(sink, table, [(7, last + 7)], max_memory_usage=mib * 2**20)
+    assert sink.execute("SELECT offsets, quarantined + control, holes FROM raw.accounts") == [(last + 8, last + 1, 7)]
+    assert arrived(sink).holes == {(TOPIC, 3): [(0, 6)]}
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: re.sub(r"\W+", " ", query)[:40])
+def test_a_query_of_the_page_is_answered(sink: Any, connect: Callable[[str], Any], query: str) -> None:
+    put(sink, "quarantine", [(0, 4), (9, 9)])
+    rows = connect("operator").execute(query)
+    assert rows
+    assert rows[0][0] == TOPIC
+
+
+def test_there_are_queries() -> None:
+    assert len(QUERIES) >= 2
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
+    """A city that the following tests share, in their order."""
+    with own_city(tmp_path_factory.mktemp("city")) as opened:
+        opened.publish(FEEDS, START, 1, 2_000)
+        opened.drain()
+        yield opened
+
+
+def ledger(city: City, *words: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code of the command, the feed's account or what is watched, and what it names."""
+    done = city.command("ledger", "-o", "json", *words)
+    assert done.returncode in {0, 1}, done.stderr
+    found = json.loads(done.stdout)
+    account = found if isinstance(found, dict) else next(row for row in found if row["topic"] == FEED)
+    return done.returncode, account, done.stderr
+
+
+def send_bad(city: City, count: int) -> None:
+    """Publish what is no record."""
+    with closing(KafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all")) as to:
+        for number in range(count):
+            to.send(FEED, key=b"%d" % number, value=b"no record")
+
+
+def behind(city: City, group: str, topic: str) -> int:
+    return sum(p.records for p in measure(city.installation.bootstrap, group, [topic]))
+
+
+def test_when_all_is_stored_it_balances(city: City) -> None:
+    code, account, _ = ledger(city)
+    assert (code, account["balances"], account["on_its_way"]) == (0, True, 0)
+    parts = ("stored", "duplicate", "quarantined", "control", "on_its_way", "lost", "missing")
+    assert account["published"] == sum(account[part] for part in parts)
+
+
+def test_records_nobody_has_committed_are_on_their_way(city: City) -> None:
+    city.process("sink").stop()
+    city.publish([FEED], START + timedelta(hours=1), 2, 500)
+    code, account, _ = ledger(city)
+    assert (code, account["on_its_way"], account["balances"]) == (0, 500, False)
+    city.start("sink")
+    city.drain()
+    assert ledger(city)[0] == 0
+
+
+def test_a_dead_letter_nobody_has_written_yet_is_on_its_way(city: City) -> None:
+    """The sink has passed the records, and leaves it to the processor, which is away, to judge them."""
+    _, before, _ = ledger(city)
+    city.process("processor").stop()
+    send_bad(city, 20)
+    city.wait(lambda: behind(city, "sink", FEED) == 0)
+    code, account, _ = ledger(city)
+    assert (code, account["on_its_way"], account["missing"]) == (0, 20, 0)
+    city.start("processor")
+    city.drain()
+    code, account, _ = ledger(city)
+    assert (code, account["balances"]) == (0, True)
+    assert account["quarantined"] - before["quarantined"] == 20
+
+
+def test_what_is_not_there_though_all_committed_it_is_missing(city: City) -> None:
+    """As if a worker had committed rows that ClickHouse never took."""
+    partition = next(p for p in measure(city.installation.bootstrap, "sink", ["parking_site"]) if p.committed > 5)
+    owner = city.installation.server("owner").connect()
+    place = f"topic = 'parking_site' AND source_partition = {partition.partition}"
+    owner.execute("CREATE TABLE raw.kept ENGINE = Memory AS SELECT * FROM raw.ledger WHERE NOT (" + place + ")")
+    owner.execute(
+        "INSERT INTO raw.kept SELECT topic, source_partition, kind, block, "
+        "bitmapAndnot(offsets, bitmapBuild([toUInt32(2), 3])) FROM raw.ledger WHERE " + place
+    )
+    owner.execute("TRUNCATE TABLE raw.ledger")
+    owner.execute("INSERT INTO raw.ledger SELECT * FROM raw.kept")
+    owner.disconnect()
+    code, _, named = ledger(city)
+    assert code == 1
+    place = f"missing: parking_site/{partition.partition}: offsets 2 to 3"
+    assert place in named
+    code, watched, named = ledger(city, "--every", "1")
+    assert (code, watched["missing"]) == (1, 2)
+    assert place in named
+
+
+def test_what_retention_deleted_before_it_was_stored_is_lost(city: City) -> None:
+    city.drain()
+    city.process("sink").stop()
+    log = measure(city.installation.bootstrap, "sink", [FEED])
+    city.publish([FEED], START + timedelta(hours=2), 3, 500)
+    with closing(KafkaAdminClient(bootstrap_servers=city.installation.bootstrap)) as admin:
+        grown = {p.partition: p.end for p in measure(city.installation.bootstrap, "sink", [FEED])}
+        partition = next(p for p in log if grown[p.partition] - p.end >= 3)
+        admin.delete_records({TopicPartition(FEED, partition.partition): partition.end + 3})
+    code, account, named = ledger(city)
+    assert (code, account["lost"], account["missing"]) == (1, 3, 0)
+    assert (
+        f"lost to retention: {FEED}/{partition.partition}: offsets {partition.end:,} to {partition.end + 2:,}" in named
+    )

@@ -1,23 +1,56 @@
-"""citystream dead-letters: the records that could not be processed, and why."""
+"""citystream dead-letters: the records that could not be processed, why, and publishing them again."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 
 from citystream.commands.output import Output, OutputOption, show
 from citystream.installation import Installation
+from citystream.progress import progress
+from citystream.redriving.arrival import await_sink
+from citystream.redriving.corrections import Correction, CorrectionProblem, exported, read_corrections
+from citystream.redriving.redrive import Outcome, Redrive, Result
 from citystream.settings import SettingsError
 from schemas.rowcodec import NotDecodable, decode
+from schemas.verdict import instant_ms
+from sinks.quarantine import Place, Quarantine, Selection
 from sinks.queries import quarantine, quarantined_record
+from streams import deadletters
+from streams.generations import sources
+from streams.publisher import new_producer
+
+#: Problems of a file of corrections that are named.
+SHOWN = 20
+
+FeedsArgument = Annotated[list[str] | None, typer.Argument(help="Of which feeds; all unless given.")]
+CauseOption = Annotated[str | None, typer.Option(help="Only those with this in their cause.")]
+SinceOption = Annotated[
+    str | None,
+    typer.Option(help="Only records published from then on: ISO 8601, of the city's time zone unless given."),
+]
+UntilOption = Annotated[str | None, typer.Option(help="Only records published before then.")]
+PartitionOption = Annotated[int | None, typer.Option(min=0, help="Only of this partition.")]
+OffsetOption = Annotated[int | None, typer.Option(min=0, help="Only the one at this offset.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    group = typer.Typer(no_args_is_help=True, help="The records that could not be processed, and why.")
+    group = typer.Typer(
+        no_args_is_help=True, help="The records that could not be processed, why, and publishing them again."
+    )
     group.command("list")(list_letters)
     group.command("show")(show_letter)
+    group.command("export")(export)
+    group.command("redrive")(redrive)
     app.add_typer(group, name="dead-letters")
 
 
@@ -54,3 +87,146 @@ def show_letter(
     except NotDecodable as reason:
         rows.append({"what": "fields", "value": f"cannot be read: {reason}"})
     show(rows, output)
+
+
+def export(
+    feeds: FeedsArgument = None,
+    cause: CauseOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    partition: PartitionOption = None,
+    offset: OffsetOption = None,
+) -> None:
+    """Print quarantined records that can be read and were not redriven, one JSON line each, to be corrected.
+
+    Personal fields are left out. Correct what stands in "record", then: citystream dead-letters redrive --corrected
+
+    Example: citystream dead-letters export traffic_flow --cause intensity > bad.jsonl
+    """
+    city = Installation.load()
+    selection = _selection(city, feeds, cause, since, until, partition, offset)
+    unreadable = 0
+    with closing(Quarantine(city.server("operator"))) as letters:
+        for chunk in letters.chunks(selection):
+            for letter in letters.letters(*chunk):
+                try:
+                    typer.echo(json.dumps(exported(city.catalogue, city.feeds[letter.topic], letter)))
+                except NotDecodable:
+                    unreadable += 1
+    if unreadable:
+        typer.echo(f"citystream: {unreadable:,} more cannot be read and were left out", err=True)
+
+
+def redrive(  # noqa: PLR0913, PLR0917
+    feeds: FeedsArgument = None,
+    cause: CauseOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    partition: PartitionOption = None,
+    offset: OffsetOption = None,
+    corrected: Annotated[
+        Path | None, typer.Option(help="Only the records in this file, corrected as it says; see: dead-letters export")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would become of them.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Publish quarantined records again that are good now, each once: a schema was frozen or values were corrected.
+
+    They go to their own topic with the same bytes, or the corrected ones, and keep their key and event id. What was
+    redriven is noted and left out the next time; an event that is stored already is only noted. Of a file of
+    corrections nothing is published unless all of it can be.
+
+    Exit code 1 if records are still bad.
+
+    Example: citystream dead-letters redrive police_incident --cause "not in the catalogue" --dry-run
+    """
+    city = Installation.load()
+    selection = _selection(city, feeds, cause, since, until, partition, offset)
+    corrections = None if corrected is None else _corrections(city, corrected)
+    results: Counter[Result] = Counter()
+    with closing(Quarantine(city.server("operator"))) as letters, progress() as bars:
+        waiting = bars.add_task("waiting", total=None)
+        await_sink(
+            city.bootstrap,
+            [*sources(city.feeds[name] for name in selection.topics), deadletters.TOPIC],
+            lambda done, total: bars.update(waiting, completed=done, total=total),
+        )
+        work = Redrive(letters, city.feeds, city.catalogue, corrections)
+        chunks = work.named(letters.chunks(selection))
+        total = sum(len(offsets) for *_, offsets in chunks)
+        if dry_run or corrections is not None:
+            checking = bars.add_task("checking", total=total)
+            for chunk in chunks:
+                results += work.take(chunk, None)
+                bars.advance(checking, len(chunk[2]))
+        if corrections is not None:
+            _refuse(results, corrections, letters.known(corrections))
+        if not dry_run:
+            results.clear()
+            sending = bars.add_task("redriving", total=total)
+            with closing(new_producer(city.bootstrap)) as producer:
+                for chunk in chunks:
+                    results += work.take(chunk, producer)
+                    bars.advance(sending, len(chunk[2]))
+    _report(results, output, dry_run=dry_run)
+
+
+def _selection(
+    city: Installation,
+    feeds: list[str] | None,
+    cause: str | None,
+    since: str | None,
+    until: str | None,
+    partition: int | None,
+    offset: int | None,
+) -> Selection:
+    zone = ZoneInfo(city.settings.timezone)
+    since_ms, until_ms = _instant("since", since, zone), _instant("until", until, zone)
+    return Selection(list(city.choose(feeds)), cause, since_ms, until_ms, partition, offset)
+
+
+def _instant(name: str, text: str | None, zone: ZoneInfo) -> int | None:
+    """Milliseconds of a time that a person gave."""
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingsError(f"--{name}: {text} is no time such as 2026-03-29T08:00:00") from None
+    return instant_ms(at if at.tzinfo else at.replace(tzinfo=zone))
+
+
+def _corrections(city: Installation, file: Path) -> dict[Place, Correction]:
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return read_corrections(lines, city.feeds)
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{file}: is no UTF-8") from None
+
+
+def _refuse(results: Mapping[Result, int], corrections: Mapping[Place, Correction], known: set[Place]) -> None:
+    """Refuse a file of which a line cannot be taken."""
+    wrong = [problem for *_, problem in results if problem is not None]
+    wrong += [
+        f"line {correction.line}: {place[0]}/{place[1]} has no quarantined record at offset {place[2]}"
+        for place, correction in corrections.items()
+        if place not in known
+    ]
+    if wrong:
+        more = f"\nand {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
+        raise CorrectionProblem("nothing was published:\n" + "\n".join(wrong[:SHOWN]) + more)
+
+
+def _report(results: Mapping[Result, int], output: Output, *, dry_run: bool) -> None:
+    shown = {Outcome.REDRIVEN: "can be redriven"} if dry_run else {}
+    show(
+        [
+            {"feed": topic, "records": n, "outcome": shown.get(outcome, outcome.value), "cause": cause, "now": problem}
+            for (topic, cause, outcome, problem), n in sorted(results.items(), key=lambda item: (item[0][0], -item[1]))
+        ],
+        output,
+    )
+    if any(outcome is Outcome.BAD for _, _, outcome, _ in results):
+        raise typer.Exit(1)

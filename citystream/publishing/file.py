@@ -5,9 +5,7 @@ from __future__ import annotations
 from io import BufferedReader
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
+from citystream.progress import progress
 from citystream.publishing.checking import Checker, Rejected
 from citystream.publishing.mapping import FileMapping
 from citystream.publishing.report import SHOWN, Rejection, Rejects, Report, rejects_path
@@ -42,7 +40,7 @@ def publish_file(
     checker = Checker(feed, mapping, source.columns, id_key=key, now_ms=now_ms)
     report = Report(feed.name, name, empty_fields=checker.empty_fields)
     path = rejects or rejects_path(name, feed.name, ".jsonl" if source.is_json else ".csv")
-    with Spool() as spool, Rejects(path, source.header) as refused, _bars() as bars:
+    with Spool() as spool, Rejects(path, source.header) as refused, progress() as bars:
         checking = bars.add_task("checking", total=_size(opened))
         for n, row in enumerate(source):
             try:
@@ -64,12 +62,6 @@ def publish_file(
         sent = send(publisher, spool, lambda n: bars.update(sending, completed=n))
     report.acknowledged, report.failed, report.failure = sent.acknowledged, sent.failed, sent.failure
     return report
-
-
-def _bars() -> Progress:
-    console = Console(stderr=True)
-    shown = (TextColumn("{task.description:<10}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    return Progress(*shown, console=console, disable=not console.is_terminal)
 
 
 def _size(opened: BufferedReader) -> int | None:

@@ -1,0 +1,145 @@
+"""Which quarantined records are good now, and publishing these once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from kafka import KafkaProducer
+
+from citystream.redriving.corrections import Correction, CorrectionProblem, corrected
+from schemas.catalogue import Catalogue
+from schemas.feed import Feed
+from schemas.rowcodec import decode
+from schemas.verdict import instant_ms
+from sinks.quarantine import Identity, Letter, Place, Quarantine, Redriven
+from streams.decode import Decoder
+from streams.generations import Generation, generations
+from streams.recordbatch import of_one
+from streams.transport import Run
+
+#: Topic, partition and the offsets of letters that are looked at together.
+Chunk = tuple[str, int, list[int]]
+
+
+class Outcome(StrEnum):
+    """What becomes of a quarantined record. STORED: the same event has arrived otherwise, and is only noted."""
+
+    REDRIVEN = "redriven"
+    STORED = "stored already"
+    BAD = "still bad"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A quarantined record, the bytes to publish, and why they cannot be, as far as that is known."""
+
+    letter: Letter
+    key: bytes | None
+    value: bytes | None
+    problem: str | None = None
+
+
+#: Topic, cause, what became of the record, and why it is still bad.
+Result = tuple[str, str, Outcome, str | None]
+
+
+class Redrive:
+    """Publishes quarantined records that are good now.
+
+    With corrections, only those they name, as they are corrected.
+    """
+
+    def __init__(
+        self,
+        quarantine: Quarantine,
+        feeds: Mapping[str, Feed],
+        catalogue: Catalogue,
+        corrections: Mapping[Place, Correction] | None = None,
+    ) -> None:
+        self._quarantine = quarantine
+        self._feeds = feeds
+        self._catalogue = catalogue
+        self._corrections = corrections
+        self._decoders = {name: Decoder(catalogue, name, feed) for name, feed in feeds.items()}
+
+    def named(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """Of these, what the corrections name; all of them without corrections."""
+        if (said := self._corrections) is None:
+            return list(chunks)
+        named = [
+            (topic, number, [o for o in offsets if (topic, number, o) in said]) for topic, number, offsets in chunks
+        ]
+        return [chunk for chunk in named if chunk[2]]
+
+    def take(self, chunk: Chunk, producer: KafkaProducer | None) -> Counter[Result]:
+        """Publish what is good now of a chunk, wait for the acknowledgements and note it; judge only without producer.
+
+        Raises
+        ------
+        KafkaError
+            A record was not acknowledged; those that were are noted.
+        """
+        feed = self._feeds[chunk[0]]
+        candidates = self._judged(feed, [self._candidate(feed, one) for one in self._quarantine.letters(*chunk)])
+        identities = [self._identity(feed, one) for one in candidates]
+        stored = self._quarantine.stored(feed, (identity for identity in identities if identity is not None))
+        results: Counter[Result] = Counter()
+        fresh, noted = [], []
+        for one, identity in zip(candidates, identities, strict=True):
+            outcome = Outcome.BAD
+            if identity in stored:
+                outcome = Outcome.STORED
+                noted.append(self._redriven(one, *stored[identity]))
+            elif identity is not None:
+                outcome = Outcome.REDRIVEN
+                fresh.append(one)
+            results[one.letter.topic, one.letter.cause, outcome, one.problem] += 1
+        if producer is not None:
+            self._quarantine.note(noted)
+            self._publish(producer, generations(feed)[-1], fresh)
+        return results
+
+    def _candidate(self, feed: Feed, letter: Letter) -> Candidate:
+        if self._corrections is None:
+            without = letter.key is None or letter.value is None
+            return Candidate(letter, letter.key, letter.value, letter.cause if without else None)
+        try:
+            return Candidate(letter, *corrected(self._catalogue, feed, letter, self._corrections[letter.place]))
+        except CorrectionProblem as problem:
+            return Candidate(letter, None, None, str(problem))
+
+    def _judged(self, feed: Feed, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """With what the workers would say of the bytes now, had these arrived when the record did."""
+        batches = tuple(of_one(0, n, one.letter.arrived_ms, one.key, one.value) for n, one in enumerate(candidates))
+        decoded = self._decoders[feed.name].read(Run(feed.name, 0, 0, len(batches), batches), 0)
+        causes = {dead.offset: dead.cause for dead in decoded.dead}
+        return [
+            replace(one, problem=self._located(one.letter, causes[n])) if n in causes and one.problem is None else one
+            for n, one in enumerate(candidates)
+        ]
+
+    def _located(self, letter: Letter, cause: str) -> str:
+        return cause if self._corrections is None else f"line {self._corrections[letter.place].line}: {cause}"
+
+    def _identity(self, feed: Feed, one: Candidate) -> Identity | None:
+        """Which event it is, or None if it is still bad."""
+        if one.problem is not None or one.value is None:
+            return None
+        values = decode(self._catalogue, one.value)
+        return values[feed.key], instant_ms(values[feed.event_time]), values["event_id"]
+
+    def _redriven(self, one: Candidate, partition: int, offset: int) -> Redriven:
+        return Redriven(one.letter.place, partition, offset, self._corrections is not None)
+
+    def _publish(self, producer: KafkaProducer, into: Generation, fresh: Sequence[Candidate]) -> None:
+        sent = [(one, producer.send(into.topic, key=one.key, value=one.value)) for one in fresh]
+        producer.flush()
+        arrived = [(one, future.value) for one, future in sent if future.succeeded()]
+        self._quarantine.note(
+            [self._redriven(one, into.first + there.partition, there.offset) for one, there in arrived]
+        )
+        for _, future in sent:
+            future.get()

@@ -1,0 +1,273 @@
+"""Poison: a feed that is all bad stops the processor; what became dead letters is published again, once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+
+from citystream.secrets import load_secrets
+from citystream.settings import PROJECT
+from schemas.catalogue import Catalogue, FrozenSchema
+from schemas.fields import Record
+from schemas.rowcodec import encode
+from sinks.ledger import Account, accounts
+from streams.lag import measure
+from streams.publisher import Publisher, new_producer
+from tests.city import FEEDS, START, WORKERS, City, own_city
+
+pytestmark = pytest.mark.integration
+
+PACKAGES = ("citystream", "deploy", "feeds", "processors", "schemas", "sinks", "streams")
+POISONED, CORRECTED = "police_incident", "traffic_flow"
+BAD = 2_600
+
+#: Ends itself with SIGKILL when it has published its second lot and would note it.
+KILLED = """
+import os, signal
+from citystream.cli import main
+from sinks.quarantine import Quarantine
+
+note, lots = Quarantine.note, []
+
+def killed(self, redriven):
+    lots.extend(redriven and [redriven])
+    if len(lots) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    note(self, redriven)
+
+Quarantine.note = killed
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
+    """A city that the tests of this module share, each with a feed of its own."""
+    with own_city(tmp_path_factory.mktemp("city")) as opened:
+        yield opened
+
+
+def simulated(city: City, feed: str, seed: int, count: int, hours: int) -> list[Record]:
+    start = START + timedelta(hours=hours)
+    return list(islice(city.installation.feeds[feed].simulate(start, Random(seed)), count))
+
+
+def publish(city: City, feed: str, frozen: FrozenSchema, records: list[Record]) -> None:
+    """Publish records under a version of their schema, and wait until the broker has them."""
+    key = load_secrets(city.settings).pseudonym_key.get_secret_value().encode()
+    with closing(new_producer(city.installation.bootstrap)) as producer:
+        with Publisher(producer, city.installation.feeds[feed], frozen, key) as publisher:
+            for record in records:
+                publisher.publish(record)
+        assert publisher.failed == 0
+
+
+def account(city: City, feed: str) -> Account:
+    """The feed's account once the workers have read all there is."""
+    city.drain()
+    client = city.installation.server("operator").connect()
+    log = measure(city.installation.bootstrap, "sink", [feed])
+    (found,) = accounts(client, {feed: city.installation.feeds[feed]}, log)
+    client.disconnect()
+    assert found.balances, found
+    return found
+
+
+def ask(city: City, query: str) -> Any:
+    client = city.installation.server("operator").connect()
+    try:
+        return client.execute(query)
+    finally:
+        client.disconnect()
+
+
+def outcomes(city: City, *words: str, code: int = 0) -> dict[str, int]:
+    """Run a redrive; how many records became what."""
+    done = city.command("dead-letters", "redrive", *words, "--output", "json")
+    assert done.returncode == code, done.stdout + done.stderr
+    found: dict[str, int] = {}
+    for row in json.loads(done.stdout):
+        found[row["outcome"]] = found.get(row["outcome"], 0) + row["records"]
+    return found
+
+
+def results(city: City) -> dict[str, Any]:
+    """Rows and windows, whatever offsets they came from and however far event time is."""
+    found = {}
+    for name in FEEDS:
+        feed = city.installation.feeds[name]
+        of_log = "arrived_at, source_partition, source_offset, seen_before"
+        found[name] = ask(city, f"SELECT * EXCEPT ({of_log}) FROM raw.{name} FINAL ORDER BY ALL")
+        for aggregate in feed.aggregates:
+            found[aggregate.name] = ask(city, f"SELECT * EXCEPT (final, as_of) FROM city.{aggregate.name} ORDER BY ALL")
+    return found
+
+
+def wrong(city: City, feed: str, records: list[Record], **values: Any) -> None:
+    """Publish records with values that a model would refuse."""
+    declared, frozen = city.installation.feeds[feed], city.installation.catalogue.latest(feed)
+    with closing(KafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all")) as producer:
+        for record in records:
+            content = encode(frozen, record.model_dump() | values)
+            producer.send(feed, key=getattr(record, declared.key).encode(), value=content)
+        producer.flush()
+
+
+def exported(city: City, *words: str) -> list[dict[str, Any]]:
+    done = city.command("dead-letters", "export", *words)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def lines(path: Path, said: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(line) + "\n" for line in said))
+    return str(path)
+
+
+def test_corrected_records_are_published_once_and_count(city: City, tmp_path: Path) -> None:
+    """Values out of bounds among good records; windows have passed when the corrected ones come."""
+    records = simulated(city, CORRECTED, 1, 900, 0)
+    publish(city, CORRECTED, city.installation.catalogue.latest(CORRECTED), records[:600] + records[660:])
+    wrong(city, CORRECTED, records[600:660], intensity=-1)
+    before = account(city, CORRECTED)
+    assert (before.stored, before.quarantined, before.redriven) == (840, 60, 0)
+
+    said = exported(city, CORRECTED, "--cause", "INTENSITY")
+    assert len(said) == 60
+    truth = {record.event_id: record.intensity for record in records}  # type: ignore[attr-defined]
+    for line in said:
+        line["record"]["intensity"] = truth[line["record"]["event_id"]]
+    broken = [*said[:7], said[7] | {"record": {"intensity": -2}}, *said[8:]]
+    refused = city.command("dead-letters", "redrive", "--corrected", lines(tmp_path / "broken.jsonl", broken))
+    assert refused.returncode == 1
+    assert "line 8: intensity: " in refused.stderr
+    assert account(city, CORRECTED) == before, "nothing is published of a file with a wrong line"
+
+    file = lines(tmp_path / "corrected.jsonl", said)
+    assert outcomes(city, "--corrected", file, "--dry-run") == {"can be redriven": 60}
+    assert outcomes(city, "--corrected", file, "--until", "2020-01-01") == {}
+    assert outcomes(city, "--corrected", file) == {"redriven": 60}
+    found = account(city, CORRECTED)
+    assert (found.published, found.stored, found.duplicate) == (960, 900, 0)
+    assert (found.quarantined, found.redriven) == (60, 60)
+    assert outcomes(city, "--corrected", file) == {}
+    assert account(city, CORRECTED) == found
+    stored = ask(city, f"SELECT toString(event_id), intensity FROM city.{CORRECTED}")
+    assert dict(stored) == truth
+    (counted,) = ask(city, "SELECT sum(events), sum(vehicles) FROM city.traffic_flow_1m")
+    assert counted == (900, sum(truth.values()))
+
+
+def test_no_name_gets_onto_a_topic_by_a_correction(city: City, tmp_path: Path) -> None:
+    wrong(city, POISONED, simulated(city, POISONED, 2, 1, 0), address="0123456789abcdef" * 2, priority=9)
+    before = account(city, POISONED)
+    ((line),) = exported(city, POISONED)
+    assert "address" not in line["record"]
+    line["record"] |= {"priority": 1, "address": "Wensan Road 17"}
+    refused = city.command("dead-letters", "redrive", "--corrected", lines(tmp_path / "named.jsonl", [line]))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "line 1: address: is personal" in refused.stderr
+    assert "Wensan" not in refused.stderr
+    assert account(city, POISONED) == before
+
+
+def test_a_poisoned_feed_stops_and_is_redriven_once(city: City, tmp_path: Path) -> None:
+    """The publisher uses a schema that is frozen only after its records became dead letters.
+
+    The redrive is killed when it has published what it did not note. In the end rows and windows are those of a run
+    over the same topics in which the schema was known all along.
+    """
+    newer = later_version(city, tmp_path / "later")
+    old = city.installation.catalogue.latest(POISONED)
+    start = account(city, POISONED)
+    publish(city, POISONED, old, simulated(city, POISONED, 3, 500, 1))
+    city.drain()
+
+    publish(city, POISONED, newer, simulated(city, POISONED, 4, BAD, 2))
+    stopped(city, newer)
+    city.start("processor")
+    stopped(city, newer)
+    city.options["processor"] = ["--accept-bad"]
+    city.start("processor")
+    city.drain()
+    city.kill("processor")
+    del city.options["processor"]
+    city.start("processor")
+    publish(city, POISONED, old, simulated(city, POISONED, 5, 500, 9))
+    poisoned = account(city, POISONED)
+    assert (poisoned.stored - start.stored, poisoned.quarantined - start.quarantined) == (1_000, BAD)
+
+    of_them = (POISONED, "--cause", "NOT in the catalogue")
+    assert outcomes(city, *of_them, code=1) == {"still bad": BAD}
+    city.version = tmp_path / "later"
+    for name in WORKERS:
+        city.process(name).stop()
+        city.start(name)
+    assert outcomes(city, *of_them, "--dry-run") == {"can be redriven": BAD}
+    assert account(city, POISONED) == poisoned
+
+    killed = city.python("-c", KILLED, "dead-letters", "redrive", *of_them)
+    assert killed.returncode == -9, killed.stderr
+    after = account(city, POISONED)
+    published = after.published - poisoned.published
+    assert 0 < after.redriven - poisoned.redriven < published < BAD
+    again = outcomes(city, *of_them)
+    assert again == {
+        "stored already": published - (after.redriven - poisoned.redriven),
+        "redriven": BAD - published,
+    }
+    done = account(city, POISONED)
+    assert done.published - poisoned.published == done.stored - poisoned.stored == done.redriven - poisoned.redriven
+    assert (done.redriven - poisoned.redriven, done.duplicate) == (BAD, poisoned.duplicate)
+    assert done.late > poisoned.late, "windows had passed"
+    assert outcomes(city, *of_them) == {}
+    assert account(city, POISONED) == done
+    ((lost,),) = ask(
+        city,
+        f"SELECT count() FROM raw.redriven FINAL WHERE topic = '{POISONED}' AND (to_partition, to_offset) NOT IN "
+        f"(SELECT source_partition, source_offset FROM raw.{POISONED})",
+    )
+    assert lost == 0, "the note says where each record is"
+
+    found = results(city)
+    city.undisturbed()
+    known_all_along = results(city)
+    for name, rows in known_all_along.items():
+        assert found[name] == rows, f"{name} differs"
+
+
+def later_version(city: City, folder: Path) -> FrozenSchema:
+    """The platform as it will be deployed: the poisoned feed has another description, and so a newer schema."""
+    for package in PACKAGES:
+        shutil.copytree(PROJECT / package, folder / package)
+    feed = folder / "feeds" / f"{POISONED}.py"
+    text = feed.read_text()
+    described = city.installation.feeds[POISONED].description
+    assert described in text
+    feed.write_text(text.replace(described, described + ", and from where"))
+    before, city.version = city.version, folder
+    frozen = city.command("schemas", "freeze")
+    city.version = before
+    assert frozen.returncode == 0, frozen.stderr
+    newer = Catalogue.load(folder / "schemas" / "frozen").latest(POISONED)
+    assert newer.id not in city.installation.catalogue.by_id
+    return newer
+
+
+def stopped(city: City, newer: FrozenSchema) -> None:
+    """Wait until the processor has stopped by itself; it says why, and what to do."""
+    city.wait(lambda: city.process("processor").running() is None, 180)
+    said = city.process("processor").log.read_text()
+    assert f"schema id {newer.id} is not in the catalogue" in said, said
+    assert "more than 50% of a block of 1,000" in said
+    assert "citystream process --accept-bad" in said

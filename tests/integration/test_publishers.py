@@ -1,0 +1,242 @@
+"""Publishers that are killed, run beside each other or send again: rows and windows are those of one clean publishing.
+
+Every way of publishing has a day of its own, with the same events on it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from random import Random
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+from clickhouse_driver import Client
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+
+from citystream.faults import parse_faults
+from citystream.simulation import Simulation, SystemClock
+from citystream.stack import kafka
+from citystream.stack.process import StackError
+from citystream.stack.stack import Stack
+from schemas.rowcodec import encode
+from schemas.verdict import instant_ms
+from sinks.ledger import Account, accounts
+from streams.lag import measure
+from streams.publisher import OnResult, Publisher
+from tests.city import City, own_city
+
+pytestmark = pytest.mark.integration
+
+FEED = "traffic_flow"
+SEED, EVENTS, APART = 20260407, 6_000, timedelta(milliseconds=300)
+FIRST_DAY = datetime(2024, 3, 4, 7, tzinfo=UTC)
+
+
+#: How often a publisher is killed: once when its first record has arrived, then at random ones.
+KILLS = 3
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
+    """A city with one clean publishing, on the first day."""
+    with own_city(tmp_path_factory.mktemp("publishers")) as opened:
+        finish(opened.begin(*publishing(opened, 0)))
+        yield opened
+
+
+def events(city: City, day: int) -> Iterator[Any]:
+    """The same events on each day, at equal distances."""
+    simulated = islice(city.installation.feeds[FEED].simulate(FIRST_DAY, Random(SEED)), EVENTS)
+    record: Any
+    for number, record in enumerate(simulated):
+        at = FIRST_DAY + timedelta(days=day) + number * APART
+        period = record.date_observed_to - record.date_observed_from
+        yield record.model_copy(update={"date_observed_to": at, "date_observed_from": at - period, "place": None})
+
+
+def publishing(city: City, day: int) -> Sequence[str]:
+    """The words that publish the events of a day from a file; there, they have no ids."""
+    path = city.settings.home / f"{day}.jsonl"
+    lines = [
+        json.dumps(record.model_dump(mode="json", exclude={"event_id", "place"})) + "\n" for record in events(city, day)
+    ]
+    path.write_text("".join(lines))
+    return "publish", FEED, str(path), "-o", "json"
+
+
+def finish(publisher: subprocess.Popen[bytes]) -> None:
+    """Wait for a publisher that has to succeed."""
+    said, _ = publisher.communicate(timeout=300)
+    assert publisher.returncode == 0, said.decode()
+
+
+@contextmanager
+def counting(city: City) -> Iterator[Callable[[], int]]:
+    """How many offsets of the feed there are."""
+    places = [TopicPartition(FEED, number) for number in range(city.installation.feeds[FEED].partitions)]
+    with closing(KafkaConsumer(bootstrap_servers=city.installation.bootstrap)) as consumer:
+        yield lambda: sum(consumer.end_offsets(places).values())
+
+
+def killed_until_it_ends(city: City, words: Sequence[str]) -> None:
+    """Kill a publisher when the broker has so many of its records, again and again; then let it end."""
+    random, parts = Random(SEED), []
+    with counting(city) as published:
+        for kill in range(KILLS):
+            before, few = published(), random.randrange(EVENTS // 3) if kill else 1
+            publisher = city.begin(*words)
+            while publisher.poll() is None and published() < before + few:
+                time.sleep(0.002)
+            publisher.kill()
+            publisher.communicate()
+            parts.append(published() - before)
+    assert any(0 < part < EVENTS for part in parts), f"none was killed while it was publishing: {parts}"
+    finish(city.begin(*words))
+
+
+@contextmanager
+def operator(city: City) -> Iterator[Client]:
+    """A connection to ClickHouse."""
+    client = city.installation.server("operator").connect()
+    try:
+        yield client
+    finally:
+        client.disconnect()
+
+
+def account(city: City) -> Account:
+    """The feed's account once all is stored."""
+    city.drain()
+    with operator(city) as client:
+        log = measure(city.installation.bootstrap, "sink", [FEED])
+        (found,) = accounts(client, {FEED: city.installation.feeds[FEED]}, log)
+    return found
+
+
+def shown(city: City, day: int) -> dict[str, list[Any]]:
+    """Rows and windows of a day as if it was the first; without the ids, which are made of all the rest."""
+    feed, begin = city.installation.feeds[FEED], FIRST_DAY + timedelta(days=day)
+    views: dict[str, tuple[tuple[str, ...], str]] = {
+        FEED: (("date_observed_from", "date_observed_to"), "event_id, arrived_at")
+    }
+    views |= {aggregate.name: (("window_start",), "final, as_of") for aggregate in feed.aggregates}
+    found = {}
+    with operator(city) as client:
+        for view, (times, left_out) in views.items():
+            moved = ", ".join(f"{time} - INTERVAL {day} DAY AS {time}" for time in times)
+            found[view] = client.execute(
+                f"SELECT * EXCEPT ({left_out}) REPLACE ({moved}) FROM city.{view} "
+                f"WHERE toUnixTimestamp64Milli({view}.{times[-1]}) / 1000 - {begin.timestamp()} BETWEEN -900 AND 43200 "
+                "ORDER BY ALL"
+            )
+    return found
+
+
+def check(city: City, day: int, before: Account, published: int | None) -> None:
+    """A day's events are those of the first, none of them late, and the ledger shows how often they came."""
+    after, found, expected = account(city), shown(city, day), shown(city, 0)
+    assert len(expected[FEED]) == EVENTS
+    for view, rows in expected.items():
+        assert found[view] == rows, f"{view} differs"
+    assert after.balances
+    assert after.stored - before.stored == EVENTS
+    assert (after.quarantined, after.late) == (0, 0)
+    if published is None:
+        assert after.duplicate > before.duplicate
+    else:
+        assert after.duplicate - before.duplicate == published - EVENTS
+
+
+def test_two_publishers_of_one_file_at_the_same_time(city: City) -> None:
+    before, words = account(city), publishing(city, 1)
+    for publisher in [city.begin(*words), city.begin(*words)]:
+        finish(publisher)
+    check(city, 1, before, 2 * EVENTS)
+
+
+def test_a_publisher_killed_again_and_again_until_it_ends(city: City) -> None:
+    before = account(city)
+    killed_until_it_ends(city, publishing(city, 2))
+    check(city, 2, before, None)
+
+
+def test_a_publisher_whose_broker_is_killed_and_comes_back(city: City) -> None:
+    """What it had sent and was not acknowledged is sent again, and the broker knows it by its number."""
+    before = account(city)
+    with counting(city) as published:
+        target = published() + EVENTS // 10
+        publisher = city.begin(*publishing(city, 3))
+        while publisher.poll() is None and published() < target:
+            time.sleep(0.002)
+    city.kill(kafka.NAME)
+    city.wait(lambda: not city.process(kafka.NAME).running())
+    for attempt in Retrying(retry=retry_if_exception_type(StackError), stop=stop_after_attempt(5), reraise=True):
+        with attempt:
+            Stack(city.settings).up(lambda _: None)
+    finish(publisher)
+    check(city, 3, before, EVENTS)
+
+
+def test_a_producer_that_sends_everything_three_times(city: City) -> None:
+    """Each record at once, and all of a hundred again."""
+    before, frozen = account(city), city.installation.catalogue.latest(FEED)
+    records = [(record.segment_id.encode(), encode(frozen, record)) for record in events(city, 4)]
+    with closing(KafkaProducer(bootstrap_servers=city.installation.bootstrap, enable_idempotence=False)) as producer:
+        for start in range(0, EVENTS, 100):
+            some = records[start : start + 100]
+            for key, value in [one for one in some for _ in range(2)] + some:
+                producer.send(FEED, key=key, value=value)
+        producer.flush()
+    check(city, 4, before, 3 * EVENTS)
+
+
+def test_a_simulation_killed_and_run_again_sends_each_event_once(city: City) -> None:
+    """The same seed and start: what it has sent already are repeats."""
+    start = FIRST_DAY + timedelta(days=5)
+    before = account(city)
+    killed_until_it_ends(
+        city,
+        [
+            *("simulate", FEED, "--rate", "flat-out", "--events", str(EVENTS), "--faults", "duplicates,disorder"),
+            *("--seed", str(SEED), "--start", start.isoformat()),
+        ],
+    )
+    after = account(city)
+    assert after.balances
+    assert after.duplicate > before.duplicate
+    with operator(city) as client:
+        stored = client.execute(
+            f"SELECT toString(event_id), toUnixTimestamp64Milli(date_observed_to) FROM city.{FEED} "
+            f"WHERE date_observed_to >= fromUnixTimestamp64Milli({instant_ms(start)})"
+        )
+    assert sorted(stored) == sorted(sent_by_a_simulation(city, start))
+
+
+def sent_by_a_simulation(city: City, start: datetime) -> set[tuple[str, int]]:
+    """Id and event time of what a simulation that nobody disturbs sends."""
+    sent: set[tuple[str, int]] = set()
+
+    class Noting(Publisher):
+        def encode(self, record: Any) -> tuple[bytes, bytes]:
+            sent.add((record.event_id, instant_ms(record.date_observed_to)))
+            return b"", b""
+
+        def send(self, key: bytes | None, value: bytes | None, on_result: OnResult | None = None) -> None:
+            """Nowhere."""
+
+    feed = city.installation.feeds[FEED]
+    noting = Noting(MagicMock(), feed, city.installation.catalogue.latest(FEED), None)
+    simulation = Simulation(
+        [feed], {FEED: noting}, start=start, rate=None, seed=SEED,
+        faults=parse_faults("duplicates,disorder"), clock=SystemClock(),
+    )  # fmt: skip
+    simulation.run(EVENTS)
+    return sent

@@ -20,13 +20,14 @@ if ( $(2) ) > $(HOME_DIR)/setup.log 2>&1; then echo "$$(( $$(date +%s) - from ))
 else echo "failed"; tail -n 30 $(HOME_DIR)/setup.log >&2; exit 1; fi
 endef
 
-.PHONY: help setup demo test bench lock clean
+.PHONY: help setup demo test bench faults lock clean
 
 help:
 	@echo 'make setup   install everything into .venv and .citystream'
 	@echo 'make demo    setup, then the whole platform on simulated feeds (make demo SECONDS=60 stops by itself)'
 	@echo 'make test    setup, then style, types, imports and all tests'
 	@echo 'make bench   setup, then the measurements'
+	@echo 'make faults  setup, then kill and cut off every part of a running city and compare with a reference (LONG=1: longer)'
 	@echo 'make lock    pin all dependencies again in requirements.lock'
 	@echo 'make clean   remove what setup installed and the local data'
 
@@ -67,6 +68,9 @@ test: setup
 
 bench: setup
 	$(BIN)/python -m bench
+
+faults: setup
+	@$(BIN)/python -m tests.campaign
 
 lock: setup
 	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \

@@ -91,10 +91,35 @@ def measurements() -> str:
     return "\n".join([f"On {found['machine']}:\n", *table, "", "| ratio or live value | |", "| --- | --- |", *others])
 
 
+def campaigns() -> str:
+    """What ``make faults`` wrote, as it was kept in docs/faults.json."""
+    parts = []
+    for found in json.loads((PROJECT / "docs" / "faults.json").read_text()):
+        lines = found["lines"]
+        total = {name: sum(line[name] for line in lines) for name in ("times", "events", "lost", "doubled", "wrong")}
+        parts.append(
+            f"`{found['command']}`, {found['minutes']} minutes on {found['machine']}: {found['kills']} processes "
+            f"killed while {total['events']:,} records were published.\n"
+        )
+        parts += [
+            "| fault | times | records | lost | doubled | wrong | s to recover | at most | MiB |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            *(
+                f"| {line['fault']} | {line['times']} | {line['events']:,} | {line['lost']:,} | {line['doubled']:,} | "
+                f"{line['wrong']:,} | {line['recover']:.1f} | {line['recover_most']:.1f} | {line['peak']:,} |"
+                for line in lines
+            ),
+            f"| all | {' | '.join(f'{number:,}' for number in total.values())} | | | |\n",
+        ]
+        parts += ["The first differences:\n", "```text", *found["first"], "```\n"] if found["first"] else []
+    return "\n".join(parts).rstrip()
+
+
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"bench": measurements},
     "ARCHITECTURE.md": {"imports": import_graph},
     "docs/operator.md": {"settings": settings_table},
+    "docs/guarantees.md": {"campaigns": campaigns},
 }
 
 

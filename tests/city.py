@@ -2,76 +2,204 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
+from kafka.admin import MemberToRemove
 
 from citystream.faults import Fault
 from citystream.installation import Installation
 from citystream.secrets import load_secrets
+from citystream.settings import PROJECT
 from citystream.simulation import Simulation, SystemClock
 from citystream.stack.process import Launch, Process
 from citystream.stack.stack import Stack
+from schemas.catalogue import Catalogue
+from schemas.feed import Feed
 from sinks.ledger import accounts
 from streams import checkpoints, deadletters
-from streams.lag import LagMeter, measure
+from streams.lag import LagMeter, committed_offsets, measure
 from streams.publisher import Publisher, new_producer
+from streams.worker import EX_CONFIG
 from tests.conftest import settings_in
 
 FEEDS = ("traffic_flow", "parking_site", "police_incident")
 START = datetime(2024, 5, 6, 7, tzinfo=UTC)
 WORKERS = {"processor": "process", "sink": "sink"}
 
+Commits = Mapping[TopicPartition, OffsetAndMetadata]
 Snapshot = dict[str, list[tuple[Any, ...]]]
 
 
-class City:
-    """A stack of its own with its two workers."""
+@dataclass(frozen=True)
+class Deployed(Installation):
+    """An installation whose feeds and frozen schemas are those of a folder of sources."""
 
-    def __init__(self, home: Path) -> None:
+    sources: Path = PROJECT
+
+    @cached_property
+    def feeds(self) -> dict[str, Feed]:
+        found = {}
+        for path in sorted((self.sources / "feeds").glob("[!_]*.py")):
+            spec = importlib.util.spec_from_file_location(f"deployed_{path.stem}", path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+            found[path.stem] = module.FEED
+        return found
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        return Catalogue.load(self.sources / "schemas/frozen")
+
+
+class City:
+    """A stack of its own with its two workers; they run from these sources, if some are given."""
+
+    def __init__(self, home: Path, sources: Path | None = None) -> None:
         self.settings = settings_in(home)
         self.installation = Installation(self.settings)
         names = ("home", "packages", "kafka_port", "clickhouse_port", "clickhouse_http_port", "registry_port")
+        self.started: set[str] = set()
         self._environment = {f"CITYSTREAM_{n.upper()}": str(getattr(self.settings, n)) for n in names}
+        #: A folder with another version of the platform to run instead of this one.
+        self.version = sources
+        #: More words for the command of a worker.
+        self.options: dict[str, Sequence[str]] = {}
+
+    def deploy(self, sources: Path) -> None:
+        """From now on, start workers and commands from a folder of sources, and know their feeds."""
+        self.version = sources
+        self.installation = Deployed(self.settings, sources)
+
+    def reach_clickhouse_at(self, port: int) -> None:
+        """Let workers that start from now on reach ClickHouse at another port."""
+        self._environment["CITYSTREAM_CLICKHOUSE_PORT"] = str(port)
 
     def process(self, name: str) -> Process:
         """A worker."""
         return Process(name, self.settings.home)
 
-    def start(self, name: str) -> None:
-        """Start a worker that comes back under its old name."""
-        self.process(name).start(Launch(self._command(*self.worker(name)), self._environment))
+    def start(self, name: str, module: str = "citystream.cli") -> None:
+        """Start a worker that comes back under its old name; ``module`` may be one that disturbs it."""
+        self.started.add(name)
+        command = sys.executable, "-P", "-m", module, *self.worker(name)
+        self.process(name).start(Launch(command, self.environment))
 
     def worker(self, name: str) -> list[str]:
-        """The words of a worker's command."""
-        return [WORKERS[name], "--instance", f"{name}-1", *(word for feed in FEEDS for word in ("--feeds", feed))]
+        """The words of a worker's command; another one beside it has a name like ``sink-too``."""
+        return [
+            WORKERS[name.partition("-")[0]],
+            "--instance",
+            f"{name}-1",
+            *(word for feed in FEEDS for word in ("--feeds", feed)),
+            *self.options.get(name, ()),
+        ]
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command that ends by itself."""
-        environment = {**os.environ, **self._environment}
+        return self._run(self._command(*words))
+
+    def python(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run Python with these words as the platform's commands run."""
+        return self._run((sys.executable, "-P", *words))
+
+    def _run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self._command(*words), env=environment, capture_output=True, text=True, check=False, timeout=60
+            command,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
         )
+
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start a command, to be killed or waited for."""
+        environment = {**os.environ, **self.environment}
+        return subprocess.Popen(
+            self._command(*words), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the processes of this city find in their environment."""
+        return self._environment | {"PYTHONPATH": str(self.version or PROJECT)}
 
     @staticmethod
     def _command(*words: str) -> tuple[str, ...]:
-        return sys.executable, "-m", "citystream.cli", *words
+        return sys.executable, "-P", "-m", "citystream.cli", *words
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal."""
+        running = self.process(name).running()
+        assert running is not None, self.process(name).log.read_text()
+        os.kill(running.pid, number)
 
     def kill(self, name: str) -> None:
         """SIGKILL."""
-        running = self.process(name).running()
-        assert running is not None, self.process(name).log.read_text()
-        subprocess.run(["/bin/kill", "-9", str(running.pid)], check=True)
+        self.signal(name, signal.SIGKILL)
         while self.process(name).running() is not None:
             time.sleep(0.01)
+
+    @contextmanager
+    def admin(self) -> Iterator[KafkaAdminClient]:
+        """Kafka's administration."""
+        with closing(KafkaAdminClient(bootstrap_servers=self.installation.bootstrap)) as admin:
+            yield admin
+
+    def commits(self, group: str) -> Commits:
+        """What a group has committed."""
+        with self.admin() as admin:
+            return committed_offsets(admin, group)
+
+    def dismiss(self, group: str) -> None:
+        """Let a group go on without its workers, which have ended: Kafka would wait for the end of their sessions."""
+        assert not [name for name in self.started if name.startswith(group) and self.process(name).running()]
+        with self.admin() as admin:
+            while members := admin.describe_groups([group])[group]["members"]:
+                names = [MemberToRemove(group_instance_id=member["group_instance_id"]) for member in members]
+                admin.remove_group_members(group, names)
+
+    def stops(self, name: str, message: str) -> None:
+        """Start a worker that has to stop by itself, say why, and change nothing."""
+        before = self.snapshot()
+        ended = self.command(*self.worker(name))
+        assert ended.returncode == EX_CONFIG, ended.stderr
+        assert message in ended.stderr
+        assert self.snapshot() == before
+
+    def choose(self, choice: str, *words: str) -> None:
+        """Make a choice about positions, as ``citystream positions`` names it."""
+        for group in WORKERS:
+            if self.process(group).running() is None:
+                self.dismiss(group)
+        done = self.command("positions", choice, *words)
+        assert done.returncode == 0, done.stderr
+
+    def refused(self, choice: str, *words: str, reason: str) -> None:
+        """Make a choice that is refused."""
+        done = self.command("positions", choice, *words)
+        assert done.returncode == 1, done.stdout
+        assert reason in done.stderr
+
+    def logged(self, name: str, words: str) -> bool:
+        """Whether a worker has said something."""
+        return words in self.process(name).log.read_text()
 
     def publish(
         self, names: Sequence[str], start: datetime, seed: int, events: int, faults: Iterable[Fault] = Fault
@@ -89,32 +217,33 @@ class City:
             )  # fmt: skip
             simulation.run(events, lambda: False)
 
-    def wait(self, until: Callable[[], bool], seconds: float = 60) -> None:
+    def wait(self, until: Callable[[], bool], seconds: float = 180) -> None:
         """Wait for something that can be observed."""
         deadline = time.monotonic() + seconds
         while not until():
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    def drain(self) -> None:
-        """Wait until both workers have committed all there is."""
-        aggregates = [a.name for name in FEEDS for a in self.installation.feeds[name].aggregates]
-        until = time.monotonic() + 90
+    def drain(self, *groups: str) -> None:
+        """Wait until these workers, or both, have committed all there is."""
+        aggregates = [a.topic for name in FEEDS for a in self.installation.feeds[name].aggregates]
+        read = {"processor": FEEDS, "sink": (*FEEDS, *aggregates, deadletters.TOPIC)}
+        until = time.monotonic() + 180
         with LagMeter(self.installation.bootstrap) as meter:
-            for group, topics in (("processor", FEEDS), ("sink", (*FEEDS, *aggregates, deadletters.TOPIC))):
-                while any(p.records for p in meter.measure(group, topics, waiting=False)):
-                    for name in WORKERS:
+            for group in groups or WORKERS:
+                while any(p.records for p in meter.measure(group, read[group], waiting=False)):
+                    for name in groups or WORKERS:
                         assert self.process(name).running() is not None, self.process(name).log.read_text()
                     assert time.monotonic() < until, f"the {group} does not catch up"
                     time.sleep(0.1)
 
     def forget(self) -> None:
         """Remove every result and every position; keep the feeds' topics."""
-        names = [a.name for name in FEEDS for a in self.installation.feeds[name].aggregates]
-        with closing(KafkaAdminClient(bootstrap_servers=self.installation.bootstrap)) as admin:
-            left = set(WORKERS)
-            while left:  # a member with a name stays in its group until its session ends
-                left = {group for group, answer in admin.delete_groups(list(left)).items() if answer != "OK"}
+        names = [a.topic for name in FEEDS for a in self.installation.feeds[name].aggregates]
+        for group in WORKERS:
+            self.dismiss(group)
+        with self.admin() as admin:
+            assert set(admin.delete_groups(list(WORKERS)).values()) == {"OK"}
             names += [deadletters.TOPIC, checkpoints.TOPIC]
             admin.delete_topics(names)
             while set(names) & set(admin.list_topics()):
@@ -122,11 +251,16 @@ class City:
         owner = self.installation.server("owner").connect()
         for database in ("city", "raw"):
             owner.execute(f"DROP DATABASE {database} SYNC")
-        self.installation.prepare(lambda _: None)
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Create what is missing, as the workers' sources declare it."""
+        done = self.command("init")
+        assert done.returncode == 0, done.stderr
 
     def undisturbed(self) -> Snapshot:
         """What a run from the beginning of the same topics shows."""
-        for name in WORKERS:
+        for name in self.started:
             self.process(name).stop()
         self.forget()
         for name in WORKERS:
@@ -134,13 +268,20 @@ class City:
         self.drain()
         return self.snapshot()
 
+    def ends(self, *topics: str) -> dict[TopicPartition, int]:
+        """Where the logs of topics end."""
+        with LagMeter(self.installation.bootstrap) as meter:
+            return {TopicPartition(p.topic, p.partition): p.end for p in meter.measure("sink", topics, waiting=False)}
+
     def snapshot(self) -> Snapshot:
         """Everything an analyst or operator can see."""
         client = self.installation.server("operator").connect()
         found = {}
         for name in FEEDS:
             feed = self.installation.feeds[name]
-            found[f"raw.{name}"] = client.execute(f"SELECT *, late FROM raw.{name} FINAL ORDER BY ALL")
+            found[f"raw.{name}"] = client.execute(
+                f"SELECT * EXCEPT undeclared, late FROM raw.{name} FINAL ORDER BY ALL"
+            )
             for aggregate in feed.aggregates:
                 found[aggregate.name] = client.execute(f"SELECT * FROM city.{aggregate.name} ORDER BY ALL")
         found["quarantine"] = client.execute(
@@ -151,11 +292,23 @@ class City:
         found["ledger"] = [(a, a.balances) for a in accounts(client, chosen, log)]
         return found
 
+    def parts(self) -> Snapshot:
+        """What the windows are made of, and how far; which part of a flush says so depends on the flush alone."""
+        client = self.installation.server("operator").connect()
+        topics = [a.topic for name in FEEDS for a in self.installation.feeds[name].aggregates]
+        found = {t: client.execute(f"SELECT * EXCEPT watermark FROM raw.{t} FINAL ORDER BY ALL") for t in topics}
+        found["progress"] = client.execute(
+            "SELECT aggregate, source_partition, max(watermark) FROM raw.progress WHERE aggregate IN %(topics)s "
+            "GROUP BY ALL ORDER BY ALL",
+            {"topics": topics},
+        )
+        return found
+
 
 @contextmanager
-def own_city(home: Path) -> Iterator[City]:
+def own_city(home: Path, sources: Path | None = None) -> Iterator[City]:
     """A city with nothing in it, both workers running."""
-    city = City(home)
+    city = City(home, sources)
     stack = Stack(city.settings)
     try:
         stack.up(lambda _: None)
@@ -164,6 +317,6 @@ def own_city(home: Path) -> Iterator[City]:
             city.start(name)
         yield city
     finally:
-        for name in WORKERS:
+        for name in city.started:
             city.process(name).stop()
         stack.down()

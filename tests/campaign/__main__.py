@@ -1,0 +1,111 @@
+"""Faults on a real city, and whether anything was lost or counted twice: make faults
+
+LONG=1 makes it a hundred kills and more over a million events. SEED chooses the same faults again. BROKEN names a rule
+that workers are to break, to see the campaign find it out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from random import Random, SystemRandom
+from tempfile import TemporaryDirectory
+from time import monotonic
+
+from rich.table import Table
+
+from bench.process import machine
+from citystream.commands.output import print_whole
+from citystream.settings import PROJECT
+from tests.campaign.campaign import Outcome, run
+from tests.campaign.faults import KILLS, LONG_OUTAGES, OUTAGES, Fault
+from tests.campaign.worker import BROKEN
+
+EVENTS = 4_000
+LONG_EVENTS = 8_000
+#: How often each kill comes in a long campaign.
+LONG_TIMES = 4
+SHOWN = 20
+OUT = PROJECT / "bench" / "out" / "faults.json"
+
+
+def deck(random: Random, *, long: bool) -> list[tuple[str, Fault]]:
+    """Every fault, in any order; in a long campaign the kills several times."""
+    kills, outages = list(KILLS.items()), list(OUTAGES.items())
+    found = kills * LONG_TIMES + outages + list(LONG_OUTAGES.items()) if long else kills + outages
+    random.shuffle(found)
+    return found
+
+
+def show(outcome: Outcome, seconds: float) -> None:
+    """The table at the end."""
+    table = Table(title=f"seed {outcome.seed}, {len(outcome.rounds)} faults, {seconds / 60:.0f} min")
+    for name in ("fault", "times", "events", "lost", "doubled", "wrong", "s to recover", "at most", "peak MiB"):
+        table.add_column(name, justify="left" if name == "fault" else "right")
+    lines = outcome.table()
+    for line in lines:
+        table.add_row(
+            line.fault, *(f"{n:,}" for n in (line.times, line.events, line.lost, line.doubled, line.wrong)),
+            f"{line.recover:.1f}", f"{line.recover_most:.1f}", f"{line.peak:,}",
+        )  # fmt: skip
+    total = [sum(getattr(line, name) for line in lines) for name in ("times", "events", "lost", "doubled", "wrong")]
+    table.add_section()
+    table.add_row("all", *(f"{n:,}" for n in total))
+    print_whole(table)
+    for difference in outcome.differences[:SHOWN]:
+        print(difference)
+    if len(outcome.differences) > SHOWN:
+        print(f"... {len(outcome.differences):,} differences in all")
+    for words in outcome.ended:
+        print(f"ended by itself and was started again: {words}")
+
+
+def keep(outcome: Outcome, seconds: float, command: str) -> None:
+    """Write it for the documentation."""
+    OUT.parent.mkdir(exist_ok=True)
+    found = {
+        "command": command,
+        "machine": machine(),
+        "minutes": round(seconds / 60),
+        "kills": outcome.kills,
+        "lines": [asdict(line) for line in outcome.table()],
+        "first": [str(difference) for difference in outcome.differences[:SHOWN]],
+    }
+    OUT.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def main(environment: dict[str, str]) -> int:
+    """Exit code 1 if anything differs from the reference."""
+    seed = int(environment.get("SEED") or SystemRandom().randrange(2**32))
+    long, broken = bool(environment.get("LONG")), environment.get("BROKEN") or None
+    if broken is not None and broken not in BROKEN:
+        print(f"BROKEN={broken}: there is {', '.join(BROKEN)}", file=sys.stderr)
+        return 2
+    faults = _chosen(environment.get("FAULTS"), deck(Random(seed), long=long))
+    command = f"make faults SEED={seed}{' LONG=1' if long else ''}{f' BROKEN={broken}' if broken else ''}"
+    print(f"the same again: {command}")
+    begun = monotonic()
+
+    def say(message: str) -> None:
+        print(f"{monotonic() - begun:7.0f} s  {message}", flush=True)
+
+    with TemporaryDirectory(prefix="citystream-faults-") as folder:
+        outcome = run(Path(folder), seed, faults, LONG_EVENTS if long else EVENTS, say, broken)
+    show(outcome, monotonic() - begun)
+    keep(outcome, monotonic() - begun, command)
+    return 1 if outcome.differences else 0
+
+
+def _chosen(words: str | None, faults: Sequence[tuple[str, Fault]]) -> list[tuple[str, Fault]]:
+    """Those whose name contains one of the words, separated by commas."""
+    if not words:
+        return list(faults)
+    return [(name, fault) for name, fault in faults if any(word.strip() in name for word in words.split(","))]
+
+
+if __name__ == "__main__":
+    sys.exit(main(dict(os.environ)))

@@ -1,0 +1,253 @@
+"""A city whose every part can be killed, stopped, cut off and slowed down on its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from citystream.installation import Installation
+from citystream.settings import LOCALHOST, PROJECT, Settings
+from citystream.stack import clickhouse, kafka
+from citystream.stack.ports import free_ports
+from citystream.stack.process import Launch
+from citystream.stack.stack import Stack
+from streams import topics
+from streams.lag import LagMeter
+from tests.campaign.proxy import Proxy
+from tests.city import WORKERS, City
+
+#: Who reaches Kafka over a network of its own.
+PARTS = ("processor", "sink", "publisher")
+#: The network between the sink and ClickHouse.
+TO_CLICKHOUSE = "clickhouse"
+SAMPLE_SECONDS = 0.5
+#: Times the real rate, at which publishers publish: about a thousand records a second.
+RATE = "4"
+
+Offsets = dict[tuple[str, int], int]
+
+
+class Arena(City):
+    """A stack of its own with proxies between its parts; the arena itself speaks to the servers directly."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        direct, *listeners, native, http, registry = free_ports(4 + len(PARTS))
+        self.settings = Settings(
+            home=home, kafka_bootstrap=f"{LOCALHOST}:{direct}", clickhouse_port=native, clickhouse_http_port=http,
+            registry_port=registry,
+        )  # fmt: skip
+        self.installation = Installation(self.settings)
+        self._broker = Settings(home=home, kafka_port=direct, registry_port=registry)
+        self._listeners = dict(zip(PARTS, listeners, strict=True))
+        self.networks = {part: Proxy(port) for part, port in self._listeners.items()} | {TO_CLICKHOUSE: Proxy(native)}
+        self._environment = self.environment_of("publisher")
+        self.wanted: set[str] = set()
+        self.broken: str | None = None
+        self.published: list[tuple[datetime, int]] = []
+        self.publishing: subprocess.Popen[bytes] | None = None
+        self._publisher: tuple[str, ...] = ()
+        self.ended: list[str] = []
+        self.kills = 0
+        self._peak = 0
+        self._done = threading.Event()
+
+    def environment_of(self, part: str) -> dict[str, str]:
+        """Settings of a process that reaches the servers over its own network."""
+        return {
+            "PYTHONPATH": str(PROJECT),
+            "CITYSTREAM_HOME": str(self.settings.home),
+            "CITYSTREAM_KAFKA_BOOTSTRAP": f"{LOCALHOST}:{self.networks[part].port}",
+            "CITYSTREAM_CLICKHOUSE_PORT": str(self.networks[TO_CLICKHOUSE].port),
+            "CITYSTREAM_CLICKHOUSE_HTTP_PORT": str(self.settings.clickhouse_http_port),
+            "CITYSTREAM_REGISTRY_PORT": str(self.settings.registry_port),
+        }
+
+    @property
+    def feeds(self) -> list[str]:
+        """All feeds."""
+        return list(self.installation.feeds)
+
+    def up(self) -> None:
+        """Start the servers and create what they hold."""
+        kafka.prepare(self._broker)
+        self.start_kafka()
+        Stack(self.settings).up(lambda _: None)
+        self.installation.prepare(lambda _: None)
+        threading.Thread(target=self._watch_memory, daemon=True).start()
+
+    def start_kafka(self) -> None:
+        """Start the broker with a listener for each part, which answers with the address of the part's proxy."""
+        written = (self.settings.data_of(kafka.NAME) / "server.properties").read_text().splitlines()
+        plain = dict(line.split("=", 1) for line in written)
+        own = {
+            "listeners": [f"{part.upper()}://{LOCALHOST}:{port}" for part, port in self._listeners.items()],
+            "advertised.listeners": [f"{p.upper()}://{LOCALHOST}:{self.networks[p].port}" for p in PARTS],
+            "listener.security.protocol.map": [f"{part.upper()}:PLAINTEXT" for part in PARTS],
+        }
+        command = kafka.launch(self._broker).command
+        words = [
+            word for name, more in own.items() for word in ("--override", f"{name}={','.join([plain[name], *more])}")
+        ]
+        process = self.process(kafka.NAME)
+        process.start(Launch((*command, *words)))
+        process.wait_until(lambda: kafka.ready(self._broker))
+
+    def start_clickhouse(self) -> None:
+        """Start ClickHouse."""
+        Stack(self.settings).up(lambda _: None)
+
+    def worker(self, name: str) -> list[str]:
+        """The words of a worker's command; its name is its kind and a number."""
+        return [WORKERS[self.kind(name)], "--instance", name]
+
+    @staticmethod
+    def kind(name: str) -> str:
+        """Processor or sink."""
+        return name.partition("-")[0]
+
+    def start(self, name: str, moment: str | None = None, count: int = 1) -> None:
+        """Start a worker; one that is given a moment dies there by itself."""
+        words = [] if moment is None else ["--moment", moment, "--count", str(count)]
+        words += [] if self.broken is None else ["--broken", self.broken]
+        command = (sys.executable, "-P", "-m", "tests.campaign.worker", *words, *self.worker(name))
+        self.process(name).start(Launch(command, self.environment_of(self.kind(name))))
+        self.wanted.add(name)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL."""
+        self.wanted.discard(name)
+        if self.process(name).running() is not None:
+            super().kill(name)
+            self.kills += 1
+
+    def leave(self, name: str) -> None:
+        """SIGTERM."""
+        self.wanted.discard(name)
+        self.process(name).stop()
+
+    def alive(self, name: str) -> bool:
+        """Whether a process runs."""
+        return self.process(name).running() is not None
+
+    def kill_server(self, name: str) -> None:
+        """SIGKILL to Kafka or ClickHouse."""
+        super().kill(name)
+        self.kills += 1
+
+    @contextmanager
+    def owner(self) -> Iterator[Any]:
+        """ClickHouse as its owner."""
+        client = self.installation.server("owner").connect()
+        try:
+            yield client
+        finally:
+            client.disconnect()
+
+    def last_words(self) -> list[str]:
+        """What each worker said last."""
+        return [f"{name}: {self.process(name).last_words()}" for name in sorted(self.wanted)]
+
+    def works(self, name: str) -> bool:
+        """Whether a worker has said that it works."""
+        return f"{self.kind(name)} works" in self.process(name).log.read_text()
+
+    def tend(self) -> None:
+        """Start again what ended by itself, as a supervisor does."""
+        for name in sorted(self.wanted):
+            if not self.alive(name):
+                self.ended.append(f"{name}: {self.process(name).last_words()}")
+                self.start(name)
+
+    def publish_all(self, seed: int, start: datetime, events: int, dirt: str) -> None:
+        """Let a publisher of all feeds at once begin."""
+        words = ("simulate", *self.feeds, "--rate", RATE, "--seed", str(seed), "--start", start.isoformat())
+        self._publisher = self._command(*words, "--events", str(events), "--faults", dirt)
+        self._begin_publishing()
+
+    def kill_publisher(self) -> bool:
+        """SIGKILL to the publisher; whether it was still at work."""
+        assert self.publishing is not None
+        if self.publishing.poll() is not None:
+            return False
+        self.publishing.kill()
+        self.publishing.wait()
+        self.kills += 1
+        return True
+
+    def published_all(self) -> bool:
+        """Whether the publisher has done its work; one that failed or was killed begins again."""
+        assert self.publishing is not None
+        code = self.publishing.poll()
+        if code:
+            self._begin_publishing()
+        return code == 0
+
+    def _begin_publishing(self) -> None:
+        environment = {**os.environ, **self.environment_of("publisher")}
+        quiet = subprocess.DEVNULL
+        self.publishing = subprocess.Popen(self._publisher, env=environment, stdin=quiet, stdout=quiet, stderr=quiet)
+
+    def stored_topics(self) -> list[str]:
+        """Every topic the sink reads."""
+        return [topic.name for topic in topics.stored(self.installation.feeds.values())]
+
+    def behind(self, meter: LagMeter, ends: Offsets) -> int:
+        """How many records before these ends either worker has not yet taken; parts and dead letters count, too."""
+        found = 0
+        for group, names in (("processor", self.feeds), ("sink", self.stored_topics())):
+            for lag in meter.measure(group, names, waiting=False):
+                found += max(0, ends.get((lag.topic, lag.partition), lag.end) - lag.committed)
+        return found
+
+    def peak(self) -> int:
+        """The memory a worker took at most since this was asked last, in MiB."""
+        peak, self._peak = self._peak, 0
+        return peak
+
+    def _watch_memory(self) -> None:
+        while not self._done.wait(SAMPLE_SECONDS):
+            self._peak = max([self._peak, *(self._resident(name) for name in sorted(self.wanted))])
+
+    def _resident(self, name: str) -> int:
+        with suppress(OSError, ValueError, IndexError):
+            running = self.process(name).running()
+            if running is not None:
+                pages = int(Path(f"/proc/{running.pid}/statm").read_text().split()[1])
+                return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+        return 0
+
+    def down(self) -> None:
+        """End everything."""
+        self._done.set()
+        if self.publishing is not None:
+            self.publishing.kill()
+            self.publishing.wait()
+        for network in self.networks.values():
+            network.mend()
+        for name in sorted(self.wanted):
+            with suppress(AssertionError):
+                self.kill(name)
+        for name in (kafka.NAME, clickhouse.NAME):
+            self.process(name).stop()
+        Stack(self.settings).down()
+        for network in self.networks.values():
+            network.close()
+
+
+@contextmanager
+def arena(home: Path) -> Iterator[Arena]:
+    """Servers with nothing in them, and no worker yet."""
+    opened = Arena(home)
+    try:
+        opened.up()
+        yield opened
+    finally:
+        opened.down()

@@ -1,0 +1,174 @@
+"""The campaign: events of all feeds, a fault a round, and at the end the comparison with the reference."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from time import monotonic, sleep
+
+from sinks.ledger import accounts
+from streams.lag import LagMeter, measure
+from tests.campaign.arena import Arena, Offsets, arena
+from tests.campaign.faults import OUTAGES, Fault
+from tests.reference.city import Schemas, read_topic, truth
+from tests.reference.compare import Difference, differences
+
+#: Shares of what is wrong with the events themselves, mixed into all of them.
+DIRT = "duplicates=0.03,disorder=0.05,late=0.01,skew=0.005,corrupt=0.01"
+START = datetime(2024, 5, 6, 7, tzinfo=UTC)
+STEP = timedelta(minutes=4)
+#: Every so many rounds publish history, and every so many what an earlier one published.
+HISTORY_EVERY, AGAIN_EVERY = 5, 9
+RECOVER_SECONDS = 300.0
+#: How much more is published while an outage lasts than around a kill.
+LONGER = 3
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Round:
+    """A fault, the offsets that were published around it, how long the city took to catch up afterwards (s), and the
+    memory a worker took at most meanwhile (MiB)."""
+
+    fault: str
+    before: Offsets
+    after: Offsets = field(default_factory=dict)
+    recovered: float = 0.0
+    peak: int = 0
+
+    @property
+    def events(self) -> int:
+        """Records published."""
+        return sum(self.after.values()) - sum(self.before.values())
+
+    def holds(self, difference: Difference) -> bool:
+        """Whether what differs was published in this round."""
+        if difference.place is None:
+            return False
+        number, offset = difference.place
+        place = difference.feed, number
+        return self.before.get(place, 0) <= offset < self.after.get(place, 0)
+
+
+@dataclass
+class Line:
+    """One line of the table at the end."""
+
+    fault: str
+    times: int
+    events: int
+    lost: int
+    doubled: int
+    wrong: int
+    recover: float
+    recover_most: float
+    peak: int
+
+
+@dataclass
+class Outcome:
+    """What came of a campaign."""
+
+    seed: int
+    rounds: list[Round]
+    differences: list[Difference]
+    ended: list[str]
+    kills: int
+
+    def table(self) -> list[Line]:
+        """A line a fault."""
+        lines = []
+        for fault in dict.fromkeys(one.fault for one in self.rounds):
+            rounds = [one for one in self.rounds if one.fault == fault]
+            found = [d for d in self.differences if any(one.holds(d) for one in rounds)]
+            times = [one.recovered for one in rounds]
+            lines.append(
+                Line(
+                    fault,
+                    len(rounds),
+                    sum(one.events for one in rounds),
+                    _events(found, "lost"),
+                    _events(found, "doubled"),
+                    sum(one.kind == "wrong" for one in found),
+                    statistics.median(times),
+                    max(times),
+                    max(one.peak for one in rounds),
+                )
+            )
+        return lines
+
+
+def _events(found: Iterable[Difference], kind: str) -> int:
+    return sum(one.events for one in found if one.kind == kind)
+
+
+def run(
+    home: Path, seed: int, faults: Sequence[tuple[str, Fault]], events: int, say: Say, broken: str | None = None
+) -> Outcome:
+    """Run a campaign: each fault in this order, while so many events are published, and more in those that take longer.
+
+    With ``broken``, the workers work by rules broken on purpose.
+    """
+    random = Random(seed)
+    rounds: list[Round] = []
+    with arena(home) as city:
+        city.broken = broken
+        for name in ("processor-1", "sink-1"):
+            city.start(name)
+        for number, (name, fault) in enumerate(faults):
+            rounds.append(_round(city, random, number, name, fault, events, say))
+        say("all faults are over; waiting until all is stored")
+        _recover(city, {})
+        found = compare(city, say)
+        return Outcome(seed, rounds, found, city.ended, city.kills)
+
+
+def _round(city: Arena, random: Random, number: int, name: str, fault: Fault, events: int, say: Say) -> Round:
+    one = Round(name, city.ends(*city.feeds))
+    start, seed = START + number * STEP, random.randrange(2**32)
+    if number % AGAIN_EVERY == AGAIN_EVERY - 1:
+        start, seed = city.published[random.randrange(len(city.published))]
+    elif number % HISTORY_EVERY == HISTORY_EVERY - 1:
+        start -= random.random() * timedelta(hours=6)
+    city.published.append((start, seed))
+    city.publish_all(seed, start, LONGER * events if name in OUTAGES else events, DIRT)
+    done = fault(city, random)
+    while not city.published_all():
+        city.tend()
+        sleep(0.1)
+    one.after = city.ends(*city.feeds)
+    begun = monotonic()
+    _recover(city, one.after)
+    one.recovered, one.peak = monotonic() - begun, city.peak()
+    say(f"{number + 1:>4}  {name}: {done}; {one.events:,} events, caught up after {one.recovered:.1f} s")
+    return one
+
+
+def _recover(city: Arena, ends: Offsets) -> None:
+    """Wait until both workers have taken everything before these ends, or everything there is."""
+    until = monotonic() + RECOVER_SECONDS
+    with LagMeter(city.installation.bootstrap) as meter:
+        while city.behind(meter, ends):
+            city.tend()
+            if monotonic() > until:
+                raise AssertionError("the city does not catch up: " + "; ".join(city.last_words()))
+            sleep(0.2)
+
+
+def compare(city: Arena, say: Say) -> list[Difference]:
+    """What differs from the reference, over all feeds."""
+    found = []
+    schemas = Schemas()
+    client = city.installation.server("operator").connect()
+    for name, feed in city.installation.feeds.items():
+        say(f"computing {name} from its topic")
+        expected = truth(feed, read_topic(city.installation.bootstrap, name, schemas))
+        (account,) = accounts(client, {name: feed}, measure(city.installation.bootstrap, "sink", [name]))
+        found += differences(client, feed, expected, account)
+    client.disconnect()
+    return found

@@ -1,0 +1,247 @@
+"""What is done to a running city, each with a real process and a real signal."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from functools import partial
+from random import Random
+from time import monotonic, sleep
+
+from citystream.stack import clickhouse, kafka
+from tests.campaign.arena import PARTS, TO_CLICKHOUSE, Arena
+from tests.campaign.refusals import refusals
+from tests.campaign.worker import MOMENTS
+
+#: Does something to the city and puts it right again; what it did in words.
+Fault = Callable[[Arena, Random], str]
+
+SESSION_SECONDS = 10.0
+KINDS = ("processor", "sink")
+#: Which moments are whose.
+OF_PROCESSOR = ("replaying or processing", "parts half sent")
+OF_SINK = ("rows not sent", "inserted, not acknowledged")
+#: An insert takes two answers and more.
+SLOW_ANSWER_SECONDS = 2.0
+STORM = range(1, 5)
+#: Moments that come once in a worker's life.
+ONCE = ("started", "assigned", "revoked")
+#: How long a moment in the code is waited for.
+MOMENT_SECONDS = 20.0
+#: How long a worker may take to start.
+STARTING_SECONDS = 120.0
+
+
+def killed(kind: str) -> Fault:
+    """A worker is killed one to three times, at any moment, and started again at once."""
+
+    def fault(city: Arena, random: Random) -> str:
+        times = random.randint(1, 3)
+        for _ in range(times):
+            sleep(random.random() * 3)
+            city.kill(f"{kind}-1")
+            city.start(f"{kind}-1")
+        return f"{times} times"
+
+    return fault
+
+
+def killed_at(kind: str, moment: str) -> Fault:
+    """A worker kills itself at a moment in its code."""
+
+    def fault(city: Arena, random: Random) -> str:
+        name, count = f"{kind}-1", 1 if moment in ONCE else random.randint(1, 2)
+        city.kill(name)
+        city.start(name, moment, count)
+        if moment == "revoked":
+            city.wait(lambda: city.works(name) or not city.alive(name), STARTING_SECONDS)
+            city.start(f"{kind}-2")
+        until = monotonic() + MOMENT_SECONDS
+        while city.alive(name) and monotonic() < until:
+            sleep(0.05)
+        reached = not city.alive(name)
+        city.kills += reached
+        city.kill(name)
+        city.kill(f"{kind}-2")
+        city.start(name)
+        return f"there for the {count}. time" if reached else f"never came there, killed after {MOMENT_SECONDS:.0f} s"
+
+    return fault
+
+
+def killed_starting(city: Arena, random: Random) -> str:
+    """Both workers are killed while they start, again and again."""
+    for _ in range(3):
+        for kind in KINDS:
+            city.kill(f"{kind}-1")
+            city.start(f"{kind}-1")
+        sleep(random.random() * 4)
+    return "3 times"
+
+
+def killed_rebalancing(kind: str) -> Fault:
+    """A second worker joins, and one of the two is killed while partitions move."""
+
+    def fault(city: Arena, random: Random) -> str:
+        joined = f"{kind}-2"
+        city.start(joined)
+        sleep(1 + random.random() * 4)
+        victim = random.choice((f"{kind}-1", joined))
+        city.kill(victim)
+        sleep(random.random() * 2)
+        city.start(f"{kind}-1") if victim != joined else city.start(joined)
+        sleep(random.random() * 4)
+        city.kill(joined)
+        return f"{victim} killed"
+
+    return fault
+
+
+def server_killed(name: str, start: Callable[[Arena], None], seconds: tuple[float, float]) -> Fault:
+    """A server is killed, away for a while, and started again."""
+
+    def fault(city: Arena, random: Random) -> str:
+        sleep(random.random())
+        city.kill_server(name)
+        away = random.uniform(*seconds)
+        sleep(away)
+        start(city)
+        return f"away for {away:.0f} s"
+
+    return fault
+
+
+broker_killed = partial(server_killed, kafka.NAME, Arena.start_kafka)
+clickhouse_killed = partial(server_killed, clickhouse.NAME, Arena.start_clickhouse)
+
+
+def refusing(name: str) -> Fault:
+    """ClickHouse refuses inserts into a feed's table."""
+
+    def fault(city: Arena, random: Random) -> str:
+        table = f"raw.{random.choice(city.feeds)}"
+        refusal, seconds = refusals(table)[name], random.uniform(3, 8)
+        with city.owner() as owner:
+            for statement in refusal.stage:
+                owner.execute(statement)
+            sleep(seconds)
+            for statement in refusal.mend:
+                owner.execute(statement)
+        return f"{table} for {seconds:.0f} s"
+
+    return fault
+
+
+def slow_inserts(city: Arena, random: Random) -> str:
+    """ClickHouse takes some five seconds for an insert."""
+    city.networks[TO_CLICKHOUSE].slow(SLOW_ANSWER_SECONDS)
+    seconds = random.uniform(15, 25)
+    sleep(seconds)
+    city.networks[TO_CLICKHOUSE].mend()
+    return f"{SLOW_ANSWER_SECONDS:.0f} s an answer, for {seconds:.0f} s"
+
+
+def network_cut(part: str) -> Fault:
+    """Nothing gets through for a while; then connections go on, or break."""
+
+    def fault(city: Arena, random: Random) -> str:
+        network, seconds, breaks = city.networks[part], random.uniform(2, 15), random.random() < 0.5
+        sleep(random.random())
+        network.cut()
+        sleep(seconds)
+        if breaks:
+            network.reset()
+        network.mend()
+        return f"{seconds:.0f} s, connections {'broke' if breaks else 'went on'}"
+
+    return fault
+
+
+def network_slow(part: str) -> Fault:
+    """Every answer is late."""
+
+    def fault(city: Arena, random: Random) -> str:
+        delay = random.uniform(0.1, 0.5)
+        city.networks[part].slow(delay)
+        sleep(10)
+        city.networks[part].mend()
+        return f"{delay:.1f} s an answer"
+
+    return fault
+
+
+def zombie(kind: str) -> Fault:
+    """A worker is stopped for twice the session timeout while another takes over, and woken."""
+
+    def fault(city: Arena, random: Random) -> str:
+        first, second = f"{kind}-1", f"{kind}-2"
+        city.start(second)
+        sleep(random.uniform(3, 6))
+        city.wanted.discard(first)
+        city.signal(first, signal.SIGSTOP)
+        sleep(2 * SESSION_SECONDS + random.random() * 3)
+        city.signal(first, signal.SIGCONT)
+        city.wanted.add(first)
+        sleep(random.random() * 5)
+        city.kill(second)
+        return f"{first} woke up, {second} had taken over"
+
+    return fault
+
+
+def storm(kind: str) -> Fault:
+    """Workers come and go every few seconds, one to four of them."""
+
+    def fault(city: Arena, random: Random) -> str:
+        steps = 8
+        for _ in range(steps):
+            there = [number for number in STORM if f"{kind}-{number}" in city.wanted]
+            away = [number for number in STORM if number not in there]
+            if away and (len(there) == 1 or random.random() < 0.5):
+                city.start(f"{kind}-{random.choice(away)}")
+            else:
+                leaving = f"{kind}-{random.choice(there)}"
+                random.choice((city.kill, city.leave))(leaving)
+            sleep(random.uniform(1, 4))
+        for number in STORM[1:]:
+            city.kill(f"{kind}-{number}")
+        if f"{kind}-1" not in city.wanted:
+            city.start(f"{kind}-1")
+        return f"{steps} times"
+
+    return fault
+
+
+def publisher_killed(city: Arena, random: Random) -> str:
+    """The publisher is killed in the middle, and publishes everything again."""
+    sleep(2 + random.random() * 4)
+    return "once" if city.kill_publisher() else "had ended already"
+
+
+#: By name: kills of one process or two, which are quick.
+KILLS: Mapping[str, Fault] = {
+    **{f"{kind} killed": killed(kind) for kind in KINDS},
+    **{
+        f"{kind} killed: {moment}": killed_at(kind, moment)
+        for kind, others in zip(KINDS, (OF_SINK, OF_PROCESSOR), strict=True)
+        for moment in MOMENTS
+        if moment not in others
+    },
+    **{f"{kind} killed in a rebalance": killed_rebalancing(kind) for kind in KINDS},
+    "both killed starting": killed_starting,
+    "publisher killed": publisher_killed,
+}
+#: What goes on for some time.
+OUTAGES: Mapping[str, Fault] = {
+    "broker killed": broker_killed((0, 1)),
+    "broker away": broker_killed((5, 20)),
+    "ClickHouse killed": clickhouse_killed((0, 1)),
+    "ClickHouse away": clickhouse_killed((5, 30)),
+    **{f"ClickHouse refuses: {name}": refusing(name) for name in refusals("")},
+    "ClickHouse slow": slow_inserts,
+    **{f"network cut: {part}": network_cut(part) for part in (*PARTS, TO_CLICKHOUSE)},
+    **{f"network slow: {part}": network_slow(part) for part in (*PARTS, TO_CLICKHOUSE)},
+    **{f"zombie {kind}": zombie(kind) for kind in KINDS},
+    **{f"storm of {kind}s": storm(kind) for kind in KINDS},
+}
+LONG_OUTAGES: Mapping[str, Fault] = {"ClickHouse away for minutes": clickhouse_killed((120, 180))}

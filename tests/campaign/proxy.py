@@ -1,0 +1,96 @@
+"""A network that can be cut and slowed down: a TCP proxy between two parts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+from citystream.settings import LOCALHOST
+from citystream.stack.ports import free_ports
+
+CHUNK = 256 * 1024
+
+
+class Proxy:
+    """Forwards what comes to ``port`` to another port of this machine, in a thread of its own."""
+
+    def __init__(self, target: int) -> None:
+        (self.port,) = free_ports(1)
+        self._target = target
+        self._delay = 0.0
+        self._connections: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._passes = asyncio.Event()
+        self._passes.set()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._server = self._call(asyncio.start_server(self._serve, LOCALHOST, self.port))
+
+    def cut(self) -> None:
+        """Let nothing through any more; connections stay open and new ones are not answered."""
+        self._loop.call_soon_threadsafe(self._passes.clear)
+
+    def mend(self) -> None:
+        """Let everything through again: what was held back first."""
+        self._delay = 0.0
+        self._loop.call_soon_threadsafe(self._passes.set)
+
+    def reset(self) -> None:
+        """Break every connection there is."""
+        self._call(self._reset())
+
+    def slow(self, seconds: float) -> None:
+        """Hold back every answer for so long."""
+        self._delay = seconds
+
+    def close(self) -> None:
+        """End."""
+        self._call(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _reset(self) -> None:
+        connections = list(self._connections)
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+    async def _close(self) -> None:
+        self._server.close()
+        await self._reset()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            await self._passes.wait()
+            there_reader, there_writer = await asyncio.open_connection(LOCALHOST, self._target)
+            ways = [
+                asyncio.ensure_future(self._forward(reader, there_writer, answers=False)),
+                asyncio.ensure_future(self._forward(there_reader, writer, answers=True)),
+            ]
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                there_writer.transport.abort()
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.transport.abort()
+            self._connections.discard(task)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
+        with suppress(OSError):
+            while data := await reader.read(CHUNK):
+                if answers and self._delay:
+                    await asyncio.sleep(self._delay)
+                await self._passes.wait()
+                writer.write(data)
+                await writer.drain()

@@ -1,0 +1,34 @@
+"""A short campaign: a fault of each sort on real processes, and then nothing differs from the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.campaign.campaign import run
+from tests.campaign.faults import KILLS, OUTAGES
+
+pytestmark = pytest.mark.integration
+
+SEED = 20261121
+EVENTS = 2_000
+FAULTS = (
+    "processor killed",
+    "processor killed: parts half sent",
+    "processor killed: flushed, not committed",
+    "sink killed: inserted, not acknowledged",
+    "publisher killed",
+    "ClickHouse killed",
+    "ClickHouse refuses: too many parts",
+    "network cut: clickhouse",
+)
+
+
+def test_nothing_is_lost_and_nothing_counted_twice(tmp_path: Path) -> None:
+    """`make faults` does all of them, and more often."""
+    chosen = [(name, (KILLS | OUTAGES)[name]) for name in FAULTS]  # type: ignore[operator]
+    outcome = run(tmp_path, SEED, chosen, EVENTS, print)
+    assert [str(difference) for difference in outcome.differences] == []
+    assert all(one.events >= EVENTS for one in outcome.rounds)
+    assert outcome.kills >= len(FAULTS) / 2

@@ -85,7 +85,7 @@ class Bench:
 
     def fresh(self) -> None:
         """Forget every result and position; keep the feed's topic."""
-        names = [checkpoints.TOPIC, *(a.name for a in self.city.feeds[FEED].aggregates)]
+        names = [checkpoints.TOPIC, *(a.topic for a in self.city.feeds[FEED].aggregates)]
         with closing(KafkaAdminClient(bootstrap_servers=self.city.bootstrap)) as admin:
             for group in ("processor", "sink", "plain"):
                 _delete_group(admin, group)

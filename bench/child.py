@@ -36,7 +36,7 @@ class Stopwatch:
         self._city, self._role, self._workers = city, role, workers
         self._gate = Lock()
         self._meter = LagMeter(city.bootstrap)
-        self._results = [a.name for a in city.feeds[FEED].aggregates] if role == "sink" else []
+        self._results = [a.topic for a in city.feeds[FEED].aggregates] if role == "sink" else []
         self._ends = self._measured([FEED])
         self._began: tuple[float, float] | None = None
         self._ended: tuple[float, float] | None = None

@@ -17,6 +17,7 @@ from citystream.commands import (
     operate,
     positions,
     publish,
+    rebuild,
     registry,
     schemas,
     simulate,
@@ -24,6 +25,7 @@ from citystream.commands import (
     stack,
     workers,
 )
+from citystream.redriving.corrections import CorrectionProblem
 from citystream.settings import SettingsError
 from citystream.stack.process import StackError
 from schemas.catalogue import SchemaProblem
@@ -34,7 +36,21 @@ from streams.topics import TopicProblem
 
 CHECK_FAILED, WRONG_USE, UNREACHABLE = 1, 2, 3
 
-COMMANDS = (stack, demo, feeds, schemas, simulate, publish, workers, operate, positions, dead_letters, sql, registry)
+COMMANDS = (
+    stack,
+    demo,
+    feeds,
+    schemas,
+    simulate,
+    publish,
+    workers,
+    operate,
+    positions,
+    rebuild,
+    dead_letters,
+    sql,
+    registry,
+)
 
 
 def build() -> typer.Typer:
@@ -69,7 +85,7 @@ def main() -> None:
         _fail(f"ClickHouse refused: {first_line(error)}", CHECK_FAILED)
     except (ClickHouseError, EOFError) as error:
         _fail(f"ClickHouse does not answer ({first_line(error)}); see: citystream status", UNREACHABLE)
-    except (SchemaProblem, DeclarationError, PositionProblem) as error:
+    except (SchemaProblem, DeclarationError, PositionProblem, CorrectionProblem) as error:
         _fail(str(error), CHECK_FAILED)
     except KeyboardInterrupt:
         _fail("interrupted", 130)

@@ -22,6 +22,7 @@ from sinks.ledger import Account, accounts
 from sinks.queries import newest_event_ms
 from sinks.worker import GROUP as SINK
 from streams import topics
+from streams.generations import sources
 from streams.lag import measure
 
 REFRESH_SECONDS = 1.0
@@ -106,7 +107,7 @@ def run(city: Installation, seconds: float | None, say: Callable[[str], None]) -
         crew.stop(crew.simulators)
         drained = _drain(city, say)
         client = city.server("operator").connect()
-        found = accounts(client, city.feeds, measure(city.bootstrap, SINK, city.feeds))
+        found = accounts(client, city.feeds, measure(city.bootstrap, SINK, sources(city.feeds.values())))
     finally:
         crew.stop(crew.workers + crew.simulators)
         if was_up:
@@ -138,7 +139,7 @@ def _note(crew: Crew, elapsed: float, seconds: float | None, snapshot: Snapshot)
 
 def _drain(city: Installation, say: Callable[[str], None]) -> bool:
     """Wait until both workers have nothing left to do."""
-    feeds = list(city.feeds)
+    feeds = sources(city.feeds.values())
     stored = [topic.name for topic in topics.stored(city.feeds.values())]
     until = time.monotonic() + DRAIN_SECONDS
     quiet = 0
@@ -159,7 +160,7 @@ def _summary(found: list[Account], drained: bool, say: Callable[[str], None]) ->
         say(
             f"{account.topic}: published {account.published:,} = stored {account.stored:,} + duplicate "
             f"{account.duplicate:,} + quarantined {account.quarantined:,} + control {account.control:,} "
-            f"+ lost {account.lost:,}" + ("" if account.balances else f"; {account.missing:,} MISSING")
+            f"+ on its way {account.on_its_way:,} + lost {account.lost:,} + missing {account.missing:,}"
         )
     arrived = any(account.stored for account in found)
     say(f"events arrived: {_yes(arrived)}; lag drained: {_yes(drained)}; ledger balances: "

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import feeds as declared
+from citystream import growth
 from citystream.secrets import secret
 from citystream.settings import Settings, SettingsError, load_settings
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from sinks.clickhouse import Server
-from sinks.migrate import migrate
+from sinks.migrate import migrate, settle
 from streams import topics
 
 
@@ -65,9 +67,22 @@ class Installation:
         return Server(self.settings.clickhouse_address, self.settings.clickhouse_port, user, password)
 
     def prepare(self, say: Callable[[str], None]) -> None:
-        """Create the topics, tables and views that are missing; waits for servers that are away."""
+        """Create the topics, tables and views that are missing, and end topics that were outgrown.
+
+        Waits for servers that are away.
+
+        Raises
+        ------
+        TopicProblem, PositionProblem
+            A topic cannot be ended yet.
+        """
         topics.wait_for_kafka(self.bootstrap, say)
+        outgrown, now_ms = growth.outgrown(self.feeds.values()), time.time_ns() // 1_000_000
+        for generation in outgrown:
+            growth.end(self.bootstrap, generation, now_ms)
+        owner = self.server("owner")
+        migrate(owner, self.feeds.values(), self.settings.timezone, say)
+        settle(owner, [one for one in outgrown if growth.settled(self.bootstrap, one, now_ms)])
         created = topics.create(self.bootstrap, topics.topics(self.feeds.values()))
         if created:
             say(f"created {len(created)} topics")
-        migrate(self.server("owner"), self.feeds.values(), self.settings.timezone, say)

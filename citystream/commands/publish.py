@@ -26,6 +26,7 @@ from citystream.secrets import secret
 from citystream.settings import SettingsError
 from citystream.stack.process import StackError
 from schemas.feed import Feed
+from streams.generations import generations
 from streams.publisher import Publisher, new_producer
 from streams.topics import states, wait_for_kafka
 
@@ -116,7 +117,7 @@ def _publisher(city: Installation, feed: Feed, key: bytes) -> Iterator[Publisher
     frozen = city.catalogue.latest(feed.name)
     try:
         wait_for_kafka(city.bootstrap, lambda text: typer.echo(f"citystream: {text}", err=True), PATIENCE)
-        states(city.bootstrap, [feed.name])
+        states(city.bootstrap, [generations(feed)[-1].topic])
         producer = new_producer(city.bootstrap)
     except KafkaError:
         raise StackError(f"Kafka at {city.bootstrap} does not answer; run: citystream up") from None

@@ -23,6 +23,7 @@ from citystream.secrets import secret
 from citystream.simulation import Report, Simulation, SystemClock
 from schemas.feed import Feed
 from streams import topics
+from streams.generations import generations
 from streams.publisher import Publisher, new_producer
 
 FLAT_OUT = "flat-out"
@@ -122,7 +123,7 @@ def _publishers(city: Installation, feeds: Collection[Feed]) -> Iterator[dict[st
     personal = any(field.personal for feed in feeds for field in feed.fields)
     key = secret(city.settings, "pseudonym_key").encode() if personal else None
     topics.wait_for_kafka(city.bootstrap, lambda message: typer.echo(message, err=True), KAFKA_PATIENCE)
-    topics.states(city.bootstrap, [feed.name for feed in feeds])
+    topics.states(city.bootstrap, [generations(feed)[-1].topic for feed in feeds])
     with ExitStack() as opened:
         producer = opened.enter_context(closing(new_producer(city.bootstrap)))
         yield {

@@ -184,7 +184,7 @@ class City:
     def drain(self) -> None:
         """Wait until both workers have committed all there is."""
         feeds = list(self.live)
-        aggregates = [a.name for name in feeds for a in self.installation.feeds[name].aggregates]
+        aggregates = [a.topic for name in feeds for a in self.installation.feeds[name].aggregates]
         until = time.monotonic() + 120
         with LagMeter(self.installation.bootstrap) as meter:
             for group, topics in (("processor", feeds), ("sink", [*feeds, *aggregates, deadletters.TOPIC])):

@@ -1,11 +1,22 @@
-"""Who may commit: a member of the consumer group, and only for the assignment its positions belong to."""
+"""Who is a member of the consumer group, and who may commit: a member, for the assignment its positions belong to."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import IllegalGenerationError
+
+
+def member_name(instance: str, topics: Iterable[str]) -> str:
+    """The name of a member of the group that comes back under it after a restart.
+
+    A member that comes back within its session is given the partitions it had, whatever it asks for now: the brokers
+    do not look at its subscription. So one that reads other topics is another member, or nobody would read these.
+    """
+    return f"{instance}.{hashlib.sha256(','.join(sorted(topics)).encode()).hexdigest()[:8]}"
 
 
 class MemberCoordinator(GroupCoordinator):

@@ -20,6 +20,7 @@ from yarl import URL
 
 from streams import checkpoints
 from streams.lag import committed_offsets
+from streams.membership import member_name
 from streams.positions import Known, Position, PositionProblem, Stop, check_agreement, out_of_range, resume
 from streams.topics import Topic, TopicProblem, wait_for_kafka
 from streams.transport import Consumer, Transport, deliver_runs
@@ -78,7 +79,7 @@ class BatchApp(faust.App):
             topic_disable_leader=True,
             topic_allow_declare=False,
             consumer_auto_offset_reset="none",
-            consumer_group_instance_id=instance,
+            consumer_group_instance_id=member_name(instance, definitions) if instance else None,
             consumer_max_fetch_size=8 * 2**20,
             broker_session_timeout=10.0,
             broker_heartbeat_interval=3.0,

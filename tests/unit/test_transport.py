@@ -37,7 +37,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams import checkpoints, transport
-from streams.membership import MemberCoordinator
+from streams.membership import MemberCoordinator, member_name
 from streams.positions import Position
 from streams.recordbatch import CorruptBatch
 from streams.transport import Consumer, ConsumerThread, Run
@@ -554,6 +554,14 @@ def test_what_was_about_to_be_committed_of_a_revoked_partition_is_not(monkeypatc
     asyncio.run(consumer.on_partitions_revoked({TP0}))
     assert commit({TP0: 20, TP1: 30}, client, {TP0, TP1}, consumer=consumer)
     assert [set(offsets) for offsets in client.commits] == [{TopicPartition("toy", 1)}]
+
+
+def test_a_member_that_reads_other_topics_is_another_member() -> None:
+    """Under its old name the brokers would give it the partitions of its old topics alone, and say nothing."""
+    before, after = member_name("sink-1", ["a", "b"]), member_name("sink-1", ["a", "b", "b.from4"])
+    assert before != after
+    assert before == member_name("sink-1", ["b", "a"]), "a restart moves no partitions"
+    assert before != member_name("sink-2", ["a", "b"])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ any split of the same events merges to the same bits.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,21 +38,145 @@ class Result:
     description: str
 
 
-@dataclass(frozen=True)
-class Measure:
-    """Partials with the results computed from them."""
+class Measure(ABC):
+    """What was declared of a measure; the partials, and the results computed from them, follow from that alone."""
 
-    partials: tuple[Partial, ...]
-    results: tuple[Result, ...]
+    @property
+    @abstractmethod
+    def partials(self) -> tuple[Partial, ...]:
+        """The mergeable columns."""
+
+    @property
+    @abstractmethod
+    def results(self) -> tuple[Result, ...]:
+        """The columns an analyst sees."""
+
+
+@dataclass(frozen=True)
+class Total(Measure):
+    """What ``total`` declares."""
+
+    name: str
+    value: Expression
+    scale: int
+    unit: str
+    description: str
+
+    @property
+    def partials(self) -> tuple[Partial, ...]:
+        return (Partial(f"{self.name}_sum", "sum", Scaled(self.value, self.scale)),)
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        result = f"{self.name}_sum" if self.scale == 1 else f"{self.name}_sum / {self.scale}"
+        return (Result(self.name, result, self.unit, self.description),)
+
+
+@dataclass(frozen=True)
+class Spread(Measure):
+    """What ``spread`` declares."""
+
+    name: str
+    value: Expression
+    scale: int
+    unit: str
+    description: str
+
+    @property
+    def partials(self) -> tuple[Partial, ...]:
+        scaled = Scaled(self.value, self.scale)
+        return (
+            Partial(f"{self.name}_low", "min", scaled),
+            Partial(f"{self.name}_high", "max", scaled),
+            Partial(f"{self.name}_sum", "sum", scaled),
+            Partial(f"{self.name}_count", "sum", When(Present(scaled), as_expression(1))),
+        )
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        name, scale = self.name, self.scale
+        mean = f"{name}_sum / nullIf({name}_count, 0) / {scale}"
+        return (
+            Result(f"{name}_min", f"{name}_low / {scale}", self.unit, f"Minimum of {self.description}"),
+            Result(f"{name}_max", f"{name}_high / {scale}", self.unit, f"Maximum of {self.description}"),
+            Result(f"{name}_mean", mean, self.unit, f"Mean of {self.description}"),
+        )
+
+
+@dataclass(frozen=True)
+class Share(Measure):
+    """What ``share`` declares."""
+
+    name: str
+    condition: Expression
+    description: str
+
+    @property
+    def partials(self) -> tuple[Partial, ...]:
+        return (
+            Partial(f"{self.name}_true", "sum", When(self.condition, as_expression(1))),
+            Partial(f"{self.name}_known", "sum", When(Present(self.condition), as_expression(1))),
+        )
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        return (Result(self.name, f"{self.name}_true / nullIf({self.name}_known, 0)", "1", self.description),)
+
+
+@dataclass(frozen=True)
+class Ratio(Measure):
+    """What ``ratio`` declares."""
+
+    name: str
+    over: Expression
+    under: Expression
+    scale: int
+    unit: str
+    description: str
+
+    @property
+    def partials(self) -> tuple[Partial, ...]:
+        return (
+            Partial(f"{self.name}_over", "sum", When(Present(self.under), Scaled(self.over, self.scale))),
+            Partial(f"{self.name}_under", "sum", When(Present(self.over), Scaled(self.under, self.scale))),
+        )
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        return (Result(self.name, f"{self.name}_over / nullIf({self.name}_under, 0)", self.unit, self.description),)
+
+
+@dataclass(frozen=True)
+class Quantiles(Measure):
+    """What ``quantiles`` declares."""
+
+    name: str
+    value: Expression
+    at: tuple[float, ...]
+    divisor: int
+    unit: str
+    description: str
+
+    @property
+    def partials(self) -> tuple[Partial, ...]:
+        return (Partial(f"{self.name}_histogram", "histogram", self.value),)
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        return tuple(
+            Result(
+                f"{self.name}_p{q * 100:g}",
+                _quantile_sql(f"{self.name}_histogram", q, self.divisor),
+                self.unit,
+                f"Quantile {q:g} of {self.description}, relative error at most {RELATIVE_ERROR:g}",
+            )
+            for q in self.at
+        )
 
 
 def total(name: str, value: Expression, *, unit: str, description: str, scale: int = 1) -> Measure:
     """Sum of ``value`` in steps of 1/``scale``."""
-    result = f"{name}_sum" if scale == 1 else f"{name}_sum / {scale}"
-    return Measure(
-        (Partial(f"{name}_sum", "sum", Scaled(value, scale)),),
-        (Result(name, result, unit, description),),
-    )
+    return Total(name, value, scale, unit, description)
 
 
 def count_where(name: str, condition: Expression, *, description: str) -> Measure:
@@ -61,31 +186,12 @@ def count_where(name: str, condition: Expression, *, description: str) -> Measur
 
 def spread(name: str, value: Expression, *, unit: str, description: str, scale: int) -> Measure:
     """Minimum, maximum and mean of ``value`` in steps of 1/``scale``: columns ``<name>_min``, ``_max``, ``_mean``."""
-    scaled = Scaled(value, scale)
-    return Measure(
-        (
-            Partial(f"{name}_low", "min", scaled),
-            Partial(f"{name}_high", "max", scaled),
-            Partial(f"{name}_sum", "sum", scaled),
-            Partial(f"{name}_count", "sum", When(Present(scaled), as_expression(1))),
-        ),
-        (
-            Result(f"{name}_min", f"{name}_low / {scale}", unit, f"Minimum of {description}"),
-            Result(f"{name}_max", f"{name}_high / {scale}", unit, f"Maximum of {description}"),
-            Result(f"{name}_mean", f"{name}_sum / nullIf({name}_count, 0) / {scale}", unit, f"Mean of {description}"),
-        ),
-    )
+    return Spread(name, value, scale, unit, description)
 
 
 def share(name: str, condition: Expression, *, description: str) -> Measure:
     """Records for which ``condition`` is true over those for which it is known."""
-    return Measure(
-        (
-            Partial(f"{name}_true", "sum", When(condition, as_expression(1))),
-            Partial(f"{name}_known", "sum", When(Present(condition), as_expression(1))),
-        ),
-        (Result(name, f"{name}_true / nullIf({name}_known, 0)", "1", description),),
-    )
+    return Share(name, condition, description)
 
 
 def ratio(name: str, over: Expression, under: Expression, *, unit: str, description: str, scale: int) -> Measure:
@@ -93,13 +199,7 @@ def ratio(name: str, over: Expression, under: Expression, *, unit: str, descript
 
     A mean of ``v`` weighted by ``w`` is ``ratio(over=v * w, under=w)``.
     """
-    return Measure(
-        (
-            Partial(f"{name}_over", "sum", When(Present(under), Scaled(over, scale))),
-            Partial(f"{name}_under", "sum", When(Present(over), Scaled(under, scale))),
-        ),
-        (Result(name, f"{name}_over / nullIf({name}_under, 0)", unit, description),),
-    )
+    return Ratio(name, over, under, scale, unit, description)
 
 
 def quantiles(
@@ -111,19 +211,7 @@ def quantiles(
     and bucket b stands for 2 * gamma^b / (gamma + 1); the quantile q is the bucket of rank floor(q * (n - 1)).
     Values of zero or less share bucket -1 and stand for zero. ``divisor`` turns the value's unit into ``unit``.
     """
-    histogram = f"{name}_histogram"
-    return Measure(
-        (Partial(histogram, "histogram", value),),
-        tuple(
-            Result(
-                f"{name}_p{q * 100:g}",
-                _quantile_sql(histogram, q, divisor),
-                unit,
-                f"Quantile {q:g} of {description}, relative error at most {RELATIVE_ERROR:g}",
-            )
-            for q in at
-        ),
-    )
+    return Quantiles(name, value, at, divisor, unit, description)
 
 
 def bucket_bounds() -> list[int]:

@@ -10,37 +10,74 @@ from __future__ import annotations
 import io
 import json
 import re
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fastavro
 from kafka import KafkaConsumer, TopicPartition
 
 from schemas.catalogue import FROZEN
-from schemas.expressions import Scaled
 from schemas.feed import Aggregate, Feed
-from schemas.measures import Measure
-from tests.reference.partition import GAMMA, MILLISECOND, Key, Logged, Values, Window, count_in, is_closed
+from tests.reference.partition import MILLISECOND, Key, Logged, Values, is_closed
 from tests.reference.partition import problems as broken_fields
 from tests.reference.partition import window_start as start_of
+from tests.reference.results import results_of
 
 #: Partition and offset.
 Place = tuple[int, int]
+#: An event and where it lies.
+Event = tuple[Place, Values]
 
-FRAME = struct.Struct(">bI")
+#: Bytes before the body of a record: 0, and the number of its schema.
+FRAME = 5
 BEGINNING = -(2**63)
+#: Key and value of a quarantined record, in bytes; of a larger one they stay in the log.
+LARGEST_KEPT = 512 * 1024
+
+#: Words for what is wrong with bytes; a cause has to have one of those that fit.
+NO_KEY, NO_VALUE, NO_FRAME = "has no key", "has no value", "does not start with"
+UNREADABLE = ("is cut off", "is not of schema", "are left over", "not in canonical Avro")
+
+
+class NoRecord(ValueError):
+    """Bytes that are not exactly one record of a topic; its arguments are words, one of which the cause has to have."""
+
+
+@dataclass(frozen=True)
+class Read(Logged):
+    """A record of a topic with its bytes; ``wrong`` are words for what is wrong with them if they are no record."""
+
+    value: bytes | None
+    wrong: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Letter:
-    """A record that has to be quarantined: the stage, and the fields of which its cause has to name one."""
+    """A record that has to be quarantined, as it came; ``arrived_ms`` is when the broker stored it.
 
-    stage: str
-    fields: frozenset[str] = frozenset()
+    ``causes`` are the words of which its cause has to have one, or for VALIDATE the fields of which it has to name one.
+    """
+
+    stage: Literal["DECODE", "VALIDATE"]
+    causes: frozenset[str]
+    key: bytes | None
+    value: bytes | None
+    arrived_ms: int
+
+    def is_explained_by(self, cause: str) -> bool:
+        """Whether a cause says what is wrong with it."""
+        if self.stage == "VALIDATE":
+            return re.split("[:.]", cause)[0] in self.causes
+        return any(words in cause for words in self.causes)
+
+    @property
+    def kept(self) -> tuple[bytes | None, bytes | None]:
+        """Key and value as the quarantine has them."""
+        size = len(self.key or b"") + len(self.value or b"")
+        return (self.key, self.value) if size <= LARGEST_KEPT else (None, None)
 
 
 @dataclass
@@ -56,44 +93,81 @@ class Shown:
 
 @dataclass
 class Truth:
-    """Everything that follows from one feed's topic."""
+    """Everything that follows from one feed's topic; ``ends`` are the ends of its partitions."""
 
+    ends: dict[int, int] = field(default_factory=dict)
     rows: dict[Place, tuple[Any, ...]] = field(default_factory=dict)
     repeats: set[Place] = field(default_factory=set)
     letters: dict[Place, Letter] = field(default_factory=dict)
     control: set[Place] = field(default_factory=set)
     windows: dict[str, dict[Key, Shown]] = field(default_factory=dict)
-    published: int = 0
     late: int = 0
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """A schema by its number: as it was declared, and ``plain``, without logical types."""
+
+    subject: str
+    declared: Any
+    plain: Any
 
 
 class Schemas:
     """The frozen schemas as they lie in their files."""
 
     def __init__(self, folder: Path = FROZEN) -> None:
-        self._parsed: dict[int, tuple[str, Any]] = {}
+        self._frozen: dict[int, _Frozen] = {}
         for number, entry in json.loads((folder / "ids.json").read_text()).items():
             schema = json.loads((folder / entry["subject"] / f"{entry['version']}.avsc").read_text())
-            self._parsed[int(number)] = entry["subject"], fastavro.parse_schema(_plain(schema))
+            parsed = fastavro.parse_schema(schema), fastavro.parse_schema(_plain(schema))
+            self._frozen[int(number)] = _Frozen(entry["subject"], *parsed)
 
-    def read(self, topic: str, value: bytes | None) -> Values | None:
-        """The fields of a record as they are on the wire; None if the bytes are not exactly one record of the topic."""
-        if value is None or len(value) < FRAME.size:
-            return None
-        magic, number = FRAME.unpack_from(value)
-        subject, schema = self._parsed.get(number, (None, None))
-        if magic != 0 or subject != topic:
-            return None
+    def record(self, topic: str, offset: int, key: bytes | None, value: bytes | None, arrived_ms: int) -> Read:
+        """A record of a topic."""
         try:
-            found = fastavro.schemaless_reader(io.BytesIO(value[FRAME.size :]), schema, None)
-            again = io.BytesIO()
-            fastavro.schemaless_writer(again, schema, found)
-        except Exception:  # noqa: BLE001 - whatever the library makes of noise
-            return None
-        if again.getvalue() != value[FRAME.size :]:
-            return None
+            return Read(offset, key, self._values(topic, value), arrived_ms, value)
+        except NoRecord as error:
+            return Read(offset, key, None, arrived_ms, value, frozenset(error.args))
+
+    def _values(self, topic: str, value: bytes | None) -> Values:
+        """The fields of a record as they are on the wire.
+
+        Raises
+        ------
+        NoRecord
+            The bytes are not exactly what is written for one record of the topic.
+        """
+        if value is None:
+            raise NoRecord(NO_VALUE)
+        if len(value) < FRAME or value[0] != 0:
+            raise NoRecord(NO_FRAME)
+        number, body = int.from_bytes(value[1:FRAME]), value[FRAME:]
+        frozen = self._frozen.get(number)
+        if frozen is None:
+            raise NoRecord(f"schema id {number} is not")
+        if frozen.subject != topic:
+            raise NoRecord(*([f"schema {number} is of {frozen.subject}"] if _fits(frozen, body) else UNREADABLE))
+        again = io.BytesIO()
+        try:
+            found = fastavro.schemaless_reader(io.BytesIO(body), frozen.plain, None)
+            fastavro.schemaless_writer(again, frozen.plain, found)
+        except Exception as error:
+            raise NoRecord(*UNREADABLE) from error
+        if again.getvalue() != body:
+            raise NoRecord(*UNREADABLE)
         assert isinstance(found, dict)
         return found
+
+
+def _fits(frozen: _Frozen, body: bytes) -> bool:
+    """Whether bytes can be read by a schema to their last."""
+    rest = io.BytesIO(body)
+    try:
+        fastavro.schemaless_reader(rest, frozen.declared, None)
+    except Exception:  # noqa: BLE001 - whatever the library makes of noise
+        return False
+    return rest.tell() == len(body)
 
 
 def _plain(schema: Any) -> Any:
@@ -103,10 +177,21 @@ def _plain(schema: Any) -> Any:
     return [_plain(one) for one in schema] if isinstance(schema, list) else schema
 
 
-def read_topic(bootstrap: str, topic: str, schemas: Schemas) -> Iterator[tuple[int, int, list[Logged]]]:
-    """Partition, end and records of each partition of a topic, from its beginning, as committed."""
+def read_topic(bootstrap: str, topic: str, schemas: Schemas) -> Iterator[tuple[int, int, list[Read]]]:
+    """Partition, end and records of each partition of a topic, from offset 0, as committed.
+
+    Raises
+    ------
+    OffsetOutOfRangeError
+        Its first records are not in the log any more.
+    """
     with closing(
-        KafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed", enable_auto_commit=False)
+        KafkaConsumer(
+            bootstrap_servers=bootstrap,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+        )
     ) as consumer:
         for number in sorted(consumer.partitions_for_topic(topic)):
             here = TopicPartition(topic, number)
@@ -116,17 +201,17 @@ def read_topic(bootstrap: str, topic: str, schemas: Schemas) -> Iterator[tuple[i
             records = []
             while consumer.position(here) < end:
                 for batch in consumer.poll(timeout_ms=1000).values():
-                    records += [Logged(r.offset, r.key, schemas.read(topic, r.value), r.timestamp) for r in batch]
+                    records += [schemas.record(topic, r.offset, r.key, r.value, r.timestamp) for r in batch]
             yield number, end, records
 
 
-def truth(feed: Feed, partitions: Iterator[tuple[int, int, list[Logged]]]) -> Truth:
-    """Go through a feed's topic."""
+def truth(feed: Feed, partitions: Iterable[tuple[int, int, Sequence[Read]]]) -> Truth:
+    """Go through a feed's topic: the number, end and records of each of its partitions."""
     result = Truth()
-    windows: dict[str, dict[Key, Counted]] = {aggregate.name: {} for aggregate in feed.aggregates}
+    windows: dict[str, dict[Key, list[Event]]] = {aggregate.name: {} for aggregate in feed.aggregates}
     newest: dict[int, int] = {}
     for number, end, records in partitions:
-        result.published += end
+        result.ends[number] = end
         result.control |= {(number, offset) for offset in range(end)} - {(number, r.offset) for r in records}
         seen = None
         identities = set()
@@ -150,38 +235,25 @@ def truth(feed: Feed, partitions: Iterator[tuple[int, int, list[Logged]]]) -> Tr
                 result.rows[place] = (*_cells(feed, values), record.arrived_ms, before, int(late))
                 for aggregate in feed.aggregates:
                     key = (*(values[name] for name in aggregate.by), start_of(aggregate, event_ms))
-                    counted = windows[aggregate.name].setdefault(key, Counted())
-                    counted.add(aggregate, values, place)
+                    windows[aggregate.name].setdefault(key, []).append((place, values))
             seen = event_ms if seen is None else max(seen, event_ms)
         if seen is not None:
             newest[number] = seen
     for aggregate in feed.aggregates:
         result.windows[aggregate.name] = {
-            key: _shown(feed, aggregate, key, counted, newest) for key, counted in windows[aggregate.name].items()
+            key: _shown(feed, aggregate, key, events, newest) for key, events in windows[aggregate.name].items()
         }
     return result
 
 
-@dataclass
-class Counted:
-    """What the events of a window add up to."""
-
-    window: Window = field(default_factory=Window)
-    last: Place = (0, -1)
-    partitions: set[int] = field(default_factory=set)
-
-    def add(self, aggregate: Aggregate, values: Values, place: Place) -> None:
-        """Count an event."""
-        count_in(aggregate, self.window, values, place[1])
-        self.last = place
-        self.partitions.add(place[0])
-
-
-def _letter(feed: Feed, record: Logged) -> Letter | None:
-    if record.key is None or record.values is None:
-        return Letter("DECODE")
+def _letter(feed: Feed, record: Read) -> Letter | None:
+    came = record.key, record.value, record.arrived_ms
+    if record.key is None:
+        return Letter("DECODE", frozenset([NO_KEY]), *came)
+    if record.values is None:
+        return Letter("DECODE", record.wrong, *came)
     wrong = broken_fields(feed, record.values, record.key, record.arrived_ms)
-    return Letter("VALIDATE", frozenset(wrong)) if wrong else None
+    return Letter("VALIDATE", frozenset(wrong), *came) if wrong else None
 
 
 def _cells(feed: Feed, values: Values) -> Iterator[Any]:
@@ -194,55 +266,13 @@ def _cells(feed: Feed, values: Values) -> Iterator[Any]:
             yield value
 
 
-def _shown(feed: Feed, aggregate: Aggregate, key: Key, counted: Counted, newest: Mapping[int, int]) -> Shown:
+def _shown(feed: Feed, aggregate: Aggregate, key: Key, events: Sequence[Event], newest: Mapping[int, int]) -> Shown:
     """A window is final, and its numbers complete, as far as every partition that can add to it has come."""
-    able = counted.partitions if feed.key in aggregate.by else range(feed.partitions)
+    partitions = {number for (number, _), _ in events}
+    able = partitions if feed.key in aggregate.by else range(feed.partitions)
     seen = min((newest[number] for number in able), default=0) if all(n in newest for n in able) else 0
     results: dict[str, float | None] = {}
     for measure in aggregate.measures:
-        results |= _results(measure, counted.window.partials)
+        results |= results_of(measure, [values for _, values in events])
     final = is_closed(feed, aggregate, key[-1], seen)
-    return Shown(counted.last, counted.window.events, results, final, seen - feed.disorder // MILLISECOND)
-
-
-def _results(measure: Measure, partials: Mapping[str, Any]) -> dict[str, float | None]:
-    """What an analyst sees of a measure, by the kind that the names of its partials tell."""
-    found = [partials[partial.name] for partial in measure.partials]
-    names = [result.name for result in measure.results]
-    match [partial.name.rpartition("_")[2] for partial in measure.partials]:
-        case ["sum"]:
-            values = [_divided(found[0], _scale(measure))]
-        case ["low", "high", "sum", "count"]:
-            low, high, total, count = found
-            mean = _divided(total, count)
-            values = [_divided(low, _scale(measure)), _divided(high, _scale(measure)), _divided(mean, _scale(measure))]
-        case ["true", "known"] | ["over", "under"]:
-            values = [_divided(*found)]
-        case ["histogram"]:
-            values = [_quantile(found[0], result.name, result.sql) for result in measure.results]
-        case other:
-            raise TypeError(other)
-    return dict(zip(names, values, strict=True))
-
-
-def _divided(over: float | None, under: float) -> float | None:
-    return None if over is None or not under else over / under
-
-
-def _scale(measure: Measure) -> int:
-    value = measure.partials[0].value
-    assert isinstance(value, Scaled)
-    return value.scale
-
-
-def _quantile(histogram: Mapping[int, int], name: str, sql: str) -> float | None:
-    """The bucket of rank floor(q * (n - 1)); the divisor is written nowhere but in the SQL."""
-    if not histogram:
-        return None
-    divisor = int(re.findall(r"/ (\d+)\)$", sql)[0])
-    rank = int(float(name.rpartition("_p")[2]) / 100 * (sum(histogram.values()) - 1))
-    for bucket in sorted(histogram):
-        rank -= histogram[bucket]
-        if rank < 0:
-            return (0.0 if bucket < 0 else 2 * GAMMA**bucket / (GAMMA + 1)) / divisor
-    raise AssertionError(histogram)
+    return Shown(events[-1][0], len(events), results, final, seen - feed.disorder // MILLISECOND)

@@ -16,6 +16,7 @@ from schemas.measures import (
     Measure,
     bucket_bounds,
     bucket_value,
+    count_where,
     quantiles,
     ratio,
     share,
@@ -23,6 +24,7 @@ from schemas.measures import (
     total,
 )
 from tests.reference import partition as reference
+from tests.reference.results import results_of
 
 SCHEMA = {"a": pl.Int64, "b": pl.Int64, "x": pl.Float64, "y": pl.Float64, "s": pl.String}
 whole = st.one_of(st.integers(-50, 50), st.integers(-(2**31), 2**31 - 1))
@@ -175,3 +177,33 @@ def test_a_ratio_counts_the_records_where_both_are_known() -> None:
     records: list[dict[str, Any]] = [{"y": 1.5, "b": 2}, {"y": None, "b": 5}, {"y": 2.0, "b": None}]
     assert in_polars(over.value, records) == [15, None, None]
     assert in_polars(under.value, records) == [20, None, None]
+
+
+def every_kind(value: Expression, other: Expression) -> list[Measure]:
+    return [
+        total("t", value, unit="1", description="x", scale=10),
+        count_where("c", value >= other, description="x"),
+        spread("s", value, unit="1", description="x", scale=10),
+        share("p", value >= other, description="x"),
+        ratio("r", value, other, unit="1", description="x", scale=10),
+    ]
+
+
+@settings(max_examples=100)
+@given(st.lists(st.fixed_dictionaries({"x": st.none() | real, "y": st.none() | real}), max_size=8))
+def test_partials_and_sql_say_what_was_declared(records: list[dict[str, Any]]) -> None:
+    """A result's SQL is arithmetic that Python reads alike, with NaN for null."""
+    for measure in every_kind(Column("x"), Column("y")):
+        merged: dict[str, Any] = {}
+        for partial in measure.partials:
+            for value in (None, *(reference.evaluate(partial.value, record) for record in records)):
+                reference.merge(partial, merged, value)
+        known = {name: math.nan if value is None else value for name, value in merged.items()}
+        words = {"nullIf": lambda number, null: math.nan if number == null else number}
+        shown = {result.name: eval(result.sql, words, known) for result in measure.results}
+        assert {n: None if _is_nan(v) else v for n, v in shown.items()} == results_of(measure, records)
+
+
+def test_the_results_of_quantiles_are_named_alike() -> None:
+    measure = quantiles("q", V, (0.5, 0.99, 0.999), unit="1", description="x")
+    assert [result.name for result in measure.results] == list(results_of(measure, []))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
 
+from citystream.secrets import load_secrets
+from citystream.stack import clickhouse
 from sinks.ledger import accounts
 from streams.lag import measure
 from tests.campaign.proxy import Proxy
@@ -23,6 +29,10 @@ TABLE = f"raw.{FEED}"
 #: An insert takes two answers and more.
 SLOW_SECONDS = 2
 REFUSALS = refusals(TABLE)
+#: Runs a command that finds a folder on a small disk of its own: the folder, the command.
+OWN_DISK = ("unshare", "--map-root-user", "--mount", "sh", "-euc",
+            'cp -a "$1" "$1.kept"; mount -t tmpfs -o size=512m none "$1"; cp -a "$1.kept/." "$1"; shift; exec "$@"',
+            "sh")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +112,31 @@ def test_answers_that_take_seconds_only_slow_it_down(city: City, network: list[P
         city.publish([FEED], START + timedelta(hours=9), 2, 500)
         city.wait(lambda: sum(p.records for p in measure(city.installation.bootstrap, "sink", [FEED])) == 0, 300)
         network[0].mend()
+
+
+def may_mount() -> bool:
+    """Whether this machine lets anybody mount a disk in a namespace of their own."""
+    return subprocess.run(("unshare", "--map-root-user", "--mount", "true"), check=False).returncode == 0
+
+
+@pytest.mark.skipif(not may_mount(), reason="this machine lets nobody mount a disk of their own")
+def test_a_disk_that_is_full_is_waited_out(city: City) -> None:
+    """A real one, until somebody makes room. The last thing that happens to this city: its disk goes with the server."""
+    folder = city.settings.data_of(clickhouse.NAME)
+    launch = clickhouse.launch(city.settings, load_secrets(city.settings))
+    with undisturbed(city):
+        city.kill(clickhouse.NAME)
+        server = subprocess.Popen(
+            [*OWN_DISK, str(folder), *launch.command],
+            env={**os.environ, **launch.environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        city.wait(lambda: clickhouse.ready(city.settings))
+        there = ("nsenter", f"--target={server.pid}", "--user", "--preserve-credentials", "--mount", "sh", "-c")
+        filled = subprocess.run((*there, f"cat /dev/zero > {folder}/ballast"), check=False, capture_output=True)
+        assert b"No space left" in filled.stderr
+        city.publish([FEED], START + timedelta(hours=12), 3, 500)
+        city.wait(lambda: waits(city, "enough free space"), 60)
+        subprocess.run((*there, f"rm {folder}/ballast"), check=True)
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()

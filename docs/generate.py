@@ -106,13 +106,22 @@ def campaigns() -> str:
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
             *(
                 f"| {line['fault']} | {line['times']} | {line['events']:,} | {line['lost']:,} | {line['doubled']:,} | "
-                f"{line['wrong']:,} | {line['recover']:.1f} | {line['recover_most']:.1f} | {line['peak']:,} |"
+                f"{line['wrong']:,} | {_seconds(line['recover'])} | {_seconds(line['recover_most'])} | "
+                f"{line['peak']:,} |"
                 for line in lines
             ),
             f"| all | {' | '.join(f'{number:,}' for number in total.values())} | | | |\n",
         ]
+        parts += [
+            f"{one['fault']}: MiB of the largest worker every {one['seconds']} s: {', '.join(map(str, one['mib']))}\n"
+            for one in found["memory"]
+        ]
         parts += ["The first differences:\n", "```text", *found["first"], "```\n"] if found["first"] else []
     return "\n".join(parts).rstrip()
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 PARTS: dict[str, dict[str, Callable[[], str]]] = {

@@ -221,8 +221,13 @@ class City:
         """Wait for something that can be observed."""
         deadline = time.monotonic() + seconds
         while not until():
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, f"it does not come; {self._last_words()}"
             time.sleep(0.05)
+
+    def _last_words(self) -> str:
+        """Which workers run, and what each said last."""
+        found = ((name, self.process(name)) for name in sorted(self.started))
+        return "; ".join(f"{name} {'runs' if one.running() else 'ended'}: {one.last_words()}" for name, one in found)
 
     def drain(self, *groups: str) -> None:
         """Wait until these workers, or both, have committed all there is."""

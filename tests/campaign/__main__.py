@@ -7,6 +7,7 @@ that workers are to break, to see the campaign find it out.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from random import Random, SystemRandom
 from tempfile import TemporaryDirectory
 from time import monotonic
 
+import pytest
 from rich.table import Table
 
 from bench.process import machine
@@ -30,6 +32,10 @@ LONG_EVENTS = 8_000
 #: How often each kill comes in a long campaign.
 LONG_TIMES = 4
 SHOWN = 20
+#: Between two samples of memory that are shown.
+MEMORY_SECONDS = 10
+#: Faults after which a city is not the one it was, each on a city of its own.
+OWN_CITIES = ("topics", "growth", "lost_positions", "members")
 OUT = PROJECT / "bench" / "out" / "faults.json"
 
 
@@ -50,7 +56,7 @@ def show(outcome: Outcome, seconds: float) -> None:
     for line in lines:
         table.add_row(
             line.fault, *(f"{n:,}" for n in (line.times, line.events, line.lost, line.doubled, line.wrong)),
-            f"{line.recover:.1f}", f"{line.recover_most:.1f}", f"{line.peak:,}",
+            _seconds(line.recover), _seconds(line.recover_most), f"{line.peak:,}",
         )  # fmt: skip
     total = [sum(getattr(line, name) for line in lines) for name in ("times", "events", "lost", "doubled", "wrong")]
     table.add_section()
@@ -62,6 +68,17 @@ def show(outcome: Outcome, seconds: float) -> None:
         print(f"... {len(outcome.differences):,} differences in all")
     for words in outcome.ended:
         print(f"ended by itself and was started again: {words}")
+    for fault, memory in outages(outcome):
+        print(f"{fault}, MiB of the largest worker every {MEMORY_SECONDS} s: {' '.join(map(str, memory))}")
+
+
+def outages(outcome: Outcome) -> list[tuple[str, list[int]]]:
+    """The memory of workers over the time of each long outage."""
+    return [(one.fault, one.memory[::MEMORY_SECONDS]) for one in outcome.rounds if one.fault in LONG_OUTAGES]
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def keep(outcome: Outcome, seconds: float, command: str) -> None:
@@ -73,6 +90,8 @@ def keep(outcome: Outcome, seconds: float, command: str) -> None:
         "minutes": round(seconds / 60),
         "kills": outcome.kills,
         "lines": [asdict(line) for line in outcome.table()],
+        "memory": [{"fault": fault, "seconds": MEMORY_SECONDS, "mib": memory} for fault, memory in outages(outcome)],
+        "ended": outcome.ended,
         "first": [str(difference) for difference in outcome.differences[:SHOWN]],
     }
     OUT.write_text(json.dumps(found, indent=2) + "\n")
@@ -80,6 +99,7 @@ def keep(outcome: Outcome, seconds: float, command: str) -> None:
 
 def main(environment: dict[str, str]) -> int:
     """Exit code 1 if anything differs from the reference."""
+    logging.getLogger("kafka").setLevel(logging.ERROR)
     seed = int(environment.get("SEED") or SystemRandom().randrange(2**32))
     long, broken = bool(environment.get("LONG")), environment.get("BROKEN") or None
     if broken is not None and broken not in BROKEN:
@@ -97,7 +117,12 @@ def main(environment: dict[str, str]) -> int:
         outcome = run(Path(folder), seed, faults, LONG_EVENTS if long else EVENTS, say, broken)
     show(outcome, monotonic() - begun)
     keep(outcome, monotonic() - begun, command)
-    return 1 if outcome.differences else 0
+    wrong = bool(outcome.differences or outcome.ended)
+    if broken is None and not environment.get("FAULTS"):
+        print("faults after which a city is not the one it was, each on a city of its own:", flush=True)
+        files = [str(PROJECT / "tests" / "integration" / f"test_{name}.py") for name in OWN_CITIES]
+        wrong |= pytest.main(["--quiet", "--verbose", *files]) != pytest.ExitCode.OK
+    return int(wrong)
 
 
 def _chosen(words: str | None, faults: Sequence[tuple[str, Fault]]) -> list[tuple[str, Fault]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -27,7 +28,9 @@ from tests.city import WORKERS, City
 PARTS = ("processor", "sink", "publisher")
 #: The network between the sink and ClickHouse.
 TO_CLICKHOUSE = "clickhouse"
-SAMPLE_SECONDS = 0.5
+SAMPLE_SECONDS = 1.0
+#: How long a publisher may take to end.
+ENDING_SECONDS = 120.0
 #: Times the real rate, at which publishers publish: about a thousand records a second.
 RATE = "4"
 
@@ -56,7 +59,7 @@ class Arena(City):
         self._publisher: tuple[str, ...] = ()
         self.ended: list[str] = []
         self.kills = 0
-        self._peak = 0
+        self._memory: list[int] = []
         self._done = threading.Event()
 
     def environment_of(self, part: str) -> dict[str, str]:
@@ -155,6 +158,14 @@ class Arena(City):
         """What each worker said last."""
         return [f"{name}: {self.process(name).last_words()}" for name in sorted(self.wanted)]
 
+    def log_size(self, name: str) -> int:
+        """How much a worker has said (bytes)."""
+        return self.process(name).log.stat().st_size
+
+    def said_since(self, name: str, size: int, words: str) -> bool:
+        """Whether a worker has said something since its log had this size."""
+        return words in self.process(name).log.read_bytes()[size:].decode(errors="replace")
+
     def works(self, name: str) -> bool:
         """Whether a worker has said that it works."""
         return f"{self.kind(name)} works" in self.process(name).log.read_text()
@@ -166,34 +177,52 @@ class Arena(City):
                 self.ended.append(f"{name}: {self.process(name).last_words()}")
                 self.start(name)
 
-    def publish_all(self, seed: int, start: datetime, events: int, dirt: str) -> None:
-        """Let a publisher of all feeds at once begin."""
+    def publish_all(self, seed: int, start: datetime, dirt: str) -> None:
+        """Let a publisher of all feeds at once begin; it goes on until it is told to end."""
         words = ("simulate", *self.feeds, "--rate", RATE, "--seed", str(seed), "--start", start.isoformat())
-        self._publisher = self._command(*words, "--events", str(events), "--faults", dirt)
+        self._publisher = self._command(*words, "--faults", dirt)
         self._begin_publishing()
 
-    def kill_publisher(self) -> bool:
-        """SIGKILL to the publisher; whether it was still at work."""
+    def kill_publisher(self) -> None:
+        """SIGKILL to the publisher; the next one publishes everything again."""
         assert self.publishing is not None
-        if self.publishing.poll() is not None:
-            return False
         self.publishing.kill()
         self.publishing.wait()
         self.kills += 1
-        return True
+        self._begin_publishing()
 
-    def published_all(self) -> bool:
-        """Whether the publisher has done its work; one that failed or was killed begins again."""
+    def tend_publisher(self) -> None:
+        """Begin again if the publisher has failed: Kafka did not take everything."""
         assert self.publishing is not None
-        code = self.publishing.poll()
-        if code:
+        if self.publishing.poll() is not None:
             self._begin_publishing()
-        return code == 0
+
+    def end_publishing(self) -> None:
+        """Let the publisher end when the brokers have acknowledged what it sent."""
+        assert self.publishing is not None
+        self.publishing.send_signal(signal.SIGINT)
+        self.publishing.wait(ENDING_SECONDS)
 
     def _begin_publishing(self) -> None:
         environment = {**os.environ, **self.environment_of("publisher")}
-        quiet = subprocess.DEVNULL
-        self.publishing = subprocess.Popen(self._publisher, env=environment, stdin=quiet, stdout=quiet, stderr=quiet)
+        with (self.settings.home / "log" / "publisher.log").open("ab") as log:
+            self.publishing = subprocess.Popen(
+                self._publisher, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def published_since(self, before: Offsets) -> int:
+        """How many records of all feeds there are beyond these ends."""
+        return sum(self.ends(*self.feeds).values()) - sum(before.values())
+
+    def state(self, group: str) -> str:
+        """What the brokers say a group is doing."""
+        with self.admin() as admin:
+            return str(admin.describe_groups([group])[group]["group_state"])
+
+    def inserted(self) -> int:
+        """How many rows ClickHouse has inserted since it started."""
+        with self.owner() as owner:
+            return int(owner.execute("SELECT sum(value) FROM system.events WHERE event = 'InsertedRows'")[0][0])
 
     def stored_topics(self) -> list[str]:
         """Every topic the sink reads."""
@@ -207,14 +236,14 @@ class Arena(City):
                 found += max(0, ends.get((lag.topic, lag.partition), lag.end) - lag.committed)
         return found
 
-    def peak(self) -> int:
-        """The memory a worker took at most since this was asked last, in MiB."""
-        peak, self._peak = self._peak, 0
-        return peak
+    def memory(self) -> list[int]:
+        """The memory of the largest worker (MiB), sampled evenly since this was asked last."""
+        memory, self._memory = self._memory, []
+        return memory
 
     def _watch_memory(self) -> None:
         while not self._done.wait(SAMPLE_SECONDS):
-            self._peak = max([self._peak, *(self._resident(name) for name in sorted(self.wanted))])
+            self._memory.append(max((self._resident(name) for name in sorted(self.wanted)), default=0))
 
     def _resident(self, name: str) -> int:
         with suppress(OSError, ValueError, IndexError):

@@ -1,4 +1,7 @@
-"""The campaign: events of all feeds, a fault a round, and at the end the comparison with the reference."""
+"""The campaign: events of all feeds, a fault a round, and at the end the comparison with the reference.
+
+A fault begins when records come in, and every third one before the city has caught up with the one before.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from time import monotonic, sleep
 from sinks.ledger import accounts
 from streams.lag import LagMeter, measure
 from tests.campaign.arena import Arena, Offsets, arena
-from tests.campaign.faults import OUTAGES, Fault
+from tests.campaign.faults import Fault, NotStaged
 from tests.reference.city import Schemas, read_topic, truth
-from tests.reference.compare import Difference, differences
+from tests.reference.compare import Difference, differences, strangers
 
 #: Shares of what is wrong with the events themselves, mixed into all of them.
 DIRT = "duplicates=0.03,disorder=0.05,late=0.01,skew=0.005,corrupt=0.01"
@@ -24,22 +27,26 @@ STEP = timedelta(minutes=4)
 #: Every so many rounds publish history, and every so many what an earlier one published.
 HISTORY_EVERY, AGAIN_EVERY = 5, 9
 RECOVER_SECONDS = 300.0
-#: How much more is published while an outage lasts than around a kill.
-LONGER = 3
+#: Every so many faults the city is not given the time to catch up before the next one.
+PILED_EVERY = 3
+#: Records of a round before its fault: any number up to this share of them.
+BEFORE_FAULT = 0.3
+#: How often a fault is tried that did not come about, and how long a round may take.
+TRIES, ROUND_SECONDS = 3, 900.0
 
 Say = Callable[[str], None]
 
 
 @dataclass
 class Round:
-    """A fault, the offsets that were published around it, how long the city took to catch up afterwards (s), and the
-    memory a worker took at most meanwhile (MiB)."""
+    """A fault, the offsets that were published around it, how long the city took to catch up afterwards (s), unless the
+    next one came first, and the memory of the largest worker meanwhile, once a second (MiB)."""
 
     fault: str
     before: Offsets
     after: Offsets = field(default_factory=dict)
-    recovered: float = 0.0
-    peak: int = 0
+    recovered: float | None = None
+    memory: list[int] = field(default_factory=list)
 
     @property
     def events(self) -> int:
@@ -65,8 +72,8 @@ class Line:
     lost: int
     doubled: int
     wrong: int
-    recover: float
-    recover_most: float
+    recover: float | None
+    recover_most: float | None
     peak: int
 
 
@@ -86,7 +93,7 @@ class Outcome:
         for fault in dict.fromkeys(one.fault for one in self.rounds):
             rounds = [one for one in self.rounds if one.fault == fault]
             found = [d for d in self.differences if any(one.holds(d) for one in rounds)]
-            times = [one.recovered for one in rounds]
+            times = [one.recovered for one in rounds if one.recovered is not None]
             lines.append(
                 Line(
                     fault,
@@ -95,9 +102,9 @@ class Outcome:
                     _events(found, "lost"),
                     _events(found, "doubled"),
                     sum(one.kind == "wrong" for one in found),
-                    statistics.median(times),
-                    max(times),
-                    max(one.peak for one in rounds),
+                    statistics.median(times) if times else None,
+                    max(times, default=None),
+                    max((mib for one in rounds for mib in one.memory), default=0),
                 )
             )
         return lines
@@ -110,7 +117,7 @@ def _events(found: Iterable[Difference], kind: str) -> int:
 def run(
     home: Path, seed: int, faults: Sequence[tuple[str, Fault]], events: int, say: Say, broken: str | None = None
 ) -> Outcome:
-    """Run a campaign: each fault in this order, while so many events are published, and more in those that take longer.
+    """Run a campaign: each fault in this order, while events are published, so many or as long as it takes.
 
     With ``broken``, the workers work by rules broken on purpose.
     """
@@ -136,17 +143,42 @@ def _round(city: Arena, random: Random, number: int, name: str, fault: Fault, ev
     elif number % HISTORY_EVERY == HISTORY_EVERY - 1:
         start -= random.random() * timedelta(hours=6)
     city.published.append((start, seed))
-    city.publish_all(seed, start, LONGER * events if name in OUTAGES else events, DIRT)
-    done = fault(city, random)
-    while not city.published_all():
-        city.tend()
-        sleep(0.1)
+    city.publish_all(seed, start, DIRT)
+    until = monotonic() + ROUND_SECONDS
+    _publish(city, one.before, random.randint(1, int(events * BEFORE_FAULT)), until)
+    say(f"{number + 1:>4}  {name}")
+    done = _stage(city, random, fault, say)
+    _publish(city, one.before, events, until)
+    city.end_publishing()
     one.after = city.ends(*city.feeds)
-    begun = monotonic()
-    _recover(city, one.after)
-    one.recovered, one.peak = monotonic() - begun, city.peak()
-    say(f"{number + 1:>4}  {name}: {done}; {one.events:,} events, caught up after {one.recovered:.1f} s")
+    caught_up = "not waited for"
+    if number % PILED_EVERY != PILED_EVERY - 1:
+        begun = monotonic()
+        _recover(city, one.after)
+        one.recovered = monotonic() - begun
+        caught_up = f"caught up after {one.recovered:.1f} s"
+    one.memory = city.memory()
+    say(f"      {done}; {one.events:,} events, {caught_up}")
     return one
+
+
+def _stage(city: Arena, random: Random, fault: Fault, say: Say) -> str:
+    for _ in range(TRIES - 1):
+        try:
+            return fault(city, random)
+        except NotStaged as reason:
+            say(f"      {reason}, once more")
+            city.tend_publisher()
+    return fault(city, random)
+
+
+def _publish(city: Arena, before: Offsets, events: int, until: float) -> None:
+    """Wait until so many records are there beyond these ends."""
+    while city.published_since(before) < events:
+        city.tend_publisher()
+        city.tend()
+        assert monotonic() < until, f"the publisher does not get on: {city.process('publisher').last_words()}"
+        sleep(0.1)
 
 
 def _recover(city: Arena, ends: Offsets) -> None:
@@ -170,5 +202,6 @@ def compare(city: Arena, say: Say) -> list[Difference]:
         expected = truth(feed, read_topic(city.installation.bootstrap, name, schemas))
         (account,) = accounts(client, {name: feed}, measure(city.installation.bootstrap, "sink", [name]))
         found += differences(client, feed, expected, account)
+    found += strangers(client, city.feeds)
     client.disconnect()
     return found

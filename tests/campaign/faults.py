@@ -13,23 +13,46 @@ from tests.campaign.arena import PARTS, TO_CLICKHOUSE, Arena
 from tests.campaign.refusals import refusals
 from tests.campaign.worker import MOMENTS
 
-#: Does something to the city and puts it right again; what it did in words.
+#: Does something to the city while records come in, and puts it right again; what it did in words. Raises
+#: ``NotStaged`` where it did not come to it.
 Fault = Callable[[Arena, Random], str]
 
 SESSION_SECONDS = 10.0
 KINDS = ("processor", "sink")
 #: Which moments are whose.
 OF_PROCESSOR = ("replaying or processing", "parts half sent")
-OF_SINK = ("rows not sent", "inserted, not acknowledged")
-#: An insert takes two answers and more.
-SLOW_ANSWER_SECONDS = 2.0
+OF_SINK = ("rows not sent", "acknowledged, not committed")
+#: An insert takes two answers: 5 s.
+SLOW_ANSWER_SECONDS = 2.5
 STORM = range(1, 5)
+STABLE = "Stable"
 #: Moments that come once in a worker's life.
 ONCE = ("started", "assigned", "revoked")
-#: How long a moment in the code is waited for.
-MOMENT_SECONDS = 20.0
+#: How long a moment is waited for.
+MOMENT_SECONDS = 30.0
+#: First byte of what ClickHouse's native protocol calls a packet of data, and the size (bytes) of one with rows.
+DATA, ROWS = b"\x02", 256
 #: How long a worker may take to start.
 STARTING_SECONDS = 120.0
+
+
+class NotStaged(Exception):
+    """A fault did not come about: what it waited for did not happen."""
+
+
+def seen(what: Callable[[], object], name: str, seconds: float = MOMENT_SECONDS) -> None:
+    """Wait until something can be observed.
+
+    Raises
+    ------
+    NotStaged
+        It does not happen.
+    """
+    until = monotonic() + seconds
+    while not what():
+        if monotonic() > until:
+            raise NotStaged(f"{name} did not come within {seconds:.0f} s")
+        sleep(0.02)
 
 
 def killed(kind: str) -> Fault:
@@ -38,7 +61,7 @@ def killed(kind: str) -> Fault:
     def fault(city: Arena, random: Random) -> str:
         times = random.randint(1, 3)
         for _ in range(times):
-            sleep(random.random() * 3)
+            sleep(random.random() * 6)
             city.kill(f"{kind}-1")
             city.start(f"{kind}-1")
         return f"{times} times"
@@ -56,17 +79,33 @@ def killed_at(kind: str, moment: str) -> Fault:
         if moment == "revoked":
             city.wait(lambda: city.works(name) or not city.alive(name), STARTING_SECONDS)
             city.start(f"{kind}-2")
-        until = monotonic() + MOMENT_SECONDS
-        while city.alive(name) and monotonic() < until:
-            sleep(0.05)
-        reached = not city.alive(name)
-        city.kills += reached
-        city.kill(name)
-        city.kill(f"{kind}-2")
-        city.start(name)
-        return f"there for the {count}. time" if reached else f"never came there, killed after {MOMENT_SECONDS:.0f} s"
+        try:
+            seen(lambda: not city.alive(name), moment)
+            city.kills += 1
+        finally:
+            city.kill(name)
+            city.kill(f"{kind}-2")
+            city.start(name)
+        return f"there for the {count}. time"
 
     return fault
+
+
+def killed_unacknowledged(city: Arena, random: Random) -> str:
+    """ClickHouse has inserted a block, and the sink is killed before it hears of it."""
+    network = city.networks[TO_CLICKHOUSE]
+    network.withhold(lambda data: data.startswith(DATA) and len(data) > ROWS)
+    try:
+        seen(network.withheld.is_set, "an insert")
+        rows = -1
+        while rows != (rows := city.inserted()):  # it is inserted when no more rows come
+            sleep(0.5)
+        city.kill("sink-1")
+    finally:
+        network.reset()
+        network.mend()
+    city.start("sink-1")
+    return "the answer was on its way"
 
 
 def killed_starting(city: Arena, random: Random) -> str:
@@ -85,7 +124,8 @@ def killed_rebalancing(kind: str) -> Fault:
     def fault(city: Arena, random: Random) -> str:
         joined = f"{kind}-2"
         city.start(joined)
-        sleep(1 + random.random() * 4)
+        seen(lambda: city.state(kind) != STABLE, "a rebalance")
+        sleep(random.random() / 2)
         victim = random.choice((f"{kind}-1", joined))
         city.kill(victim)
         sleep(random.random() * 2)
@@ -120,14 +160,17 @@ def refusing(name: str) -> Fault:
 
     def fault(city: Arena, random: Random) -> str:
         table = f"raw.{random.choice(city.feeds)}"
-        refusal, seconds = refusals(table)[name], random.uniform(3, 8)
+        refusal, seconds, said = refusals(table)[name], random.uniform(1, 6), city.log_size("sink-1")
         with city.owner() as owner:
             for statement in refusal.stage:
                 owner.execute(statement)
-            sleep(seconds)
-            for statement in refusal.mend:
-                owner.execute(statement)
-        return f"{table} for {seconds:.0f} s"
+            try:
+                seen(lambda: city.said_since("sink-1", said, refusal.reason), "a refused insert")
+                sleep(seconds)
+            finally:
+                for statement in refusal.mend:
+                    owner.execute(statement)
+        return f"{table} for {seconds:.0f} s after the first refusal"
 
     return fault
 
@@ -214,8 +257,9 @@ def storm(kind: str) -> Fault:
 
 def publisher_killed(city: Arena, random: Random) -> str:
     """The publisher is killed in the middle, and publishes everything again."""
-    sleep(2 + random.random() * 4)
-    return "once" if city.kill_publisher() else "had ended already"
+    sleep(random.random() * 4)
+    city.kill_publisher()
+    return "once"
 
 
 #: By name: kills of one process or two, which are quick.
@@ -227,6 +271,7 @@ KILLS: Mapping[str, Fault] = {
         for moment in MOMENTS
         if moment not in others
     },
+    "sink killed: inserted, not acknowledged": killed_unacknowledged,
     **{f"{kind} killed in a rebalance": killed_rebalancing(kind) for kind in KINDS},
     "both killed starting": killed_starting,
     "publisher killed": publisher_killed,

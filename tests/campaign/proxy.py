@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +25,10 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._passes = asyncio.Event()
         self._passes.set()
+        self._answers = asyncio.Event()
+        self._answers.set()
+        self._last_request: Callable[[bytes], bool] | None = None
+        self.withheld = threading.Event()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._server = self._call(asyncio.start_server(self._serve, LOCALHOST, self.port))
 
@@ -35,7 +39,9 @@ class Proxy:
     def mend(self) -> None:
         """Let everything through again: what was held back first."""
         self._delay = 0.0
+        self._last_request = None
         self._loop.call_soon_threadsafe(self._passes.set)
+        self._loop.call_soon_threadsafe(self._answers.set)
 
     def reset(self) -> None:
         """Break every connection there is."""
@@ -44,6 +50,14 @@ class Proxy:
     def slow(self, seconds: float) -> None:
         """Hold back every answer for so long."""
         self._delay = seconds
+
+    def withhold(self, last: Callable[[bytes], bool]) -> None:
+        """Let requests through, but no answer any more once a chunk came that is the last request to be answered.
+
+        ``withheld`` is set from then on.
+        """
+        self.withheld.clear()
+        self._last_request = last
 
     def close(self) -> None:
         """End."""
@@ -91,6 +105,11 @@ class Proxy:
             while data := await reader.read(CHUNK):
                 if answers and self._delay:
                     await asyncio.sleep(self._delay)
+                if not answers and self._last_request is not None and self._last_request(data):
+                    self._answers.clear()
+                    self.withheld.set()
                 await self._passes.wait()
+                if answers:
+                    await self._answers.wait()
                 writer.write(data)
                 await writer.drain()

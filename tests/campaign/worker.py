@@ -35,7 +35,7 @@ MOMENTS: dict[str, tuple[type[Any], str, str]] = {
     "flushed, not committed": (ConsumerThread, "_commit", "before"),
     "committed, no checkpoint": (ConsumerThread, "_commit", "after"),
     "rows not sent": (Writer, "_execute", "before"),
-    "inserted, not acknowledged": (Writer, "_execute", "after"),
+    "acknowledged, not committed": (Writer, "_execute", "after"),
 }
 
 
@@ -45,20 +45,20 @@ def die(moment: str, count: int) -> None:
     original = getattr(owner, name)
     left = [count]
 
-    def pass_by(here: str) -> None:
-        if here == when:
+    def pass_by(here: str, *words: Any) -> None:
+        if here == when and (moment != "revoked" or words[1]):  # the first one comes before any partition was given
             left[0] -= 1
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def plain(*words: Any, **more: Any) -> Any:
-        pass_by("before")
+        pass_by("before", *words)
         result = original(*words, **more)
         pass_by("after")
         return result
 
     async def awaited(*words: Any, **more: Any) -> Any:
-        pass_by("before")
+        pass_by("before", *words)
         result = await original(*words, **more)
         pass_by("after")
         return result

@@ -18,6 +18,7 @@ FAULTS = (
     "processor killed: parts half sent",
     "processor killed: flushed, not committed",
     "sink killed: inserted, not acknowledged",
+    "processor killed in a rebalance",
     "publisher killed",
     "ClickHouse killed",
     "ClickHouse refuses: too many parts",
@@ -27,8 +28,15 @@ FAULTS = (
 
 def test_nothing_is_lost_and_nothing_counted_twice(tmp_path: Path) -> None:
     """`make faults` does all of them, and more often."""
-    chosen = [(name, (KILLS | OUTAGES)[name]) for name in FAULTS]  # type: ignore[operator]
+    chosen = [(name, {**KILLS, **OUTAGES}[name]) for name in FAULTS]
     outcome = run(tmp_path, SEED, chosen, EVENTS, print)
     assert [str(difference) for difference in outcome.differences] == []
+    assert outcome.ended == []
     assert all(one.events >= EVENTS for one in outcome.rounds)
-    assert outcome.kills >= len(FAULTS) / 2
+
+
+def test_a_rule_broken_on_purpose_is_found_out(tmp_path: Path) -> None:
+    """A sink that commits before ClickHouse has the rows loses them when it is killed, and only then."""
+    name = "sink killed: rows not sent"
+    outcome = run(tmp_path, SEED, [(name, KILLS[name])], EVENTS, print, "commit-before-insert")
+    assert "lost" in {difference.kind for difference in outcome.differences}

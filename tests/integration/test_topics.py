@@ -54,6 +54,7 @@ def test_a_topic_that_is_not_what_it_was_stops_the_workers(tmp_path: Path) -> No
         publish(city, 0, *FEEDS)
         city.drain()
         before, written = city.snapshot(), parts(city, AGAIN)
+        city.refused("clear", AGAIN, "--yes", reason="is running, or ended less than a session ago")
         for name in WORKERS:
             city.signal(name, signal.SIGSTOP)
         delete(city, AGAIN)
@@ -69,7 +70,6 @@ def test_a_topic_that_is_not_what_it_was_stops_the_workers(tmp_path: Path) -> No
         assert {k: rows for k, rows in city.snapshot().items() if k != "ledger"} == {
             k: rows for k, rows in before.items() if k != "ledger"
         }
-        city.refused("clear", AGAIN, "--yes", reason="is running, or ended less than a session ago")
         for name in WORKERS:
             city.stops(name, "the topic was deleted and created again")
             city.refused("reset", name, AGAIN, reason=f"citystream positions clear {AGAIN}")

@@ -18,11 +18,13 @@ def ledger_views(feeds: Iterable[Feed]) -> list[str]:
     return [_blocks(), _accounts(feeds), _view("holes", about, holes("raw.ledger_blocks"))]
 
 
-def blocks(settled: Mapping[tuple[str, int], int]) -> str:
-    """Where to read the blocks of these partitions from, each from the block of an offset on; or all blocks."""
+def blocks(looked: Mapping[tuple[str, int], Iterable[range]]) -> str:
+    """Where to read the blocks of these offsets of partitions from; or all blocks."""
     wanted = " OR ".join(
-        f"(topic = {literal(topic)} AND source_partition = {partition} AND block >= {offset // LEDGER_BLOCK})"
-        for (topic, partition), offset in settled.items()
+        f"(topic = {literal(topic)} AND source_partition = {partition} "
+        f"AND block BETWEEN {part.start // LEDGER_BLOCK} AND {(part.stop - 1) // LEDGER_BLOCK})"
+        for (topic, partition), parts in looked.items()
+        for part in parts
     )
     return f"(SELECT * FROM raw.ledger_blocks WHERE {wanted})" if wanted else "raw.ledger_blocks"
 

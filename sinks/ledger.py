@@ -8,7 +8,7 @@ over what arrived; what did not arrive is held against the offsets of the broker
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clickhouse_driver import Client
@@ -20,6 +20,10 @@ from streams.lag import PartitionLag
 
 #: Topic and partition.
 Place = tuple[str, int]
+#: All offsets there can be.
+EVERYWHERE = range(2**63)
+#: Offsets that lie no further apart are looked at with all between them, which keeps the query short.
+NEAR = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Stretch:
     first: int
     last: int
 
+    @property
+    def place(self) -> Place:
+        """Whose offsets they are."""
+        return self.topic, self.partition
+
     def __len__(self) -> int:
         return self.last - self.first + 1
 
@@ -40,10 +49,15 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Arrived:
-    """The highest offset of each partition that arrived, and the stretches below it that did not."""
+    """The highest offset of each partition that arrived, and the stretches below it that did not.
+
+    Of a partition in ``looked`` only these ranges of offsets were looked at, the last of them without an end, because
+    all others were known to be there.
+    """
 
     highest: Mapping[Place, int]
     holes: Mapping[Place, Sequence[tuple[int, int]]]
+    looked: Mapping[Place, Sequence[range]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,9 +73,9 @@ class Absent:
     beyond: int
 
     @property
-    def first(self) -> int | None:
-        """The first offset that did not arrive, if there is one."""
-        return min((s.first for s in (*self.lost, *self.missing, *self.on_its_way)), default=None)
+    def stretches(self) -> list[Stretch]:
+        """All that did not arrive, in order."""
+        return [*self.lost, *self.missing, *self.on_its_way]
 
 
 @dataclass(frozen=True)
@@ -109,35 +123,56 @@ class Books:
     redriven: Mapping[str, int]
 
 
-def arrived(client: Client, settled: Mapping[Place, int] | None = None) -> Arrived:
-    """What arrived; ``settled`` are offsets of partitions below which nothing has to be looked at again."""
-    settled = settled or {}
-    source = blocks(settled)
-    highest = client.execute(f"SELECT topic, source_partition, max(highest) FROM {source} GROUP BY ALL")
+def arrived(client: Client, looked: Mapping[Place, Sequence[range]] | None = None) -> Arrived:
+    """What arrived, of all partitions or in these ranges of offsets; what is not in them is known to have arrived.
+
+    Records go on arriving between its two questions: what comes behind a hole counts for ``highest``, too.
+    """
+    looked = looked or {}
+    source = blocks(looked)
+    rows = client.execute(f"SELECT topic, source_partition, max(highest) FROM {source} GROUP BY ALL")
+    highest = {(topic, partition): offset for topic, partition, offset in rows}
     found: dict[Place, list[tuple[int, int]]] = {}
     for topic, partition, first, last in client.execute(holes(source)):
-        if last >= (since := settled.get((topic, partition), 0)):
-            found.setdefault((topic, partition), []).append((max(first, since), last))
-    return Arrived({(topic, partition): offset for topic, partition, offset in highest}, found)
+        found.setdefault((topic, partition), []).append((first, last))
+        highest[topic, partition] = max(highest.get((topic, partition), 0), last + 1)
+    return Arrived(highest, found, looked)
 
 
 def absent(seen: Arrived, log: PartitionLag) -> Absent:
     """What did not arrive of a partition; everything below ``log.committed`` should have."""
     place = log.topic, log.partition
+    looked = seen.looked.get(place, [EVERYWHERE])
     end = seen.highest.get(place, -1) + 1
-    gone = [*seen.holes.get(place, ()), (end, max(end, log.end) - 1)]
+    stretches = [Stretch(*place, *one) for one in (*seen.holes.get(place, ()), (end, max(end, log.end) - 1))]
+    gone = [one for part in looked for one in cut(stretches, part.start, part.stop)]
     expected = min(log.end, max(log.log_start, log.committed))
     return Absent(
-        lost=_within(place, gone, 0, log.log_start),
-        missing=_within(place, gone, log.log_start, expected),
-        on_its_way=_within(place, gone, expected, log.end),
-        beyond=max(0, end - log.end),
+        lost=cut(gone, 0, log.log_start),
+        missing=cut(gone, log.log_start, expected),
+        on_its_way=cut(gone, expected, log.end),
+        beyond=max(0, end - log.end, looked[-1].start - log.end),
     )
 
 
-def _within(place: Place, stretches: Iterable[tuple[int, int]], start: int, end: int) -> list[Stretch]:
-    cut = ((max(first, start), min(last, end - 1)) for first, last in stretches)
-    return [Stretch(*place, first, last) for first, last in cut if first <= last]
+def cut(stretches: Iterable[Stretch], start: int, stop: int) -> list[Stretch]:
+    """The parts of these stretches from an offset on and before another."""
+    return [
+        replace(one, first=max(one.first, start), last=min(one.last, stop - 1))
+        for one in stretches
+        if max(one.first, start) <= min(one.last, stop - 1)
+    ]
+
+
+def unsettled(found: Absent, end: int) -> list[range]:
+    """The ranges of offsets to look at the next time: what did not arrive, and all from the end of the log on."""
+    parts: list[range] = []
+    for part in [*(range(one.first, one.last + 1) for one in found.stretches), range(end, EVERYWHERE.stop)]:
+        if parts and part.start <= parts[-1].stop + NEAR:
+            parts[-1] = range(parts[-1].start, part.stop)
+        else:
+            parts.append(part)
+    return parts
 
 
 def accounts(client: Client, feeds: Mapping[str, Feed], log: Sequence[PartitionLag]) -> list[Account]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from clickhouse_driver import Client
 
 from schemas.feed import Feed
-from sinks.ledger import Account, Place, Stretch, absent, arrived, balance, read
+from sinks.ledger import EVERYWHERE, Account, Place, Stretch, absent, arrived, balance, cut, read, unsettled
 from sinks.worker import GROUP
 from streams import deadletters
 from streams.generations import numbered, sources
@@ -22,7 +22,10 @@ from streams.lag import LagMeter, PartitionLag
 
 @dataclass(frozen=True)
 class Check:
-    """What one look found, over all partitions. Numbers count offsets."""
+    """What one look found, over all partitions. Numbers count offsets.
+
+    ``known`` was lost before the first of several looks (see ``after``), ``lost`` since then.
+    """
 
     published: int
     on_its_way: int
@@ -30,18 +33,30 @@ class Check:
     missing: Sequence[Stretch]
     #: Partitions of which more arrived than their log has, with the number of offsets.
     beyond: Mapping[Place, int]
+    known: Sequence[Stretch] = ()
 
     @property
     def wrong(self) -> bool:
         """Whether offsets were lost, nobody can account for them, or more arrived than a log has."""
         return bool(self.lost or self.missing or self.beyond)
 
+    def after(self, first: Check) -> Check:
+        """The same, with what was lost at the first look as known.
+
+        The start of a log only rises and what arrived stays, so what was lost later lies behind all that was lost then.
+        """
+        ends = {one.place: one.last + 1 for one in first.lost}
+        known = [part for one in self.lost for part in cut([one], 0, ends.get(one.place, 0))]
+        lost = [part for one in self.lost for part in cut([one], ends.get(one.place, 0), one.last + 1)]
+        return replace(self, known=known, lost=lost)
+
     def __str__(self) -> str:
         found = [f"{self.published:,} published"]
         if self.on_its_way:
             found.append(f"{self.on_its_way:,} on their way")
-        if self.lost:
-            found.append(f"{sum(map(len, self.lost)):,} LOST to retention")
+        if lost := sum(map(len, (*self.known, *self.lost))):
+            known = f" ({sum(map(len, self.known)):,} of them known)" if self.known else ""
+            found.append(f"{lost:,} LOST to retention{known}")
         if self.missing:
             found.append(f"{sum(map(len, self.missing)):,} MISSING")
         if self.beyond:
@@ -49,7 +64,7 @@ class Check:
         return ", ".join(found if len(found) > 1 else [*found, "all accounted for"])
 
     def places(self) -> list[str]:
-        """Where something is wrong, a line each."""
+        """Where something is wrong that was not known, a line each."""
         return [
             *(f"lost to retention: {stretch}" for stretch in self.lost),
             *(f"missing: {stretch}" for stretch in self.missing),
@@ -90,7 +105,7 @@ class Reconciler:
         self._topics = list(sources(feeds.values()))
         self._judge = judge
         self._expected = Expected()
-        self._settled: dict[Place, int] = {}
+        self._unsettled: dict[Place, Sequence[range]] = {}
 
     def accounts(self) -> list[Account]:
         """The whole account of each feed; it counts all rows there are."""
@@ -101,9 +116,9 @@ class Reconciler:
     def check(self) -> Check:
         """What did not arrive; after the first time, it looks only where not all was there the time before."""
         before = self._look()
-        seen = arrived(self._client, self._settled)
-        found = {(p.topic, p.partition): (p, absent(seen, p)) for p in self._with_ends(before)}
-        self._settled = {place: p.end if one.first is None else one.first for place, (p, one) in found.items()}
+        seen = arrived(self._client, {_place(p): self._unsettled.get(_place(p), [EVERYWHERE]) for p in before})
+        found = {_place(p): (p, absent(seen, p)) for p in self._with_ends(before)}
+        self._unsettled = {place: unsettled(one, p.end) for place, (p, one) in found.items()}
         gone = [one for _, one in found.values()]
         return Check(
             published=sum(p.end for p, _ in found.values()),

@@ -63,7 +63,7 @@ def lag(
 def ledger(
     every: Annotated[
         float | None,
-        typer.Option(min=1, help="Check again every so many seconds, until something is wrong or Ctrl-C ends it."),
+        typer.Option(min=1, help="Check again every so many seconds, until something goes wrong or Ctrl-C ends it."),
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -72,7 +72,8 @@ def ledger(
     Late is a part of stored, redriven (published again) one of quarantined; control are markers of transactions,
     aborted and compacted records. What no worker has committed yet is on its way (see citystream lag). Exit code 1 if
     records are lost or missing, or ClickHouse has more than a log. With --every only what did not arrive is looked for,
-    not how many rows are repeats, and a server that is away is waited for.
+    not how many rows are repeats, a server that is away is waited for, and records that had been lost before the first
+    check are said in each line, but do not end it.
 
     Example: citystream ledger --every 10
     """
@@ -82,8 +83,7 @@ def ledger(
         reconciler = Reconciler(client, meter, city.feeds, PROCESSOR)
         if every is not None:
             with suppress(KeyboardInterrupt):
-                wrong = watch(reconciler.check, partial(time.sleep, every), partial(_line, output))
-                _name(wrong)
+                watch(reconciler.check, partial(time.sleep, every), partial(_line, output))
                 raise typer.Exit(1)
             return
         with waiting_for("ClickHouse to count all rows"):
@@ -94,8 +94,12 @@ def ledger(
             raise typer.Exit(1)
 
 
-def watch(look: Callable[[], Check], pause: Callable[[], None], say: Callable[[Check | Exception], None]) -> Check:
-    """Look until something is wrong, and return what is; says each time what it saw, or which server is away."""
+def watch(look: Callable[[], Check], pause: Callable[[], None], say: Callable[[Check | Exception], None]) -> None:
+    """Look until something is wrong; says each time what it saw, or which server is away.
+
+    Records that are lost at the first look already are known from then on and do not end it.
+    """
+    first: Check | None = None
     while True:
         try:
             found = look()
@@ -104,24 +108,28 @@ def watch(look: Callable[[], Check], pause: Callable[[], None], say: Callable[[C
                 raise
             say(error)
         else:
-            say(found)
-            if found.wrong:
-                return found
+            say(found.after(first) if first else found)
+            first = first or found
+            if found.after(first).wrong:
+                return
         pause()
 
 
 def _line(output: Output, found: Check | Exception) -> None:
+    """Say what a look saw in a line, and name the places where something is wrong."""
     at = datetime.now().astimezone().isoformat(timespec="seconds")
     if isinstance(found, Exception):
         server = "Kafka" if isinstance(found, KafkaError) else "ClickHouse"
         typer.echo(f"{at} {server} does not answer ({first_line(found)})", err=True)
-    elif output is Output.JSON:
-        numbers = {name: sum(map(len, getattr(found, name))) for name in ("lost", "missing")}
-        beyond = sum(found.beyond.values())
-        row = {"at": at, "published": found.published, "on_its_way": found.on_its_way, **numbers, "beyond": beyond}
+        return
+    if output is Output.JSON:
+        lost, known, missing = (sum(map(len, stretches)) for stretches in (found.lost, found.known, found.missing))
+        row = {"at": at, "published": found.published, "on_its_way": found.on_its_way, "lost": known + lost}
+        row |= {"known": known, "missing": missing, "beyond": sum(found.beyond.values())}
         typer.echo(json.dumps(row))
     else:
         typer.echo(f"{at} {found}")
+    _name(found)
 
 
 def _name(found: Check) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import timedelta
 from random import Random
@@ -16,10 +16,12 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from citystream.installation import Installation
 from citystream.settings import PROJECT
 from citystream.stack.stack import Stack
-from sinks.ledger import arrived
+from sinks.ledger import EVERYWHERE, Stretch, absent, arrived
+from sinks.reconciler import Check, Reconciler
 from sinks.tables import LEDGER_BLOCK
+from streams import deadletters
 from streams.deadletters import LONGEST
-from streams.lag import measure
+from streams.lag import PartitionLag, measure
 from tests.city import FEEDS, START, City, own_city
 
 pytestmark = pytest.mark.integration
@@ -90,12 +92,15 @@ def test_the_views_say_what_sets_of_offsets_say(sink: Any, seed: int) -> None:
     assert found.highest == {(TOPIC, 3): max(everything)}
     holes = [o for first, last in found.holes[TOPIC, 3] for o in range(first, last + 1)]
     assert holes == sorted(set(range(max(everything))) - everything)
-    since = holes[len(holes) // 2]
-    again = arrived(sink, {(TOPIC, 3): since})
-    assert again.highest == found.highest
-    assert [o for first, last in again.holes[TOPIC, 3] for o in range(first, last + 1)] == [
-        o for o in holes if o >= since
-    ]
+    log = PartitionLag(TOPIC, 3, 0, 0, max(everything) + 1, None)
+    here = (
+        range(1_000, 3 * LEDGER_BLOCK),
+        range(7 * LEDGER_BLOCK, 7 * LEDGER_BLOCK + 9),
+        range(800_000, EVERYWHERE.stop),
+    )
+    assert [
+        o for one in absent(arrived(sink, {(TOPIC, 3): here}), log).stretches for o in range(one.first, one.last + 1)
+    ] == [o for o in holes if any(o in part for part in here)]
 
 
 def test_a_few_offsets_in_any_order_have_no_holes_between_them(sink: Any) -> None:
@@ -103,6 +108,58 @@ def test_a_few_offsets_in_any_order_have_no_holes_between_them(sink: Any) -> Non
     put(sink, "control", [(5, 5), (0, 2)])
     put(sink, "quarantine", [(7, 7), (3, 4)])
     assert arrived(sink).holes == {(TOPIC, 3): [(6, 6)]}
+
+
+class Looks:
+    """Checks one after the other, while the log of a partition goes on and no dead letter is on its way."""
+
+    def __init__(self, client: Any) -> None:
+        self.log: list[PartitionLag] = []
+        self.reconciler = Reconciler(client, self, {}, "processor")  # type: ignore[arg-type]
+
+    def measure(self, group: str, topics: Sequence[str], *, waiting: bool) -> list[PartitionLag]:
+        return [] if deadletters.TOPIC in topics else self.log
+
+    def check(self, start: int, committed: int, end: int) -> Check:
+        self.log = [PartitionLag(TOPIC, 3, start, committed, end, None)]
+        return self.reconciler.check()
+
+
+def test_a_look_behind_a_full_block_finds_it_settled(sink: Any) -> None:
+    looks, end = Looks(sink), LEDGER_BLOCK
+    put(sink, "control", [(0, end - 1)])
+    for _ in range(2):
+        assert str(looks.check(0, end, end)) == "65,536 published, all accounted for"
+    for _ in range(2):
+        assert str(looks.check(0, end, end + 64)) == "65,600 published, 64 on their way"
+    assert str(looks.check(0, end + 64, end + 64)) == "65,600 published, 64 MISSING"
+    put(sink, "quarantine", [(end, end + 63)])
+    for _ in range(2):
+        assert str(looks.check(0, end + 64, end + 64)) == "65,600 published, all accounted for"
+    assert looks.check(0, end, end - 10).beyond == {(TOPIC, 3): 74}
+
+
+def test_a_partition_that_appears_later_is_looked_at(sink: Any) -> None:
+    looks = Looks(sink)
+    put(sink, "control", [(0, 4)])
+    looks.log = [PartitionLag(TOPIC, 2, 0, 0, 0, None)]
+    looks.reconciler.check()
+    looks.log.append(PartitionLag(TOPIC, 3, 0, 5, 5, None))
+    assert str(looks.reconciler.check()) == "5 published, all accounted for"
+
+
+def test_what_was_lost_is_found_at_each_look_until_it_comes(sink: Any) -> None:
+    """A worker that had read it before retention deleted it may still store it."""
+    looks, start, end = Looks(sink), 2_500 * LEDGER_BLOCK, 5_000 * LEDGER_BLOCK
+    put(sink, "control", [(0, 99), (start, end - 1)], max_memory_usage=2**30)
+    lost = Stretch(TOPIC, 3, 100, start - 1)
+    for _ in range(3):
+        assert looks.check(start, end, end).lost == [lost]
+    assert looks.check(start, end, end + 9).lost == [lost]
+    assert looks.check(end + 5, end + 9, end + 9).lost == [lost, Stretch(TOPIC, 3, end, end + 4)]
+    put(sink, "control", [(100, start - 2), (end, end + 8)], max_memory_usage=2**30)
+    for _ in range(2):
+        assert looks.check(end + 5, end + 9, end + 9).lost == [Stretch(TOPIC, 3, start - 1, start - 1)]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +256,6 @@ def test_what_is_not_there_though_all_committed_it_is_missing(city: City) -> Non
     )
     owner.execute("TRUNCATE TABLE raw.ledger")
     owner.execute("INSERT INTO raw.ledger SELECT * FROM raw.kept")
-    owner.disconnect()
     code, _, named = ledger(city)
     assert code == 1
     place = f"missing: parking_site/{partition.partition}: offsets 2 to 3"
@@ -207,19 +263,45 @@ def test_what_is_not_there_though_all_committed_it_is_missing(city: City) -> Non
     code, watched, named = ledger(city, "--every", "1")
     assert (code, watched["missing"]) == (1, 2)
     assert place in named
+    owner.execute(
+        f"INSERT INTO raw.ledger SELECT 'parking_site', {partition.partition}, 'received', 0, groupBitmapState(o) "
+        "FROM (SELECT toUInt32(arrayJoin([2, 3])) AS o)"
+    )
+    owner.disconnect()
+    assert ledger(city)[0] == 0
+
+
+def delete(city: City, topic: str, partition: int, before: int) -> None:
+    """What retention does."""
+    with closing(KafkaAdminClient(bootstrap_servers=city.installation.bootstrap)) as admin:
+        admin.delete_records({TopicPartition(topic, partition): before})
 
 
 def test_what_retention_deleted_before_it_was_stored_is_lost(city: City) -> None:
+    """A watch goes on after what was lost before it began, and ends when more is lost."""
     city.drain()
     city.process("sink").stop()
     log = measure(city.installation.bootstrap, "sink", [FEED])
     city.publish([FEED], START + timedelta(hours=2), 3, 500)
-    with closing(KafkaAdminClient(bootstrap_servers=city.installation.bootstrap)) as admin:
-        grown = {p.partition: p.end for p in measure(city.installation.bootstrap, "sink", [FEED])}
-        partition = next(p for p in log if grown[p.partition] - p.end >= 3)
-        admin.delete_records({TopicPartition(FEED, partition.partition): partition.end + 3})
+    grown = {p.partition: p.end for p in measure(city.installation.bootstrap, "sink", [FEED])}
+    partition, end = next((p.partition, p.end) for p in log if grown[p.partition] - p.end >= 8)
+    delete(city, FEED, partition, end + 3)
+    lost = f"lost to retention: {FEED}/{partition}: offsets {end:,} to {end + 2:,}\n"
     code, account, named = ledger(city)
     assert (code, account["lost"], account["missing"]) == (1, 3, 0)
-    assert (
-        f"lost to retention: {FEED}/{partition.partition}: offsets {partition.end:,} to {partition.end + 2:,}" in named
-    )
+    assert lost in named
+
+    watching = city.begin("ledger", "--every", "1")
+    assert watching.stdout is not None
+    said = [watching.stdout.readline().decode() for _ in range(4)]
+    assert said[0].endswith(", 3 LOST to retention\n")
+    assert said[1] == lost
+    assert all(line.endswith(", 3 LOST to retention (3 of them known)\n") for line in said[2:])
+    delete(city, FEED, partition, end + 8)
+    *_, last, named = watching.communicate(timeout=60)[0].decode().splitlines()
+    assert watching.returncode == 1
+    assert last.endswith(", 8 LOST to retention (3 of them known)")
+    assert named == f"lost to retention: {FEED}/{partition}: offsets {end + 3:,} to {end + 7:,}"
+    code, watched, named = ledger(city)
+    assert (code, watched["lost"]) == (1, 8)
+    assert f"offsets {end:,} to {end + 7:,}" in named

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from clickhouse_driver.errors import ErrorCodes, ServerException
@@ -11,22 +14,24 @@ from hypothesis import strategies as st
 from kafka.errors import KafkaConnectionError
 
 from citystream.commands.operate import watch
-from sinks.ledger import Absent, Arrived, Stretch, absent
-from sinks.reconciler import Check, Expected
+from sinks import ledger
+from sinks.ledger import EVERYWHERE, Absent, Arrived, Place, Stretch, absent, arrived
+from sinks.reconciler import Check, Expected, Reconciler
+from streams import deadletters
 from streams.lag import PartitionLag
 
 HERE = ("toy", 0)
 SMALL = st.integers(0, 12)
 
 
-def seen(offsets: set[int]) -> Arrived:
-    """What the views say of these offsets."""
-    if not offsets:
-        return Arrived({}, {})
-    gone = sorted(set(range(max(offsets))) - offsets)
+def seen(offsets: set[int], looked: Mapping[Place, Sequence[range]] | None = None) -> Arrived:
+    """What the views say of these offsets, as far as they are in blocks of 4 that are looked at."""
+    parts = looked[HERE] if looked else [EVERYWHERE]
+    read = {o for o in offsets if any(part.start // 4 <= o // 4 <= (part.stop - 1) // 4 for part in parts)}
+    gone = sorted(set(range(max(read, default=0))) - read)
     starts = [o for o in gone if o - 1 not in gone]
     ends = [o for o in gone if o + 1 not in gone]
-    return Arrived({HERE: max(offsets)}, {HERE: list(zip(starts, ends, strict=True))})
+    return Arrived({HERE: max(read)} if read else {}, {HERE: list(zip(starts, ends, strict=True))}, looked or {})
 
 
 def members(stretches: list[Stretch]) -> list[int]:
@@ -48,7 +53,77 @@ def test_every_offset_is_there_lost_missing_or_on_its_way(
     assert members([*found.missing]) == sorted(o for o in gone if start <= o < committed)
     assert members([*found.on_its_way]) == sorted(o for o in gone if o >= max(start, committed))
     assert found.beyond == max(0, max(arrived, default=-1) + 1 - end)
-    assert found.first == min(gone, default=None)
+
+
+class Looks:
+    """Checks of a partition, one after the other, while its log goes on and no dead letter is on its way."""
+
+    def __init__(self) -> None:
+        self.arrived: set[int] = set()
+        self.looked: list[range] = []
+        self._log = PartitionLag(*HERE, 0, 0, 0, None)
+        self._reconciler = Reconciler(None, self, {}, "judge")  # type: ignore[arg-type]
+
+    def measure(self, group: str, topics: Sequence[str], *, waiting: bool) -> list[PartitionLag]:
+        return [] if deadletters.TOPIC in topics else [self._log]
+
+    def check(self, start: int, committed: int, end: int) -> Check:
+        """What is found now, by a look at the offsets in ``looked``."""
+        self._log = PartitionLag(*HERE, start, committed, end, None)
+
+        def arrived(_: object, looked: Mapping[Place, Sequence[range]]) -> Arrived:
+            self.looked = list(looked[HERE])
+            return seen(self.arrived, looked)
+
+        with patch("sinks.reconciler.arrived", arrived):
+            return self._reconciler.check()
+
+
+@given(st.lists(st.tuples(st.sets(st.integers(0, 40)), SMALL, SMALL, SMALL), max_size=6), st.integers(0, 9))
+def test_a_later_look_finds_what_a_look_at_everything_would(
+    steps: list[tuple[set[int], int, int, int]], near: int
+) -> None:
+    """Start, commits and end go on; records come from anywhere, even from beyond the end."""
+    with patch.object(ledger, "NEAR", near):
+        looks, start, committed, end = Looks(), 0, 0, 0
+        for came, further, more, grown in steps:
+            looks.arrived |= came
+            end += grown
+            start, committed = min(end, start + further), min(end, committed + more)
+            everything = absent(seen(looks.arrived), PartitionLag(*HERE, start, committed, end, None))
+            found = looks.check(start, committed, end)
+            assert (found.lost, found.missing) == (everything.lost, everything.missing)
+            assert found.on_its_way == sum(map(len, everything.on_its_way))
+            assert found.beyond.get(HERE, 0) == everything.beyond
+
+
+def test_a_later_look_is_only_at_what_was_not_there_and_what_is_new() -> None:
+    with patch.object(ledger, "NEAR", 6):
+        looks = Looks()
+        tail = range(100, EVERYWHERE.stop)
+        looks.arrived = set(range(100)) - {9, 10, 17, 60}
+        for expected in ([EVERYWHERE], [range(9, 18), range(60, 61), tail]):
+            found = looks.check(50, 100, 100)
+            assert (members([*found.lost]), members([*found.missing])) == ([9, 10, 17], [60])
+            assert looks.looked == expected
+        looks.arrived.add(60)
+        for expected in ([range(9, 18), range(60, 61), tail], [range(9, 18), tail]):
+            assert members([*looks.check(50, 100, 100).lost]) == [9, 10, 17]
+            assert looks.looked == expected
+
+
+def test_a_log_that_lost_its_end_is_seen_though_its_last_block_was_full() -> None:
+    looks = Looks()
+    looks.arrived = set(range(8))
+    assert not looks.check(0, 8, 8).wrong
+    assert looks.check(0, 8, 6).beyond == {HERE: 2}
+
+
+def test_what_comes_between_two_questions_is_not_counted_twice() -> None:
+    """The second one sees a record at 110 that was not there at the first."""
+    answers = iter([[(*HERE, 99)], [(*HERE, 100, 109)]])
+    found = arrived(SimpleNamespace(execute=lambda _: next(answers)))
+    assert members(absent(found, PartitionLag(*HERE, 0, 0, 112, None)).stretches) == [*range(100, 110), 111]
 
 
 def test_a_partition_of_which_nothing_arrived_is_on_its_way() -> None:
@@ -91,7 +166,7 @@ def test_it_is_watched_until_something_is_wrong() -> None:
             raise answer
         return answer
 
-    assert watch(look, lambda: pauses.append(len(said)), said.append) is fault
+    watch(look, lambda: pauses.append(len(said)), said.append)
     assert [str(one) for one in said if isinstance(one, Check)] == [
         "9 published, all accounted for",
         "9 published, 3 on their way",
@@ -99,6 +174,43 @@ def test_it_is_watched_until_something_is_wrong() -> None:
     ]
     assert [type(one) for one in said if isinstance(one, Exception)] == [KafkaConnectionError, ConnectionRefusedError]
     assert pauses == [1, 2, 3, 4], "a pause after each look but the last"
+
+
+LOST = [Stretch("toy", 0, 2, 4), Stretch("toy", 1, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("new", "named"),
+    [
+        ({"lost": [Stretch("toy", 0, 2, 6), LOST[1]]}, "lost to retention: toy/0: offsets 5 to 6"),
+        ({"lost": [*LOST, Stretch("car", 0, 0, 8)]}, "lost to retention: car/0: offsets 0 to 8"),
+        ({"lost": LOST, "missing": [Stretch("toy", 0, 9, 9)]}, "missing: toy/0: offsets 9 to 9"),
+        ({"lost": LOST, "beyond": {HERE: 2}}, "beyond the end: toy/0 by 2"),
+    ],
+)
+def test_what_was_lost_before_the_first_look_is_said_at_each_and_ends_none(new: dict[str, Any], named: str) -> None:
+    """A stretch of it that is stored after all changes nothing."""
+    answers = iter([check(lost=LOST), check(lost=LOST), check(lost=[Stretch("toy", 0, 3, 4)]), check(**new), check()])
+    said: list[Any] = []
+    watch(lambda: next(answers), lambda: None, said.append)
+    assert [str(one) for one in said[:3]] == [
+        "9 published, 4 LOST to retention",
+        "9 published, 4 LOST to retention (4 of them known)",
+        "9 published, 2 LOST to retention (2 of them known)",
+    ]
+    assert said[0].places() == ["lost to retention: toy/0: offsets 2 to 4", "lost to retention: toy/1: offsets 0 to 0"]
+    assert [one.places() for one in said[1:]] == [[], [], [named]]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"missing": [Stretch("toy", 0, 9, 9)]}, {"beyond": {HERE: 2}}],
+    ids=["missing", "beyond"],
+)
+def test_what_is_missing_or_beyond_ends_the_first_look(fault: dict[str, Any]) -> None:
+    said: list[Any] = []
+    watch(lambda: check(lost=LOST, **fault), lambda: None, said.append)
+    assert len(said) == 1
 
 
 def test_an_error_that_does_not_pass_ends_the_watch() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from citystream import cli
 from citystream.commands import operate, output
 from citystream.stack.ports import free_ports
+from sinks.ledger import Stretch
+from sinks.reconciler import Check
 
 
 @pytest.mark.parametrize("command", ["lag", "ledger"])
@@ -28,3 +33,25 @@ def test_a_kafka_that_is_away_is_named_at_once_and_given_up(
     assert ended.value.code == cli.UNREACHABLE
     assert f"citystream: waiting for Kafka at {address}" in said
     assert "citystream: Kafka does not answer" in said
+
+
+@pytest.mark.parametrize("form", output.Output)
+def test_a_look_is_a_line_and_only_what_went_wrong_since_the_first_is_named(
+    form: output.Output, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = Check(9, 3, lost=[Stretch("toy", 0, 0, 1)], missing=[], beyond={})
+    answers = iter([first, first, replace(first, lost=[Stretch("toy", 0, 0, 2)])])
+    operate.watch(lambda: next(answers), lambda: None, partial(operate._line, form))
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    if form is output.Output.JSON:
+        rows = [json.loads(line) for line in lines]
+        assert [(row["lost"], row["known"]) for row in rows] == [(2, 0), (2, 2), (3, 2)]
+        assert rows[0].keys() == {"at", "published", "on_its_way", "lost", "known", "missing", "beyond"}
+    else:
+        assert [line.split(" LOST to retention")[1] for line in lines] == [
+            "",
+            " (2 of them known)",
+            " (2 of them known)",
+        ]
+    assert said.err.splitlines() == [f"lost to retention: toy/0: offsets {part}" for part in ("0 to 1", "2 to 2")]

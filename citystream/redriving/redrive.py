@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -16,19 +16,24 @@ from schemas.rowcodec import decode
 from schemas.verdict import instant_ms
 from sinks.quarantine import Identity, Letter, Place, Quarantine, Redriven
 from streams.decode import Decoder
-from streams.generations import Generation, generations
+from streams.generations import generations
 from streams.recordbatch import of_one
-from streams.transport import Run
+from streams.runs import Run
 
 #: Topic, partition and the offsets of letters that are looked at together.
 Chunk = tuple[str, int, list[int]]
 
 
 class Outcome(StrEnum):
-    """What becomes of a quarantined record. STORED: the same event has arrived otherwise, and is only noted."""
+    """What becomes of a quarantined record.
+
+    STORED: the same event has arrived otherwise, and is only noted. REPEATED: another letter of the same event is
+    redriven by this run, and it is noted where that one went.
+    """
 
     REDRIVEN = "redriven"
     STORED = "stored already"
+    REPEATED = "repeats another"
     BAD = "still bad"
 
 
@@ -47,7 +52,7 @@ Result = tuple[str, str, Outcome, str | None]
 
 
 class Redrive:
-    """Publishes quarantined records that are good now.
+    """Publishes quarantined records that are good now; of several letters of one event the first.
 
     With corrections, only those they name, as they are corrected.
     """
@@ -64,6 +69,9 @@ class Redrive:
         self._catalogue = catalogue
         self._corrections = corrections
         self._decoders = {name: Decoder(catalogue, name, feed) for name, feed in feeds.items()}
+        #: Of each feed, the events that would be published as far as is judged, and where the published ones are.
+        self._judged_good: dict[str, set[Identity]] = {name: set() for name in feeds}
+        self._published: dict[str, dict[Identity, tuple[int, int]]] = {name: {} for name in feeds}
 
     def named(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Of these, what the corrections name; all of them without corrections."""
@@ -86,20 +94,28 @@ class Redrive:
         candidates = self._judged(feed, [self._candidate(feed, one) for one in self._quarantine.letters(*chunk)])
         identities = [self._identity(feed, one) for one in candidates]
         stored = self._quarantine.stored(feed, (identity for identity in identities if identity is not None))
+        before = self._judged_good[feed.name] if producer is None else self._published[feed.name]
         results: Counter[Result] = Counter()
-        fresh, noted = [], []
+        fresh: dict[Identity, Candidate] = {}
+        noted, repeats = [], []
         for one, identity in zip(candidates, identities, strict=True):
-            outcome = Outcome.BAD
-            if identity in stored:
+            if identity is None:
+                outcome = Outcome.BAD
+            elif identity in fresh or identity in before:
+                outcome = Outcome.REPEATED
+                repeats.append((identity, one))
+            elif identity in stored:
                 outcome = Outcome.STORED
                 noted.append(self._redriven(one, *stored[identity]))
-            elif identity is not None:
+            else:
                 outcome = Outcome.REDRIVEN
-                fresh.append(one)
+                fresh[identity] = one
             results[one.letter.topic, one.letter.cause, outcome, one.problem] += 1
-        if producer is not None:
+        if producer is None:
+            self._judged_good[feed.name].update(fresh)
+        else:
             self._quarantine.note(noted)
-            self._publish(producer, generations(feed)[-1], fresh)
+            self._publish(producer, feed, fresh, repeats)
         return results
 
     def _candidate(self, feed: Feed, letter: Letter) -> Candidate:
@@ -134,12 +150,26 @@ class Redrive:
     def _redriven(self, one: Candidate, partition: int, offset: int) -> Redriven:
         return Redriven(one.letter.place, partition, offset, self._corrections is not None)
 
-    def _publish(self, producer: KafkaProducer, into: Generation, fresh: Sequence[Candidate]) -> None:
-        sent = [(one, producer.send(into.topic, key=one.key, value=one.value)) for one in fresh]
+    def _publish(
+        self,
+        producer: KafkaProducer,
+        feed: Feed,
+        fresh: Mapping[Identity, Candidate],
+        repeats: Iterable[tuple[Identity, Candidate]],
+    ) -> None:
+        """Publish the fresh ones, and note them and their repeats as far as they are acknowledged."""
+        into, published = generations(feed)[-1], self._published[feed.name]
+        sent = {identity: producer.send(into.topic, key=one.key, value=one.value) for identity, one in fresh.items()}
         producer.flush()
-        arrived = [(one, future.value) for one, future in sent if future.succeeded()]
+        for identity, future in sent.items():
+            if future.succeeded():
+                published[identity] = into.first + future.value.partition, future.value.offset
         self._quarantine.note(
-            [self._redriven(one, into.first + there.partition, there.offset) for one, there in arrived]
+            [
+                self._redriven(one, *published[identity])
+                for identity, one in (*fresh.items(), *repeats)
+                if identity in published
+            ]
         )
-        for _, future in sent:
+        for future in sent.values():
             future.get()

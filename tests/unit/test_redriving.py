@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -23,7 +24,7 @@ from schemas.rowcodec import NotDecodable, decode, encode
 from sinks.quarantine import MOST_BYTES, MOST_LETTERS, Identity, Letter, Place, Redriven, cuts
 from streams.decode import Decoder
 from streams.recordbatch import of_one
-from streams.transport import Run
+from streams.runs import Run
 from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, Toy, event_id, frozen_catalogue, instant, record, value
 
 #: When the records arrived.
@@ -127,6 +128,42 @@ def test_an_event_that_is_stored_is_noted_and_not_published() -> None:
     assert redriven(kept, [4, 5], topic) == {(Outcome.STORED, None): 1, (Outcome.REDRIVEN, None): 1}
     assert [decode(CATALOGUE, content)["event_id"] for *_, content in topic.sent] == [event_id(2)]
     assert kept.noted == [Redriven(("toy", 0, 4), 3, 50, False), Redriven(("toy", 0, 5), 2, 100, False)]
+
+
+def test_a_repeat_is_noted_where_the_first_letter_went_and_not_published() -> None:
+    """Of letters looked at together, and of ones looked at later, while the sink has stored nothing yet."""
+    other = letter(6, value(event_id=event_id(2)))
+    kept, topic = Kept([letter(4, value()), letter(5, value(level=8)), other, letter(7, value())]), Topic()
+    work = Redrive(kept, {"toy": FEED}, CATALOGUE)  # type: ignore[arg-type]
+    for producer in (None, topic):
+        found = Counter[Any]()
+        for offsets in ([4, 5], [6, 7]):
+            found += work.take(("toy", 0, offsets), producer)
+        assert {outcome: n for (_, _, outcome, _), n in found.items()} == {Outcome.REDRIVEN: 2, Outcome.REPEATED: 2}
+    assert [content for *_, content in topic.sent] == [value(), other.value]
+    assert sorted((one.place[2], one.to_partition, one.to_offset) for one in kept.noted) == [
+        (4, 2, 100), (5, 2, 100), (6, 2, 101), (7, 2, 100)
+    ]  # fmt: skip
+
+
+def test_the_same_identity_in_another_feed_is_another_event() -> None:
+    feeds = {"toy": FEED, "twin": replace(FEED, name="twin", aggregates=())}
+    catalogue = frozen_catalogue(*feeds.values())
+    letters = [replace(letter(n, encode(catalogue.latest(name), record())), topic=name) for n, name in enumerate(feeds)]
+    topic = Topic()
+    work = Redrive(Kept(letters), feeds, catalogue)  # type: ignore[arg-type]
+    for one in letters:
+        work.take((one.topic, 0, [one.offset]), topic)
+    assert [to for to, *_ in topic.sent] == ["toy", "twin"]
+
+
+def test_a_repeat_of_a_record_that_was_not_acknowledged_is_not_noted() -> None:
+    good, refused = value(device_id="d-2"), value()
+    letters = [letter(0, refused), letter(1, good, b"d-2"), letter(2, refused), letter(3, good, b"d-2")]
+    kept = Kept(letters)
+    with pytest.raises(KafkaError):
+        redriven(kept, [0, 1, 2, 3], Topic(refused=b"d-1"))
+    assert [one.place[2] for one in kept.noted] == [1, 3]
 
 
 def test_a_wrong_clock_does_not_become_right_by_waiting() -> None:

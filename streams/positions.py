@@ -1,4 +1,4 @@
-"""Positions of a worker in a partition, how they survive it, and which choices there are when they did not.
+"""Positions of a worker in a partition, how they survive it, and whether they can be gone on from.
 
 The *processed* offset is committed as such, so every lag tool shows the truth. The *rewind* offset is where a
 restarted worker reads again from to rebuild its open windows. The commit's metadata carries it, with what the log
@@ -8,14 +8,15 @@ before it determines: the running maximum of event time. A checkpoint is the sam
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from streams.generations import source
 
 NO_EVENT_TIME = -(2**63)
 
-#: What an operator can do about a position that cannot be trusted, as subcommands of ``citystream positions``.
+#: What an operator can do about a position that cannot be trusted, as subcommands of ``citystream positions``; see
+#: ``streams.choices``.
 CHOICES = {
     "restore": "goes on from the checkpoint",
     "reset": "reads the topic again from its first record",
@@ -54,6 +55,11 @@ class Position:
     max_processed_ms: int = NO_EVENT_TIME
     since: int = 0
 
+    @property
+    def reach(self) -> int:
+        """The offset up to which this life of the partition, or an earlier one, has read."""
+        return max(self.processed, self.since)
+
     def metadata(self) -> str:
         """The commit's metadata string."""
         return json.dumps(
@@ -88,11 +94,24 @@ def parse(processed: int, metadata: str) -> Position | None:
         return None
 
 
+class Answer(NamedTuple):
+    """What the brokers say of a group in a partition; the log is asked about after the commit, so it is not behind it.
+
+    ``committed`` is None, or negative, where nothing is committed.
+    """
+
+    committed: int | None
+    metadata: str
+    log_start: int
+    log_end: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Known:
     """What is known of where a worker stands in a partition.
 
-    ``committed`` is None, or negative, for a group that never committed or was deleted.
+    ``committed`` is None, or negative, for a group that never committed or was deleted. ``is_feed`` is false of topics
+    of windows and of dead letters: what is stored of them does not go by their offsets.
     """
 
     worker: str
@@ -104,6 +123,8 @@ class Known:
     topic_id: str
     definition: str
     log_start: int
+    log_end: int
+    is_feed: bool = True
 
     @property
     def feed(self) -> str:
@@ -139,148 +160,30 @@ def resume(known: Known) -> Position:
     ------
     PositionProblem
         The commit is gone though there is a checkpoint, its metadata is missing or speaks of another topic or
-        definition, or the log no longer reaches back to the rewind: a window rebuilt from its middle would replace a
-        whole one, so nothing is guessed. Nor for a group without any position where records are deleted already: it
-        may have been there before, and what is deleted has to be noticed.
+        definition, or the log ends before it: new records would pass for those it counts. Or the log no longer reaches
+        back to the rewind: a window rebuilt from its middle would replace a whole one, so nothing is guessed. Nor for
+        a group without any position where records are deleted already: it may have been there before, and what is
+        deleted has to be noticed.
     """
     if known.committed is None or known.committed < 0:
         if known.checkpoint is None:
             return _begin(known)
-        _check_same_topic(known, known.checkpoint)
+        check_log(known, known.checkpoint)
         raise PositionProblem(
             f"{known.where}: there is no commit, but a checkpoint at {known.checkpoint.processed}; "
-            f"{_choose(known, *CHOICES)}"
+            f"{choose(known, *CHOICES)}"
         )
     position = known.commit
     if position is None:
         raise PositionProblem(
-            f"{known.where}: the commit at {known.committed} carries no position; {_choose(known, *CHOICES)}"
+            f"{known.where}: the commit at {known.committed} carries no position; {choose(known, *CHOICES)}"
         )
     if position.rewind > position.processed:
         raise PositionProblem(
             f"{known.where}: the commit at {position.processed} is before its rewind offset {position.rewind}; "
-            f"{_choose(known, *CHOICES)}"
+            f"{choose(known, *CHOICES)}"
         )
-    return _trusted(known, position)
-
-
-def restore(known: Known) -> Position:
-    """The position the checkpoint holds.
-
-    Raises
-    ------
-    PositionProblem
-        There is no checkpoint, or it cannot be gone on from.
-    """
-    if known.checkpoint is None:
-        raise PositionProblem(f"{known.where}: there is no checkpoint; {_choose(known, 'reset', 'freeze')}")
-    return _trusted(known, known.checkpoint)
-
-
-def reset(known: Known, since: int, *, stored: bool = False) -> Position:
-    """The position before the first record.
-
-    Parameters
-    ----------
-    since: the last life that wrote parts.
-    stored: whether ClickHouse holds anything of this partition.
-
-    Raises
-    ------
-    PositionProblem
-        The log has lost its beginning, a later life counted already, to whose parts this one would be added, or there
-        are results of an earlier topic of this name.
-    """
-    other = known.last is not None and known.last.topic_id != known.topic_id
-    if other and (stored or known.log_start > 0):
-        raise PositionProblem(
-            f"{known.where}: the topic was deleted and created again, and results of the earlier one are kept under "
-            "offsets that mean other records now. To keep them give the feed another name. To drop them stop the "
-            f"workers, then run: citystream positions clear {known.topic}"
-        )
-    if known.log_start > 0:
-        raise PositionProblem(
-            f"{known.where}: the log begins at offset {known.log_start}: what came before is deleted and its windows "
-            f"cannot be built again; {_choose(known, 'freeze')}"
-        )
-    if since > 0:
-        raise PositionProblem(
-            f"{known.where}: it was frozen at offset {since} and what came after is in parts of its own; counted again "
-            f"from the first record it would be there twice; {_choose(known, 'restore', 'freeze')}"
-        )
-    return first(known.topic_id, known.definition, 0)
-
-
-def freeze(known: Known, counted: int, seen_before: Callable[[int], int]) -> Position:
-    """The position of a new life, which counts from behind everything the lives before it wrote.
-
-    It reads from the rewind, or what the log has left behind it, so that repeats are recognised, and counts from
-    ``since`` on.
-
-    Parameters
-    ----------
-    counted: the offset behind the last one counted into any written part of this partition.
-    seen_before: the maximum of event time (ms) before an offset, for when no position is left that says it or the log
-        begins behind it.
-
-    Raises
-    ------
-    PositionProblem
-        The topic or the definition is another one.
-    """
-    last = known.last
-    since = max(counted, known.log_start)
-    if last is not None:
-        _check_same(known, last)
-        since = max(since, last.processed, last.since)
-        if last.rewind >= known.log_start:
-            return replace(last, rewind=min(last.rewind, last.processed), since=since)
-        if last.processed >= known.log_start:
-            # What is read before the processed offset is not counted, so its exact maximum does not matter.
-            return replace(last, rewind=known.log_start, max_event_ms=last.max_processed_ms, bad=0, since=since)
-    seen = seen_before(since)
-    return Position(since, since, seen, known.topic_id, known.definition, 0, seen, since)
-
-
-def out_of_range(known: Known, offset: int) -> PositionProblem:
-    """What is wrong when the log does not have the offset that was to be read next."""
-    if offset < known.log_start:
-        return PositionProblem(
-            f"{known.where}: the log starts at {known.log_start}, after offset {offset}, which was to be read next: "
-            f"retention deleted records before they were read; {_choose(known, 'freeze')}"
-        )
-    return PositionProblem(
-        f"{known.where}: the log ends before offset {offset}, which was to be read next: the brokers have lost "
-        f"records; {_choose(known, 'reset')}"
-    )
-
-
-def rebuilt_from(known: Known) -> Position | None:
-    """The furthest position there is, whatever the definition of its windows; None where the worker never began.
-
-    Raises
-    ------
-    PositionProblem
-        It is lost, or the topic or what makes a record valid is another one.
-    """
-    if known.committed is not None and known.committed >= 0 and known.last is None:
-        raise PositionProblem(
-            f"{known.where}: the commit at {known.committed} carries no position; go back to the feed as it was, mend "
-            f"the position there (citystream positions show {known.worker}), then change the feed again"
-        )
-    if known.last is not None:
-        _check_same_records(known, known.last)
-    return known.last
-
-
-def rebuilt(known: Known, last: Position, oldest: tuple[int, int] | None) -> Position:
-    """The position from which the windows of another definition go on where those of the last one ended.
-
-    ``oldest`` is the first offset counted into any window of the new definition that is open there, and the maximum of
-    event time (ms) before it; None if no window is open.
-    """
-    rewind, seen = oldest or (last.processed, last.max_processed_ms)
-    return replace(last, rewind=rewind, max_event_ms=seen, definition=known.definition, bad=0)
+    return trusted(known, position)
 
 
 def check_agreement(known: Known, other: str, metadata: str) -> None:
@@ -299,32 +202,46 @@ def check_agreement(known: Known, other: str, metadata: str) -> None:
         )
 
 
-def _begin(known: Known) -> Position:
-    if known.log_start > 0:
-        raise PositionProblem(
-            f"{known.where}: there is no position, and the log begins at offset {known.log_start}: what came before is "
-            f"deleted; {_choose(known, 'freeze')}"
-        )
-    return first(known.topic_id, known.definition, 0)
+def trusted(known: Known, position: Position) -> Position:
+    """The same position.
 
-
-def _trusted(known: Known, position: Position) -> Position:
-    _check_same(known, position)
+    Raises
+    ------
+    PositionProblem
+        It is of something else, or the log no longer has what it needs.
+    """
+    check_same(known, position)
     if position.rewind < known.log_start:
         raise PositionProblem(
             f"{known.where}: the log starts at {known.log_start}, after the rewind offset {position.rewind}; "
-            f"{_choose(known, 'freeze')}"
+            f"{choose(known, 'freeze')}"
         )
     return position
 
 
-def _check_same_topic(known: Known, position: Position) -> None:
+def check_log(known: Known, position: Position) -> None:
+    """Look whether the log still is the one of a position.
+
+    Raises
+    ------
+    PositionProblem
+        The topic is another one, or the brokers have lost the end of its log.
+    """
     if position.topic_id != known.topic_id:
-        raise PositionProblem(f"{known.where}: the topic was deleted and created again; {_choose(known, 'reset')}")
+        raise PositionProblem(f"{known.where}: the topic was deleted and created again; {choose(known, 'reset')}")
+    if position.reach > known.log_end:
+        raise beyond(known, position.reach)
 
 
-def _check_same(known: Known, position: Position) -> None:
-    _check_same_records(known, position)
+def check_same(known: Known, position: Position) -> None:
+    """Hold what a position belongs to against what is there now.
+
+    Raises
+    ------
+    PositionProblem
+        The topic or the definition is another one, or the brokers have lost the end of the log.
+    """
+    check_same_records(known, position)
     if position.definition != known.definition:
         raise PositionProblem(
             f"{known.where}: the feed's definition changed since the last commit; undo the change, or have "
@@ -332,8 +249,15 @@ def _check_same(known: Known, position: Position) -> None:
         )
 
 
-def _check_same_records(known: Known, position: Position) -> None:
-    _check_same_topic(known, position)
+def check_same_records(known: Known, position: Position) -> None:
+    """The same, whatever the definition of the windows.
+
+    Raises
+    ------
+    PositionProblem
+        The topic or what makes a record valid is another one, or the brokers have lost the end of the log.
+    """
+    check_log(known, position)
     if _records(position.definition) != _records(known.definition):
         raise PositionProblem(
             f"{known.where}: the feed's definition changed since the last commit; records are judged otherwise: go on "
@@ -341,11 +265,41 @@ def _check_same_records(known: Known, position: Position) -> None:
         )
 
 
+def beyond(known: Known, offset: int) -> PositionProblem:
+    """What is wrong when the log was read up to an offset and ended before it; it may have grown again since."""
+    lost = offset - known.log_end
+    said = (
+        f"{known.where}: the log ended before offset {offset}, up to which it was read: the brokers have lost "
+        f"{lost if lost > 0 else 'some'} offsets. Bring back their data. If that is not possible, "
+    )
+    if not known.is_feed:
+        return PositionProblem(said + choose(known, "reset"))
+    return PositionProblem(f"{said}results are kept under offsets that mean other records now. {start_over(known)}")
+
+
+def choose(known: Known, *choices: str) -> str:
+    """The choices to name in a message, each as a command."""
+    named = [f"citystream positions {c} {known.worker} {known.topic} ({CHOICES[c]})" for c in choices]
+    return "stop the workers, then run: " + ", or: ".join(named)
+
+
+def start_over(known: Known) -> str:
+    """What is left to do, for a message, where a feed's results are kept under offsets that mean other records."""
+    return (
+        "To keep them give the feed another name. To drop them stop the workers, then run: "
+        f"citystream positions clear {known.feed}"
+    )
+
+
+def _begin(known: Known) -> Position:
+    if known.log_start > 0:
+        raise PositionProblem(
+            f"{known.where}: there is no position, and the log begins at offset {known.log_start}: what came before is "
+            f"deleted; {choose(known, 'freeze')}"
+        )
+    return first(known.topic_id, known.definition, 0)
+
+
 def _records(definition: str) -> str:
     """The part of a feed's definition that is about its records."""
     return definition.partition(".")[0]
-
-
-def _choose(known: Known, *choices: str) -> str:
-    named = [f"citystream positions {c} {known.worker} {known.topic} ({CHOICES[c]})" for c in choices]
-    return "stop the workers, then run: " + ", or: ".join(named)

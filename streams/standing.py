@@ -1,24 +1,61 @@
-"""Where a worker's group stands, seen and set from outside while the worker is stopped."""
+"""Where a worker's group stands, and how it is set from outside while the worker is stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import closing
+from typing import TypeVar
 
 from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from kafka.errors import IllegalGenerationError, NoError, RebalanceInProgressError, UnknownMemberIdError
 
 from streams import checkpoints
 from streams.lag import LagMeter, PartitionLag, committed_offsets
-from streams.positions import Known, Position, PositionProblem
+from streams.positions import Answer, Known, Position, PositionProblem
 from streams.publisher import new_producer
-from streams.topics import states
+from streams.topics import TopicState, states
 
 RUNNING = (UnknownMemberIdError, RebalanceInProgressError, IllegalGenerationError)
+#: Topic and partition.
+P = TypeVar("P", bound=tuple[str, int])
 
 
-def standing(bootstrap: str, worker: str, definitions: Mapping[str, str]) -> list[tuple[Known, PartitionLag]]:
+def known_of(
+    worker: str,
+    answers: Mapping[P, Answer],
+    kept: Mapping[checkpoints.Place, Position],
+    topics: Mapping[str, TopicState],
+    definitions: Mapping[str, str],
+    feeds: Container[str],
+) -> dict[P, Known]:
+    """What is known of a worker in each partition the brokers were asked about.
+
+    ``definitions`` are those it has for the topics; ``feeds`` are those of the topics that are a feed's.
+    """
+    return {
+        place: Known(
+            worker=worker,
+            topic=place[0],
+            partition=place[1],
+            committed=answer.committed,
+            metadata=answer.metadata,
+            checkpoint=kept.get((worker, *place)),
+            topic_id=str(topics[place[0]].id),
+            definition=definitions[place[0]],
+            log_start=answer.log_start,
+            log_end=answer.log_end,
+            is_feed=place[0] in feeds,
+        )
+        for place, answer in answers.items()
+    }
+
+
+def standing(
+    bootstrap: str, worker: str, definitions: Mapping[str, str], feeds: Container[str] | None = None
+) -> list[tuple[Known, PartitionLag]]:
     """What is known of a worker in each partition of these topics, given the definition it has for each.
+
+    ``feeds`` are those of the topics that are a feed's: all, unless given.
 
     Raises
     ------
@@ -27,27 +64,18 @@ def standing(bootstrap: str, worker: str, definitions: Mapping[str, str]) -> lis
     """
     there = states(bootstrap, [*definitions, checkpoints.TOPIC])
     kept = checkpoints.read(bootstrap)
-    with LagMeter(bootstrap) as meter:
-        log = meter.measure(worker, definitions, waiting=False)
     with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
         commits = committed_offsets(admin, worker)
-    found = []
+    with LagMeter(bootstrap) as meter:  # later than the commits: those of a worker that runs would be beyond the end
+        log = meter.measure(worker, definitions, waiting=False)
+    answers = {}
     for partition in log:
-        topic, number = partition.topic, partition.partition
-        commit = commits.get(TopicPartition(topic, number))
-        known = Known(
-            worker=worker,
-            topic=topic,
-            partition=number,
-            committed=commit.offset if commit else None,
-            metadata=commit.metadata if commit else "",
-            checkpoint=kept.get((worker, topic, number)),
-            topic_id=str(there[topic].id),
-            definition=definitions[topic],
-            log_start=partition.log_start,
-        )
-        found.append((known, partition))
-    return found
+        place = partition.topic, partition.partition
+        commit = commits.get(TopicPartition(*place))
+        committed, metadata = (commit.offset, commit.metadata) if commit else (None, "")
+        answers[place] = Answer(committed, metadata, partition.log_start, partition.end)
+    found = known_of(worker, answers, kept, there, definitions, definitions if feeds is None else feeds)
+    return [(found[partition.topic, partition.partition], partition) for partition in log]
 
 
 def check_stopped(bootstrap: str, workers: Iterable[str]) -> None:

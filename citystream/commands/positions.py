@@ -17,7 +17,7 @@ from sinks import queries
 from sinks.lanes import lanes
 from sinks.migrate import empty
 from sinks.worker import GROUP as SINK
-from streams import positions
+from streams import choices, positions
 from streams.generations import source, sources
 from streams.lag import PartitionLag, measure
 from streams.positions import NO_EVENT_TIME, Known, Position, PositionProblem
@@ -68,13 +68,13 @@ def show_positions(worker: WorkerArgument, topics: TopicsArgument = None, output
 def restore(worker: WorkerArgument, topics: TopicsArgument = None) -> None:
     """Let a stopped worker go on from the checkpoints of its lost positions, as if they had not been lost.
 
-    Positions that can be trusted stay. Refused where the topic or the definition is another one, or the log no longer
-    reaches back far enough.
+    Positions that can be trusted stay. Refused where the topic or the definition is another one, the log no longer
+    reaches back far enough, or the brokers have lost its end.
 
     Example: citystream positions restore processor traffic_flow
     """
     city = Installation.load()
-    found = {_place(known): positions.restore(known) for known in _lost(city, worker, topics)}
+    found = {_place(known): choices.restore(known) for known in _lost(city, worker, topics)}
     _commit(city, worker, found, lambda p: f"goes on from the checkpoint at offset {p.processed}")
 
 
@@ -84,7 +84,7 @@ def reset(worker: WorkerArgument, topics: Annotated[list[str], typer.Argument(he
 
     Refused where retention has already deleted the beginning of a feed's topic, because windows would be rebuilt from
     their middle, where it was frozen, because what was counted since would be there twice, and where ClickHouse has
-    results of an earlier topic of its name.
+    results of other records: of an earlier topic of its name, or of those at its end that the brokers have lost.
 
     Example: citystream positions reset processor traffic_flow
     """
@@ -103,11 +103,14 @@ def freeze(worker: WorkerArgument, topics: TopicsArgument = None) -> None:
     """
     city = Installation.load()
     lost = [known for known, _ in _standing(city, worker, topics) if _problem(known) or _forgotten(city, worker, known)]
+    for known in lost:
+        if known.last is not None:  # the sink, which is waited for below, may stand still for the same reason
+            positions.check_log(known, known.last)
     if lost and worker is Worker.PROCESSOR:
         feeds = {_number(known)[0] for known in lost}
         _check_stored(city, [a.topic for name in feeds for a in city.feeds[name].aggregates])
     found = {
-        _place(known): positions.freeze(
+        _place(known): choices.freeze(
             known, _parts(city, known)[1] if worker is Worker.PROCESSOR else 0, _seen_before(city, worker, known)
         )
         for known in lost
@@ -121,7 +124,8 @@ def clear(
 ) -> None:
     """Drop everything ClickHouse holds of a feed, and let both stopped workers read its topic again from its beginning.
 
-    For a topic that was deleted and created again. What the topic no longer has is gone for good.
+    For a topic that was deleted and created again, or whose end the brokers have lost. What the topic no longer has is
+    gone for good.
 
     Example: citystream positions clear traffic_flow
     """
@@ -165,7 +169,8 @@ def _standing(city: Installation, worker: Worker, topics: list[str] | None) -> l
     for topic in topics or ():
         if topic not in definitions:
             raise SettingsError(f"the {worker} reads no topic {topic} (it reads: {', '.join(definitions)})")
-    return standing(city.bootstrap, worker.value, {topic: definitions[topic] for topic in topics or definitions})
+    chosen = {topic: definitions[topic] for topic in topics or definitions}
+    return standing(city.bootstrap, worker.value, chosen, sources(city.feeds.values()))
 
 
 def _lost(city: Installation, worker: Worker, topics: list[str] | None) -> list[Known]:
@@ -221,10 +226,10 @@ def _reset(city: Installation, worker: Worker, known: Known) -> Position:
         return positions.first(known.topic_id, known.definition, known.log_start)
     last = known.last
     if last is not None and last.topic_id == known.topic_id:
-        return positions.reset(known, last.since)
+        return choices.reset(known, last.since)
     life, _ = _parts(city, known) if worker is Worker.PROCESSOR else (0, 0)
     stored = _ask(city, lambda client: queries.holds(client, city.feeds[feed], number))
-    return positions.reset(known, life, stored=stored)
+    return choices.reset(known, life, stored=stored)
 
 
 def _parts(city: Installation, known: Known) -> tuple[int, int]:

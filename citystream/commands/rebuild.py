@@ -17,7 +17,7 @@ from schemas.feed import Aggregate, Feed
 from sinks.migrate import shown, statements
 from sinks.rebuild import Rebuild, is_behind, show
 from sinks.worker import GROUP as SINK
-from streams import positions, topics
+from streams import choices, positions, topics
 from streams.generations import generations, source
 from streams.positions import Known, Position, PositionProblem
 from streams.standing import check_stopped, commit, standing
@@ -50,7 +50,7 @@ def rebuild(name: Annotated[str, typer.Argument(metavar="FEED", help="The feed w
 def _rebuild(city: Installation, feed: Feed, client: Client) -> None:
     definitions = {generation.topic: generation.definition for generation in generations(feed)}
     found = {_number(known): known for known, _ in standing(city.bootstrap, PROCESSOR, definitions)}
-    last = {number: position for number, known in found.items() if (position := positions.rebuilt_from(known))}
+    last = {number: position for number, known in found.items() if (position := choices.rebuilt_from(known))}
     topics.create(city.bootstrap, topics.topics([feed]))
     for statement in statements(feed, city.settings.timezone):
         client.execute(statement)
@@ -100,7 +100,7 @@ def _build(
     work = Rebuild(client, feed, last, city.settings.timezone)
     _build_parts(work, wanted)
     oldest = work.oldest({number: known.log_start for number, known in found.items()})
-    after = {n: positions.rebuilt(found[n], position, oldest.get(n)) for n, position in last.items()}
+    after = {n: choices.rebuilt(found[n], position, oldest.get(n)) for n, position in last.items()}
     commit(city.bootstrap, PROCESSOR, {(found[n].topic, found[n].partition): p for n, p in after.items()})
     return [problem for n, position in after.items() if (problem := _problem(found[n], position))]
 

@@ -14,7 +14,7 @@ from kafka import OffsetAndMetadata
 from kafka.errors import NoError
 
 from citystream.faults import Fault
-from streams import checkpoints
+from streams import checkpoints, deadletters
 from streams.lag import measure
 from tests.city import FEEDS, START, WORKERS, City, own_city
 
@@ -55,7 +55,9 @@ def publish(city: City, number: int, **more: Any) -> None:
 
 
 def test_restored_and_reset_workers_end_as_if_nothing_had_been(tmp_path: Path) -> None:
-    """Both groups moved as Kafka's own tool does it, and restored, then the processor's group deleted and reset."""
+    """Both groups moved as Kafka's own tool does it, and restored, then the processor's group deleted and reset, then
+    the end of every log lost.
+    """
     with own_city(tmp_path) as city:
         publish(city, 0)
         city.drain()
@@ -84,6 +86,7 @@ def test_restored_and_reset_workers_end_as_if_nothing_had_been(tmp_path: Path) -
         assert city.command("positions", "show", "processor").returncode == 0
         city.start("processor")
         city.drain()
+        lose_the_end_of_every_log(city)
         disturbed = city.snapshot()
         assert disturbed == city.undisturbed()
 
@@ -91,6 +94,24 @@ def test_restored_and_reset_workers_end_as_if_nothing_had_been(tmp_path: Path) -
             city.process(name).stop()
         alter(city, "processor", lambda text: json.dumps(json.loads(text) | {"def": "other"}))
         city.stops("sink", "the processor works by another definition of the feed")
+
+
+def lose_the_end_of_every_log(city: City) -> None:
+    """Commits from beyond it, as a machine without power leaves them: refused, and what is named is the way on."""
+    for name in WORKERS:
+        city.process(name).stop()
+        alter(city, name, lambda text: text, lambda at: at + 7)
+    for name, refused in (("processor", "freeze"), ("sink", "reset")):
+        city.stops(name, "up to which it was read: the brokers have lost 7 offsets")
+        city.refused(refused, name, FEEDS[0], reason=f"then run: citystream positions clear {FEEDS[0]}")
+    for feed in FEEDS:
+        city.choose("clear", feed, "--yes")
+    reset = f"then run: citystream positions reset sink {deadletters.TOPIC}"
+    city.refused("restore", "sink", deadletters.TOPIC, reason=reset)
+    city.choose("reset", "sink", deadletters.TOPIC)
+    for name in WORKERS:
+        city.start(name)
+    city.drain()
 
 
 def test_frozen_windows_are_added_to(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Brokers:
         known = Known(
             worker=group, topic=topic, partition=0, committed=position.processed if position else None,
             metadata=position.metadata() if position else "", checkpoint=position, topic_id="id",
-            definition=definition, log_start=0,
+            definition=definition, log_start=0, log_end=40,
         )  # fmt: skip
         return [(known, self._measure("", group, [topic])[0])]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from streams import checkpoints
+from streams.choices import freeze, out_of_range, rebuilt, rebuilt_from, reset, restore
 from streams.positions import (
     CHOICES,
     NO_EVENT_TIME,
@@ -16,12 +17,6 @@ from streams.positions import (
     Position,
     PositionProblem,
     check_agreement,
-    freeze,
-    out_of_range,
-    rebuilt,
-    rebuilt_from,
-    reset,
-    restore,
     resume,
 )
 
@@ -33,7 +28,7 @@ def known(**changes: Any) -> Known:
     """What is known of a partition where all is well, with these things changed."""
     well: dict[str, Any] = {
         "worker": "processor", "topic": "toy", "partition": 3, "committed": 500, "metadata": GOOD.metadata(),
-        "checkpoint": KEPT, "topic_id": "id-1", "definition": "def-1", "log_start": 0,
+        "checkpoint": KEPT, "topic_id": "id-1", "definition": "def-1", "log_start": 0, "log_end": 600,
     }  # fmt: skip
     return Known(**(well | changes))
 
@@ -194,17 +189,78 @@ def test_a_topic_created_again_of_which_nothing_is_stored_is_read_from_its_first
     assert reset(here, 0) == Position(0, 0, NO_EVENT_TIME, "id-2", "def-1")
 
 
+#: A worker was further than the log is now.
+BEYOND = "processor in toy/3: the log ended before offset {}, up to which it was read: the brokers have lost {}. "
+#: The way on in a feed's topic, and in another one.
+CLEAR = "give the feed another name. To drop them stop the workers, then run: citystream positions clear toy"
+RESET = f"stop the workers, then run: citystream positions reset processor toy ({CHOICES['reset']})"
+
+CHOOSING: list[Any] = [
+    resume,
+    restore,
+    rebuilt_from,
+    lambda lost: reset(lost, 0),
+    lambda lost: freeze(lost, 0, lambda _: 0),
+]
+
+
+def test_a_log_that_ends_at_the_commit_has_lost_nothing() -> None:
+    assert resumed(log_end=500) == GOOD
+
+
+@pytest.mark.parametrize(("is_feed", "way"), [(True, CLEAR), (False, RESET)])
 @pytest.mark.parametrize(
-    ("log_start", "reason", "choice"),
-    [(501, "the log starts at 501, after offset 500, which was to be read next: retention deleted", "freeze"),
-     (500, "the log ends before offset 500, which was to be read next: the brokers have lost records", "reset")],
-)  # fmt: skip
-def test_an_offset_the_log_does_not_have_names_the_reason_and_the_choice(
-    log_start: int, reason: str, choice: str
+    ("changes", "offset", "lost"),
+    [
+        ({"log_end": 499}, 500, "1 offsets"),
+        ({"log_end": 400}, 500, "100 offsets"),
+        ({"log_end": 0}, 500, "500 offsets"),
+        ({"log_start": 450, "log_end": 450}, 500, "50 offsets"),
+        ({"log_end": 490, "definition": "def-1.a"}, 500, "10 offsets"),
+        ({"log_end": 540, "metadata": replace(GOOD, since=550).metadata()}, 550, "10 offsets"),
+        ({"log_end": 470, "committed": None, "metadata": ""}, 480, "10 offsets"),
+    ],
+    ids=str,
+)
+def test_where_the_brokers_lost_the_end_of_a_log_only_what_works_is_named(
+    changes: dict[str, Any], offset: int, lost: str, is_feed: bool, way: str
 ) -> None:
-    said = str(out_of_range(known(log_start=log_start), 500))
-    assert said.startswith(f"processor in toy/3: {reason}")
-    assert f"citystream positions {choice} processor toy (" in said
+    """New records get the offsets of the lost ones: they would count as processed, or be mixed with their results."""
+    for choice in CHOOSING:
+        with pytest.raises(PositionProblem) as refused:
+            choice(known(is_feed=is_feed, **changes))
+        said = str(refused.value)
+        assert said.startswith(BEYOND.format(offset, lost))
+        assert said.endswith(way)
+        assert said.count("citystream") == 1
+
+
+def test_nothing_is_frozen_where_parts_count_what_the_log_no_longer_has() -> None:
+    for last in ({}, {"metadata": "", "checkpoint": None}):
+        with pytest.raises(PositionProblem) as refused:
+            freeze(known(log_end=520, **last), 530, lambda _: 0)
+        assert str(refused.value).startswith(BEYOND.format(530, "10 offsets"))
+
+
+def test_a_feed_that_goes_on_on_a_later_topic_is_cleared_by_its_name() -> None:
+    here = known(topic="toy.from4", partition=0, log_end=400)
+    for lost in (here, replace(here, topic_id="id-2")):
+        with pytest.raises(PositionProblem, match=r"citystream positions clear toy$"):
+            reset(lost, 0, stored=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"log_start": 501}, "the log starts at 501, after offset 500, which was to be read next: retention deleted"),
+        ({"log_end": 400}, "the log ended before offset 500, up to which it was read: the brokers have lost 100 off"),
+        ({"log_end": 520}, "the log ended before offset 500, up to which it was read: the brokers have lost some off"),
+        ({"log_end": 400, "metadata": ""}, "the commit at 500 carries no position; "),
+    ],
+)
+def test_an_offset_the_log_does_not_have_names_the_reason(changes: dict[str, Any], said: str) -> None:
+    """It may have grown again, and what was to be read may have been what another program committed."""
+    assert str(out_of_range(known(**changes), 500)).startswith(f"processor in toy/3: {said}")
 
 
 def frozen(counted: int = 0, **changes: Any) -> Position:

@@ -26,7 +26,7 @@ from processors import worker as processor
 from sinks import worker as sink
 from streams.batchworker import BatchWorker, Held
 from streams.lag import LagMeter
-from streams.transport import Run
+from streams.runs import Run
 
 
 class Stopwatch:

@@ -15,7 +15,7 @@ from streams.deadletters import DeadLetter
 from streams.decode import Decoder
 from streams.generations import holding
 from streams.positions import LogGap, Position
-from streams.transport import Run
+from streams.runs import Run
 from streams.watermark import advance
 
 

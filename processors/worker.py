@@ -20,8 +20,9 @@ from streams.decode import Decoder
 from streams.generations import generations, sources
 from streams.positions import Position
 from streams.producing import LARGEST_BODY, Sender
+from streams.runs import Run
 from streams.topics import topics
-from streams.transport import Run, passes
+from streams.transport import passes
 from streams.worker import BatchApp, run
 
 log = logging.getLogger("citystream")

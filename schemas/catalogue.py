@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,6 +56,7 @@ class Catalogue:
         self.by_id = dict(schemas)
         self._folder = folder
         self._read: object = None
+        self._reading = threading.Lock()
 
     @classmethod
     def load(cls, folder: Path = FROZEN) -> Catalogue:
@@ -70,16 +72,19 @@ class Catalogue:
         return catalogue
 
     def refresh(self) -> None:
-        """Read the files again if they changed.
+        """Read the files again if they changed; one thread at a time, or one could bring back what was before.
 
         Raises
         ------
         SchemaProblem
             As ``load``; what was read before stays.
         """
-        if self._folder is not None and (found := _stamp(self._folder / IDS)) != self._read:
-            self.by_id = _read(self._folder)
-            self._read = found
+        if self._folder is None:
+            return
+        with self._reading:
+            if (found := _stamp(self._folder / IDS)) != self._read:
+                self.by_id = _read(self._folder)
+                self._read = found
 
     def may_come(self, schema_id: int) -> bool:
         """Whether the files may bring this id, which is not known, by and by."""

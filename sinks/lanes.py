@@ -20,7 +20,7 @@ from streams.deadletters import DeadLetter, NotADeadLetter
 from streams.decode import Decoder
 from streams.generations import Generation, generations, source
 from streams.recordbatch import BodyTooLarge, RecordBatch
-from streams.transport import Run
+from streams.runs import Run
 from streams.watermark import advance
 
 #: Seconds that the sink waits for the schema of a record: longer than the processor, which makes it a dead letter. The

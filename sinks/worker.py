@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,8 +22,8 @@ from streams.batchworker import BatchWorker, Held
 from streams.decode import gaps
 from streams.generations import source, sources
 from streams.positions import LogGap, Position
+from streams.runs import Run
 from streams.topics import topics
-from streams.transport import Run
 from streams.worker import BatchApp, run
 
 log = logging.getLogger("citystream")
@@ -38,6 +39,7 @@ class Reading:
         self.position = start
         self.frames: list[pl.DataFrame] = []
         self.gaps: list[tuple[str, int, int, int]] = []
+        self._changing = threading.Lock()
 
     def take(self, run: Run) -> None:
         """Read a run.
@@ -53,11 +55,19 @@ class Reading:
         if run.next <= before.processed:
             return
         rows, newest = self.lane.read(run, before.processed, before.max_event_ms)
-        self.position = replace(
-            before, processed=run.next, rewind=run.next, max_event_ms=newest, max_processed_ms=newest
-        )
-        self.frames.append(rows)
-        self.gaps += [(*source(run.topic, run.partition), *gap) for gap in gaps(run, before.processed)]
+        without = [(*source(run.topic, run.partition), *gap) for gap in gaps(run, before.processed)]
+        with self._changing:
+            self.position = replace(
+                before, processed=run.next, rewind=run.next, max_event_ms=newest, max_processed_ms=newest
+            )
+            self.frames.append(rows)
+            self.gaps += without
+
+    def give(self) -> tuple[list[pl.DataFrame], list[tuple[str, int, int, int]], Position]:
+        """All that waits, and the position behind it; never waits for a run, which may be waiting for its schema."""
+        with self._changing:
+            (frames, self.frames), (without, self.gaps) = (self.frames, []), (self.gaps, [])
+            return frames, without, self.position
 
 
 class Sink(BatchWorker[Reading]):
@@ -89,10 +99,8 @@ class Sink(BatchWorker[Reading]):
         without: list[tuple[str, int, int, int]] = []
         positions = {}
         for tp, reading in held.items():
-            async with reading.lock:
-                waiting, reading.state.frames = reading.state.frames, []
-                without, reading.state.gaps = without + reading.state.gaps, []
-                positions[tp] = reading.state.position
+            waiting, empty, positions[tp] = reading.state.give()
+            without += empty
             if waiting:
                 frames.setdefault(reading.state.lane, []).extend(waiting)
         self.taken()

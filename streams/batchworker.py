@@ -15,7 +15,7 @@ import faust
 from faust.types import TP
 
 from streams.positions import Position
-from streams.transport import Run
+from streams.runs import Run
 from streams.worker import BatchApp, end_process
 
 S = TypeVar("S")
@@ -43,7 +43,7 @@ def _or_end(call: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any
 
 @dataclass
 class Held(Generic[S]):
-    """The state of a partition since the assignment that ``start`` belongs to; ``lock`` is held while it changes."""
+    """The state of a partition since the assignment ``start`` belongs to; ``lock`` is held while it takes a run."""
 
     start: Position
     state: S
@@ -65,7 +65,7 @@ class BatchWorker(Generic[S]):
         self._due = asyncio.Event()
         self._taken = asyncio.Event()
         for topic in topics:
-            raw = app.topic(topic, key_serializer="raw", value_serializer="raw")
+            raw = app.topic(topic, key_serializer="raw", value_serializer="raw", acks=False)  # positions are committed
             app.agent(raw, name=f"{app.conf.id}.{topic}")(_or_end(self._read))
         app.task(_or_end(self._keep_flushing))
 

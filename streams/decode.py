@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import polars as pl
 from aiokafka.errors import CorruptRecordException
 
-from schemas.avro import Schema, feed_schema, field_of
+from schemas.avro import feed_schema, field_of
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.columnar import PARTS, Block, Layout
 from schemas.feed import Feed
@@ -22,7 +22,7 @@ from schemas.verdict import ColumnarVerdict
 from streams.awaited import Awaited
 from streams.deadletters import DeadLetter, Stage
 from streams.recordbatch import MAX_BODY, BodyTooLarge, RecordBatch
-from streams.transport import Run
+from streams.runs import Run
 
 #: Key and value of a dead letter, in bytes; a producer takes a million, and several must fit into memory.
 LARGEST_LETTER = 512 * 1024
@@ -222,10 +222,7 @@ class Decoder:
         has = {f["name"]: f for f in written.schema["fields"]}
         wanted = {f["name"]: f for f in self._reader.schema["fields"]}
         columns = [
-            (_promoted(field) if written.version < self._reader.version else pl.col(name))
-            if name in has
-            else pl.lit(field["default"]).alias(name)
-            for name, field in wanted.items()
+            pl.col(name) if name in has else pl.lit(field["default"]).alias(name) for name, field in wanted.items()
         ]
         columns += [pl.col("_key", "_offset", "_arrived")]
         if self._feed is None:
@@ -278,15 +275,6 @@ class Decoder:
     def _batch_letter(self, batch: RecordBatch, cause: str) -> DeadLetter:
         place = (self._topic, batch.partition, batch.base_offset, batch.last_offset)
         return DeadLetter(*place, "DECODE", cause, None, None, batch.arrived_ms)
-
-
-def _promoted(wanted: Schema) -> pl.Expr:
-    """A column of an older version as the reader has it: symbols it gave up are its default."""
-    value = pl.col(wanted["name"])
-    match wanted["type"]:
-        case {"type": "enum", "symbols": symbols, "default": default}:
-            return pl.when(value.is_in(symbols)).then(value).otherwise(pl.lit(default)).alias(wanted["name"])
-    return value
 
 
 def _as_json(fields: Iterable[Field]) -> pl.Expr:

@@ -58,6 +58,7 @@ def by_topic(partitions: Iterable[PartitionLag], now_ms: int) -> list[TopicLag]:
     retry=retry_if_exception_type((CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError)),
     wait=wait_fixed(0.5),
     stop=stop_after_delay(30),
+    reraise=True,
 )
 def committed_offsets(admin: KafkaAdminClient, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
     """What a group committed; a new broker first has to make or load its topic for it."""

@@ -1,27 +1,29 @@
 """Faust's Kafka transport, delivering one message per fetched run of a partition instead of one per record.
 
 Extension points of faust-streaming 0.15.3 and aiokafka 0.14.0 that this stands on (a contract test fails if one
-moves): ``aiokafka.consumer.fetcher.MemoryRecords`` and ``PartitionRecords``; Faust's ``Consumer._to_message``,
+moves): Faust's ``Consumer._to_message``,
 ``_add_gap``, ``_filter_tps_with_pending_acks``, ``_new_offset``, ``_should_commit``, ``on_buffer_full``,
 ``on_partitions_revoked``, ``verify_event_path``, ``perform_seek``, ``_getmany``, ``_commit``; its consumer thread's
-``_create_worker_consumer``, ``on_start`` and ``_commit``; aiokafka's ``_fetch_max_bytes`` and ``_prefetch_backoff``;
-``aiokafka.consumer.consumer.GroupCoordinator``, see ``streams.membership``.
+``_create_worker_consumer``, ``on_start`` and ``_commit``; aiokafka's ``_fetch_max_bytes``, ``_request_timeout_ms`` and
+``_prefetch_backoff``; ``aiokafka.consumer.consumer.GroupCoordinator``, see ``streams.membership``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import pairwise
-from time import monotonic
 from typing import Any, cast
 
 from aiokafka.consumer import consumer as clients
-from aiokafka.consumer import fetcher
-from aiokafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
-from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
-from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    KafkaTimeoutError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -29,138 +31,17 @@ from tenacity import before_sleep_log, retry, retry_if_exception, wait_exponenti
 
 from streams import checkpoints
 from streams.membership import MemberCoordinator
-from streams.positions import Position
+from streams.positions import Answer, Position
 from streams.producing import send_unwaited
-from streams.recordbatch import CorruptBatch, RecordBatch, split
 
 log = logging.getLogger("citystream")
 
 #: Bytes of a fetch at most, over all partitions of a broker.
 FETCH_BYTES = 32 * 2**20
+#: Longest wait for the answer to a request. Faust's setting for it is the patience of a seek as well, which has no end.
+REQUEST_MS = 90_000
 #: Seconds for which a partition with fetched records keeps the other partitions of its broker from being fetched.
 UNTIL_TAKEN = 86_400.0
-#: Records of a run at most, unless a batch alone has more: a few bytes of a log can hold millions.
-LONGEST_RUN = 500_000
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one fetch brought of a partition, or a part of it: the batches of the offsets from ``start`` up to ``next``.
-
-    The first batch may begin before ``start`` and control or aborted batches are left out, so rows below ``start``
-    have to be dropped and not every offset has a record.
-    """
-
-    topic: str
-    partition: int
-    start: int
-    next: int
-    batches: tuple[RecordBatch, ...] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class _RunRecord:
-    """A run in the shape of an aiokafka record."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    value: Run
-
-
-class _Fetched:
-    """Stands in for ``MemoryRecords``: keeps the bytes of a fetch."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = bytes(data)
-        self._records = fetcher_memory_records(self.data)
-
-    def has_next(self) -> bool:
-        return bool(self._records.has_next())
-
-    def size_in_bytes(self) -> int:
-        return len(self.data)
-
-
-class _RunRecords:
-    """Stands in for ``PartitionRecords``: yields what was fetched as one run, or several if it is long."""
-
-    def __init__(self, tp: TopicPartition, data: bytes, aborted: Iterable[tuple[int, int]], fetch_offset: int) -> None:
-        self._tp = tp
-        self._data = data
-        self._aborted = sorted(aborted, key=lambda transaction: transaction[1])
-        self._start = fetch_offset
-        self.next_fetch_offset = fetch_offset
-        self._iterator = self._read()
-
-    def __iter__(self) -> Iterator[_RunRecord]:
-        return self
-
-    def __next__(self) -> _RunRecord:
-        return next(self._iterator)
-
-    def _read(self) -> Iterator[_RunRecord]:
-        batches = list(self._committed(split(self._tp.partition, self._data)))
-        if self.next_fetch_offset == self._start:
-            return
-        pieces = list(_pieces(batches))
-        borders = [self._start, *(piece[0].base_offset for piece in pieces[1:]), self.next_fetch_offset]
-        for (start, end), piece in zip(pairwise(borders), pieces, strict=True):
-            run = Run(self._tp.topic, self._tp.partition, start, end, piece)
-            yield _RunRecord(run.topic, run.partition, end - 1, piece[-1].arrived_ms if piece else 0, run)
-
-    def _committed(self, batches: Iterable[RecordBatch]) -> Iterator[RecordBatch]:
-        """Batches that count under read_committed; moves ``next_fetch_offset`` past all."""
-        open_aborted: set[int] = set()
-        for batch in batches:
-            while self._aborted and self._aborted[0][1] <= batch.base_offset:
-                open_aborted.add(self._aborted.pop(0)[0])
-            self.next_fetch_offset = batch.last_offset + 1
-            if batch.is_control:
-                marker = next(DefaultRecordBatch(bytearray(batch.raw)), None)  # compaction can leave it empty
-                if marker is not None and ControlRecord.parse(marker.key) == ABORT_MARKER:
-                    open_aborted.discard(batch.producer_id)
-            elif not (batch.is_transactional and batch.producer_id in open_aborted):
-                if not batch.is_log_append_time:
-                    raise CorruptBatch(
-                        f"{self._tp.topic}/{self._tp.partition} holds records with timestamps of their producers; set "
-                        "message.timestamp.type=LogAppendTime, or results would depend on the producers' clocks"
-                    )
-                yield batch
-
-
-def _pieces(batches: Iterable[RecordBatch]) -> Iterator[tuple[RecordBatch, ...]]:
-    """Batches in runs that are not too long; one run if there are none."""
-    piece: list[RecordBatch] = []
-    records = 0
-    for batch in batches:
-        if piece and records + batch.count > LONGEST_RUN:
-            yield tuple(piece)
-            piece, records = [], 0
-        piece.append(batch)
-        records += batch.count
-    yield tuple(piece)
-
-
-fetcher_memory_records = fetcher.MemoryRecords
-fetcher_partition_records = fetcher.PartitionRecords
-_run_topics: set[str] = set()
-
-
-def _partition_records(
-    tp: TopicPartition, records: _Fetched, aborted: list[tuple[int, int]] | None, fetch_offset: int, *rest: Any
-) -> Any:
-    if tp.topic in _run_topics:
-        return _RunRecords(tp, records.data, aborted or (), fetch_offset)
-    return fetcher_partition_records(tp, fetcher_memory_records(records.data), aborted, fetch_offset, *rest)
-
-
-def deliver_runs(topics: Iterable[str]) -> None:
-    """Deliver these topics as runs in this process; others stay as aiokafka has them."""
-    _run_topics.update(topics)
-    fetcher.MemoryRecords = _Fetched
-    fetcher.PartitionRecords = _partition_records
 
 
 def passes(error: BaseException) -> bool:
@@ -182,6 +63,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._auto_offset_reset = "none"
         consumer._fetch_max_wait_ms = 200
         consumer._fetch_max_bytes = FETCH_BYTES
+        consumer._request_timeout_ms = consumer._client._request_timeout_ms = REQUEST_MS
         return consumer
 
     async def on_start(self) -> None:
@@ -199,7 +81,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         }
         if not positions:
             return False
-        self.tp_last_committed_at.update({tp: monotonic() for tp in offsets})
         try:
             await consumer.commit(positions)
         except CommitFailedError:
@@ -220,22 +101,38 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         except (AssertionError, AttributeError):
             return 0
 
-    async def committed(self, tps: Iterable[TP]) -> dict[TP, tuple[int | None, str, int]]:
-        """Committed offset, metadata and log start of each partition."""
-        return cast("dict[TP, tuple[int | None, str, int]]", await self.call_thread(self._committed, list(tps)))
+    async def check(self) -> None:
+        """Raise what the client's tasks ended with or wait for somebody to see, which Faust never looks at.
+
+        Asked for in the thread, past the calls that may be waiting there.
+        """
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._check(), self.thread_loop))
+
+    async def _check(self) -> None:
+        coordinator, reading = (getattr(self._consumer, name, None) for name in ("_coordinator", "_fetcher"))
+        if coordinator is not None:
+            coordinator.check_errors()
+        if reading is not None and reading.error_future.done():
+            reading.error_future.result()
+
+    async def committed(self, tps: Iterable[TP]) -> dict[TP, Answer]:
+        """What the brokers say of each partition."""
+        return cast("dict[TP, Answer]", await self.call_thread(self._committed, list(tps)))
 
     @retry(
         retry=retry_if_exception(passes), wait=wait_exponential(min=1, max=30), before_sleep=before_sleep_log(log, 30)
     )
-    async def _committed(self, tps: list[TP]) -> dict[TP, tuple[int | None, str, int]]:
+    async def _committed(self, tps: list[TP]) -> dict[TP, Answer]:
         consumer = self._ensure_consumer()
         partitions = [_plain(tp) for tp in tps]
         commits = await consumer._coordinator.fetch_committed_offsets(partitions)
         starts = await consumer.beginning_offsets(partitions)
-        return {
-            tp: (commits[p].offset, commits[p].metadata, starts[p]) if p in commits else (None, "", starts[p])
-            for tp, p in zip(tps, partitions, strict=True)
-        }
+        ends = await consumer.end_offsets(partitions)
+        found = {}
+        for tp, p in zip(tps, partitions, strict=True):
+            committed, metadata = (commits[p].offset, commits[p].metadata) if p in commits else (None, "")
+            found[tp] = Answer(committed, metadata, starts[p], ends[p])
+        return found
 
 
 class Consumer(driver.Consumer):
@@ -317,6 +214,8 @@ class Consumer(driver.Consumer):
         """What was fetched; ends the process where the log does not have the offset that was asked for."""
         try:
             return await super()._getmany(active_partitions, timeout)
+        except NoOffsetForPartitionError:  # just assigned and never committed: perform_seek is about to set its offset
+            return {}
         except OffsetOutOfRangeError as error:
             (((topic, partition), offset),) = error.args[0].items()
             tp = TP(topic, partition)
@@ -324,11 +223,24 @@ class Consumer(driver.Consumer):
             await self.app.stop_out_of_range(offset, tp, commits[tp])
             raise
 
+    async def check(self) -> None:
+        """See ``ConsumerThread``."""
+        await cast("ConsumerThread", self._thread).check()
+
     async def perform_seek(self) -> None:
-        """Read again from each partition's rewind offset, with the processed offset as the committed one."""
+        """Read again from each partition's rewind offset, with the processed offset as the committed one.
+
+        Raises
+        ------
+        IllegalStateError
+            Another assignment came meanwhile, for which Faust seeks again: positions asked for before may be outdated.
+        """
+        assignment = self._assignment_number()
         tps = self.assignment()
         thread = cast("ConsumerThread", self._thread)
         positions = await self.app.decide_positions(await thread.committed(tps))
+        if assignment != self._assignment_number():
+            raise IllegalStateError("the group is rebalancing again")
         self.flushed.clear()
         for tp, position in positions.items():
             self.resumed[tp] = position
@@ -337,6 +249,10 @@ class Consumer(driver.Consumer):
             self._read_offset[tp] = position.rewind
         if positions:
             await self._thread.seek_wait({tp: position.rewind for tp, position in positions.items()})
+
+    def _assignment_number(self) -> tuple[int, int]:
+        """Changes when an assignment ends and when the next one begins."""
+        return self.app.rebalancing_count, self.app.consumer_generation_id
 
 
 class Transport(driver.Transport):

@@ -14,16 +14,21 @@ from dataclasses import replace
 from datetime import timedelta
 
 import faust
+from aiokafka.errors import KafkaError
 from faust.types import TP
 from kafka import KafkaAdminClient
 from yarl import URL
 
 from streams import checkpoints
+from streams.choices import out_of_range
 from streams.lag import committed_offsets
 from streams.membership import member_name
-from streams.positions import Known, Position, PositionProblem, Stop, check_agreement, out_of_range, resume
+from streams.positions import Answer, Known, Position, PositionProblem, Stop, check_agreement, resume
+from streams.recordbatch import CorruptBatch
+from streams.runs import deliver_runs
+from streams.standing import known_of
 from streams.topics import Topic, TopicProblem, wait_for_kafka
-from streams.transport import Consumer, Transport, deliver_runs
+from streams.transport import Consumer, Transport, passes
 from streams.watch import Watch, until_kafka_answers
 
 log = logging.getLogger("citystream")
@@ -32,7 +37,8 @@ log = logging.getLogger("citystream")
 LOOK_EVERY = timedelta(seconds=2)
 #: How long a worker that is told to end tries to commit; what it does not commit is processed again.
 STOP_SECONDS = 4
-#: A worker waits for servers that are away as long as it takes; Faust would leave the group after 17 minutes.
+#: A worker waits for servers that are away as long as it takes; Faust would leave the group after 17 minutes. Ending
+#: the process instead, before Faust gives up a seek, would only help where something starts it again.
 LONGEST_WAIT = timedelta(days=365)
 
 EX_SOFTWARE = 70
@@ -41,7 +47,7 @@ EX_CONFIG = 78
 
 def end_process(reason: BaseException | str, code: int = EX_SOFTWARE) -> None:
     """End at once and commit nothing: what was not flushed is processed again after the restart."""
-    if isinstance(reason, Stop | str):
+    if isinstance(reason, Stop | CorruptBatch | str):
         log.error("%s", reason)
     else:
         log.error("Stopping: %s: %s", type(reason).__name__, reason, exc_info=reason)
@@ -85,6 +91,7 @@ class BatchApp(faust.App):
             broker_heartbeat_interval=3.0,
             broker_commit_interval=1.0,
             broker_max_poll_interval=LONGEST_WAIT,
+            broker_request_timeout=LONGEST_WAIT,  # of a seek: Faust would give it up and never resume
             stream_buffer_maxsize=2,
             stream_wait_empty=False,
             stream_recovery_delay=0.0,
@@ -95,7 +102,11 @@ class BatchApp(faust.App):
             worker_redirect_stdouts=False,
         )
         self.transport = Transport([URL(f"kafka://{bootstrap}")], self)
-        self.task(self._keep_looking)
+
+    async def on_start(self) -> None:
+        """Look from the beginning: Faust's own tasks of an application begin when it has joined its group."""
+        await super().on_start()
+        self.add_future(self._keep_looking())
 
     def _create_directories(self) -> None:
         """All state is in the log; nothing is kept on disk."""
@@ -103,6 +114,13 @@ class BatchApp(faust.App):
     async def crash(self, reason: BaseException) -> None:
         """Faust would tear the services down one by one; nothing they do then is needed."""
         end_process(reason)
+
+    def _crash(self, reason: BaseException) -> None:
+        """What Faust calls for an error in one of its services, which would leave a member that reads nothing."""
+        if self.should_stop:
+            super()._crash(reason)
+        else:
+            end_process(reason)
 
     @property
     def batch_consumer(self) -> Consumer:
@@ -125,22 +143,37 @@ class BatchApp(faust.App):
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY.total_seconds())
+            if self.should_stop:
+                return
             await self.unchanged()
+            await self._check_client()
 
-    async def stop_out_of_range(self, offset: int, tp: TP, commit: tuple[int | None, str, int]) -> None:
+    async def _check_client(self) -> None:
+        """End the process for an error with which the client would wait for ever, and let it go on from others."""
+        try:
+            await self.batch_consumer.check()
+        except KafkaError as error:
+            if not passes(error):
+                end_process(
+                    f"Kafka does not let the {self.conf.id} go on: {error!r}; another process may have its instance "
+                    "name, or its user may lack a right"
+                )
+            log.warning("Kafka does not let the %s go on (%r); it will be tried again", self.conf.id, error)
+
+    async def stop_out_of_range(self, offset: int, tp: TP, answer: Answer) -> None:
         """End the process: the log does not have the offset of a partition that was to be read next."""
         await self.unchanged()
-        known = await asyncio.to_thread(self._known, {tp: commit})
+        known = await asyncio.to_thread(self._known, {tp: answer})
         end_process(out_of_range(known[tp], offset), EX_CONFIG)
 
-    async def decide_positions(self, commits: Mapping[TP, tuple[int | None, str, int]]) -> dict[TP, Position]:
-        """Where to read partitions from, given commit, metadata and log start of each.
+    async def decide_positions(self, answers: Mapping[TP, Answer]) -> dict[TP, Position]:
+        """Where to read partitions from, given what the brokers say of each.
 
         Ends the process if a topic is not what it was, a position cannot be trusted, or another worker goes by another
         definition of a feed.
         """
         await self.unchanged()
-        known = await asyncio.to_thread(self._known, commits)
+        known = await asyncio.to_thread(self._known, answers)
         try:
             if self._agrees_with:
                 other, definitions = self._agrees_with
@@ -157,24 +190,12 @@ class BatchApp(faust.App):
         log.info("%s reads %s", self.conf.id, places or "nothing: other workers have all partitions")
         return positions
 
-    def _known(self, commits: Mapping[TP, tuple[int | None, str, int]]) -> dict[TP, Known]:
+    def _known(self, answers: Mapping[TP, Answer]) -> dict[TP, Known]:
         """Checkpoints are read only if there is no commit somewhere."""
-        lost = any(offset is None or offset < 0 for offset, _, _ in commits.values())
+        lost = any(answer.committed is None or answer.committed < 0 for answer in answers.values())
         kept = _checkpoints(self.bootstrap) if lost else {}
-        return {
-            tp: Known(
-                worker=self.conf.id,
-                topic=tp.topic,
-                partition=tp.partition,
-                committed=offset,
-                metadata=metadata,
-                checkpoint=kept.get((self.conf.id, tp.topic, tp.partition)),
-                topic_id=str(self.watch.began[tp.topic].id),
-                definition=self._definitions[tp.topic],
-                log_start=log_start,
-            )
-            for tp, (offset, metadata, log_start) in commits.items()
-        }
+        feeds = self._agrees_with[1] if self._agrees_with else self._definitions  # a sink reads other topics, too
+        return known_of(self.conf.id, answers, kept, self.watch.began, self._definitions, feeds)
 
 
 @until_kafka_answers
@@ -202,6 +223,15 @@ def run(app: BatchApp, topics: Iterable[str]) -> None:
     asyncio.get_event_loop().run_until_complete(_serve(app))
 
 
+async def _start(app: BatchApp) -> None:
+    """Start; an error that came out of here would leave a process of which only threads are left."""
+    try:
+        await app.start()
+    except Exception as error:  # noqa: BLE001 - whatever it is ends the process
+        end_process(error)
+    log.info("%s works", app.conf.id)
+
+
 async def _serve(app: BatchApp) -> None:
     sys.setswitchinterval(0.0005)  # threads that decode wait for each other at every column
     gc.collect()
@@ -210,9 +240,9 @@ async def _serve(app: BatchApp) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    await app.start()
-    log.info("%s works", app.conf.id)
+    starting = asyncio.create_task(_start(app))  # which takes as long as the brokers are away
     await stop.wait()
+    starting.cancel()
     log.info("%s was told to end", app.conf.id)
     ending = asyncio.create_task(app.stop())
     ended, _ = await asyncio.wait([ending], timeout=STOP_SECONDS)

@@ -11,7 +11,8 @@ from typing import Any
 from citystream.cli import main
 from processors.partition import Partition
 from processors.worker import Processor
-from streams.transport import ConsumerThread, Run
+from streams.runs import Run
+from streams.transport import ConsumerThread
 
 FETCHED = 16 * 1024
 #: A run of the replay takes this long, so that a replay goes on over several flushes and commits; in s.

@@ -30,7 +30,7 @@ from tests.campaign.worker import BROKEN
 EVENTS = 4_000
 LONG_EVENTS = 8_000
 #: How often each kill comes in a long campaign.
-LONG_TIMES = 4
+LONG_TIMES = 3
 SHOWN = 20
 #: Between two samples of memory that are shown.
 MEMORY_SECONDS = 10

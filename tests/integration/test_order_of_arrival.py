@@ -44,7 +44,7 @@ from streams.lag import PartitionLag
 from streams.positions import NO_EVENT_TIME, Position
 from streams.publisher import Publisher
 from streams.recordbatch import packed, split
-from streams.transport import Run
+from streams.runs import Run
 from tests.conftest import settings_in
 from tests.reference.batches import CODECS, Record, batch, stamped
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import AsyncMock, MagicMock
 
+import polars as pl
 import pytest
 from faust.types import TP
 
+from sinks.worker import Sink
 from streams import batchworker
 from streams.batchworker import ENOUGH, MOST, BatchWorker, Held
 from streams.positions import Position, first
-from streams.transport import Run
+from streams.runs import Run
+from streams.worker import BatchApp
 
 HERE = TP("toy", 0)
 
@@ -49,6 +53,34 @@ def a_consumer() -> Any:
 
 async def one_run() -> AsyncIterator[Any]:
     yield SimpleNamespace(message=SimpleNamespace(tp=HERE, value=Run("toy", 0, 10, 20, ())))
+
+
+def test_faust_keeps_no_list_of_the_runs_that_were_taken() -> None:
+    """It notes what an agent acknowledged until it commits that; here positions are committed, and nobody clears it."""
+
+    class Worker(Counting):
+        def __init__(self, app: Any) -> None:
+            BatchWorker.__init__(self, app, ["toy"])
+
+    async def work() -> None:
+        app = BatchApp("processor", "127.0.0.1:1", {"toy": "def"}, [])
+        Worker(app)
+        (agent,) = app.agents.values()
+        app.topics.add(agent.channel)
+        await app.topics._update_indices()
+        consumer = app.batch_consumer
+        for last in (19, 29):
+            record = SimpleNamespace(
+                topic="toy", partition=0, offset=last, timestamp=0, value=Run("toy", 0, 10, 20, ())
+            )
+            message = consumer._to_message(HERE, record)
+            message.incref()
+            message.ack(consumer)
+            assert message.acked
+        assert not any(consumer._acked.values())
+        assert not any(consumer._acked_index.values())
+
+    asyncio.run(work())
 
 
 def taken(between: Callable[[Any], None]) -> dict[TP, list[int]]:
@@ -164,5 +196,60 @@ def test_reading_goes_on_when_what_waited_was_taken_away() -> None:
         await asyncio.wait_for(waiting, 60)
         flushing.cancel()
         assert not worker.held, "the consumer resumed it from another position"
+
+    asyncio.run(work())
+
+
+class OneRow:
+    """A lane that makes a row of every run, and waits for some as for a schema that is not here."""
+
+    columns, definition = (), "def"
+
+    def __init__(self, topic: str) -> None:
+        self.topic, self.table = topic, f"raw.{topic}"
+        self.waits = threading.Event()
+        self.came = threading.Event()
+
+    def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
+        if run.start > 10:
+            self.waits.set()
+            assert self.came.wait(20)
+        return pl.DataFrame({"start": [run.start]}), max_event_ms
+
+
+def test_a_sink_inserts_and_commits_what_it_has_while_a_partition_waits() -> None:
+    """A record that names an unknown schema holds up its own partition, and of that only what comes behind."""
+    stuck, free = TP("stuck", 0), TP("free", 0)
+    consumer = SimpleNamespace(
+        resumed={tp: first("id", "def", 0) for tp in (stuck, free)},
+        assignment=lambda: {stuck, free},
+        highwater=lambda _: 0,
+        flushed={},
+    )
+    stored: list[tuple[str, list[Any]]] = []
+
+    def insert(table: str, columns: Any, rows: pl.DataFrame, wanted: Any) -> None:
+        stored.append((table, rows["start"].to_list() if "start" in rows.columns else rows.rows()))
+
+    async def take(sink: Sink, tp: TP, *starts: int) -> None:
+        for start in starts:
+            await sink._hands.acquire()
+            await sink._take(tp, Run(tp.topic, 0, start, start + 10, ()), consumer.resumed[tp])
+
+    async def work() -> None:
+        lanes = [OneRow("stuck"), OneRow("free")]
+        app = MagicMock(batch_consumer=consumer, unchanged=AsyncMock())
+        sink = Sink(app, lanes, SimpleNamespace(insert=insert))  # type: ignore[arg-type]
+        waiting = asyncio.create_task(take(sink, stuck, 0, 10, 20))
+        await take(sink, free, 0, 10)
+        await asyncio.to_thread(lanes[0].waits.wait, 60)
+        await asyncio.wait_for(sink.flush(dict(sink.held)), 10)
+        assert {tp: position.processed for tp, position in consumer.flushed.items()} == {stuck: 20, free: 20}
+        assert sorted(stored[:2]) == [("raw.free", [0, 10]), ("raw.stuck", [0, 10])]
+        lanes[0].came.set()
+        await waiting
+        await sink.flush(dict(sink.held))
+        assert consumer.flushed[stuck].processed == 30
+        assert ("raw.stuck", [20]) in stored
 
     asyncio.run(work())

@@ -1,4 +1,5 @@
 import io
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ import pytest
 from pydantic import Field, create_model
 
 import feeds as declared
+from schemas import catalogue as module
 from schemas.avro import feed_schema, field_of
 from schemas.catalogue import AHEAD, Catalogue, FrozenSchema, SchemaProblem, check, freeze
 from schemas.columnar import Layout
@@ -227,6 +229,35 @@ def test_the_files_are_read_again_only_when_they_changed(tmp_path: Path, monkeyp
     assert catalogue.latest("report") == new
     monkeypatch.setattr(Path, "read_text", None)
     catalogue.refresh()
+
+
+def test_a_thread_that_reads_slowly_does_not_bring_back_what_was_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one has read more meanwhile, and a record waits for just that."""
+    freeze(toy(), tmp_path)
+    files = Catalogue.load(tmp_path)
+    freeze(toy(**ADDED), tmp_path)
+    has_read, go_on = threading.Event(), threading.Event()
+    read = module._read
+
+    def read_slowly(folder: Path) -> dict[int, FrozenSchema]:
+        found = read(folder)
+        has_read.set()
+        go_on.wait(0.5)
+        return found
+
+    monkeypatch.setattr(module, "_read", read_slowly)
+    slow = threading.Thread(target=files.refresh)
+    slow.start()
+    assert has_read.wait(60)
+    monkeypatch.setattr(module, "_read", read)
+    (newest,) = freeze(toy(**ADDED, **DEFAULT), tmp_path)
+    files.refresh()
+    assert newest.id in files.by_id
+    go_on.set()
+    slow.join()
+    assert newest.id in files.by_id
 
 
 def test_what_was_read_stays_while_the_files_cannot_be_read(tmp_path: Path) -> None:

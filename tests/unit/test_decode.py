@@ -350,17 +350,6 @@ def test_an_integer_of_an_older_version_reads_as_the_number_it_became() -> None:
     assert decoder.read(run(batch([(KEY, old, [])], 0)), 0).rows["weight"].to_list() == [3.0]
 
 
-def test_symbols_that_a_newer_version_lacks_read_as_unknown() -> None:
-    def more(schema: dict[str, Any]) -> None:
-        next(f for f in schema["fields"] if f["name"] == "mood")["type"]["symbols"].insert(0, "angry")
-
-    catalogue = _versions(more, lambda _: None)
-    old = encode(catalogue.by_id[1], record(mood="angry"))
-    new = encode(catalogue.by_id[2], record(mood="busy"))
-    decoded = Decoder(catalogue, "toy", FEED).read(run(batch([(KEY, old, []), (KEY, new, [])], 0)), 0)
-    assert decoded.rows["mood"].to_list() == ["unknown", "busy"]
-
-
 def test_no_content_of_a_record_gets_into_a_cause() -> None:
     secret = "secret"
     records = [

@@ -22,8 +22,8 @@ from streams.lag import PartitionLag
 from streams.positions import NO_EVENT_TIME, first
 from streams.publisher import Publisher
 from streams.recordbatch import split
+from streams.runs import Run
 from streams.topics import stored
-from streams.transport import Run
 from streams.watermark import ASIDE, closes_at, window_start
 from tests.reference.batches import batch
 from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, event_id, instant, record

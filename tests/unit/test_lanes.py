@@ -12,7 +12,7 @@ from schemas.fields import INSTANTS
 from sinks.lanes import AggregateLane, QuarantineLane
 from streams.deadletters import TOPIC, DeadLetter, Headers
 from streams.decode import Decoder
-from streams.transport import Run
+from streams.runs import Run
 from tests.reference.batches import ARRIVED, CODECS, batch, batch_of, record_bytes, rows_of, run, sized, varint
 from tests.reference.toy import CATALOGUE, FEED
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from processors.badshare import TooManyBad, block_size
 from processors.partition import Output, Partition
 from schemas.feed import Aggregate, Feed
+from streams.choices import freeze, rebuilt, rebuilt_from
 from streams.decode import Decoded, Decoder
 from streams.positions import (
     NO_EVENT_TIME,
@@ -24,13 +25,10 @@ from streams.positions import (
     Position,
     PositionProblem,
     first,
-    freeze,
-    rebuilt,
-    rebuilt_from,
     resume,
 )
 from streams.recordbatch import RecordBatch, split
-from streams.transport import Run
+from streams.runs import Run
 from tests.reference.partition import Key, Logged, Truth, truth
 from tests.reference.streams import ARRIVED_AFTER, Log, logs, wire
 from tests.reference.toy import CATALOGUE, FEED, NOON
@@ -78,6 +76,7 @@ class World:
         return Known(
             worker="processor", topic="toy", partition=0, committed=self.committed, metadata=self.metadata,
             checkpoint=None, topic_id=TOPIC_ID, definition=self.feed.definition, log_start=log_start,
+            log_end=self.log.end,
         )  # fmt: skip
 
     def commit(self, position: Position) -> None:

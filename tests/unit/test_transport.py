@@ -10,19 +10,25 @@ import asyncio
 import inspect
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import aiokafka
+import faust
 import pytest
+from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import (
     CommitFailedError,
     GroupAuthorizationFailedError,
     IllegalGenerationError,
+    IllegalStateError,
+    KafkaError,
     NodeNotReadyError,
     OffsetOutOfRangeError,
     RequestTimedOutError,
@@ -30,17 +36,19 @@ from aiokafka.errors import (
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from aiokafka.util import commit_structure_validate
+from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer as FaustConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams import checkpoints, transport
+from streams import checkpoints, runs, transport
 from streams.membership import MemberCoordinator, member_name
 from streams.positions import Position
 from streams.recordbatch import CorruptBatch
-from streams.transport import Consumer, ConsumerThread, Run
+from streams.runs import Run
+from streams.transport import Consumer, ConsumerThread
 from tests.reference.batches import CONTROL, LOG_APPEND_TIME, TRANSACTIONAL, batch, batch_of, stamped
 
 HERE = TopicPartition("toy", 0)
@@ -83,6 +91,7 @@ def parameters(function: Any) -> list[str]:
         (driver.AIOKafkaConsumerThread, "call_thread", "self fun args kwargs"),
         (GroupCoordinator, "fetch_committed_offsets", "self partitions"),
         (GroupCoordinator, "_do_commit_offsets", "self assignment offsets"),
+        (GroupCoordinator, "check_errors", "self"),
         (aiokafka.AIOKafkaConsumer, "beginning_offsets", "self partitions"),
         (aiokafka.AIOKafkaConsumer, "commit", "self offsets"),
     ],
@@ -110,7 +119,14 @@ def test_an_extension_point_is_where_it_was(owner: Any, name: str, expected: str
         (GroupCoordinator.reset_generation, {"DEFAULT_GENERATION_ID", "generation"}),
         (GroupCoordinator._on_join_prepare, {"begin_reassignment"}),
         (fetcher.Fetcher._proc_fetch_request, {"OffsetOutOfRangeError", "_set_error"}),
+        (fetcher.Fetcher._update_fetch_positions, {"NoOffsetForPartitionError", "_set_error"}),
         (aiokafka.AIOKafkaConsumer.start, {"_fetch_max_bytes", "_fetcher"}),
+        (aiokafka.AIOKafkaConsumer.beginning_offsets, {"_request_timeout_ms"}),
+        (AIOKafkaClient._get_conn, {"_request_timeout_ms"}),
+        (Recovery._resume_streams, {"perform_seek", "broker_request_timeout"}),
+        (Recovery._restart_recovery.fun, {"_resume_streams", "IllegalStateError"}),
+        (faust.App.on_rebalance_start, {"rebalancing_count"}),
+        (driver.ConsumerRebalanceListener.on_partitions_assigned, {"consumer_generation_id"}),
         (fetcher.Fetcher._proc_fetch_request, {"_prefetch_backoff"}),
         (fetcher.Fetcher._get_actions_per_node, {"_fetch_max_bytes", "calculate_backoff"}),
         (fetcher.FetchResult.calculate_backoff, {"_backoff"}),
@@ -119,7 +135,7 @@ def test_an_extension_point_is_where_it_was(owner: Any, name: str, expected: str
         (FaustConsumer._commit_offsets, {"_commit", "assignment", "flush"}),
         (FaustConsumer.__init__, {"_committed_offset", "_read_offset"}),
         (driver.AIOKafkaConsumerThread._create_worker_consumer, {"AIOKafkaConsumer"}),
-        (driver.AIOKafkaConsumerThread._commit, {"tp_last_committed_at", "commit"}),
+        (driver.AIOKafkaConsumerThread._commit, {"commit"}),
     ],
     ids=lambda part: getattr(part, "__qualname__", ""),
 )
@@ -140,8 +156,8 @@ def test_every_override_has_the_signature_of_what_it_overrides(ours: Any) -> Non
 
 
 def test_the_names_replaced_are_those_aiokafka_uses() -> None:
-    assert transport.fetcher_memory_records.__module__.startswith("aiokafka")
-    assert transport.fetcher_partition_records.__name__ == "PartitionRecords"
+    assert runs.fetcher_memory_records.__module__.startswith("aiokafka")
+    assert runs.fetcher_partition_records.__name__ == "PartitionRecords"
     assert ControlRecord.parse(marker_key(ABORT)) == ABORT_MARKER != ControlRecord.parse(marker_key(COMMIT))
     assert driver.Transport.Consumer is driver.Consumer
     assert transport.Transport.Consumer is Consumer
@@ -168,9 +184,9 @@ def plain(base: int, count: int = 3) -> bytes:
 @pytest.fixture
 def run_topic() -> Iterator[None]:
     """The topic of these tests is delivered as runs."""
-    transport._run_topics.add(HERE.topic)
+    runs._run_topics.add(HERE.topic)
     yield
-    transport._run_topics.discard(HERE.topic)
+    runs._run_topics.discard(HERE.topic)
 
 
 pytestmark = pytest.mark.usefixtures("run_topic")
@@ -178,12 +194,10 @@ pytestmark = pytest.mark.usefixtures("run_topic")
 
 def fetched(data: bytes, fetch_offset: int, aborted: list[tuple[int, int]] | None = None) -> Any:
     """What stands in for aiokafka's records of a fetch."""
-    return transport._partition_records(
-        HERE, transport._Fetched(data), aborted, fetch_offset, None, None, True, READ_COMMITTED
-    )
+    return runs._partition_records(HERE, runs._Fetched(data), aborted, fetch_offset, None, None, True, READ_COMMITTED)
 
 
-def runs(records: Any) -> list[Run]:
+def runs_of(records: Any) -> list[Run]:
     return [record.value for record in records]
 
 
@@ -201,36 +215,36 @@ def test_a_fetch_becomes_one_run_that_ends_at_its_last_offset() -> None:
 
 
 def test_a_fetch_that_starts_inside_a_batch_brings_all_of_it() -> None:
-    (run,) = runs(fetched(plain(10, 5) + plain(15), 12))
+    (run,) = runs_of(fetched(plain(10, 5) + plain(15), 12))
     assert (run.start, run.next, bases(run)) == (12, 18, [10, 15])
 
 
 def test_a_fetch_cut_in_the_middle_of_a_batch_ends_before_it() -> None:
     whole = plain(10) + plain(13)
     records = fetched(whole[:-1], 10)
-    (run,) = runs(records)
+    (run,) = runs_of(records)
     assert (run.next, bases(run), records.next_fetch_offset) == (13, [10], 13)
 
 
 def test_a_long_fetch_becomes_runs_that_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many records as a run may have, a batch that has more alone, and the markers and gaps between them."""
-    monkeypatch.setattr(transport, "LONGEST_RUN", 6)
+    monkeypatch.setattr(runs, "LONGEST_RUN", 6)
     data = b"".join(
         [plain(10), plain(13), marker(16, 7, COMMIT), plain(17), plain(20, 9), plain(31), marker(34, 7, ABORT)]
     )
-    found = runs(fetched(data, 11))
+    found = runs_of(fetched(data, 11))
     assert [bases(run) for run in found] == [[10, 13], [17], [20], [31]]
     assert [(run.start, run.next) for run in found] == [(11, 17), (17, 20), (20, 31), (31, 35)]
 
 
 def test_a_fetch_without_a_whole_batch_brings_no_run_and_stays_where_it_is() -> None:
     records = fetched(plain(10)[:-1], 10)
-    assert runs(records) == []
+    assert runs_of(records) == []
     assert records.next_fetch_offset == 10
 
 
 def test_markers_are_left_out_and_passed() -> None:
-    (run,) = runs(fetched(marker(10, 7, COMMIT) + marker(11, 8, ABORT), 10))
+    (run,) = runs_of(fetched(marker(10, 7, COMMIT) + marker(11, 8, ABORT), 10))
     assert (run.start, run.next, run.batches) == (10, 12, ())
 
 
@@ -241,7 +255,7 @@ def test_aborted_records_are_left_out_until_the_marker_and_committed_ones_stay()
             marker(20, 8, COMMIT), transactional(21, 7), marker(23, 7, COMMIT),
         ]
     )  # fmt: skip
-    (run,) = runs(fetched(data, 10, [(7, 10)]))
+    (run,) = runs_of(fetched(data, 10, [(7, 10)]))
     assert (run.next, bases(run)) == (24, [12, 14, 21])
 
 
@@ -249,12 +263,12 @@ def test_a_marker_that_compaction_left_empty_is_passed() -> None:
     empty = batch_of(
         b"", 0, 12, set_attributes=CONTROL | TRANSACTIONAL | LOG_APPEND_TIME, producer=7, last_delta=0
     )  # fmt: skip
-    (run,) = runs(fetched(plain(10, 2) + empty + plain(13), 10))
+    (run,) = runs_of(fetched(plain(10, 2) + empty + plain(13), 10))
     assert (run.next, bases(run)) == (16, [10, 13])
 
 
 def test_a_transaction_aborted_that_began_before_the_fetch_is_left_out() -> None:
-    (run,) = runs(fetched(transactional(10, 7) + plain(12) + marker(15, 7, ABORT), 10, [(7, 3)]))
+    (run,) = runs_of(fetched(transactional(10, 7) + plain(12) + marker(15, 7, ABORT), 10, [(7, 3)]))
     assert bases(run) == [12]
 
 
@@ -293,11 +307,11 @@ def test_the_batches_of_a_run_are_those_aiokafka_takes_records_from(
     if skip >= len(raw):
         return
     data = b"".join(raw[skip:])
-    theirs = transport.fetcher_partition_records(
-        HERE, transport.fetcher_memory_records(data), list(aborted), offsets[skip], None, None, True, READ_COMMITTED
+    theirs = runs.fetcher_partition_records(
+        HERE, runs.fetcher_memory_records(data), list(aborted), offsets[skip], None, None, True, READ_COMMITTED
     )
     expected = [record.offset for record in theirs]
-    (run,) = runs(fetched(data, offsets[skip], list(aborted)))
+    (run,) = runs_of(fetched(data, offsets[skip], list(aborted)))
     assert [offset for b in run.batches for offset, *_ in b.records()] == expected
     assert run.next == theirs.next_fetch_offset == at
 
@@ -305,22 +319,20 @@ def test_the_batches_of_a_run_are_those_aiokafka_takes_records_from(
 def test_records_stamped_by_their_producer_are_refused_loudly() -> None:
     data = plain(10) + batch([(b"k", b"v", [])], 13, attributes=0)
     with pytest.raises(CorruptBatch, match=r"toy/0 holds records .* set message\.timestamp\.type=LogAppendTime"):
-        runs(fetched(data, 10))
+        runs_of(fetched(data, 10))
 
 
 def test_a_wrong_checksum_is_refused_loudly() -> None:
     data = bytearray(plain(10))
     data[-2] ^= 1
-    with pytest.raises(CorruptBatch, match="the batch at offset 10 has a wrong checksum"):
-        runs(fetched(bytes(data), 10))
+    with pytest.raises(CorruptBatch, match=r"^toy/0: the batch at offset 10 has a wrong checksum"):
+        runs_of(fetched(bytes(data), 10))
 
 
 def test_a_topic_that_is_no_feed_stays_as_aiokafka_has_it() -> None:
     other = TopicPartition("other", 0)
-    records = transport._partition_records(
-        other, transport._Fetched(plain(10)), None, 11, None, None, True, READ_COMMITTED
-    )
-    assert isinstance(records, transport.fetcher_partition_records)
+    records = runs._partition_records(other, runs._Fetched(plain(10)), None, 11, None, None, True, READ_COMMITTED)
+    assert isinstance(records, runs.fetcher_partition_records)
     assert [record.offset for record in records] == [11, 12]
 
 
@@ -354,10 +366,10 @@ def test_aiokafka_hands_out_a_run_and_moves_its_position_behind_it(one_by_one: b
 
 
 def test_the_bytes_of_a_fetch_say_whether_it_holds_anything() -> None:
-    assert transport._Fetched(plain(10)).has_next()
-    assert not transport._Fetched(plain(10)[:-1]).has_next()
-    assert transport._Fetched(plain(10)[:-1]).size_in_bytes() == len(plain(10)) - 1
-    assert not transport._Fetched(b"").has_next()
+    assert runs._Fetched(plain(10)).has_next()
+    assert not runs._Fetched(plain(10)[:-1]).has_next()
+    assert runs._Fetched(plain(10)[:-1]).size_in_bytes() == len(plain(10)) - 1
+    assert not runs._Fetched(b"").has_next()
 
 
 TP0, TP1 = TP("toy", 0), TP("toy", 1)
@@ -410,7 +422,6 @@ def commit(
             self.consumer = consumer
             self.app = app or _App()
             self.log = logging.getLogger("test")
-            self.tp_last_committed_at: dict[TP, float] = {}
 
         def _ensure_consumer(self) -> Any:
             return client
@@ -612,6 +623,104 @@ def test_an_offset_the_log_does_not_have_stops_the_worker() -> None:
     assert stopped == [(17, TP0, (15, "metadata", 20))]
 
 
+class _Broker:
+    """A client whose broker has one partition, with a batch at offset 10 and nothing committed."""
+
+    _metadata_max_age_ms = 1000
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.cluster = SimpleNamespace(leader_for_partition=lambda _: 1)
+
+    async def send(self, _: int, request: Any) -> Any:
+        (((_, ((_, offset, _),)),),) = (request.topics,)
+        if offset > 10:
+            await asyncio.sleep(60)
+        assert offset == 10
+        return SimpleNamespace(API_VERSION=4, topics=[("toy", [(0, 0, 13, 13, [], plain(10))])])
+
+
+def test_a_partition_without_a_commit_is_read_from_where_a_seek_sets_it() -> None:
+    """Until then aiokafka has an error for it, and wakes a call for records that began before the assignment."""
+
+    async def read() -> list[tuple[TP, list[int]]]:
+        state = SubscriptionState()
+        state.subscribe({"toy"})
+        reading = fetcher.Fetcher(_Broker(), state, auto_offset_reset="none", isolation_level="read_committed")
+        state.assign_from_subscribed({HERE})
+
+        class Thread:
+            async def getmany(self, partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
+                return await reading.fetched_records(partitions, timeout)
+
+        consumer = Consumer.__new__(Consumer)
+        consumer._thread = Thread()
+        waiting = asyncio.create_task(consumer._getmany({TP0}, 60))
+        await state.subscription.assignment.commit_refresh_needed.wait()
+        state.subscription.assignment.state_value(HERE).update_committed(OffsetAndMetadata(-1, ""))
+        assert await waiting == {}
+        reading.seek_to(HERE, 10)
+        found = await consumer._getmany({TP0}, 60)
+        await reading.close()
+        return [(TP(*tp), [record.offset for record in records]) for tp, records in found.items()]
+
+    assert asyncio.run(asyncio.wait_for(read(), 30)) == [(TP0, [10, 11, 12])]
+
+
+class _Refusing(_Broker):
+    """A client that is not let into the group, and does not know who leads a partition."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.cluster = MagicMock()
+        self.cluster.leader_for_partition.side_effect = KeyError("toy")
+
+    async def coordinator_lookup(self, kind: Any, group: str) -> int:
+        raise GroupAuthorizationFailedError(group)
+
+
+@pytest.mark.parametrize("broken", ["coordinator", "fetcher", "neither"])
+def test_an_error_of_a_task_of_aiokafka_is_raised_where_somebody_looks(broken: str) -> None:
+    """Its coordinator waits until somebody has, and its fetcher is gone."""
+
+    async def look() -> None:
+        state = SubscriptionState()
+        reading = fetcher.Fetcher(_Refusing(), state, auto_offset_reset="none")
+        coordinator = GroupCoordinator(_Refusing(), state, group_id="processor")
+        if broken != "neither":
+            state.subscribe({"toy"})
+        if broken == "fetcher":
+            await coordinator.close()
+            state.assign_from_subscribed({HERE})
+        thread = ConsumerThread.__new__(ConsumerThread)
+        thread.thread_loop = asyncio.get_running_loop()
+        thread._consumer = SimpleNamespace(_coordinator=coordinator, _fetcher=reading)
+        await asyncio.sleep(0.05)
+        try:
+            await thread.check()
+        finally:
+            await coordinator.close()
+            reading._fetch_task.cancel()
+
+    looking = asyncio.wait_for(look(), 30)
+    if broken == "neither":
+        asyncio.run(looking)
+    else:
+        with pytest.raises(KafkaError, match={"coordinator": "processor", "fetcher": "data retrieval"}[broken]):
+            asyncio.run(looking)
+
+
+def test_nobody_looks_into_a_client_that_is_not_there_yet() -> None:
+    async def look(client: Any) -> None:
+        thread = ConsumerThread.__new__(ConsumerThread)
+        thread.thread_loop = asyncio.get_running_loop()
+        thread._consumer = client
+        await thread.check()
+
+    for client in (None, SimpleNamespace(_coordinator=None, _fetcher=None)):
+        asyncio.run(look(client))
+
+
 def test_only_what_was_flushed_is_committed() -> None:
     consumer = Consumer.__new__(Consumer)
     consumer.flushed, consumer.committing = {TP0: position(20)}, {}
@@ -623,34 +732,49 @@ def test_only_what_was_flushed_is_committed() -> None:
     assert consumer.committing == {TP0: position(20)}
 
 
+class _Assigning:
+    """An application that decides where to read from; something may happen meanwhile."""
+
+    rebalancing_count, consumer_generation_id = 1, 7
+
+    def __init__(self, meanwhile: Callable[[_Assigning], None] = lambda _: None) -> None:
+        self.meanwhile = meanwhile
+
+    async def decide_positions(self, commits: dict[TP, tuple[int, str, int]]) -> dict[TP, Position]:
+        assert commits == {TP0: (20, "metadata", 3)}
+        self.meanwhile(self)
+        return {TP0: position(20, 12)}
+
+
+class _Assigned:
+    """The thread of a consumer with one partition."""
+
+    def __init__(self) -> None:
+        self.sought: list[dict[TP, int]] = []
+
+    def assignment(self) -> set[TP]:
+        return {TP0}
+
+    async def committed(self, tps: set[TP]) -> dict[TP, tuple[int | None, str, int]]:
+        return dict.fromkeys(tps, (20, "metadata", 3))
+
+    async def seek_wait(self, partitions: dict[TP, int]) -> None:
+        self.sought.append(partitions)
+
+
+def assigned(app: _Assigning) -> Consumer:
+    """A consumer that has just got its partition."""
+    consumer = Consumer.__new__(Consumer)
+    consumer.app, consumer._thread = app, _Assigned()
+    consumer.flushed, consumer.resumed, consumer.committing, consumer.committed = {TP1: position(9)}, {}, {}, {}
+    consumer._committed_offset, consumer._read_offset = {}, {}
+    return consumer
+
+
 def test_a_seek_reads_from_the_rewind_and_counts_from_the_processed_offset() -> None:
-    sought: list[dict[TP, int]] = []
-
-    class Thread:
-        async def committed(self, tps: set[TP]) -> dict[TP, tuple[int | None, str, int]]:
-            return dict.fromkeys(tps, (20, "metadata", 3))
-
-        async def seek_wait(self, partitions: dict[TP, int]) -> None:
-            sought.append(partitions)
-
-    class App:
-        async def decide_positions(self, commits: dict[TP, tuple[int, str, int]]) -> dict[TP, Position]:
-            assert commits == {TP0: (20, "metadata", 3)}
-            return {TP0: position(20, 12)}
-
-    class Assigned(Consumer):
-        def __init__(self) -> None:
-            self.app, self._thread = App(), Thread()
-            self.flushed, self.resumed, self.committing, self.committed = {TP1: position(9)}, {}, {}, {}
-            self._committed_offset: dict[TP, int] = {}
-            self._read_offset: dict[TP, int] = {}
-
-        def assignment(self) -> set[TP]:
-            return {TP0}
-
-    consumer = Assigned()
+    consumer = assigned(_Assigning())
     asyncio.run(consumer.perform_seek())
-    assert sought == [{TP0: 12}]
+    assert consumer._thread.sought == [{TP0: 12}]
     assert (consumer._read_offset, consumer._committed_offset) == ({TP0: 12}, {TP0: 20})
     assert consumer.resumed == {TP0: position(20, 12)}
     assert not consumer._should_commit(TP0, 20)
@@ -658,3 +782,14 @@ def test_a_seek_reads_from_the_rewind_and_counts_from_the_processed_offset() -> 
     before = consumer.resumed[TP0]
     asyncio.run(consumer.perform_seek())
     assert consumer.resumed[TP0] is not before
+
+
+@pytest.mark.parametrize("changed", ["rebalancing_count", "consumer_generation_id"])
+def test_a_seek_that_another_assignment_overtook_sets_nothing(changed: str) -> None:
+    """Its positions may be read further by now, here or by another member. Faust waits for the next assignment then."""
+    consumer = assigned(_Assigning(lambda app: setattr(app, changed, 8)))
+    with pytest.raises(IllegalStateError):
+        asyncio.run(consumer.perform_seek())
+    assert consumer._thread.sought == []
+    assert (consumer._read_offset, consumer._committed_offset, consumer.resumed, consumer.committed) == ({}, {}, {}, {})
+    assert consumer.flushed == {TP1: position(9)}

@@ -18,7 +18,7 @@ from schemas.feed import Outgrown
 from streams.decode import Decoder
 from streams.positions import NO_EVENT_TIME
 from streams.recordbatch import split
-from streams.transport import Run
+from streams.runs import Run
 from streams.watermark import SEEN_BEFORE, advance, closes_at, window_start
 from tests.reference import partition as reference
 from tests.reference.streams import Log, logs

@@ -120,7 +120,7 @@ def may_mount() -> bool:
 
 @pytest.mark.skipif(not may_mount(), reason="this machine lets nobody mount a disk of their own")
 def test_a_disk_that_is_full_is_waited_out(city: City) -> None:
-    """A real one, until somebody makes room. It is the last thing that happens to this city, which goes with its disk."""
+    """A real one, until somebody makes room. The last thing that happens to this city, which goes with its disk."""
     folder = city.settings.data_of(clickhouse.NAME)
     launch = clickhouse.launch(city.settings, load_secrets(city.settings))
     with undisturbed(city):

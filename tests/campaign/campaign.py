@@ -19,6 +19,7 @@ from tests.campaign.arena import Arena, Offsets, arena
 from tests.campaign.faults import Fault, NotStaged
 from tests.reference.city import Schemas, read_topic, truth
 from tests.reference.compare import Difference, differences, strangers
+from tests.reference.finished import watched
 
 #: Shares of what is wrong with the events themselves, mixed into all of them.
 DIRT = "duplicates=0.03,disorder=0.05,late=0.01,skew=0.005,corrupt=0.01"
@@ -31,6 +32,8 @@ RECOVER_SECONDS = 300.0
 PILED_EVERY = 3
 #: Records of a round before its fault: any number up to this share of them.
 BEFORE_FAULT = 0.3
+#: Of so many final windows one is watched.
+WATCHED = 16
 #: How often a fault is tried that did not come about, and how long a round may take.
 TRIES, ROUND_SECONDS = 3, 900.0
 
@@ -79,13 +82,19 @@ class Line:
 
 @dataclass
 class Outcome:
-    """What came of a campaign."""
+    """What came of a campaign; ``worse`` are final windows that became less at some time."""
 
     seed: int
     rounds: list[Round]
     differences: list[Difference]
+    worse: list[str]
     ended: list[str]
     kills: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing differs, nothing became worse, and no worker ended by itself."""
+        return not (self.differences or self.worse or self.ended)
 
     def table(self) -> list[Line]:
         """A line a fault."""
@@ -127,12 +136,14 @@ def run(
         city.broken = broken
         for name in ("processor-1", "sink-1"):
             city.start(name)
-        for number, (name, fault) in enumerate(faults):
-            rounds.append(_round(city, random, number, name, fault, events, say))
-        say("all faults are over; waiting until all is stored")
-        _recover(city, {})
+        aggregates = [aggregate for feed in city.installation.feeds.values() for aggregate in feed.aggregates]
+        with watched(city.installation.server("operator"), aggregates, WATCHED) as seen:
+            for number, (name, fault) in enumerate(faults):
+                rounds.append(_round(city, random, number, name, fault, events, say))
+            say("all faults are over; waiting until all is stored")
+            _recover(city, {})
         found = compare(city, say)
-        return Outcome(seed, rounds, found, city.ended, city.kills)
+        return Outcome(seed, rounds, found, seen.worse, city.ended, city.kills)
 
 
 def _round(city: Arena, random: Random, number: int, name: str, fault: Fault, events: int, say: Say) -> Round:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from citystream.faults import Fault
 from streams import checkpoints, deadletters
 from streams.lag import measure
 from tests.city import FEEDS, START, WORKERS, City, own_city
+from tests.reference.finished import watched
 
 pytestmark = pytest.mark.integration
 
@@ -54,6 +56,16 @@ def publish(city: City, number: int, **more: Any) -> None:
         city.publish([name], START + number * SPAN, number, EVENTS, **more)
 
 
+@contextmanager
+def finished(city: City) -> Iterator[None]:
+    """No final window becomes less meanwhile, at any time."""
+    aggregates = [aggregate for name in FEEDS for aggregate in city.installation.feeds[name].aggregates]
+    with watched(city.installation.server("operator"), aggregates) as seen:
+        yield
+    assert seen.windows
+    assert seen.worse == []
+
+
 def test_restored_and_reset_workers_end_as_if_nothing_had_been(tmp_path: Path) -> None:
     """Both groups moved as Kafka's own tool does it, and restored, then the processor's group deleted and reset, then
     the end of every log lost.
@@ -61,39 +73,45 @@ def test_restored_and_reset_workers_end_as_if_nothing_had_been(tmp_path: Path) -
     with own_city(tmp_path) as city:
         publish(city, 0)
         city.drain()
-        for name in WORKERS:
-            city.process(name).stop()
-        publish(city, 1)
-        committed = {name: city.commits(name) for name in WORKERS}
-        for name, move in (("processor", lambda at: at // 2), ("sink", lambda at: at + 7)):
-            alter(city, name, lambda _: "", move)
-            city.stops(name, "carries no position; stop the workers, then run: citystream positions restore")
-        for name in WORKERS:
-            city.choose("restore", name)
-            assert city.commits(name) == committed[name]
-            city.choose("freeze", name)
-            assert city.commits(name) == committed[name]
-            city.start(name)
-        city.drain()
-
-        city.process("processor").stop()
-        publish(city, 2)
-        city.drain("sink")
-        delete(city, "processor")
-        city.stops("processor", "there is no commit, but a checkpoint at")
-        assert city.command("positions", "show", "processor").returncode == 1
-        city.choose("reset", "processor", *FEEDS)
-        assert city.command("positions", "show", "processor").returncode == 0
-        city.start("processor")
-        city.drain()
-        lose_the_end_of_every_log(city)
+        with finished(city):
+            restore_and_reset(city)
         disturbed = city.snapshot()
-        assert disturbed == city.undisturbed()
+        lose_the_end_of_every_log(city)
+        assert disturbed == city.snapshot(), "what was cleared is built from the same logs"
 
         for name in WORKERS:
             city.process(name).stop()
         alter(city, "processor", lambda text: json.dumps(json.loads(text) | {"def": "other"}))
         city.stops("sink", "the processor works by another definition of the feed")
+
+
+def restore_and_reset(city: City) -> None:
+    """Commits without metadata, then none at all."""
+    for name in WORKERS:
+        city.process(name).stop()
+    publish(city, 1)
+    committed = {name: city.commits(name) for name in WORKERS}
+    for name, move in (("processor", lambda at: at // 2), ("sink", lambda at: at + 7)):
+        alter(city, name, lambda _: "", move)
+        city.stops(name, "carries no position; stop the workers, then run: citystream positions restore")
+    for name in WORKERS:
+        city.choose("restore", name)
+        assert city.commits(name) == committed[name]
+        city.choose("freeze", name)
+        assert city.commits(name) == committed[name]
+        city.start(name)
+    city.drain()
+
+    city.process("processor").stop()
+    publish(city, 2)
+    city.drain("sink")
+    delete(city, "processor")
+    city.stops("processor", "there is no commit, but a checkpoint at")
+    assert city.command("positions", "show", "processor").returncode == 1
+    city.choose("reset", "processor", *FEEDS)
+    assert city.command("positions", "show", "processor").returncode == 0
+    city.start("processor")
+    city.drain()
 
 
 def lose_the_end_of_every_log(city: City) -> None:
@@ -119,40 +137,52 @@ def test_frozen_windows_are_added_to(tmp_path: Path) -> None:
     with own_city(tmp_path) as city:
         publish(city, 0, faults=NO_REPEATS)
         city.drain()
-        city.kill("processor")
-        publish(city, 1, faults=NO_REPEATS)
-        alter(city, "processor", lambda _: "")
-        city.process("sink").stop()
-        empty_checkpoints(city)
-        city.start("sink")
-        city.drain("sink")
-        city.stops("processor", "carries no position")
-        city.refused("restore", "processor", FEEDS[0], reason="there is no checkpoint")
-        city.choose("freeze", "processor")
-        city.refused("reset", "processor", FEEDS[0], reason="it was frozen at offset")
-        city.start("processor")
-        city.drain()
+        with finished(city):
+            freeze_without_a_trace(city)
         disturbed = city.snapshot()
         assert disturbed == city.undisturbed()
 
-        city.process("processor").stop()
-        ends = {tp: commit.offset for tp, commit in city.commits("processor").items() if tp.topic == FEEDS[0]}
-        with city.admin() as admin:
-            admin.delete_records(ends)
-        publish(city, 2, faults=NO_REPEATS)
-        city.drain("sink")
-        alter(city, "processor", lambda text: text)
-        city.stops("processor", "after the rewind offset")
-        city.refused("restore", "processor", FEEDS[0], reason="after the rewind offset")
-        city.refused("reset", "processor", FEEDS[0], reason="the log begins at offset")
-        city.choose("freeze", "processor", FEEDS[0])
-        city.start("processor")
-        city.drain()
+        with finished(city):
+            freeze_behind_retention(city)
         client = city.installation.server("operator").connect()
         for name in FEEDS:
             ((rows,),) = client.execute(f"SELECT count() FROM raw.{name} FINAL")
             for aggregate in city.installation.feeds[name].aggregates:
                 assert client.execute(f"SELECT sum(events) FROM city.{aggregate.name}") == [(rows,)]
+
+
+def freeze_without_a_trace(city: City) -> None:
+    """The processor's commits have lost their metadata, and its checkpoints are gone."""
+    city.kill("processor")
+    publish(city, 1, faults=NO_REPEATS)
+    alter(city, "processor", lambda _: "")
+    city.process("sink").stop()
+    empty_checkpoints(city)
+    city.start("sink")
+    city.drain("sink")
+    city.stops("processor", "carries no position")
+    city.refused("restore", "processor", FEEDS[0], reason="there is no checkpoint")
+    city.choose("freeze", "processor")
+    city.refused("reset", "processor", FEEDS[0], reason="it was frozen at offset")
+    city.start("processor")
+    city.drain()
+
+
+def freeze_behind_retention(city: City) -> None:
+    """Records that open windows of a feed need are deleted."""
+    city.process("processor").stop()
+    ends = {tp: commit.offset for tp, commit in city.commits("processor").items() if tp.topic == FEEDS[0]}
+    with city.admin() as admin:
+        admin.delete_records(ends)
+    publish(city, 2, faults=NO_REPEATS)
+    city.drain("sink")
+    alter(city, "processor", lambda text: text)
+    city.stops("processor", "after the rewind offset")
+    city.refused("restore", "processor", FEEDS[0], reason="after the rewind offset")
+    city.refused("reset", "processor", FEEDS[0], reason="the log begins at offset")
+    city.choose("freeze", "processor", FEEDS[0])
+    city.start("processor")
+    city.drain()
 
 
 def rows_and_events(city: City) -> dict[str, tuple[int, int]]:

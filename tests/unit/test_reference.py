@@ -18,6 +18,7 @@ from streams.decode import LARGEST_LETTER, Decoder
 from tests.reference.batches import ARRIVED, batch_of, record_bytes, run, sized
 from tests.reference.city import BEGINNING, UNREADABLE, Letter, Schemas, Shown, Truth, truth
 from tests.reference.compare import differences, strangers
+from tests.reference.finished import Finished
 from tests.reference.results import results_of
 from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, Mood, event_id, instant, value
 
@@ -402,3 +403,23 @@ def test_topics_that_are_no_feeds_are_reported() -> None:
         "wrong: elsewhere partition 1, offset 5, in raw.quarantine: to 6: the topic is no feed's",
         "wrong: toy_4s partition 0, offset 3, in raw.control: to 3: the topic is no feed's",
     ]
+
+
+@pytest.mark.parametrize(
+    ("later", "worse"),
+    [
+        ([("a", 1, 3, 1), ("b", 1, 9, 0)], False),
+        ([("a", 1, 4, 1)], False),
+        ([("a", 1, 2, 1)], True),
+        ([("a", 1, 3, 0)], True),
+        ([("b", 1, 9, 1)], True),
+    ],
+    ids=["the same", "more by a late event", "fewer events", "final no more", "gone"],
+)
+def test_a_final_window_never_becomes_less(later: list[tuple[Any, ...]], worse: bool) -> None:
+    """Keys, events, final."""
+    finished = Finished([])
+    finished.compare("toy_1m", [("a", 1, 3, 1), ("b", 1, 2, 0)])
+    finished.compare("toy_1m", later)
+    assert bool(finished.worse) == worse
+    assert finished.windows >= 1

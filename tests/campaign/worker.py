@@ -9,7 +9,6 @@ MOMENT is one of ``MOMENTS``: the process is killed with -9 when it comes there 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import inspect
 import os
 import signal
@@ -86,7 +85,7 @@ def commit_before_insert() -> None:
         for tp, reading in held.items():
             if self.keeps(tp, reading):
                 self.app.batch_consumer.flushed[tp] = reading.state.position
-        await asyncio.sleep(0.5)
+        await self.app.batch_consumer.commit(set(held))
         await flush(self, held)
 
     Sink.flush = early  # type: ignore[method-assign]

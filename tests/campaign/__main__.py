@@ -108,7 +108,8 @@ def main(environment: dict[str, str]) -> int:
         print(f"BROKEN={broken}: there is {', '.join(BROKEN)}", file=sys.stderr)
         return 2
     faults = _chosen(environment.get("FAULTS"), deck(Random(seed), long=long))
-    command = f"make faults SEED={seed}{' LONG=1' if long else ''}{f' BROKEN={broken}' if broken else ''}"
+    words = {"SEED": seed, "LONG": 1 if long else None, "BROKEN": broken, "FAULTS": environment.get("FAULTS")}
+    command = " ".join(["make faults", *(f"{name}='{word}'" for name, word in words.items() if word is not None)])
     print(f"the same again: {command}")
     begun = monotonic()
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -244,6 +245,7 @@ async def _serve(app: BatchApp) -> None:
     await stop.wait()
     starting.cancel()
     log.info("%s was told to end", app.conf.id)
+    threading.excepthook = lambda _: None  # the client's thread may be cancelled while a server is away
     ending = asyncio.create_task(app.stop())
     ended, _ = await asyncio.wait([ending], timeout=STOP_SECONDS)
     if ended:

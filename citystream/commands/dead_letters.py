@@ -63,7 +63,11 @@ def list_letters(
 
     Example: citystream dead-letters list --topic traffic_flow
     """
-    show(quarantine(Installation.load().server("operator").connect(), topic, limit), output)
+    city = Installation.load()
+    found = quarantine(city.server("operator").connect(), topic, limit)
+    if not found and topic not in (None, deadletters.TOPIC):
+        city.choose([topic])
+    show(found, output)
 
 
 def show_letter(
@@ -145,7 +149,7 @@ def redrive(  # noqa: PLR0913, PLR0917
     corrections = None if corrected is None else _corrections(city, corrected)
     results: Counter[Result] = Counter()
     with closing(Quarantine(city.server("operator"))) as letters, progress() as bars:
-        waiting = bars.add_task("waiting", total=None)
+        waiting = bars.add_task("waiting for the sink", total=None)
         await_sink(
             city.bootstrap,
             [*sources(city.feeds[name] for name in selection.topics), deadletters.TOPIC],

@@ -20,6 +20,13 @@ from citystream.settings import SettingsError
 from sinks.clickhouse import first_line
 
 
+class Reader(StrEnum):
+    """Who asks: an analyst sees the views of the database city, an operator the tables below them, too."""
+
+    ANALYST = "analyst"
+    OPERATOR = "operator"
+
+
 class Format(StrEnum):
     """How the answer is printed."""
 
@@ -35,13 +42,16 @@ def add_to(app: typer.Typer) -> None:
 
 def sql(
     query: Annotated[str, typer.Argument(help="A SELECT over the views in the database city.")],
+    user: Annotated[Reader, typer.Option(help="As which user; the operator reads the database raw as well.")] = (
+        Reader.ANALYST
+    ),
     output: Annotated[Format, typer.Option("--output", "-o", help="Table, JSON or CSV.")] = Format.TABLE,
 ) -> None:
-    """Ask ClickHouse as the analyst user, who reads the views of the database city.
+    """Ask ClickHouse, as the analyst unless told, who reads the views of the database city.
 
     Example: citystream sql "SELECT segment_id, delay_index FROM city.traffic_flow_15m ORDER BY 2 DESC LIMIT 5"
     """
-    client = Installation.load().server("analyst").connect()
+    client = Installation.load().server(user.value).connect()
     try:
         rows, columns = client.execute(query, with_column_types=True)
     except ServerException as error:

@@ -62,6 +62,7 @@ def status(output: OutputOption = Output.TABLE) -> None:
     else:
         Console().print(_table(found))
     if any(one.state is not State.UP for one in found):
+        typer.echo("what is down is started by: citystream up", err=True)
         raise typer.Exit(1)
 
 

@@ -66,6 +66,8 @@ def show(outcome: Outcome, seconds: float) -> None:
         print(difference)
     if len(outcome.differences) > SHOWN:
         print(f"... {len(outcome.differences):,} differences in all")
+    if outcome.holds:
+        print("every row, letter, window and offset in ClickHouse is what the reference computes from the topics")
     for words in outcome.worse[:SHOWN]:
         print(f"became less: {words}")
     for words in outcome.ended:
@@ -108,9 +110,13 @@ def main(environment: dict[str, str]) -> int:
         print(f"BROKEN={broken}: there is {', '.join(BROKEN)}", file=sys.stderr)
         return 2
     faults = _chosen(environment.get("FAULTS"), deck(Random(seed), long=long))
+    if not faults:
+        print(f"FAULTS={environment.get('FAULTS')}: there is no such fault; there are:", file=sys.stderr)
+        print("\n".join(sorted({*KILLS, *OUTAGES, *LONG_OUTAGES})), file=sys.stderr)
+        return 2
     words = {"SEED": seed, "LONG": 1 if long else None, "BROKEN": broken, "FAULTS": environment.get("FAULTS")}
     command = " ".join(["make faults", *(f"{name}='{word}'" for name, word in words.items() if word is not None)])
-    print(f"the same again: {command}")
+    print(f"the same again: {command}\nstarting a city", flush=True)
     begun = monotonic()
 
     def say(message: str) -> None:

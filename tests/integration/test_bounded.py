@@ -140,3 +140,4 @@ def test_a_worker_told_to_end_ends_though_servers_are_away(tmp_path: Path) -> No
             said = city.process(name).log.read_text()
             assert f"{name} was told to end" in said
             assert f"{name} ended" in said, "it had to be killed"
+            assert "Traceback" not in said

@@ -14,11 +14,9 @@ pytestmark = pytest.mark.integration
 SEED = 20261121
 EVENTS = 2_000
 FAULTS = (
-    "processor killed",
     "processor killed: parts half sent",
     "processor killed: flushed, not committed",
     "sink killed: inserted, not acknowledged",
-    "processor killed in a rebalance",
     "publisher killed",
     "ClickHouse killed",
     "ClickHouse refuses: too many parts",

@@ -43,6 +43,18 @@ Commits = Mapping[TopicPartition, OffsetAndMetadata]
 Snapshot = dict[str, list[tuple[Any, ...]]]
 
 
+def feed_in(path: Path, module: str) -> Feed:
+    """What a file declares that is no part of this project's packages, loaded under the name of a module."""
+    spec = importlib.util.spec_from_file_location(module, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    feed: Feed = loaded.FEED
+    return feed
+
+
 @dataclass(frozen=True)
 class Deployed(Installation):
     """An installation whose feeds and frozen schemas are those of a folder of sources."""
@@ -53,13 +65,7 @@ class Deployed(Installation):
     def feeds(self) -> dict[str, Feed]:
         found = {}
         for path in sorted((self.sources / "feeds").glob("[!_]*.py")):
-            spec = importlib.util.spec_from_file_location(f"deployed_{path.stem}", path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
-            spec.loader.exec_module(module)
-            found[path.stem] = module.FEED
+            found[path.stem] = feed_in(path, f"deployed_{path.stem}")
         return found
 
     @cached_property

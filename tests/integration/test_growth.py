@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -30,7 +28,7 @@ from streams.positions import parse
 from streams.publisher import OnResult, Publisher, new_producer
 from streams.topics import stored
 from streams.worker import EX_CONFIG
-from tests.city import WORKERS, City
+from tests.city import WORKERS, City, feed_in
 
 pytestmark = pytest.mark.integration
 
@@ -131,13 +129,7 @@ class Deployment(City):
         """Change the feed's file; gives the feed as it is now."""
         path = self._sources / "feeds" / f"{NAME}.py"
         path.write_text(DECLARATION.replace("PARTITIONS", partitions))
-        spec = importlib.util.spec_from_file_location(f"meter_{len(partitions)}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        self.feed = module.FEED
+        self.feed = feed_in(path, f"meter_{len(partitions)}")
         return self.feed
 
     def worker(self, name: str) -> list[str]:

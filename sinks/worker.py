@@ -39,6 +39,8 @@ class Reading:
         self.position = start
         self.frames: list[pl.DataFrame] = []
         self.gaps: list[tuple[str, int, int, int]] = []
+        #: Bytes of the rows that wait.
+        self.unwritten = 0
         self._changing = threading.Lock()
 
     def take(self, run: Run) -> None:
@@ -61,12 +63,13 @@ class Reading:
                 before, processed=run.next, rewind=run.next, max_event_ms=newest, max_processed_ms=newest
             )
             self.frames.append(rows)
+            self.unwritten += int(rows.estimated_size())
             self.gaps += without
 
     def give(self) -> tuple[list[pl.DataFrame], list[tuple[str, int, int, int]], Position]:
         """All that waits, and the position behind it; never waits for a run, which may be waiting for its schema."""
         with self._changing:
-            (frames, self.frames), (without, self.gaps) = (self.frames, []), (self.gaps, [])
+            (frames, self.frames), (without, self.gaps), self.unwritten = (self.frames, []), (self.gaps, []), 0
             return frames, without, self.position
 
 
@@ -88,7 +91,7 @@ class Sink(BatchWorker[Reading]):
 
     def unwritten(self, state: Reading) -> int:
         """Bytes of its rows."""
-        return sum(int(frame.estimated_size()) for frame in state.frames)
+        return state.unwritten
 
     async def flush(self, held: Mapping[TP, Held[Reading]]) -> None:
         """Insert what waits, wait for the acknowledgement, then let the positions be committed.

@@ -8,6 +8,9 @@ KAFKA := $(HOME_DIR)/kafka/libs
 CLICKHOUSE := $(HOME_DIR)/clickhouse
 CLICKHOUSE_ON_PATH := $(shell command -v clickhouse)
 
+# Integration tests wait for much of their time.
+TESTS_AT_ONCE := $(shell echo $$(( $$(nproc) + 1 )))
+
 # SECONDS is a variable of some shells: take it only from the command line of make.
 ifeq ($(origin SECONDS),command line)
 DEMO_SECONDS := --seconds $(SECONDS)
@@ -26,7 +29,7 @@ help:
 	@echo 'make setup   install everything into .venv and .citystream'
 	@echo 'make demo    setup, then the whole platform on simulated feeds (make demo SECONDS=60 stops by itself)'
 	@echo 'make test    setup, then style, types, imports and all tests'
-	@echo 'make bench   setup, then the measurements'
+	@echo 'make bench   setup, then the measurements (BEFORE=<another checkout>: both versions in turns)'
 	@echo 'make faults  setup, then kill and cut off every part of a running city and compare with a reference (LONG=1: longer)'
 	@echo 'make lock    pin all dependencies again in requirements.lock'
 	@echo 'make clean   remove what setup installed and the local data'
@@ -64,10 +67,10 @@ test: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses=auto --dist=worksteal
+	$(BIN)/pytest --numprocesses=$(TESTS_AT_ONCE) --dist=loadfile --no-loadscope-reorder
 
 bench: setup
-	$(BIN)/python -m bench
+	$(BIN)/python -m $(if $(BEFORE),bench.compare '$(BEFORE)',bench)
 
 faults: setup
 	@$(BIN)/python -m tests.campaign

@@ -103,7 +103,8 @@ def keep(outcome: Outcome, seconds: float, command: str) -> None:
 
 def main(environment: dict[str, str]) -> int:
     """Exit code 1 if anything differs from the reference."""
-    logging.getLogger("kafka").setLevel(logging.ERROR)
+    for name, level in (("kafka", logging.ERROR), ("clickhouse_driver", logging.CRITICAL)):
+        logging.getLogger(name).setLevel(level)
     seed = int(environment.get("SEED") or SystemRandom().randrange(2**32))
     long, broken = bool(environment.get("LONG")), environment.get("BROKEN") or None
     if broken is not None and broken not in BROKEN:

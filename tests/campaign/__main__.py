@@ -68,6 +68,7 @@ def show(outcome: Outcome, seconds: float) -> None:
         print(f"... {len(outcome.differences):,} differences in all")
     if outcome.holds:
         print("every row, letter, window and offset in ClickHouse is what the reference computes from the topics")
+    print(f"{len(outcome.worse)} of {outcome.watched:,} final windows that were watched became less")
     for words in outcome.worse[:SHOWN]:
         print(f"became less: {words}")
     for words in outcome.ended:
@@ -95,6 +96,7 @@ def keep(outcome: Outcome, seconds: float, command: str) -> None:
         "kills": outcome.kills,
         "lines": [asdict(line) for line in outcome.table()],
         "memory": [{"fault": fault, "seconds": MEMORY_SECONDS, "mib": memory} for fault, memory in outages(outcome)],
+        "watched": outcome.watched,
         "ended": outcome.ended,
         "first": [str(difference) for difference in outcome.differences[:SHOWN]],
     }
@@ -128,6 +130,9 @@ def main(environment: dict[str, str]) -> int:
     show(outcome, monotonic() - begun)
     keep(outcome, monotonic() - begun, command)
     wrong = not outcome.holds
+    if not (environment.get("FAULTS") or outcome.watched):
+        print("no window was final at any time")
+        wrong = True
     if long and broken is None and not environment.get("FAULTS"):
         print("faults after which a city is not the one it was, each on a city of its own:", flush=True)
         files = [str(PROJECT / "tests" / "integration" / f"test_{name}.py") for name in OWN_CITIES]

@@ -22,6 +22,7 @@ from citystream.stack.stack import Stack
 from streams import topics
 from streams.lag import LagMeter
 from tests.campaign.proxy import Proxy
+from tests.campaign.worker import DYING
 from tests.city import WORKERS, City
 
 #: Who reaches Kafka over a network of its own.
@@ -125,16 +126,28 @@ class Arena(City):
         self.wanted.add(name)
 
     def kill(self, name: str) -> None:
-        """SIGKILL."""
-        self.wanted.discard(name)
-        if self.process(name).running() is not None:
+        """SIGKILL, unless it has ended, which is noted."""
+        self._release(name)
+        if self.alive(name):
             super().kill(name)
             self.kills += 1
 
     def leave(self, name: str) -> None:
-        """SIGTERM."""
-        self.wanted.discard(name)
+        """SIGTERM, unless it has ended, which is noted."""
+        self._release(name)
         self.process(name).stop()
+
+    def died(self, name: str) -> None:
+        """Count a worker that killed itself at its moment; any other end is noted."""
+        if self.logged(name, DYING):
+            self.wanted.discard(name)
+            self.kills += 1
+        self._release(name)
+
+    def _release(self, name: str) -> None:
+        if name in self.wanted and not self.alive(name):
+            self.ended.append(f"{name}: {self.process(name).last_words()}")
+        self.wanted.discard(name)
 
     def alive(self, name: str) -> bool:
         """Whether a process runs."""
@@ -174,7 +187,7 @@ class Arena(City):
         """Start again what ended by itself, as a supervisor does."""
         for name in sorted(self.wanted):
             if not self.alive(name):
-                self.ended.append(f"{name}: {self.process(name).last_words()}")
+                self._release(name)
                 self.start(name)
 
     def publish_all(self, seed: int, start: datetime, dirt: str) -> None:
@@ -218,6 +231,12 @@ class Arena(City):
         """What the brokers say a group is doing."""
         with self.admin() as admin:
             return str(admin.describe_groups([group])[group]["group_state"])
+
+    def members(self, group: str) -> set[str]:
+        """The names of a group's workers."""
+        with self.admin() as admin:
+            found = admin.describe_groups([group])[group]["members"]
+        return {member["group_instance_id"].partition(".")[0] for member in found}
 
     def inserted(self) -> int:
         """How many rows ClickHouse has inserted since it started."""

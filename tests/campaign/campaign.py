@@ -82,11 +82,12 @@ class Line:
 
 @dataclass
 class Outcome:
-    """What came of a campaign; ``worse`` are final windows that became less at some time."""
+    """What came of a campaign; of the ``watched`` final windows those in ``worse`` became less at some time."""
 
     seed: int
     rounds: list[Round]
     differences: list[Difference]
+    watched: int
     worse: list[str]
     ended: list[str]
     kills: int
@@ -143,7 +144,7 @@ def run(
             say("all faults are over; waiting until all is stored")
             _recover(city, {})
         found = compare(city, say)
-        return Outcome(seed, rounds, found, seen.worse, city.ended, city.kills)
+        return Outcome(seed, rounds, found, seen.windows, seen.worse, city.ended, city.kills)
 
 
 def _round(city: Arena, random: Random, number: int, name: str, fault: Fault, events: int, say: Say) -> Round:

@@ -22,8 +22,8 @@ KINDS = ("processor", "sink")
 #: Which moments are whose.
 OF_PROCESSOR = ("replaying or processing", "parts half sent")
 OF_SINK = ("rows not sent", "acknowledged, not committed")
-#: An insert takes two answers: 5 s.
-SLOW_ANSWER_SECONDS = 2.5
+#: An insert takes two answers or more: 5 s.
+SLOW_ANSWER_SECONDS, ANSWERS_OF_INSERT = 2.5, 2
 STORM = range(1, 5)
 STABLE = "Stable"
 #: Moments that come once in a worker's life.
@@ -81,7 +81,7 @@ def killed_at(kind: str, moment: str) -> Fault:
             city.start(f"{kind}-2")
         try:
             seen(lambda: not city.alive(name), moment)
-            city.kills += 1
+            city.died(name)
         finally:
             city.kill(name)
             city.kill(f"{kind}-2")
@@ -124,14 +124,16 @@ def killed_rebalancing(kind: str) -> Fault:
     def fault(city: Arena, random: Random) -> str:
         joined = f"{kind}-2"
         city.start(joined)
-        seen(lambda: city.state(kind) != STABLE, "a rebalance")
-        sleep(random.random() / 2)
-        victim = random.choice((f"{kind}-1", joined))
-        city.kill(victim)
-        sleep(random.random() * 2)
-        city.start(f"{kind}-1") if victim != joined else city.start(joined)
-        sleep(random.random() * 4)
-        city.kill(joined)
+        try:
+            seen(lambda: city.state(kind) != STABLE, "a rebalance")
+            sleep(random.random() / 2)
+            victim = random.choice((f"{kind}-1", joined))
+            city.kill(victim)
+            sleep(random.random() * 2)
+            city.start(victim)
+            sleep(random.random() * 4)
+        finally:
+            city.kill(joined)
         return f"{victim} killed"
 
     return fault
@@ -177,10 +179,9 @@ def refusing(name: str) -> Fault:
 
 def slow_inserts(city: Arena, random: Random) -> str:
     """ClickHouse takes some five seconds for an insert."""
-    city.networks[TO_CLICKHOUSE].slow(SLOW_ANSWER_SECONDS)
-    seconds = random.uniform(15, 25)
-    sleep(seconds)
-    city.networks[TO_CLICKHOUSE].mend()
+    slowed = _slow(city, TO_CLICKHOUSE, SLOW_ANSWER_SECONDS, seconds := random.uniform(15, 25))
+    if slowed < ANSWERS_OF_INSERT:
+        raise NotStaged(f"{slowed} slow answers are less than an insert takes")
     return f"{SLOW_ANSWER_SECONDS:.0f} s an answer, for {seconds:.0f} s"
 
 
@@ -200,15 +201,24 @@ def network_cut(part: str) -> Fault:
     return fault
 
 
+def _slow(city: Arena, part: str, delay: float, seconds: float) -> int:
+    """Hold back each answer on a network for a while; how many there were."""
+    network = city.networks[part]
+    network.slow(delay)
+    sleep(seconds)
+    network.mend()
+    return network.slowed
+
+
 def network_slow(part: str) -> Fault:
     """Every answer is late."""
 
     def fault(city: Arena, random: Random) -> str:
         delay = random.uniform(0.1, 0.5)
-        city.networks[part].slow(delay)
-        sleep(10)
-        city.networks[part].mend()
-        return f"{delay:.1f} s an answer"
+        slowed = _slow(city, part, delay, 10)
+        if not slowed:
+            raise NotStaged("no answer came")
+        return f"{delay:.1f} s for each of {slowed} answers"
 
     return fault
 
@@ -219,14 +229,19 @@ def zombie(kind: str) -> Fault:
     def fault(city: Arena, random: Random) -> str:
         first, second = f"{kind}-1", f"{kind}-2"
         city.start(second)
-        sleep(random.uniform(3, 6))
-        city.wanted.discard(first)
-        city.signal(first, signal.SIGSTOP)
-        sleep(2 * SESSION_SECONDS + random.random() * 3)
-        city.signal(first, signal.SIGCONT)
-        city.wanted.add(first)
-        sleep(random.random() * 5)
-        city.kill(second)
+        try:
+            seen(lambda: city.members(kind) == {first, second}, "the other worker", STARTING_SECONDS)
+            sleep(random.uniform(1, 3))
+            city.signal(first, signal.SIGSTOP)
+            try:
+                until = monotonic() + 2 * SESSION_SECONDS + random.random() * 3
+                seen(lambda: city.members(kind) == {second}, "the end of a session")
+                sleep(max(0.0, until - monotonic()))
+            finally:
+                city.signal(first, signal.SIGCONT)
+            sleep(random.random() * 5)
+        finally:
+            city.kill(second)
         return f"{first} woke up, {second} had taken over"
 
     return fault

@@ -29,6 +29,7 @@ class Proxy:
         self._answers.set()
         self._last_request: Callable[[bytes], bool] | None = None
         self.withheld = threading.Event()
+        self.slowed = 0
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._server = self._call(asyncio.start_server(self._serve, LOCALHOST, self.port))
 
@@ -48,7 +49,8 @@ class Proxy:
         self._call(self._reset())
 
     def slow(self, seconds: float) -> None:
-        """Hold back every answer for so long."""
+        """Hold back every answer for so long; ``slowed`` counts them."""
+        self.slowed = 0
         self._delay = seconds
 
     def withhold(self, last: Callable[[bytes], bool]) -> None:
@@ -105,6 +107,7 @@ class Proxy:
             while data := await reader.read(CHUNK):
                 if answers and self._delay:
                     await asyncio.sleep(self._delay)
+                    self.slowed += 1
                 if not answers and self._last_request is not None and self._last_request(data):
                     self._answers.clear()
                     self.withheld.set()

@@ -24,6 +24,8 @@ from sinks.worker import Sink
 from streams.producing import Sender
 from streams.transport import Consumer, ConsumerThread
 
+#: What a worker says when it comes to the moment it is to die at.
+DYING = "dies now, as it was told to"
 #: Where a worker dies: class, method, and whether before or after it.
 MOMENTS: dict[str, tuple[type[Any], str, str]] = {
     "started": (Consumer, "perform_seek", "before"),
@@ -48,6 +50,7 @@ def die(moment: str, count: int) -> None:
         if here == when and (moment != "revoked" or words[1]):  # the first one comes before any partition was given
             left[0] -= 1
             if left[0] == 0:
+                os.write(sys.stderr.fileno(), f"{DYING}\n".encode())
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def plain(*words: Any, **more: Any) -> Any:

@@ -29,6 +29,7 @@ def test_nothing_is_lost_and_nothing_counted_twice(tmp_path: Path) -> None:
     chosen = [(name, {**KILLS, **OUTAGES}[name]) for name in FAULTS]
     outcome = run(tmp_path, SEED, chosen, EVENTS, print)
     assert [str(difference) for difference in outcome.differences] == []
+    assert outcome.watched > 0
     assert outcome.worse == []
     assert outcome.ended == []
     assert all(one.events >= EVENTS for one in outcome.rounds)

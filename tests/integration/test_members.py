@@ -56,6 +56,7 @@ def watched(city: City) -> Iterator[dict[str, int]]:
     finally:
         stop.set()
         watcher.join()
+    assert all(moved.values())
     assert not back
 
 

@@ -117,7 +117,14 @@ def main(role: str, workers: int) -> None:
         processor.main(feeds, city.catalogue, city.bootstrap)
     else:
         _put_under(watch, sink.Sink)
-        sink.main(feeds, city.catalogue, city.bootstrap, city.server("sink"), city.settings.timezone)
+        sink.main(
+            feeds,
+            city.catalogue,
+            city.bootstrap,
+            city.server("sink"),
+            city.settings.timezone,
+            processor=processor.GROUP,
+        )
 
 
 if __name__ == "__main__":

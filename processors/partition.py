@@ -16,6 +16,7 @@ from streams.decode import Decoder
 from streams.generations import holding
 from streams.positions import LogGap, Position
 from streams.runs import Run
+from streams.unknown import GivenUp, newest
 from streams.watermark import advance
 
 
@@ -56,6 +57,7 @@ class Partition:
         self._earlier = [Windows(feed, aggregate, self._combine) for aggregate in feed.aggregates]
         self._repeats = Repeats(feed)
         self._dead: list[DeadLetter] = []
+        self._unknown = dict(start.unknown)
         #: Bytes of dead letters that wait for the next flush.
         self.unwritten = 0
 
@@ -73,7 +75,7 @@ class Partition:
             raise LogGap(f"{run.topic}/{run.partition}: offsets {self._next} to {run.start - 1} were not delivered")
         if run.next <= self._next:
             return 0
-        decoded = self._decoder.read(run, self._next)
+        decoded = self._decoder.read(run, self._next, GivenUp(self._unknown, run.next - 1))
         rows, dead = decoded.rows, decoded.dead
         self._bad.add(dead, self._next)
         if self._next < self._written < run.next:
@@ -135,7 +137,13 @@ class Partition:
         oldest = [o for windows in (*self._windows, *self._earlier) if (o := windows.oldest()) is not None]
         rewind, seen = min(oldest, default=(self._next, self._max_event_ms))
         bad = self._bad.before(rewind)
-        newest = self._max_event_ms
         return replace(
-            self.start, processed=self._next, rewind=rewind, max_event_ms=seen, max_processed_ms=newest, bad=bad
+            self.start,
+            processed=self._next,
+            rewind=rewind,
+            max_event_ms=seen,
+            max_processed_ms=self._max_event_ms,
+            bad=bad,
+            unknown=newest(self._unknown),
+            newest_schema=self._decoder.newest_schema,
         )

@@ -12,9 +12,9 @@ from aiokafka.errors import CorruptRecordException
 from schemas.catalogue import Catalogue
 from schemas.columnar import PARTS
 from schemas.feed import Aggregate, Feed
+from sinks.following import Following
 from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns, quarantine_columns
 from streams import deadletters
-from streams.awaited import PATIENCE as PROCESSORS_PATIENCE
 from streams.awaited import Awaited
 from streams.deadletters import DeadLetter, NotADeadLetter
 from streams.decode import Decoder
@@ -22,10 +22,6 @@ from streams.generations import Generation, generations, source
 from streams.recordbatch import BodyTooLarge, RecordBatch
 from streams.runs import Run
 from streams.watermark import advance
-
-#: Seconds that the sink waits for the schema of a record: longer than the processor, which makes it a dead letter. The
-#: schema of a part is waited for however long it takes: parts are never bad.
-PATIENCE = 2 * PROCESSORS_PATIENCE
 
 
 class Lane(Protocol):
@@ -49,9 +45,14 @@ class Lane(Protocol):
 
 
 class FeedLane:
-    """Valid records of a feed's topic into its raw table; what is not valid comes by the dead letters."""
+    """Valid records of a feed's topic into its raw table; what is not valid comes by the dead letters.
 
-    def __init__(self, generation: Generation, catalogue: Catalogue, timezone: str) -> None:
+    The processor decides which schema ids are known, and of those it knows the sink waits for the files.
+    """
+
+    def __init__(
+        self, generation: Generation, catalogue: Catalogue, timezone: str, following: Following | None = None
+    ) -> None:
         feed = generation.feed
         self.topic = generation.topic
         self.table = f"raw.{feed.name}"
@@ -59,11 +60,12 @@ class FeedLane:
         self.definition = generation.records
         self._feed = feed
         self._first, self._counts = generation.first, generation.counts
-        self._decoder = Decoder(catalogue, feed.name, feed, Awaited(catalogue, PATIENCE), generation.topic)
+        self._following = following
+        self._decoder = Decoder(catalogue, feed.name, feed, Awaited(catalogue, math.inf), generation.topic)
         self._parts = [(field.name, part) for field in feed.fields for part in PARTS.get(field.kind, ())]
 
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
-        valid = self._decoder.read(run, from_offset).rows
+        valid = self._decoder.read(run, from_offset, self._following.of(run) if self._following else None).rows
         rows, max_event_ms = advance(self._feed, valid, max_event_ms, self._counts)
         return rows.rename({"_undeclared": UNDECLARED.name}, strict=False).with_columns(
             pl.lit(self._first + run.partition).alias("source_partition"),
@@ -144,10 +146,12 @@ def _letters(batch: RecordBatch, from_offset: int) -> Iterator[DeadLetter]:
                 yield DeadLetter(topic, partition, offset, offset, "DECODE", str(error), key, value, arrived_ms)
 
 
-def lanes(feeds: Mapping[str, Feed], catalogue: Catalogue, timezone: str) -> list[Lane]:
-    """All lanes of these feeds."""
+def lanes(
+    feeds: Mapping[str, Feed], catalogue: Catalogue, timezone: str, following: Following | None = None
+) -> list[Lane]:
+    """All lanes of these feeds; without ``following`` a schema id is known whose files are there."""
     found: list[Lane] = [QuarantineLane(timezone)]
     for feed in feeds.values():
-        found += [FeedLane(generation, catalogue, timezone) for generation in generations(feed)]
+        found += [FeedLane(generation, catalogue, timezone, following) for generation in generations(feed)]
         found += [AggregateLane(feed, aggregate, catalogue, timezone) for aggregate in feed.aggregates]
     return found

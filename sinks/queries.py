@@ -60,6 +60,16 @@ def seen_before(client: Client, feed: Feed, partition: int, offset: int) -> int:
     return int(seen if after else newest)
 
 
+def newest_before(client: Client, feed: Feed, partition: int, offset: int) -> int:
+    """The newest event time (ms) that is stored of a partition before an offset."""
+    ((newest, rows),) = client.execute(
+        f"SELECT max(toUnixTimestamp64Milli({feed.event_time})), count() FROM raw.{feed.name} "
+        f"WHERE source_partition = %(partition)s AND source_offset < %(offset)s AND seen_before < {ASIDE}",
+        {"partition": partition, "offset": offset},
+    )
+    return int(newest) if rows else NO_EVENT_TIME
+
+
 def quarantined(client: Client) -> dict[str, int]:
     """Quarantined records by topic."""
     return dict(client.execute("SELECT topic, count() FROM raw.quarantine FINAL GROUP BY topic"))

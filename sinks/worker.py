@@ -16,6 +16,7 @@ from faust.types import TP
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from sinks.clickhouse import Abandoned, Server, Writer
+from sinks.following import Following
 from sinks.lanes import AggregateLane, Lane, lanes
 from sinks.tables import CONTROL, PROGRESS, UNDECLARED, TableColumn
 from streams.batchworker import BatchWorker, Held
@@ -23,6 +24,7 @@ from streams.decode import gaps
 from streams.generations import source, sources
 from streams.positions import LogGap, Position
 from streams.runs import Run
+from streams.standing import committed_positions
 from streams.topics import topics
 from streams.worker import BatchApp, run
 
@@ -143,16 +145,18 @@ def main(
     server: Server,
     timezone: str,
     instance: str | None = None,
-    agrees_with: str | None = None,
+    *,
+    processor: str,
 ) -> None:
     """Move these feeds, their aggregates and the dead letters until a signal ends it.
 
-    ``agrees_with`` is the group of the worker whose definition of a feed has to be the same.
+    ``processor`` is the group whose definitions of the feeds have to be the same, and whose verdicts are followed.
     """
-    ways = lanes(feeds, catalogue, timezone)
+    following = Following(catalogue, partial(committed_positions, bootstrap, processor))
+    ways = lanes(feeds, catalogue, timezone, following)
     definitions = {lane.topic: lane.definition for lane in ways}
     of_others = {topic: generation.definition for topic, generation in sources(feeds.values()).items()}
-    agreed = (agrees_with, of_others) if agrees_with else None
-    app = BatchApp(GROUP, bootstrap, definitions, topics(feeds.values()), instance=instance, agrees_with=agreed)
+    wanted = topics(feeds.values())
+    app = BatchApp(GROUP, bootstrap, definitions, wanted, instance=instance, agrees_with=(processor, of_others))
     Sink(app, ways, Writer(server, log.warning))
     run(app, [lane.topic for lane in ways])

@@ -48,7 +48,7 @@ class Awaited:
             self._until[schema_id] = self._clock() + self._patience
             log.warning("%s names the schema id %d, which is not frozen here; waiting for its files", where, schema_id)
         waited = False
-        while (reason := self._lacks(schema_id)) and self._clock() < self._until[schema_id]:
+        while (reason := self._lacks(schema_id)) and self._may_still_come(schema_id):
             self._sleep(PAUSE)
             waited = True
         if reason and waited:
@@ -58,6 +58,9 @@ class Awaited:
                 *(where, schema_id, reason),
             )
         return not reason
+
+    def _may_still_come(self, schema_id: int) -> bool:
+        return self._catalogue.may_come(schema_id) and self._clock() < self._until[schema_id]
 
     def _lacks(self, schema_id: int) -> str:
         """Why an id is not known; empty if it is."""

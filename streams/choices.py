@@ -50,14 +50,7 @@ def reset(known: Known, since: int, *, stored: bool = False) -> Position:
         The log has lost its beginning or its end, a later life counted already, to whose parts this one would be added,
         or there are results of an earlier topic of this name.
     """
-    last = known.last
-    if last is not None and last.topic_id == known.topic_id:
-        check_log(known, last)
-    elif last is not None and (stored or known.log_start > 0):
-        raise PositionProblem(
-            f"{known.where}: the topic was deleted and created again, and results of the earlier one are kept under "
-            f"offsets that mean other records now. {start_over(known)}"
-        )
+    _check_topic(known, stored)
     if known.log_start > 0:
         raise PositionProblem(
             f"{known.where}: the log begins at offset {known.log_start}: what came before is deleted and its windows "
@@ -68,7 +61,36 @@ def reset(known: Known, since: int, *, stored: bool = False) -> Position:
             f"{known.where}: it was frozen at offset {since} and what came after is in parts of its own; counted again "
             f"from the first record it would be there twice; {choose(known, 'restore', 'freeze')}"
         )
-    return first(known.topic_id, known.definition, 0)
+    begin, last = first(known.topic_id, known.definition, 0), known.last
+    if last is None or last.topic_id != known.topic_id:
+        return begin
+    return replace(begin, unknown=last.unknown, newest_schema=last.newest_schema)
+
+
+def store_again(known: Known, newest_ms: int, *, stored: bool) -> Position:
+    """The position before the first record there is, for rows: what is stored again replaces itself.
+
+    ``newest_ms`` is the maximum of event time before that record; ``stored`` as for ``reset``.
+
+    Raises
+    ------
+    PositionProblem
+        The log has lost its end, or there are results of an earlier topic of this name.
+    """
+    _check_topic(known, stored)
+    begin = first(known.topic_id, known.definition, known.log_start)
+    return replace(begin, max_event_ms=newest_ms, max_processed_ms=newest_ms)
+
+
+def _check_topic(known: Known, stored: bool) -> None:
+    last = known.last
+    if last is not None and last.topic_id == known.topic_id:
+        check_log(known, last)
+    elif last is not None and (stored or known.log_start > 0):
+        raise PositionProblem(
+            f"{known.where}: the topic was deleted and created again, and results of the earlier one are kept under "
+            f"offsets that mean other records now. {start_over(known)}"
+        )
 
 
 def freeze(known: Known, counted: int, seen_before: Callable[[int], int]) -> Position:

@@ -23,9 +23,12 @@ from streams.awaited import Awaited
 from streams.deadletters import DeadLetter, Stage
 from streams.recordbatch import MAX_BODY, BodyTooLarge, RecordBatch
 from streams.runs import Run
+from streams.unknown import GivenUp, Unknown
 
 #: Key and value of a dead letter, in bytes; a producer takes a million, and several must fit into memory.
 LARGEST_LETTER = 512 * 1024
+#: Why what names a schema is dead although its files are there now.
+NOT_KNOWN = "the schema id {} was not known when this was processed"
 
 
 def gaps(run: Run, from_offset: int) -> list[tuple[int, int]]:
@@ -73,6 +76,7 @@ class Decoded:
 class _Version:
     """How the records of one frozen version are read, judged and brought to the columns of the reader."""
 
+    number: int
     layout: Layout
     verdict: ColumnarVerdict | None
     columns: list[pl.Expr]
@@ -105,10 +109,19 @@ class Decoder:
         self._versions = {own.layout.frame: own}
         self._empty = own.layout.read_blocks([]).select(own.columns)
 
-    def read(self, run: Run, from_offset: int) -> Decoded:
-        """Decode and judge the records of a run from an offset on."""
+    @property
+    def newest_schema(self) -> int:
+        """The newest schema id there is."""
+        return max(self._catalogue.by_id)
+
+    def read(self, run: Run, from_offset: int, unknown: Unknown | None = None) -> Decoded:
+        """Decode and judge the records of a run from an offset on.
+
+        A schema id that is not known is waited for. ``unknown`` says what is dead whatever the files say, and is told
+        what did not come.
+        """
         dead: list[DeadLetter] = []
-        frames = list(self._fast(run.batches, dead))
+        frames = list(self._fast(run.batches, dead, unknown or GivenUp({}, run.next - 1)))
         rows = pl.concat([self._empty, *frames], how="diagonal_relaxed", rechunk=True) if frames else self._empty
         rows = rows.sort("_offset") if len(frames) > 1 else rows
         if rows.height and rows.item(0, "_offset") < from_offset:
@@ -116,7 +129,7 @@ class Decoder:
         dead = [letter for letter in dead if letter.last_offset >= from_offset]
         return Decoded(rows, sorted(dead, key=lambda letter: letter.offset))
 
-    def _fast(self, batches: Iterable[RecordBatch], dead: list[DeadLetter]) -> Iterable[pl.DataFrame]:
+    def _fast(self, batches: Iterable[RecordBatch], dead: list[DeadLetter], unknown: Unknown) -> Iterable[pl.DataFrame]:
         """Frames of the batches, several at once where they prove to be blocks of one schema."""
         held: list[tuple[Block, RecordBatch]] = []
         size = 0
@@ -127,16 +140,18 @@ class Decoder:
                 dead.append(self._batch_letter(batch, str(error)))
                 continue
             if size + len(block.body) > MAX_BODY:
-                yield from self._alike(held, dead)
+                yield from self._alike(held, dead, unknown)
                 held, size = [], 0
             held.append((block, batch))
             size += len(block.body)
-        yield from self._alike(held, dead)
+        yield from self._alike(held, dead, unknown)
 
-    def _alike(self, members: list[tuple[Block, RecordBatch]], dead: list[DeadLetter]) -> Iterable[pl.DataFrame]:
+    def _alike(
+        self, members: list[tuple[Block, RecordBatch]], dead: list[DeadLetter], unknown: Unknown
+    ) -> Iterable[pl.DataFrame]:
         """Usually all are of the first one's schema; sorted out only if not."""
         version = self._version(members[0][0].first_frame()) if members else None
-        if version is not None:
+        if version is not None and unknown.dead_to(version.number) < members[0][1].base_offset:
             try:
                 rows = version.layout.read_blocks([block for block, _ in members])
             except NotDecodable:
@@ -149,28 +164,28 @@ class Decoder:
             same[block.first_frame()].append((block, batch))
         for frame, alike in same.items():
             version = self._version(frame)
-            if version is not None:
-                yield from self._together(version, alike, dead)
+            if version is not None and unknown.dead_to(version.number) < alike[0][1].base_offset:
+                yield from self._together(version, alike, dead, unknown)
             else:
                 for _, batch in alike:
-                    yield from self._one_by_one(batch, dead)
+                    yield from self._one_by_one(batch, dead, unknown)
 
     def _together(
-        self, version: _Version, members: list[tuple[Block, RecordBatch]], dead: list[DeadLetter]
+        self, version: _Version, members: list[tuple[Block, RecordBatch]], dead: list[DeadLetter], unknown: Unknown
     ) -> Iterable[pl.DataFrame]:
         try:
             rows = version.layout.read_blocks([block for block, _ in members])
         except NotDecodable:
             if len(members) == 1:
-                yield from self._one_by_one(members[0][1], dead)
+                yield from self._one_by_one(members[0][1], dead, unknown)
             else:
                 half = len(members) // 2
-                yield from self._together(version, members[:half], dead)
-                yield from self._together(version, members[half:], dead)
+                yield from self._together(version, members[:half], dead, unknown)
+                yield from self._together(version, members[half:], dead, unknown)
         else:
             yield self._judged(version, rows, (batch for _, batch in members), dead)
 
-    def _one_by_one(self, batch: RecordBatch, dead: list[DeadLetter]) -> Iterable[pl.DataFrame]:
+    def _one_by_one(self, batch: RecordBatch, dead: list[DeadLetter], unknown: Unknown) -> Iterable[pl.DataFrame]:
         """The ordinary path: records by their own borders."""
         try:
             records = batch.records()
@@ -188,11 +203,20 @@ class Decoder:
                 dead.append(self._letter(batch, offset, "the record has no value", key, value))
             else:
                 by_frame[value[: FRAME.size]].append((offset, key, value))
-        for frame, members in by_frame.items():
-            version = self._version(frame) or self._awaited_version(frame, batch, members[0][0])
+        for frame, found in by_frame.items():
+            stated = schema_id(frame)
+            dead_to = -1 if stated is None else unknown.dead_to(stated)
+            version = self._version(frame)
+            if version is None and stated is not None and found[-1][0] > dead_to:
+                if self._awaited.came(stated, f"{self._topic}/{batch.partition} at offset {found[0][0]}"):
+                    version = self._version(frame)
+                elif self._catalogue.may_come(stated):
+                    unknown.give_up(stated)
             if version is None:
-                dead += [self._letter(batch, o, self._why(value), key, value) for o, key, value in members]
+                dead += [self._letter(batch, o, self._why(value), key, value) for o, key, value in found]
                 continue
+            dead += [self._letter(batch, o, NOT_KNOWN.format(stated), k, v) for o, k, v in found if o <= dead_to]
+            members = [member for member in found if member[0] > dead_to]
             rows, bad = version.layout.read_values([value for _, _, value in members])
             dead += [self._letter(batch, o, self._why(v), k, v) for o, k, v in (members[n] for n in bad)]
             lost = set(bad)
@@ -213,11 +237,6 @@ class Decoder:
                 found = self._versions[frame] = self._version_of(frozen)
         return found
 
-    def _awaited_version(self, frame: bytes, batch: RecordBatch, offset: int) -> _Version | None:
-        stated = schema_id(frame)
-        where = f"{self._topic}/{batch.partition} at offset {offset}"
-        return self._version(frame) if stated is not None and self._awaited.came(stated, where) else None
-
     def _version_of(self, written: FrozenSchema) -> _Version:
         has = {f["name"]: f for f in written.schema["fields"]}
         wanted = {f["name"]: f for f in self._reader.schema["fields"]}
@@ -226,11 +245,11 @@ class Decoder:
         ]
         columns += [pl.col("_key", "_offset", "_arrived")]
         if self._feed is None:
-            return _Version(Layout(written), None, columns)
+            return _Version(written.id, Layout(written), None, columns)
         fields = [field_of(schema) for schema in has.values()]
         if undeclared := [f for f in fields if f.name not in wanted]:
             columns.append(_as_json(undeclared).alias("_undeclared"))
-        return _Version(Layout(written), ColumnarVerdict(self._feed, fields), columns)
+        return _Version(written.id, Layout(written), ColumnarVerdict(self._feed, fields), columns)
 
     def _judged(
         self, version: _Version, rows: pl.DataFrame, batches: Iterable[RecordBatch], dead: list[DeadLetter]

@@ -8,7 +8,8 @@ before it determines: the running maximum of event time. A checkpoint is the sam
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from streams.generations import source
@@ -44,6 +45,10 @@ class Position:
     ``max_processed_ms`` the one before ``processed``, and ``bad`` how many records before ``rewind`` are bad in the
     block of offsets it lies in. ``since`` is the offset from which on this life of the partition counts: 0 until a
     position is frozen; an earlier life counted what comes before it.
+
+    Whether a schema's files are there is the one thing about a record that the log does not say, so a processor's
+    position does: ``unknown`` are the schema ids it gave up, each with the offset up to which what names it is dead,
+    and ``newest_schema`` is the newest id it knew.
     """
 
     processed: int
@@ -54,6 +59,8 @@ class Position:
     bad: int = 0
     max_processed_ms: int = NO_EVENT_TIME
     since: int = 0
+    unknown: Mapping[int, int] = field(default_factory=dict)
+    newest_schema: int = 0
 
     @property
     def reach(self) -> int:
@@ -71,6 +78,8 @@ class Position:
                 "def": self.definition,
                 "bad": self.bad,
                 "since": self.since,
+                "unknown": [*self.unknown.items()],
+                "schema": self.newest_schema,
             },
             separators=(",", ":"),
         )
@@ -89,6 +98,8 @@ def parse(processed: int, metadata: str) -> Position | None:
             int(fields["bad"]),
             int(fields["max_processed_ms"]),
             int(fields["since"]),
+            {int(schema_id): int(offset) for schema_id, offset in fields["unknown"]},
+            int(fields["schema"]),
         )
     except (ValueError, KeyError, TypeError, OverflowError):
         return None

@@ -11,7 +11,7 @@ from kafka.errors import IllegalGenerationError, NoError, RebalanceInProgressErr
 
 from streams import checkpoints
 from streams.lag import LagMeter, PartitionLag, committed_offsets
-from streams.positions import Answer, Known, Position, PositionProblem
+from streams.positions import Answer, Known, Position, PositionProblem, parse
 from streams.publisher import new_producer
 from streams.topics import TopicState, states
 
@@ -76,6 +76,15 @@ def standing(
         answers[place] = Answer(committed, metadata, partition.log_start, partition.end)
     found = known_of(worker, answers, kept, there, definitions, definitions if feeds is None else feeds)
     return [(found[partition.topic, partition.partition], partition) for partition in log]
+
+
+def committed_positions(bootstrap: str, worker: str) -> dict[tuple[str, int], Position]:
+    """What a worker has committed, by topic and partition, where it can be read."""
+    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        found = {
+            (tp.topic, tp.partition): parse(c.offset, c.metadata) for tp, c in committed_offsets(admin, worker).items()
+        }
+    return {place: position for place, position in found.items() if position is not None}
 
 
 def check_stopped(bootstrap: str, workers: Iterable[str]) -> None:

@@ -82,15 +82,16 @@ def reset(worker: WorkerArgument, topics: Annotated[list[str], typer.Argument(he
     """Let a stopped worker read topics again from their first record. Nothing is counted twice: rows and windows
     replace what they were.
 
-    Refused where retention has already deleted the beginning of a feed's topic, because windows would be rebuilt from
-    their middle, where it was frozen, because what was counted since would be there twice, and where ClickHouse has
-    results of other records: of an earlier topic of its name, or of those at its end that the brokers have lost.
+    Refused to the processor where retention has already deleted the beginning of a feed's topic, because windows would
+    be rebuilt from their middle, and where it was frozen, because what was counted since would be there twice. Refused
+    to both where ClickHouse has results of other records: of an earlier topic of its name, or of those at its end that
+    the brokers have lost.
 
     Example: citystream positions reset processor traffic_flow
     """
     city = Installation.load()
     found = {_place(known): _reset(city, worker, known) for known, _ in _standing(city, worker, topics)}
-    _commit(city, worker, found, lambda _: "will be read again from its first record")
+    _commit(city, worker, found, lambda p: f"will be read again from offset {p.processed}, its first")
 
 
 def freeze(worker: WorkerArgument, topics: TopicsArgument = None) -> None:
@@ -225,10 +226,12 @@ def _reset(city: Installation, worker: Worker, known: Known) -> Position:
     if feed not in city.feeds:  # parts and dead letters replace what they were, wherever they stand in the log
         return positions.first(known.topic_id, known.definition, known.log_start)
     last = known.last
-    if last is not None and last.topic_id == known.topic_id:
-        return choices.reset(known, last.since)
-    life, _ = _parts(city, known) if worker is Worker.PROCESSOR else (0, 0)
-    stored = _ask(city, lambda client: queries.holds(client, city.feeds[feed], number))
+    same = last is not None and last.topic_id == known.topic_id
+    stored = not same and _ask(city, lambda client: queries.holds(client, city.feeds[feed], number))
+    if worker is Worker.SINK:
+        newest = _ask(city, lambda client: queries.newest_before(client, city.feeds[feed], number, known.log_start))
+        return choices.store_again(known, newest, stored=stored)
+    life = last.since if last is not None and same else _parts(city, known)[0]
     return choices.reset(known, life, stored=stored)
 
 

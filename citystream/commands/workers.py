@@ -82,7 +82,7 @@ def move(feeds: Feeds = None, instance: Instance = None) -> None:
     _log()
     city = Installation.load()
     chosen, server, zone = city.choose(feeds), city.server("sink"), city.settings.timezone
-    sink.main(chosen, city.catalogue, city.bootstrap, server, zone, instance, agrees_with=processor.GROUP)
+    sink.main(chosen, city.catalogue, city.bootstrap, server, zone, instance, processor=processor.GROUP)
 
 
 def _log() -> None:

@@ -29,6 +29,7 @@ from streams.positions import (
 )
 from streams.recordbatch import RecordBatch, split
 from streams.runs import Run
+from streams.unknown import Unknown
 from tests.reference.partition import Key, Logged, Truth, truth
 from tests.reference.streams import ARRIVED_AFTER, Log, logs, wire
 from tests.reference.toy import CATALOGUE, FEED, NOON
@@ -45,7 +46,9 @@ class Decoding:
         batches = tuple(split(0, b"".join(log.batches())))
         self._all = Decoder(CATALOGUE, feed.name, feed).read(Run(feed.name, 0, 0, log.end, batches), 0)
 
-    def read(self, run: Run, from_offset: int) -> Decoded:
+    newest_schema = 1
+
+    def read(self, run: Run, from_offset: int, unknown: Unknown | None = None) -> Decoded:
         rows = self._all.rows.filter(pl.col("_offset").is_between(from_offset, run.next - 1))
         return Decoded(rows, [d for d in self._all.dead if from_offset <= d.offset < run.next])
 

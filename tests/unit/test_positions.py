@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streams import checkpoints
-from streams.choices import freeze, out_of_range, rebuilt, rebuilt_from, reset, restore
+from streams.choices import freeze, out_of_range, rebuilt, rebuilt_from, reset, restore, store_again
 from streams.positions import (
     CHOICES,
     NO_EVENT_TIME,
@@ -19,6 +19,7 @@ from streams.positions import (
     check_agreement,
     resume,
 )
+from streams.unknown import MOST, newest
 
 GOOD = Position(500, 420, 1_714_564_800_000, "id-1", "def-1", max_processed_ms=1_714_564_900_000)
 KEPT = Position(480, 410, 1_714_564_700_000, "id-1", "def-1", 2, 1_714_564_800_000)
@@ -39,8 +40,11 @@ def resumed(committed: int | None = 500, metadata: str = GOOD.metadata(), **chan
 
 @pytest.mark.parametrize(
     "position",
-    [GOOD, KEPT, Position(0, 0, NO_EVENT_TIME, "id-1", "def-1"), Position(7, 7, -5, "id-1", "def-1", 1, -5, 7)],
-)
+    [
+        GOOD, KEPT, Position(0, 0, NO_EVENT_TIME, "id-1", "def-1"), Position(7, 7, -5, "id-1", "def-1", 1, -5, 7),
+        replace(GOOD, unknown={7: 431, 9: 12}, newest_schema=6),
+    ],
+)  # fmt: skip
 def test_a_position_survives_its_metadata_and_its_checkpoint(position: Position) -> None:
     assert resumed(position.processed, position.metadata()) == position
     place = ("processor", "toy", 3)
@@ -64,7 +68,11 @@ def test_what_is_no_checkpoint_counts_as_none(key: bytes | None, value: bytes | 
 
 
 def test_metadata_fits_what_kafka_takes() -> None:
-    largest = Position(2**63 - 1, 2**63 - 1, -(2**63), "x" * 36, "x" * 16, 2**63 - 1, -(2**63), 2**63 - 1)
+    unknown = newest({2**32 - n: 2**63 - 1 - n for n in range(2 * MOST)})
+    largest = Position(
+        2**63 - 1, 2**63 - 1, -(2**63), "x" * 36, "x" * 16, 2**63 - 1, -(2**63), 2**63 - 1, unknown, 2**32 - 1
+    )  # fmt: skip
+    assert len(unknown) == MOST
     assert len(largest.metadata().encode()) < 4096
 
 
@@ -161,6 +169,26 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused(changes: dict[str, 
 
 def test_a_reset_starts_before_the_first_record() -> None:
     assert reset(known(metadata=""), 0) == Position(0, 0, NO_EVENT_TIME, "id-1", "def-1")
+
+
+def test_a_reset_keeps_what_was_given_up() -> None:
+    """Its dead letters may have been published again."""
+    kept = replace(GOOD, unknown={7: 431}, newest_schema=6)
+    found = reset(known(metadata=kept.metadata()), 0)
+    assert found == Position(0, 0, NO_EVENT_TIME, "id-1", "def-1", unknown={7: 431}, newest_schema=6)
+
+
+@pytest.mark.parametrize("life", [GOOD, replace(GOOD, since=300)])
+def test_rows_are_stored_again_from_the_first_record_that_is_left(life: Position) -> None:
+    found = store_again(known(worker="sink", metadata=life.metadata(), log_start=450), 1_714, stored=True)
+    assert found == Position(450, 450, 1_714, "id-1", "def-1", max_processed_ms=1_714)
+
+
+def test_rows_are_not_stored_again_where_offsets_mean_other_records_now() -> None:
+    with pytest.raises(PositionProblem, match="results of the earlier one"):
+        store_again(known(committed=None, metadata="", topic_id="id-2"), 0, stored=True)
+    with pytest.raises(PositionProblem, match="the log ended before offset 500"):
+        store_again(known(log_end=499), 0, stored=True)
 
 
 @pytest.mark.parametrize(

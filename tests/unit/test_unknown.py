@@ -1,0 +1,182 @@
+"""A schema whose files come late: what the processor decided about a record stands, and the sink follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import polars as pl
+import pytest
+from kafka.errors import NodeNotReadyError
+
+from processors.partition import Output, Partition
+from schemas.catalogue import AHEAD, Catalogue, freeze
+from sinks.following import PAUSE, Following, Positions
+from sinks.lanes import FeedLane
+from streams.awaited import Awaited
+from streams.decode import Decoder
+from streams.generations import generations
+from streams.positions import NO_EVENT_TIME, Position, first
+from streams.runs import Run
+from streams.unknown import GivenUp
+from tests.reference.batches import batch, run
+from tests.reference.newer import NEWER, NEWER_SCHEMA, newer
+from tests.reference.toy import FEED, value
+
+KEY = b"d-1"
+LATE = NEWER_SCHEMA.id
+OLD = LATE - 1
+PLACE = ("toy", 0)
+#: Of a log: batches of one version each, and one with both.
+LOG: Sequence[Sequence[bytes]] = [[value()], [newer(), newer()], [value(), newer(), value()], [newer()]]
+
+
+def logged(batches: Sequence[Sequence[bytes]], first_batch: int = 0) -> Run:
+    """Batches of a log as a run; offsets are counted over all of them."""
+    bases = [sum(map(len, batches[:n])) for n in range(len(batches))]
+    raw = [batch([(KEY, one, []) for one in batches[n]], bases[n]) for n in range(first_batch, len(batches))]
+    return run(*raw)
+
+
+class Files:
+    """Where the first version is frozen; the newer one comes when it is told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        freeze({"toy": FEED}, folder)
+
+    def come(self) -> None:
+        freeze({"toy": NEWER}, self.folder)
+
+    def reader(self, patience: float = 0.0) -> Decoder:
+        catalogue = Catalogue.load(self.folder)
+        return Decoder(catalogue, "toy", FEED, Awaited(catalogue, patience))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def offsets(rows: pl.DataFrame) -> list[int]:
+    return rows["_offset"].to_list()
+
+
+@pytest.mark.parametrize("begin", range(len(LOG)))
+def test_what_was_given_up_stays_dead_when_the_files_are_there(files: Files, begin: int) -> None:
+    given_up: dict[int, int] = {}
+    early = logged(LOG[:3], begin) if begin < 3 else logged(LOG[:3])
+    files.reader().read(early, 0, GivenUp(given_up, early.next - 1))
+    assert given_up == {LATE: 5}
+
+    files.come()
+    whole = logged(LOG)
+    decoded = files.reader().read(whole, 0, GivenUp(given_up, whole.next - 1))
+    assert offsets(decoded.rows) == [0, 3, 5, 6]
+    assert [letter.offset for letter in decoded.dead] == [1, 2, 4]
+    assert {letter.cause for letter in decoded.dead} == {f"the schema id {LATE} was not known when this was processed"}
+    assert given_up == {LATE: 5}
+
+
+def test_files_that_come_while_a_run_is_read_come_for_the_next_one(files: Files) -> None:
+    given_up: dict[int, int] = {}
+    reader, whole = files.reader(), logged(LOG)
+
+    class Coming(GivenUp):
+        def give_up(self, schema_id: int) -> None:
+            super().give_up(schema_id)
+            files.come()
+
+    decoded = reader.read(whole, 0, Coming(given_up, whole.next - 1))
+    assert offsets(decoded.rows) == [0, 3, 5]
+    assert [letter.offset for letter in decoded.dead] == [1, 2, 4, 6]
+    assert given_up == {LATE: 6}
+
+
+def processed(partition: Partition, *runs: Run) -> Output:
+    for one in runs:
+        partition.process(one)
+    output = partition.flush()
+    assert output is not None
+    return output
+
+
+def events(output: Output) -> int:
+    """Of all parts of the first aggregate."""
+    return int(output.parts[FEED.aggregates[0].name]["events"].sum())
+
+
+def test_a_restarted_processor_counts_nothing_of_what_it_gave_up(files: Files) -> None:
+    """Its windows are open, it reads everything again, and the files are there."""
+    batches = [[value(event_id=str(UUID(int=n)))] if n % 2 else [newer(event_id=str(UUID(int=n)))] for n in range(6)]
+    start = first("id", FEED.definition, 0)
+    before = processed(Partition(FEED, 0, files.reader(), start, accept_bad=True), logged(batches))
+    assert [letter.offset for letter in before.dead] == [0, 2, 4]
+    assert (before.position.rewind, before.position.unknown, events(before)) == (1, {LATE: 5}, 3)
+
+    files.come()
+    more = [*batches, [newer(event_id=str(UUID(int=6)))]]
+    again = replace(before.position, rewind=0, max_event_ms=NO_EVENT_TIME)
+    after = processed(Partition(FEED, 0, files.reader(), again), logged(more))
+    assert (after.dead, events(after)) == ([], 4)
+    assert after.position.newest_schema == LATE
+
+
+class Processor:
+    """Positions as the brokers give them, one answer after the other; the last one stays."""
+
+    def __init__(self, *answers: Positions | Exception) -> None:
+        self.answers = list(answers)
+        self.slept: list[float] = []
+
+    def ask(self) -> Positions:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def at(processed: int, newest: int = OLD, given_up: int | None = None) -> Positions:
+    unknown = {} if given_up is None else {LATE: given_up}
+    return {PLACE: Position(processed, 0, 0, "id", "def", unknown=unknown, newest_schema=newest)}
+
+
+@pytest.mark.parametrize(
+    ("answers", "schema_id", "dead_to", "asked_again"),
+    [
+        ([at(0)], 1, -1, 0),  # it knew it before it came here
+        ([at(9)], 1, -1, 0),
+        ([at(9, LATE)], LATE, -1, 0),
+        ([at(9, LATE, 4)], LATE, 4, 0),  # it gave it up, and then it came
+        ([at(9, OLD, 4)], LATE, 6, 0),  # it gave it up
+        ([at(6), at(6), at(6, LATE)], LATE, -1, 2),  # it has not come so far, and then knows it
+        ([at(6), at(7)], LATE, 6, 1),  # it came past it
+        ([at(6)], OLD + AHEAD + 1, 6, 0),  # nothing it would wait for
+        ([{}], 1, -1, 0),  # there never was one
+        ([{}, {}, at(7, LATE)], LATE, -1, 2),
+        ([at(6, 0), at(7, LATE)], LATE, -1, 1),  # set from outside
+        ([NodeNotReadyError(), OSError(), at(7, LATE)], LATE, -1, 2),
+    ],
+)
+def test_the_sink_goes_by_what_the_processor_decided(
+    files: Files, answers: list[Positions | Exception], schema_id: int, dead_to: int, asked_again: int
+) -> None:
+    """Of a run from offset 0 to 6, whether the sink has the files or not."""
+    here, processor = logged(LOG), Processor(*answers)
+    assert here.next == 7
+    following = Following(Catalogue.load(files.folder), processor.ask, processor.slept.append)
+    assert following.of(here).dead_to(schema_id) == dead_to
+    assert processor.slept == [PAUSE] * asked_again
+    processor.answers = [AssertionError("it has an answer")]
+    assert following.of(here).dead_to(schema_id) == dead_to
+
+
+def test_the_sink_stores_what_the_processor_counted(files: Files) -> None:
+    files.come()
+    catalogue = Catalogue.load(files.folder)
+    following = Following(catalogue, Processor(at(6, OLD, 5), at(7, LATE, 5)).ask, lambda _: None)
+    (generation,) = generations(FEED)
+    rows, _ = FeedLane(generation, catalogue, "UTC", following).read(logged(LOG), 0, NO_EVENT_TIME)
+    assert rows["source_offset"].to_list() == [0, 3, 5, 6]

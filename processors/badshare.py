@@ -50,10 +50,18 @@ class BadShare:
         """
         for letter in dead:
             first, end = max(letter.offset, from_offset), letter.last_offset + 1
-            self._ranges.append((first, end))
+            self._note(first, end)
             for block in range(first // self._size, (end - 1) // self._size + 1):
                 begin = max(first, block * self._size)
                 self._count(block, begin, min(end, (block + 1) * self._size) - begin, letter.cause)
+
+    def _note(self, first: int, end: int) -> None:
+        """Neighbours are one range: many bad records are so in a row."""
+        begin, before = self._ranges[-1]
+        if first <= before:
+            self._ranges[-1] = begin, max(end, before)
+        else:
+            self._ranges.append((first, end))
 
     def _count(self, block: int, begin: int, bad: int, cause: str) -> None:
         if block != self._block:
@@ -72,5 +80,5 @@ class BadShare:
     def before(self, rewind: int) -> int:
         """Bad offsets before a new rewind offset, in its block; older ones are forgotten."""
         block = rewind // self._size * self._size
-        self._ranges = [(first, end) for first, end in self._ranges if end > block]
+        self._ranges = [(first, end) for first, end in self._ranges[:-1] if end > block] + self._ranges[-1:]
         return sum(max(0, min(rewind, end) - max(block, first)) for first, end in self._ranges)

@@ -19,6 +19,9 @@ from streams import deadletters
 from streams.generations import numbered, sources
 from streams.lag import LagMeter, PartitionLag
 
+#: Of so many looks one is at everything: ClickHouse may lose what it had.
+WHOLE_EVERY = 60
+
 
 @dataclass(frozen=True)
 class Check:
@@ -106,6 +109,7 @@ class Reconciler:
         self._judge = judge
         self._expected = Expected()
         self._unsettled: dict[Place, Sequence[range]] = {}
+        self._looks = 0
 
     def accounts(self) -> list[Account]:
         """The whole account of each feed; it counts all rows there are."""
@@ -114,11 +118,19 @@ class Reconciler:
         return balance(books, self._feeds, self._with_ends(before))
 
     def check(self) -> Check:
-        """What did not arrive; after the first time, it looks only where not all was there the time before."""
+        """What did not arrive.
+
+        Most times it looks only where not all was there the time before; not so after one that failed, for the server
+        may have lost what it had.
+        """
+        unsettled_then, self._unsettled = self._unsettled, {}
+        if self._looks % WHOLE_EVERY == 0:
+            unsettled_then = {}
         before = self._look()
-        seen = arrived(self._client, {_place(p): self._unsettled.get(_place(p), [EVERYWHERE]) for p in before})
+        seen = arrived(self._client, {_place(p): unsettled_then.get(_place(p), [EVERYWHERE]) for p in before})
         found = {_place(p): (p, absent(seen, p)) for p in self._with_ends(before)}
         self._unsettled = {place: unsettled(one, p.end) for place, (p, one) in found.items()}
+        self._looks += 1
         gone = [one for _, one in found.values()]
         return Check(
             published=sum(p.end for p, _ in found.values()),

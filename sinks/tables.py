@@ -1,7 +1,7 @@
 """The physical tables of ClickHouse, derived from feeds: ``raw.*``.
 
 Whatever order rows arrive in and however often, the same rows survive: a feed's table keeps the first occurrence of
-an identity (of two at one offset, that in the lower partition), an aggregate's the highest version of each part of each
+an identity (the order: ``FIRST``), an aggregate's the highest version of each part of each
 life of its partition, and the quarantine the letter that was written last.
 """
 
@@ -20,8 +20,8 @@ from streams.watermark import ASIDE
 #: Offsets a ledger row covers.
 LEDGER_BLOCK = 65_536
 RAW_KEPT = timedelta(days=400)
-#: Orders the occurrences of an event, the highest one counts: what its topic counts, then the oldest topic, then the
-#: lowest offset.
+#: Orders the occurrences of an event, the highest one counts: what its topic counts, then the lowest partition, those
+#: of the oldest topic first, then the lowest offset. Those in one topic are in one partition, that of the key.
 FIRST = (
     f"bitNot(bitOr(bitShiftLeft(toUInt64(seen_before = {ASIDE}), 63), "
     "bitOr(bitShiftLeft(toUInt64(source_partition), 47), source_offset)))"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,8 +40,18 @@ FEEDS = ("traffic_flow", "parking_site", "police_incident")
 START = datetime(2024, 5, 6, 7, tzinfo=UTC)
 WORKERS = {"processor": "process", "sink": "sink"}
 
+#: All that workers and commands are run from.
+PACKAGES = ("citystream", "deploy", "feeds", "processors", "schemas", "sinks", "streams")
+
 Commits = Mapping[TopicPartition, OffsetAndMetadata]
 Snapshot = dict[str, list[tuple[Any, ...]]]
+
+
+def copy_sources(folder: Path, *packages: str, origin: Path = PROJECT) -> Path:
+    """A folder from which workers and commands can run, with these packages or all, to be changed at will."""
+    for package in packages or PACKAGES:
+        shutil.copytree(origin / package, folder / package)
+    return folder
 
 
 def feed_in(path: Path, module: str) -> Feed:

@@ -6,7 +6,6 @@ Traffic and incidents are built from the raw rows, car parks from the log.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,17 +15,15 @@ from typing import Any
 
 import pytest
 
-from citystream.settings import PROJECT
 from schemas.catalogue import freeze
 from streams.worker import EX_CONFIG
-from tests.city import FEEDS, START, WORKERS, City, own_city
+from tests.city import FEEDS, START, WORKERS, City, copy_sources, own_city
 from tests.integration.test_lost_positions import NO_REPEATS, alter
 
 pytestmark = pytest.mark.integration
 
 SPAN = timedelta(minutes=8)
 EVENTS = 3_000
-PACKAGES = ("citystream", "feeds", "processors", "schemas", "sinks", "streams")
 
 #: Replacements in the declarations. Traffic closes its windows later, has one more measure and one aggregate less; car
 #: parks get another window and one more measure; incidents one more aggregate beside the one they have.
@@ -89,8 +86,7 @@ Answers = dict[str, list[tuple[Any, ...]]]
 
 def edited(folder: Path, *feeds: str) -> Path:
     """A copy of the sources with other declarations of these feeds."""
-    for package in PACKAGES:
-        shutil.copytree(PROJECT / package, folder / package)
+    copy_sources(folder)
     for name, changes in ((name, EDITS[name]) for name in feeds):
         path = folder / "feeds" / f"{name}.py"
         text = path.read_text()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -22,21 +20,18 @@ from schemas.catalogue import FROZEN, FrozenSchema, freeze
 from schemas.feed import Feed
 from schemas.fields import Record
 from streams.publisher import Publisher, new_producer
-from tests.city import START, WORKERS, City, own_city
+from tests.city import START, WORKERS, City, copy_sources, feed_in, own_city
 
 pytestmark = pytest.mark.integration
 
 FEED = "police_incident"
-PACKAGES = ("citystream", "feeds", "processors", "schemas", "sinks", "streams")
 AT_ONCE = 40
 TOO_LARGE = 1000
 
 
 def deployed(folder: Path) -> Path:
     """A copy of the sources to run workers from, whose patience a busy machine does not exhaust."""
-    for package in PACKAGES:
-        shutil.copytree(PROJECT / package, folder / package)
-    replace(folder / "streams" / "awaited.py", "PATIENCE = 10.0", "PATIENCE = 60.0")
+    replace(copy_sources(folder) / "streams" / "awaited.py", "PATIENCE = 10.0", "PATIENCE = 60.0")
     return folder
 
 
@@ -54,18 +49,6 @@ def newer_declaration(folder: Path) -> Path:
     crew = 'crew: Annotated[int | None, Field(ge=1, le=99, description="Officers sent")] = None'
     replace(path, "    place: Location\n", f"    place: Location\n    {crew}\n")
     return path
-
-
-def declared_in(path: Path) -> Feed:
-    spec = importlib.util.spec_from_file_location("newer_incident", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    feed = module.FEED
-    assert isinstance(feed, Feed)
-    return feed
 
 
 def install(frozen: FrozenSchema, files: Path, folder: Path) -> None:
@@ -133,7 +116,7 @@ def test_a_new_version_is_published_while_workers_run_and_old_producers_go_on(tm
     staging = tmp_path / "staging"
     shutil.copytree(FROZEN, staging)
     declaration = newer_declaration(tmp_path)
-    newer = declared_in(declaration)
+    newer = feed_in(declaration, "newer_incident")
     (frozen,) = freeze({FEED: newer}, staging)
     assert (frozen.subject, frozen.version) == (FEED, 2)
 

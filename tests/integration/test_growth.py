@@ -28,7 +28,7 @@ from streams.positions import parse
 from streams.publisher import OnResult, Publisher, new_producer
 from streams.topics import stored
 from streams.worker import EX_CONFIG
-from tests.city import WORKERS, City, feed_in
+from tests.city import WORKERS, City, copy_sources, feed_in
 
 pytestmark = pytest.mark.integration
 
@@ -117,8 +117,7 @@ class Deployment(City):
     def __init__(self, home: Path, sources: Path) -> None:
         super().__init__(home, sources)
         self._sources = sources
-        for package in ("citystream", "schemas", "streams", "processors", "sinks"):
-            shutil.copytree(PROJECT / package, sources / package)
+        copy_sources(sources, "citystream", "schemas", "streams", "processors", "sinks")
         (sources / "feeds").mkdir()
         shutil.copy(PROJECT / "feeds" / "__init__.py", sources / "feeds")
         self.feed = self.declare("")

@@ -27,6 +27,8 @@ from tests.city import FEEDS, START, City, own_city
 pytestmark = pytest.mark.integration
 
 TOPIC, FEED = "odd", "traffic_flow"
+#: Where logs begin once retention has deleted something.
+CUT = 5
 QUERIES = re.findall(r"^```sql\n(.*?)^```", (PROJECT / "docs/operator.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -275,6 +277,38 @@ def delete(city: City, topic: str, partition: int, before: int) -> None:
     """What retention does."""
     with closing(KafkaAdminClient(bootstrap_servers=city.installation.bootstrap)) as admin:
         admin.delete_records({TopicPartition(topic, partition): before})
+
+
+def test_what_clickhouse_lost_is_stored_again_though_the_log_has_lost_its_beginning(city: City) -> None:
+    """As after a crash of its machine: rows and ledger lack what the sink had committed."""
+    city.drain()
+    for p in measure(city.installation.bootstrap, "sink", [FEED]):
+        delete(city, FEED, p.partition, min(CUT, p.end))
+    before = city.snapshot()
+    assert before[f"raw.{FEED}"]
+    owner = city.installation.server("owner").connect()
+    owner.execute(f"ALTER TABLE raw.{FEED} DELETE WHERE source_offset > {CUT} SETTINGS mutations_sync = 2")
+    rows = f"topic = '{FEED}' AND kind = 'received'"
+    lacking = f"if({rows}, bitmapSubsetInRange(offsets, toUInt32(0), toUInt32({CUT + 1})), offsets)"
+    owner.execute("DROP TABLE IF EXISTS raw.kept")
+    owner.execute(
+        "CREATE TABLE raw.kept ENGINE = Memory AS "
+        f"SELECT topic, source_partition, kind, block, {lacking} AS offsets FROM raw.ledger"
+    )
+    owner.execute("TRUNCATE TABLE raw.ledger")
+    owner.execute("INSERT INTO raw.ledger SELECT * FROM raw.kept")
+    owner.execute("DROP TABLE raw.kept")
+    owner.disconnect()
+    code, account, _ = ledger(city)
+    assert code == 1
+    assert account["missing"] > 0
+
+    city.process("sink").stop()
+    city.choose("reset", "sink", FEED)
+    city.start("sink")
+    city.drain()
+    assert ledger(city)[0] == 0
+    assert city.snapshot() == before
 
 
 def test_what_retention_deleted_before_it_was_stored_is_lost(city: City) -> None:

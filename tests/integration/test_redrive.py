@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -23,11 +22,10 @@ from schemas.rowcodec import encode
 from sinks.ledger import Account, accounts
 from streams.lag import measure
 from streams.publisher import Publisher, new_producer
-from tests.city import FEEDS, START, WORKERS, City, own_city
+from tests.city import FEEDS, START, WORKERS, City, copy_sources, own_city
 
 pytestmark = pytest.mark.integration
 
-PACKAGES = ("citystream", "deploy", "feeds", "processors", "schemas", "sinks", "streams")
 POISONED, CORRECTED, COMING = "police_incident", "traffic_flow", "parking_site"
 #: More than half a block of each partition.
 BAD, MANY = 2_600, 6_000
@@ -282,8 +280,7 @@ def as_if_known_all_along(city: City) -> None:
 
 def later_version(city: City, name: str, folder: Path) -> FrozenSchema:
     """The platform as it will be deployed: a feed has another description, and so a newer schema."""
-    for package in PACKAGES:
-        shutil.copytree((city.version or PROJECT) / package, folder / package)
+    copy_sources(folder, origin=city.version or PROJECT)
     feed = folder / "feeds" / f"{name}.py"
     text = feed.read_text()
     described = city.installation.feeds[name].description

@@ -16,7 +16,7 @@ from kafka.errors import KafkaConnectionError
 from citystream.commands.operate import watch
 from sinks import ledger
 from sinks.ledger import EVERYWHERE, Absent, Arrived, Place, Stretch, absent, arrived
-from sinks.reconciler import Check, Expected, Reconciler
+from sinks.reconciler import WHOLE_EVERY, Check, Expected, Reconciler
 from streams import deadletters
 from streams.lag import PartitionLag
 
@@ -110,6 +110,25 @@ def test_a_later_look_is_only_at_what_was_not_there_and_what_is_new() -> None:
         for expected in ([range(9, 18), range(60, 61), tail], [range(9, 18), tail]):
             assert members([*looks.check(50, 100, 100).lost]) == [9, 10, 17]
             assert looks.looked == expected
+
+
+def test_what_was_there_once_is_looked_at_again() -> None:
+    """After a look that failed, and now and then."""
+    looks = Looks()
+    looks.arrived = set(range(100))
+    with patch.object(ledger, "NEAR", 6):
+        looks.check(0, 100, 100)
+        looks.arrived.discard(3)
+        with patch.object(looks, "measure", side_effect=OSError("away")), pytest.raises(OSError, match="away"):
+            looks.check(0, 100, 100)
+        assert members([*looks.check(0, 100, 100).missing]) == [3]
+
+        looks.arrived.add(3)
+        looks.check(0, 100, 100)
+        looks.arrived.discard(4)
+        missing = [members([*looks.check(0, 100, 100).missing]) for _ in range(WHOLE_EVERY)]
+        assert missing[0] == []
+        assert [4] in missing
 
 
 def test_a_log_that_lost_its_end_is_seen_though_its_last_block_was_full() -> None:

@@ -14,7 +14,7 @@ from schemas.feed import Feed
 from streams.deadletters import DeadLetter
 from streams.decode import Decoder
 from streams.generations import holding
-from streams.positions import LogGap, Position
+from streams.positions import LogGap, Position, Stop
 from streams.runs import Run
 from streams.unknown import GivenUp, newest
 from streams.watermark import advance
@@ -43,6 +43,11 @@ class Partition:
     """
 
     def __init__(self, feed: Feed, number: int, decoder: Decoder, start: Position, *, accept_bad: bool = False) -> None:
+        if not decoder.knows(start.newest_schema):
+            raise Stop(
+                f"{feed.name}/{number} was processed with schema ids up to {start.newest_schema}, and those here end "
+                f"at {decoder.newest_schema}; bring the newest files of schemas/frozen, then start it again"
+            )
         self.start = start
         self._bad = BadShare(feed, number, start, accept=accept_bad)
         self._number = number

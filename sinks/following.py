@@ -35,6 +35,7 @@ class Following:
         self._catalogue = catalogue
         self._positions = positions
         self._sleep = sleep
+        self._known_at_first = max(catalogue.by_id)
         self._seen: Positions | None = None
 
     def of(self, run: Run) -> Unknown:
@@ -44,29 +45,33 @@ class Following:
     def decision(self, run: Run, schema_id: int) -> Position | None:
         """A position that decides for an id in a run; waits for the processor to get there. None if there is none, and
         the id is known or never will be."""
-        place, attempt = (run.topic, run.partition), 0
-        while self._seen is None or not self._decides(_begun(self._seen.get(place)), run, schema_id):
-            if attempt == 1:
+        asked = 0
+        while True:
+            seen = self._seen
+            position = None if seen is None else _begun(seen.get((run.topic, run.partition)))
+            if seen is not None and self._decides(position, run, schema_id, fresh=asked > 0):
+                return position
+            if asked == 1:
                 log.warning(
                     "%s/%d: a record before offset %d names the schema id %d, which the processor does not know yet; "
                     "waiting for it to say whether the record counts",
-                    *(*place, run.next, schema_id),
+                    *(run.topic, run.partition, run.next, schema_id),
                 )
-            if attempt:
+            if asked:
                 self._sleep(PAUSE)
-            attempt += 1
+            asked += 1
             try:
                 self._seen = self._positions()
             except (KafkaError, OSError) as error:
                 log.warning("Kafka does not say where the processor is (%s); it will be asked again", error)
-        return _begun(self._seen.get(place))
 
-    def _decides(self, position: Position | None, run: Run, schema_id: int) -> bool:
+    def _decides(self, position: Position | None, run: Run, schema_id: int, *, fresh: bool) -> bool:
+        """A processor that was never there may have come since; one that was passes over nothing it would wait for."""
         if position is None:
-            return not self._catalogue.may_come(schema_id)
-        if run.next <= position.processed:
+            return not self._catalogue.may_come(schema_id) and (fresh or schema_id <= self._known_at_first)
+        if run.next <= position.processed or schema_id <= position.newest_schema:
             return True
-        return not position.newest_schema < schema_id <= position.newest_schema + AHEAD
+        return schema_id > max(position.newest_schema, *self._catalogue.by_id) + AHEAD
 
 
 def _begun(position: Position | None) -> Position | None:

@@ -122,7 +122,8 @@ def freeze(known: Known, counted: int, seen_before: Callable[[int], int]) -> Pos
         # What is read before the processed offset is not counted, so its exact maximum does not matter.
         return replace(last, rewind=known.log_start, max_event_ms=last.max_processed_ms, bad=0, since=since)
     seen = seen_before(since)
-    return Position(since, since, seen, known.topic_id, known.definition, 0, seen, since)
+    begin = Position(since, since, seen, known.topic_id, known.definition, 0, seen, since)
+    return replace(begin, unknown=last.unknown, newest_schema=last.newest_schema) if last else begin
 
 
 def out_of_range(known: Known, offset: int) -> PositionProblem:

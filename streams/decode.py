@@ -114,6 +114,12 @@ class Decoder:
         """The newest schema id there is."""
         return max(self._catalogue.by_id)
 
+    def knows(self, schema_id: int) -> bool:
+        """Whether the files reach as far as an id; looks at them again if they did not."""
+        if schema_id > self.newest_schema:
+            self._catalogue.refresh()
+        return schema_id <= self.newest_schema
+
     def read(self, run: Run, from_offset: int, unknown: Unknown | None = None) -> Decoded:
         """Decode and judge the records of a run from an offset on.
 
@@ -208,9 +214,10 @@ class Decoder:
             dead_to = -1 if stated is None else unknown.dead_to(stated)
             version = self._version(frame)
             if version is None and stated is not None and found[-1][0] > dead_to:
+                may_come = self._catalogue.may_come(stated)
                 if self._awaited.came(stated, f"{self._topic}/{batch.partition} at offset {found[0][0]}"):
                     version = self._version(frame)
-                elif self._catalogue.may_come(stated):
+                elif may_come:
                     unknown.give_up(stated)
             if version is None:
                 dead += [self._letter(batch, o, self._why(value), key, value) for o, key, value in found]

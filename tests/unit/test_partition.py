@@ -48,6 +48,9 @@ class Decoding:
 
     newest_schema = 1
 
+    def knows(self, schema_id: int) -> bool:
+        return schema_id <= self.newest_schema
+
     def read(self, run: Run, from_offset: int, unknown: Unknown | None = None) -> Decoded:
         rows = self._all.rows.filter(pl.col("_offset").is_between(from_offset, run.next - 1))
         return Decoded(rows, [d for d in self._all.dead if from_offset <= d.offset < run.next])

@@ -18,7 +18,7 @@ from sinks.lanes import FeedLane
 from streams.awaited import Awaited
 from streams.decode import Decoder
 from streams.generations import generations
-from streams.positions import NO_EVENT_TIME, Position, first
+from streams.positions import NO_EVENT_TIME, Position, Stop, first
 from streams.runs import Run
 from streams.unknown import GivenUp
 from tests.reference.batches import batch, run
@@ -124,6 +124,16 @@ def test_a_restarted_processor_counts_nothing_of_what_it_gave_up(files: Files) -
     assert after.position.newest_schema == LATE
 
 
+def test_a_processor_with_older_files_than_the_one_before_does_not_begin(files: Files) -> None:
+    """It would make dead letters of what that one had counted."""
+    older = files.reader()
+    begun = replace(first("id", FEED.definition, 0), newest_schema=LATE)
+    with pytest.raises(Stop, match=f"toy/0 was processed with schema ids up to {LATE}, and those here end at {OLD}"):
+        Partition(FEED, 0, older, begun)
+    files.come()
+    Partition(FEED, 0, older, begun)
+
+
 class Processor:
     """Positions as the brokers give them, one answer after the other; the last one stays."""
 
@@ -154,6 +164,7 @@ def at(processed: int, newest: int = OLD, given_up: int | None = None) -> Positi
         ([at(6), at(6), at(6, LATE)], LATE, -1, 2),  # it has not come so far, and then knows it
         ([at(6), at(7)], LATE, 6, 1),  # it came past it
         ([at(6)], OLD + AHEAD + 1, 6, 0),  # nothing it would wait for
+        ([at(6, OLD - 1 - AHEAD), at(7, OLD)], OLD, -1, 1),  # it was idle for long
         ([{}], 1, -1, 0),  # there never was one
         ([{}, {}, at(7, LATE)], LATE, -1, 2),
         ([at(6, 0), at(7, LATE)], LATE, -1, 1),  # set from outside
@@ -171,6 +182,16 @@ def test_the_sink_goes_by_what_the_processor_decided(
     assert processor.slept == [PAUSE] * asked_again
     processor.answers = [AssertionError("it has an answer")]
     assert following.of(here).dead_to(schema_id) == dead_to
+
+
+def test_that_there_was_no_processor_does_not_hold_for_ever(files: Files) -> None:
+    processor = Processor({}, at(6, OLD, 4))
+    catalogue = Catalogue.load(files.folder)
+    following, here = Following(catalogue, processor.ask, processor.slept.append), logged(LOG[:3])
+    assert following.of(here).dead_to(OLD) == -1
+    files.come()
+    catalogue.refresh()
+    assert following.of(here).dead_to(LATE) == 5, "it has given it up meanwhile"
 
 
 def test_the_sink_stores_what_the_processor_counted(files: Files) -> None:

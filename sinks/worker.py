@@ -31,6 +31,9 @@ from streams.worker import BatchApp, run
 log = logging.getLogger("citystream")
 
 GROUP = "sink"
+#: Rows up to which frames that wait are joined. A frame of 20 rows was seen to take 27 KiB for 4 KiB of values, and one
+#: comes of each partition every second while ClickHouse is away.
+SMALL = 10_000
 
 
 class Reading:
@@ -65,6 +68,7 @@ class Reading:
                 before, processed=run.next, rewind=run.next, max_event_ms=newest, max_processed_ms=newest
             )
             self.frames.append(rows)
+            _join(self.frames)
             self.unwritten += int(rows.estimated_size())
             self.gaps += without
 
@@ -73,6 +77,15 @@ class Reading:
         with self._changing:
             (frames, self.frames), (without, self.gaps), self.unwritten = (self.frames, []), (self.gaps, []), 0
             return frames, without, self.position
+
+
+def _join(frames: list[pl.DataFrame]) -> None:
+    """Join the last ones while they are alike in size and small: few are left, and no row is copied often."""
+    while len(frames) > 1:
+        before, last = frames[-2:]
+        if before.height > 2 * last.height or before.height + last.height > SMALL:
+            return
+        frames[-2:] = [pl.concat([before, last], how="diagonal", rechunk=True)]
 
 
 class Sink(BatchWorker[Reading]):

@@ -9,15 +9,17 @@ from typing import Any
 from unittest.mock import AsyncMock, MagicMock
 
 import polars as pl
+import pytest
 from faust.types import TP
 
 from schemas.writing import encode_bodies
 from sinks.lanes import AggregateLane
 from sinks.tables import TableColumn
-from sinks.worker import Sink
+from sinks.worker import SMALL, Reading, Sink
 from streams.batchworker import Held
 from streams.positions import Position
 from streams.recordbatch import packed
+from streams.runs import Run
 from tests.reference.batches import batch, run, stamped
 from tests.reference.toy import CATALOGUE, FEED
 
@@ -60,3 +62,26 @@ def test_progress_is_inserted_after_the_parts_and_the_position_moves_last() -> N
     asyncio.run(sink.flush({tp: held}))
     assert server.inserts == [(f"raw.{AGGREGATE.name}", 2), ("raw.progress", 1)]
     assert consumer.flushed[tp].processed == 2
+
+
+class Rows:
+    """A lane whose runs hold so many rows."""
+
+    def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
+        rows = pl.DataFrame({"offset": range(from_offset, run.next)}, {"offset": pl.Int64})
+        return (rows.with_columns(more=pl.lit("x")) if run.next % 7 == 0 else rows), max_event_ms
+
+
+@pytest.mark.parametrize("size", [0, 1, 20, 300, 3 * SMALL])
+def test_few_frames_wait_however_many_runs_bring_them(size: int) -> None:
+    """While ClickHouse is away small runs come every second, and a frame takes much more memory than its rows."""
+    reading = Reading(Rows(), Position(0, 0, 0, "", ""))  # type: ignore[arg-type]
+    runs = 400 if size <= SMALL else 5
+    for number in range(runs):
+        reading.take(Run("toy", 0, number * size, (number + 1) * size, ()))
+    large = size * runs // SMALL + 1
+    assert len(reading.frames) <= (runs if size > SMALL else 2 * large + 14)
+    frames, _, position = reading.give()
+    assert [*pl.concat(frames, how="diagonal")["offset"]] == [*range(size * runs)] if size else not frames
+    assert position.processed == size * runs
+    assert (reading.frames, reading.unwritten) == ([], 0)

@@ -13,23 +13,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bench import turns
 from bench.process import Timing, machine
+from bench.turns import CONTENDERS, READY
 from citystream.settings import PROJECT
 
 TURNS = 9
-#: Of each turn: what is measured, and how many processors there are in it.
-CONTENDERS = {"processor x1": 1, "processor x2": 2, "end to end": 0}
 #: Between the ports of the two.
 APART = 500
-READY = "ready"
 
 
 class Version:
@@ -61,34 +57,9 @@ def version(checkout: Path, number: int) -> Iterator[Version]:
     python = checkout / ".venv" / "bin" / "python"
     if not python.exists():
         sys.exit(f"{checkout} is not set up; run make setup in it")
-    command = (str(python), "-P", str(Path(__file__)), str(checkout), str(number * APART))
+    command = (str(python), "-P", turns.__file__, str(checkout), str(number * APART))
     with subprocess.Popen(command, cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield Version(process)
-
-
-def serve(checkout: str, apart: int, questions: IO[str]) -> None:
-    """Measure the contenders that are asked for, with the bench of the checkout this runs in."""
-    sys.path.insert(0, checkout)
-    theirs: Any = import_module("bench.__main__")
-    settings = theirs._settings(theirs.HOME)
-    ports = ("kafka_port", "clickhouse_port", "clickhouse_http_port", "registry_port")
-    settings = settings.model_copy(update={name: getattr(settings, name) + apart for name in ports})
-    bench, stack = theirs.Bench(theirs.Installation(settings)), theirs.Stack(settings)
-    stack.up(lambda _: None)
-    try:
-        bench.city.prepare(lambda _: None)
-        bench.fill()
-        print(READY, flush=True)
-        for question in questions:
-            contender = question.strip()
-            if workers := CONTENDERS[contender]:
-                theirs.processors(bench, workers)
-            else:
-                theirs.end_to_end(bench)
-            events, timing = bench.timings[contender][-1]
-            print(contender, json.dumps({"events": events, "timing": asdict(timing)}), sep="\t", flush=True)
-    finally:
-        stack.down(lambda _: None)
 
 
 def main(other: str) -> None:
@@ -120,7 +91,4 @@ def main(other: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        main(sys.argv[1])
-    else:
-        serve(sys.argv[1], int(sys.argv[2]), sys.stdin)
+    main(sys.argv[1])

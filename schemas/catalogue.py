@@ -86,10 +86,14 @@ class Catalogue:
                 self.by_id = _read(self._folder)
                 self._read = found
 
+    @property
+    def newest_id(self) -> int:
+        """The newest schema id; ids are given one after the other, from 1."""
+        return max(self.by_id, default=0)
+
     def may_come(self, schema_id: int) -> bool:
         """Whether the files may bring this id, which is not known, by and by."""
-        newest = max(self.by_id, default=0)
-        return self._folder is not None and newest < schema_id <= newest + AHEAD
+        return self._folder is not None and self.newest_id < schema_id <= self.newest_id + AHEAD
 
     def versions(self, subject: str) -> list[FrozenSchema]:
         """All versions of a subject, oldest first."""
@@ -261,7 +265,7 @@ def freeze(feeds: Mapping[str, Feed], folder: Path = FROZEN) -> list[FrozenSchem
         versions = catalogue.versions(subject)
         if versions and versions[-1].schema == schema:
             continue
-        frozen = FrozenSchema(max(catalogue.by_id, default=0) + 1, subject, len(versions) + 1, schema)
+        frozen = FrozenSchema(catalogue.newest_id + 1, subject, len(versions) + 1, schema)
         catalogue.by_id[frozen.id] = frozen
         new.append(frozen)
         path = folder / subject / f"{frozen.version}.avsc"

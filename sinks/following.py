@@ -35,7 +35,7 @@ class Following:
         self._catalogue = catalogue
         self._positions = positions
         self._sleep = sleep
-        self._known_at_first = max(catalogue.by_id)
+        self._known_at_first = catalogue.newest_id
         self._seen: Positions | None = None
 
     def of(self, run: Run) -> Unknown:
@@ -71,7 +71,7 @@ class Following:
             return not self._catalogue.may_come(schema_id) and (fresh or schema_id <= self._known_at_first)
         if run.next <= position.processed or schema_id <= position.newest_schema:
             return True
-        return schema_id > max(position.newest_schema, *self._catalogue.by_id) + AHEAD
+        return schema_id > max(position.newest_schema, self._catalogue.newest_id) + AHEAD
 
 
 def _begun(position: Position | None) -> Position | None:

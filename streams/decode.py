@@ -112,7 +112,7 @@ class Decoder:
     @property
     def newest_schema(self) -> int:
         """The newest schema id there is."""
-        return max(self._catalogue.by_id)
+        return self._catalogue.newest_id
 
     def knows(self, schema_id: int) -> bool:
         """Whether the files reach as far as an id; looks at them again if they did not."""

@@ -197,7 +197,7 @@ def resume(known: Known) -> Position:
     return trusted(known, position)
 
 
-def check_agreement(known: Known, other: str, metadata: str) -> None:
+def check_agreement(known: Known, other: str, position: Position | None) -> None:
     """Hold a worker's definition of a feed to what another one (``other``) committed for the same topic.
 
     Raises
@@ -205,7 +205,6 @@ def check_agreement(known: Known, other: str, metadata: str) -> None:
     PositionProblem
         They differ: the two would judge one record in two ways, or count and store different windows.
     """
-    position = parse(0, metadata)
     if position is not None and position.topic_id == known.topic_id and position.definition != known.definition:
         raise PositionProblem(
             f"{known.where}: the {other} works by another definition of the feed; run both from the same version of "

@@ -10,24 +10,21 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
 import faust
 from aiokafka.errors import KafkaError
 from faust.types import TP
-from kafka import KafkaAdminClient
 from yarl import URL
 
 from streams import checkpoints
 from streams.choices import out_of_range
-from streams.lag import committed_offsets
 from streams.membership import member_name
 from streams.positions import Answer, Known, Position, PositionProblem, Stop, check_agreement, resume
 from streams.recordbatch import CorruptBatch
 from streams.runs import deliver_runs
-from streams.standing import known_of
+from streams.standing import committed_positions, known_of
 from streams.topics import Topic, TopicProblem, wait_for_kafka
 from streams.transport import Consumer, Transport, passes
 from streams.watch import Watch, until_kafka_answers
@@ -178,11 +175,11 @@ class BatchApp(faust.App):
         try:
             if self._agrees_with:
                 other, definitions = self._agrees_with
-                others = await asyncio.to_thread(_commits, self.bootstrap, other)
+                others = await asyncio.to_thread(committed_positions, self.bootstrap, other)
                 for tp, one in known.items():
                     if tp.topic in definitions:
                         whole = replace(one, definition=definitions[tp.topic])
-                        check_agreement(whole, other, others.get(tp, ""))
+                        check_agreement(whole, other, others.get(tp))
             positions = {tp: resume(one) for tp, one in known.items()}
         except PositionProblem as problem:
             end_process(problem, EX_CONFIG)
@@ -205,12 +202,6 @@ def _checkpoints(bootstrap: str) -> Mapping[checkpoints.Place, Position]:
 
 
 @until_kafka_answers
-def _commits(bootstrap: str, group: str) -> dict[TP, str]:
-    """The metadata of a group's commits."""
-    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
-        return {TP(tp.topic, tp.partition): commit.metadata for tp, commit in committed_offsets(admin, group).items()}
-
-
 def run(app: BatchApp, topics: Iterable[str]) -> None:
     """Wait for Kafka, then work until a signal ends it."""
     os.environ.setdefault("RUST_BACKTRACE", "0")  # corrupt bytes can make Polars panic, which is caught

@@ -184,6 +184,12 @@ class City:
         with self.admin() as admin:
             return committed_offsets(admin, group)
 
+    def members(self, group: str) -> set[str]:
+        """The names of a group's workers, without what they read."""
+        with self.admin() as admin:
+            found = admin.describe_groups([group])[group]["members"]
+        return {member["group_instance_id"].partition(".")[0] for member in found}
+
     def dismiss(self, group: str) -> None:
         """Let a group go on without its workers, which have ended: Kafka would wait for the end of their sessions."""
         assert not [name for name in self.started if name.startswith(group) and self.process(name).running()]

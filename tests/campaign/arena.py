@@ -232,12 +232,6 @@ class Arena(City):
         with self.admin() as admin:
             return str(admin.describe_groups([group])[group]["group_state"])
 
-    def members(self, group: str) -> set[str]:
-        """The names of a group's workers."""
-        with self.admin() as admin:
-            found = admin.describe_groups([group])[group]["members"]
-        return {member["group_instance_id"].partition(".")[0] for member in found}
-
     def inserted(self) -> int:
         """How many rows ClickHouse has inserted since it started."""
         with self.owner() as owner:

@@ -83,13 +83,6 @@ def test_kills_in_the_replay_change_nothing(tmp_path: Path) -> None:
         assert disturbed == city.undisturbed()
 
 
-def members(city: City, group: str) -> set[str]:
-    """The names of a group's members, without what they read."""
-    with city.admin() as admin:
-        found = admin.describe_groups([group])[group]["members"]
-    return {member["group_instance_id"].partition(".")[0] for member in found}
-
-
 def test_a_worker_thought_dead_comes_back_and_spoils_nothing(tmp_path: Path) -> None:
     """Stopped in the middle of its work for two sessions, while another one goes on with its partitions."""
     with own_city(tmp_path) as city:
@@ -97,7 +90,7 @@ def test_a_worker_thought_dead_comes_back_and_spoils_nothing(tmp_path: Path) -> 
         city.drain()
         for name in WORKERS:
             city.start(f"{name}-too")
-            city.wait(lambda name=name: len(members(city, name)) == 2)  # type: ignore[misc]
+            city.wait(lambda name=name: len(city.members(name)) == 2)  # type: ignore[misc]
         enough = Event()
 
         def go_on_publishing() -> None:
@@ -115,14 +108,14 @@ def test_a_worker_thought_dead_comes_back_and_spoils_nothing(tmp_path: Path) -> 
                     city.signal(name, signal.SIGSTOP)
                 until = time.monotonic() + 2 * SESSION_SECONDS
                 for name in WORKERS:
-                    city.wait(lambda name=name: members(city, name) == {f"{name}-too-1"})  # type: ignore[misc]
+                    city.wait(lambda name=name: city.members(name) == {f"{name}-too-1"})  # type: ignore[misc]
                 taken_over = dict(moved)
                 city.wait(lambda: all(moved[name] > taken_over[name] for name in WORKERS))
                 city.wait(lambda: time.monotonic() > until)
                 for name in WORKERS:
                     city.signal(name, signal.SIGCONT)
                 for name in WORKERS:
-                    city.wait(lambda name=name: len(members(city, name)) == 2)  # type: ignore[misc]
+                    city.wait(lambda name=name: len(city.members(name)) == 2)  # type: ignore[misc]
                 enough.set()
                 publisher.join()
                 city.drain()

@@ -17,6 +17,7 @@ from streams.positions import (
     Position,
     PositionProblem,
     check_agreement,
+    parse,
     resume,
 )
 from streams.unknown import MOST, newest
@@ -355,12 +356,12 @@ OTHERS = replace(GOOD, definition="def-0")
 
 @pytest.mark.parametrize("metadata", ["", "x", GOOD.metadata(), replace(OTHERS, topic_id="id-0").metadata()])
 def test_a_sink_agrees_with_a_processor_that_has_said_nothing_else(metadata: str) -> None:
-    check_agreement(known(worker="sink"), "processor", metadata)
+    check_agreement(known(worker="sink"), "processor", parse(0, metadata))
 
 
 def test_a_sink_stops_where_the_processor_goes_by_another_definition() -> None:
     with pytest.raises(PositionProblem, match=r"^sink in toy/3: the processor works by another definition of the feed"):
-        check_agreement(known(worker="sink"), "processor", OTHERS.metadata())
+        check_agreement(known(worker="sink"), "processor", OTHERS)
 
 
 AGGREGATES = replace(GOOD, definition="def-1.a.b")

@@ -16,11 +16,11 @@ from citystream.installation import Installation
 from citystream.monitor import Monitor, Snapshot, render
 from citystream.stack.process import Launch, Process
 from citystream.stack.stack import Stack, State
-from processors.worker import GROUP as PROCESSOR
+from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
+from sinks import GROUP as SINK
 from sinks.ledger import Account, accounts
 from sinks.queries import newest_event_ms
-from sinks.worker import GROUP as SINK
 from streams import topics
 from streams.generations import sources
 from streams.lag import measure

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 
 from kafka import KafkaConsumer, TopicPartition
 
-from processors.worker import GROUP as PROCESSOR
+from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
-from sinks.worker import GROUP as SINK
+from sinks import GROUP as SINK
 from streams.generations import Generation, generations
 from streams.lag import PartitionLag, measure
 from streams.positions import Position, resume

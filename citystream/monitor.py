@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from citystream.installation import Installation
-from processors.worker import GROUP as PROCESSOR
+from processors import GROUP as PROCESSOR
+from sinks import GROUP as SINK
 from sinks.queries import newest_arrival_ms, newest_windows, quarantined
-from sinks.worker import GROUP as SINK
 from streams.generations import numbered, sources
 from streams.lag import LagMeter, TopicLag, by_topic
 

@@ -1,1 +1,4 @@
 """Faust workers: decode, validate, deduplicate, aggregate; one agent a feed."""
+
+#: The consumer group of the processors.
+GROUP = "processor"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from schemas.columnar import UUID_PARTS
 from schemas.feed import Feed, milliseconds
+from schemas.model import UUID_PARTS
 
 
 class Repeats:

@@ -10,6 +10,7 @@ import polars as pl
 from faust.types import TP
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_exponential
 
+from processors import GROUP
 from processors.partition import Output, Partition
 from schemas.catalogue import Catalogue, declared
 from schemas.feed import Aggregate, Feed
@@ -27,7 +28,6 @@ from streams.worker import BatchApp, run
 
 log = logging.getLogger("citystream")
 
-GROUP = "processor"
 #: Between the group keys in the key of an aggregate's record.
 KEY_SEPARATOR = "\x1f"
 

@@ -6,7 +6,7 @@ included, and nothing is believed unless every length and border is as stated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,18 +18,13 @@ from schemas.arrow import long_lists, texts
 from schemas.avro import UUID_FORMAT, Schema
 from schemas.catalogue import FrozenSchema
 from schemas.kernel import walk_blocks, walk_values
-from schemas.model import Kind
+from schemas.model import UUID_PARTS
 from schemas.rowcodec import FRAME, NotDecodable, frame
 
 #: Bytes of a record's envelope at least: room is reserved for as many records as a batch states.
 SMALLEST_ENVELOPE = 12
 #: Bytes decoded at once at most: positions in them have 31 bits.
 LARGEST_BODY = 2**31 - 1
-
-#: The two integers of 64 bits that are a UUID.
-UUID_PARTS = ("high", "low")
-#: What a field of several numbers is made of.
-PARTS: Mapping[Kind, tuple[str, str]] = {"place": ("longitude", "latitude"), "uuid": UUID_PARTS}
 
 _KINDS = {
     "long": kernel.LONG,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -30,6 +30,11 @@ from schemas.fields import (
 )
 
 Kind = Literal["string", "uuid", "int", "float", "bool", "instant", "date", "enum", "place"]
+
+#: The two integers of 64 bits that are a UUID, as a column.
+UUID_PARTS = ("high", "low")
+#: What a field of several numbers is made of, as a column.
+PARTS: Mapping[Kind, tuple[str, str]] = {"place": ("longitude", "latitude"), "uuid": UUID_PARTS}
 
 _KINDS: dict[type, Kind] = {
     str: "string",

@@ -13,10 +13,9 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
-from schemas.columnar import UUID_PARTS
 from schemas.feed import Feed, milliseconds
 from schemas.fields import INT32
-from schemas.model import Field
+from schemas.model import UUID_PARTS, Field
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -10,8 +10,8 @@ import polars as pl
 from aiokafka.errors import CorruptRecordException
 
 from schemas.catalogue import Catalogue
-from schemas.columnar import PARTS
 from schemas.feed import Aggregate, Feed
+from schemas.model import PARTS
 from sinks.following import Following
 from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns, quarantine_columns
 from streams import deadletters
@@ -33,8 +33,6 @@ class Lane(Protocol):
     def table(self) -> str: ...
     @property
     def columns(self) -> Sequence[TableColumn]: ...
-    @property
-    def definition(self) -> str: ...
 
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
         """Rows of a run from an offset on, and the new maximum of event time.
@@ -57,7 +55,6 @@ class FeedLane:
         self.topic = generation.topic
         self.table = f"raw.{feed.name}"
         self.columns = feed_columns(feed, timezone)
-        self.definition = generation.records
         self._feed = feed
         self._first, self._counts = generation.first, generation.counts
         self._following = following
@@ -79,11 +76,10 @@ class FeedLane:
 class AggregateLane:
     """Parts of windows into the aggregate's table."""
 
-    def __init__(self, feed: Feed, aggregate: Aggregate, catalogue: Catalogue, timezone: str) -> None:
+    def __init__(self, aggregate: Aggregate, catalogue: Catalogue, timezone: str) -> None:
         self.topic = aggregate.topic
         self.table = f"raw.{aggregate.topic}"
         self.columns = aggregate_columns(aggregate, timezone)
-        self.definition = feed.fingerprint(aggregate)
         self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue, math.inf))
 
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
@@ -100,7 +96,6 @@ class QuarantineLane:
 
     topic = deadletters.TOPIC
     table = "raw.quarantine"
-    definition = "1"
 
     def __init__(self, timezone: str) -> None:
         self.columns = quarantine_columns(timezone)
@@ -153,5 +148,5 @@ def lanes(
     found: list[Lane] = [QuarantineLane(timezone)]
     for feed in feeds.values():
         found += [FeedLane(generation, catalogue, timezone, following) for generation in generations(feed)]
-        found += [AggregateLane(feed, aggregate, catalogue, timezone) for aggregate in feed.aggregates]
+        found += [AggregateLane(aggregate, catalogue, timezone) for aggregate in feed.aggregates]
     return found

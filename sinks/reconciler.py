@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from clickhouse_driver import Client
 
 from schemas.feed import Feed
+from sinks import GROUP
 from sinks.ledger import EVERYWHERE, Account, Place, Stretch, absent, arrived, balance, cut, read, unsettled
-from sinks.worker import GROUP
 from streams import deadletters
 from streams.generations import numbered, sources
 from streams.lag import LagMeter, PartitionLag

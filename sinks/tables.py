@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from schemas.columnar import PARTS
 from schemas.feed import Aggregate, Feed
-from schemas.model import Field
+from schemas.model import PARTS, Field
 from sinks.sql import behind_ms, is_late, literal
 from streams.watermark import ASIDE
 

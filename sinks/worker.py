@@ -15,7 +15,9 @@ from faust.types import TP
 
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
+from sinks import GROUP
 from sinks.clickhouse import Abandoned, Server, Writer
+from sinks.definitions import definitions
 from sinks.following import Following
 from sinks.lanes import AggregateLane, Lane, lanes
 from sinks.tables import CONTROL, PROGRESS, UNDECLARED, TableColumn
@@ -30,7 +32,6 @@ from streams.worker import BatchApp, run
 
 log = logging.getLogger("citystream")
 
-GROUP = "sink"
 #: Rows up to which frames that wait are joined. A frame of 20 rows was seen to take 27 KiB for 4 KiB of values, and one
 #: comes of each partition every second while ClickHouse is away.
 SMALL = 10_000
@@ -167,9 +168,9 @@ def main(
     """
     following = Following(catalogue, partial(committed_positions, bootstrap, processor))
     ways = lanes(feeds, catalogue, timezone, following)
-    definitions = {lane.topic: lane.definition for lane in ways}
     of_others = {topic: generation.definition for topic, generation in sources(feeds.values()).items()}
     wanted = topics(feeds.values())
-    app = BatchApp(GROUP, bootstrap, definitions, wanted, instance=instance, agrees_with=(processor, of_others))
+    own = definitions(feeds.values())
+    app = BatchApp(GROUP, bootstrap, own, wanted, instance=instance, agrees_with=(processor, of_others))
     Sink(app, ways, Writer(server, log.warning))
-    run(app, [lane.topic for lane in ways])
+    run(app, own)

@@ -14,9 +14,9 @@ from aiokafka.errors import CorruptRecordException
 
 from schemas.avro import feed_schema, field_of
 from schemas.catalogue import Catalogue, FrozenSchema
-from schemas.columnar import PARTS, Block, Layout
+from schemas.columnar import Block, Layout
 from schemas.feed import Feed
-from schemas.model import Field
+from schemas.model import PARTS, Field
 from schemas.rowcodec import FRAME, NotDecodable, decode, schema_id
 from schemas.verdict import ColumnarVerdict
 from streams.awaited import Awaited

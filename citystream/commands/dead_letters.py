@@ -1,4 +1,7 @@
-"""citystream dead-letters: the records that could not be processed, why, and publishing them again."""
+"""citystream dead-letters: the records that could not be processed, why, and publishing them again.
+
+Only where they are published again is loaded what it takes: the compiled decoder.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from citystream.installation import Installation
 from citystream.progress import progress
 from citystream.redriving.arrival import await_sink
 from citystream.redriving.corrections import Correction, CorrectionProblem, exported, read_corrections
-from citystream.redriving.redrive import Outcome, Redrive, Result
+from citystream.redriving.outcome import Outcome, Result
 from citystream.settings import SettingsError
 from schemas.rowcodec import NotDecodable, decode
 from schemas.verdict import instant_ms
@@ -144,6 +147,8 @@ def redrive(  # noqa: PLR0913, PLR0917
 
     Example: citystream dead-letters redrive police_incident --cause "not in the catalogue" --dry-run
     """
+    from citystream.redriving.redrive import Redrive  # noqa: PLC0415
+
     city = Installation.load()
     selection = _selection(city, feeds, cause, since, until, partition, offset)
     corrections = None if corrected is None else _corrections(city, corrected)

@@ -17,10 +17,10 @@ from kafka.errors import KafkaError
 
 from citystream.commands.output import Output, OutputOption, show, waiting_for
 from citystream.installation import Installation
-from processors.worker import GROUP as PROCESSOR
+from processors import GROUP as PROCESSOR
+from sinks import GROUP as SINK
 from sinks.clickhouse import first_line, passes
 from sinks.reconciler import Check, Reconciler
-from sinks.worker import GROUP as SINK
 from streams import topics
 from streams.generations import sources
 from streams.lag import LagMeter, by_topic

@@ -12,11 +12,11 @@ from clickhouse_driver import Client
 from citystream.commands.output import Output, OutputOption, show
 from citystream.installation import Installation
 from citystream.settings import SettingsError
-from processors.worker import GROUP as PROCESSOR
+from processors import GROUP as PROCESSOR
+from sinks import GROUP as SINK
 from sinks import queries
-from sinks.lanes import lanes
+from sinks.definitions import definitions
 from sinks.migrate import empty
-from sinks.worker import GROUP as SINK
 from streams import choices, positions
 from streams.generations import source, sources
 from streams.lag import PartitionLag, measure
@@ -162,15 +162,15 @@ def _definitions(city: Installation, worker: Worker) -> Mapping[str, str]:
     """The topics of a worker and the definition it has for each."""
     if worker is Worker.PROCESSOR:
         return {topic: generation.definition for topic, generation in sources(city.feeds.values()).items()}
-    return {lane.topic: lane.definition for lane in lanes(city.feeds, city.catalogue, city.settings.timezone)}
+    return definitions(city.feeds.values())
 
 
 def _standing(city: Installation, worker: Worker, topics: list[str] | None) -> list[tuple[Known, PartitionLag]]:
-    definitions = _definitions(city, worker)
+    read = _definitions(city, worker)
     for topic in topics or ():
-        if topic not in definitions:
-            raise SettingsError(f"the {worker} reads no topic {topic} (it reads: {', '.join(definitions)})")
-    chosen = {topic: definitions[topic] for topic in topics or definitions}
+        if topic not in read:
+            raise SettingsError(f"the {worker} reads no topic {topic} (it reads: {', '.join(read)})")
+    chosen = {topic: read[topic] for topic in topics or read}
     return standing(city.bootstrap, worker.value, chosen, sources(city.feeds.values()))
 
 

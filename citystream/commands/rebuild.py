@@ -11,12 +11,12 @@ from clickhouse_driver import Client
 
 from citystream.installation import Installation
 from citystream.progress import progress
-from processors.worker import GROUP as PROCESSOR
+from processors import GROUP as PROCESSOR
 from schemas.catalogue import SchemaProblem, check
 from schemas.feed import Aggregate, Feed
+from sinks import GROUP as SINK
 from sinks.migrate import shown, statements
 from sinks.rebuild import Rebuild, is_behind, show
-from sinks.worker import GROUP as SINK
 from streams import choices, positions, topics
 from streams.generations import generations, source
 from streams.positions import Known, Position, PositionProblem

@@ -1,4 +1,7 @@
-"""citystream registry: the frozen schemas for other programs."""
+"""citystream registry: the frozen schemas for other programs.
+
+Only where it runs is loaded what it takes: a web server.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from citystream import registry as server
 from citystream.settings import LOCALHOST, SettingsError, load_settings, variable
 
 
@@ -31,6 +33,8 @@ def registry(
 
     In ClickHouse: SETTINGS format_avro_schema_registry_url = 'http://127.0.0.1:8081'
     """
+    from citystream import registry as server  # noqa: PLC0415
+
     port = port or load_settings().registry_port
     try:
         server.serve(host, port, typer.echo)

@@ -1,4 +1,7 @@
-"""citystream process and sink: the two workers."""
+"""citystream process and sink: the two workers.
+
+Only where one runs is loaded what it takes: Faust, and the compiled decoder.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,8 @@ from typing import Annotated
 
 import typer
 
+import processors
 from citystream.installation import Installation
-from processors import worker as processor
-from sinks import worker as sink
 
 #: Kafka's clients, which complain at each attempt to reach a broker that is away.
 CLIENTS = ("aiokafka", "kafka")
@@ -69,9 +71,11 @@ def process(
 
     Example: citystream process --feeds traffic_flow
     """
+    from processors.worker import main  # noqa: PLC0415
+
     _log()
     city = Installation.load()
-    processor.main(city.choose(feeds), city.catalogue, city.bootstrap, instance, accept_bad=accept_bad)
+    main(city.choose(feeds), city.catalogue, city.bootstrap, instance, accept_bad=accept_bad)
 
 
 def move(feeds: Feeds = None, instance: Instance = None) -> None:
@@ -79,10 +83,12 @@ def move(feeds: Feeds = None, instance: Instance = None) -> None:
 
     Example: citystream sink --instance sink-1
     """
+    from sinks.worker import main  # noqa: PLC0415
+
     _log()
     city = Installation.load()
     chosen, server, zone = city.choose(feeds), city.server("sink"), city.settings.timezone
-    sink.main(chosen, city.catalogue, city.bootstrap, server, zone, instance, processor=processor.GROUP)
+    main(chosen, city.catalogue, city.bootstrap, server, zone, instance, processor=processors.GROUP)
 
 
 def _log() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 from citystream.stack.process import StackError
-from sinks.worker import GROUP
+from sinks import GROUP
 from streams.lag import LagMeter
 
 LOOK_EVERY = timedelta(milliseconds=200)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 from kafka import KafkaProducer
 
 from citystream.redriving.corrections import Correction, CorrectionProblem, corrected
+from citystream.redriving.outcome import Outcome, Result
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from schemas.rowcodec import decode
@@ -24,19 +24,6 @@ from streams.runs import Run
 Chunk = tuple[str, int, list[int]]
 
 
-class Outcome(StrEnum):
-    """What becomes of a quarantined record.
-
-    STORED: the same event has arrived otherwise, and is only noted. REPEATED: another letter of the same event is
-    redriven by this run, and it is noted where that one went.
-    """
-
-    REDRIVEN = "redriven"
-    STORED = "stored already"
-    REPEATED = "repeats another"
-    BAD = "still bad"
-
-
 @dataclass(frozen=True)
 class Candidate:
     """A quarantined record, the bytes to publish, and why they cannot be, as far as that is known."""
@@ -45,10 +32,6 @@ class Candidate:
     key: bytes | None
     value: bytes | None
     problem: str | None = None
-
-
-#: Topic, cause, what became of the record, and why it is still bad.
-Result = tuple[str, str, Outcome, str | None]
 
 
 class Redrive:

@@ -12,12 +12,12 @@ import pytest
 import typer
 import yaml
 
+import processors
+import sinks
 from citystream.cli import build
 from citystream.secrets import Secrets, secret
 from citystream.settings import LOCALHOST, PROJECT, Settings, load_settings, variable
 from citystream.stack import clickhouse, kafka
-from processors import worker as processor
-from sinks import worker as sink
 
 TEXT = (PROJECT / "docker-compose.yml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
@@ -183,7 +183,7 @@ def test_what_runs_on_is_watched_and_started_again() -> None:
         assert SERVICES[name]["restart"] == "unless-stopped"
         assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
     groups = {name: SERVICES[name]["healthcheck"]["test"][-1] for name in ("processor", "sink")}
-    assert groups == {"processor": processor.GROUP, "sink": sink.GROUP}
+    assert groups == {"processor": processors.GROUP, "sink": sinks.GROUP}
 
 
 def test_the_image_has_what_it_needs_and_no_more() -> None:

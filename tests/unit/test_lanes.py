@@ -107,7 +107,7 @@ def test_a_batch_that_cannot_be_read_is_kept_by_its_offsets(raw: bytes) -> None:
 
 
 def test_progress_is_the_newest_watermark_of_each_partition() -> None:
-    lane = AggregateLane(FEED, FEED.aggregates[0], CATALOGUE, "UTC")
+    lane = AggregateLane(FEED.aggregates[0], CATALOGUE, "UTC")
     parts = pl.DataFrame({"source_partition": [0, 0, 1, 1, 2], "watermark": [5, None, 9, 4, None], "events": [1] * 5})
     progress = lane.progress(parts).sort("source_partition")
     assert rows_of(progress) == [

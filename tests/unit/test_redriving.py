@@ -16,7 +16,8 @@ from kafka.errors import KafkaError
 from pydantic import Field
 
 from citystream.redriving.corrections import Correction, CorrectionProblem, corrected, exported, read_corrections
-from citystream.redriving.redrive import Outcome, Redrive
+from citystream.redriving.outcome import Outcome
+from citystream.redriving.redrive import Redrive
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import Feed
 from schemas.fields import Personal

@@ -46,7 +46,7 @@ def test_progress_is_inserted_after_the_parts_and_the_position_moves_last() -> N
     tp = TP(AGGREGATE.name, 0)
     consumer = SimpleNamespace(resumed={tp: Position(0, 0, 0, "", "")}, flushed={}, assignment=lambda: {tp})
     app: Any = MagicMock(batch_consumer=consumer, unchanged=AsyncMock())
-    lane = AggregateLane(FEED, AGGREGATE, CATALOGUE, "UTC")
+    lane = AggregateLane(AGGREGATE, CATALOGUE, "UTC")
     server = Recording(consumer.flushed)
     sink = Sink(app, [lane], server)  # type: ignore[arg-type]
     empty = lane.read(run(batch([], 0), topic=AGGREGATE.name), 0, 0)[0]

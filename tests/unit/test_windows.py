@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from processors.combine import Combine
 from processors.repeats import Repeats
 from processors.windows import SumTooLarge, Windows
-from schemas.columnar import UUID_PARTS
 from schemas.feed import Outgrown
+from schemas.model import UUID_PARTS
 from streams.decode import Decoder
 from streams.positions import NO_EVENT_TIME
 from streams.recordbatch import split

@@ -15,6 +15,8 @@ from streams.runs import Run
 
 ARRIVED = 1_714_564_900_000
 LOG_APPEND_TIME, TRANSACTIONAL, CONTROL = 0x08, 0x10, 0x20
+#: Kinds of the markers that end a transaction.
+ABORT, COMMIT = 0, 1
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "none": bytes, "gzip": gzip_encode, "snappy": snappy_encode, "lz4": lz4_encode, "zstd": zstd_encode,
@@ -94,3 +96,13 @@ def rows_of(frame: Any) -> list[dict[str, Any]]:
     """The rows of a frame as dictionaries."""
     rows: list[dict[str, Any]] = frame.to_dicts()
     return rows
+
+
+def marker_key(kind: int) -> bytes:
+    """The key of a marker, ``ABORT`` or ``COMMIT``, that ends a transaction."""
+    return struct.pack(">hh", 0, kind)
+
+
+def plain(base: int, count: int = 3) -> bytes:
+    """A batch of so many records from an offset on."""
+    return batch([(b"k", b"v", [])] * count, base, arrived_ms=9000 + base)

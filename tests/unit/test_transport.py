@@ -1,4 +1,4 @@
-"""What a fetch becomes, which commits leave, and that the extension points the transport stands on are where they were.
+"""Which commits leave, and that the extension points the transport stands on are where they were.
 
 A failure of a contract test means: faust-streaming or aiokafka moved something; read streams/transport.py against the
 new version before changing the test.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -20,7 +19,6 @@ import faust
 import pytest
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer import fetcher
-from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import (
@@ -40,19 +38,15 @@ from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer as FaustConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from streams import checkpoints, runs, transport
 from streams.membership import MemberCoordinator, member_name
 from streams.positions import Position
-from streams.recordbatch import CorruptBatch
-from streams.runs import Run
 from streams.transport import Consumer, ConsumerThread
-from tests.reference.batches import CONTROL, LOG_APPEND_TIME, TRANSACTIONAL, batch, batch_of, stamped
+from tests.reference.batches import ABORT, COMMIT, marker_key, plain
 
 HERE = TopicPartition("toy", 0)
-ABORT, COMMIT = 0, 1
+TP0, TP1 = TP("toy", 0), TP("toy", 1)
 
 
 def parameters(function: Any) -> list[str]:
@@ -161,218 +155,6 @@ def test_the_names_replaced_are_those_aiokafka_uses() -> None:
     assert ControlRecord.parse(marker_key(ABORT)) == ABORT_MARKER != ControlRecord.parse(marker_key(COMMIT))
     assert driver.Transport.Consumer is driver.Consumer
     assert transport.Transport.Consumer is Consumer
-
-
-def marker_key(kind: int) -> bytes:
-    return struct.pack(">hh", 0, kind)
-
-
-def marker(base: int, producer: int, kind: int) -> bytes:
-    raw = batch([(marker_key(kind), struct.pack(">hi", 0, 0), [])], base)
-    return stamped(raw, base, set_attributes=CONTROL | TRANSACTIONAL | LOG_APPEND_TIME, producer=producer)
-
-
-def transactional(base: int, producer: int, count: int = 2) -> bytes:
-    raw = batch([(b"k", b"v", [])] * count, base)
-    return stamped(raw, base, set_attributes=TRANSACTIONAL | LOG_APPEND_TIME, producer=producer)
-
-
-def plain(base: int, count: int = 3) -> bytes:
-    return batch([(b"k", b"v", [])] * count, base, arrived_ms=9000 + base)
-
-
-@pytest.fixture
-def run_topic() -> Iterator[None]:
-    """The topic of these tests is delivered as runs."""
-    runs._run_topics.add(HERE.topic)
-    yield
-    runs._run_topics.discard(HERE.topic)
-
-
-pytestmark = pytest.mark.usefixtures("run_topic")
-
-
-def fetched(data: bytes, fetch_offset: int, aborted: list[tuple[int, int]] | None = None) -> Any:
-    """What stands in for aiokafka's records of a fetch."""
-    return runs._partition_records(HERE, runs._Fetched(data), aborted, fetch_offset, None, None, True, READ_COMMITTED)
-
-
-def runs_of(records: Any) -> list[Run]:
-    return [record.value for record in records]
-
-
-def bases(run: Run) -> list[int]:
-    return [b.base_offset for b in run.batches]
-
-
-def test_a_fetch_becomes_one_run_that_ends_at_its_last_offset() -> None:
-    records = fetched(plain(10) + plain(13), 10)
-    (record,) = list(records)
-    run = record.value
-    assert (run.topic, run.partition, run.start, run.next, bases(run)) == ("toy", 0, 10, 16, [10, 13])
-    assert (record.topic, record.partition, record.offset, record.timestamp) == ("toy", 0, 15, 9013)
-    assert records.next_fetch_offset == 16
-
-
-def test_a_fetch_that_starts_inside_a_batch_brings_all_of_it() -> None:
-    (run,) = runs_of(fetched(plain(10, 5) + plain(15), 12))
-    assert (run.start, run.next, bases(run)) == (12, 18, [10, 15])
-
-
-def test_a_fetch_cut_in_the_middle_of_a_batch_ends_before_it() -> None:
-    whole = plain(10) + plain(13)
-    records = fetched(whole[:-1], 10)
-    (run,) = runs_of(records)
-    assert (run.next, bases(run), records.next_fetch_offset) == (13, [10], 13)
-
-
-def test_a_long_fetch_becomes_runs_that_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many records as a run may have, a batch that has more alone, and the markers and gaps between them."""
-    monkeypatch.setattr(runs, "LONGEST_RUN", 6)
-    data = b"".join(
-        [plain(10), plain(13), marker(16, 7, COMMIT), plain(17), plain(20, 9), plain(31), marker(34, 7, ABORT)]
-    )
-    found = runs_of(fetched(data, 11))
-    assert [bases(run) for run in found] == [[10, 13], [17], [20], [31]]
-    assert [(run.start, run.next) for run in found] == [(11, 17), (17, 20), (20, 31), (31, 35)]
-
-
-def test_a_fetch_without_a_whole_batch_brings_no_run_and_stays_where_it_is() -> None:
-    records = fetched(plain(10)[:-1], 10)
-    assert runs_of(records) == []
-    assert records.next_fetch_offset == 10
-
-
-def test_markers_are_left_out_and_passed() -> None:
-    (run,) = runs_of(fetched(marker(10, 7, COMMIT) + marker(11, 8, ABORT), 10))
-    assert (run.start, run.next, run.batches) == (10, 12, ())
-
-
-def test_aborted_records_are_left_out_until_the_marker_and_committed_ones_stay() -> None:
-    data = b"".join(
-        [
-            transactional(10, 7), transactional(12, 8), plain(14), transactional(17, 7), marker(19, 7, ABORT),
-            marker(20, 8, COMMIT), transactional(21, 7), marker(23, 7, COMMIT),
-        ]
-    )  # fmt: skip
-    (run,) = runs_of(fetched(data, 10, [(7, 10)]))
-    assert (run.next, bases(run)) == (24, [12, 14, 21])
-
-
-def test_a_marker_that_compaction_left_empty_is_passed() -> None:
-    empty = batch_of(
-        b"", 0, 12, set_attributes=CONTROL | TRANSACTIONAL | LOG_APPEND_TIME, producer=7, last_delta=0
-    )  # fmt: skip
-    (run,) = runs_of(fetched(plain(10, 2) + empty + plain(13), 10))
-    assert (run.next, bases(run)) == (16, [10, 13])
-
-
-def test_a_transaction_aborted_that_began_before_the_fetch_is_left_out() -> None:
-    (run,) = runs_of(fetched(transactional(10, 7) + plain(12) + marker(15, 7, ABORT), 10, [(7, 3)]))
-    assert bases(run) == [12]
-
-
-@settings(max_examples=200)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["plain", "data", "data", "end"]), st.sampled_from([7, 8]), st.booleans()),
-        max_size=12,
-    ),
-    st.integers(0, 6),
-)
-def test_the_batches_of_a_run_are_those_aiokafka_takes_records_from(
-    log: list[tuple[str, int, bool]], skip: int
-) -> None:
-    """Transactions of two producers between plain batches, fetched from any batch on."""
-    raw: list[bytes] = []
-    offsets: list[int] = []
-    aborted: list[tuple[int, int]] = []
-    open_since: dict[int, int] = {}
-    at = 100
-    for kind, producer, commits in [*log, ("end", 7, False), ("end", 8, False)]:
-        if kind == "end" and producer not in open_since:
-            continue
-        offsets.append(at)
-        if kind == "plain":
-            raw.append(plain(at, 2))
-        elif kind == "data":
-            raw.append(transactional(at, producer))
-            open_since.setdefault(producer, at)
-        else:
-            raw.append(marker(at, producer, COMMIT if commits else ABORT))
-            first = open_since.pop(producer)
-            if not commits:
-                aborted.append((producer, first))
-        at += 1 if kind == "end" else 2
-    if skip >= len(raw):
-        return
-    data = b"".join(raw[skip:])
-    theirs = runs.fetcher_partition_records(
-        HERE, runs.fetcher_memory_records(data), list(aborted), offsets[skip], None, None, True, READ_COMMITTED
-    )
-    expected = [record.offset for record in theirs]
-    (run,) = runs_of(fetched(data, offsets[skip], list(aborted)))
-    assert [offset for b in run.batches for offset, *_ in b.records()] == expected
-    assert run.next == theirs.next_fetch_offset == at
-
-
-def test_records_stamped_by_their_producer_are_refused_loudly() -> None:
-    data = plain(10) + batch([(b"k", b"v", [])], 13, attributes=0)
-    with pytest.raises(CorruptBatch, match=r"toy/0 holds records .* set message\.timestamp\.type=LogAppendTime"):
-        runs_of(fetched(data, 10))
-
-
-def test_a_wrong_checksum_is_refused_loudly() -> None:
-    data = bytearray(plain(10))
-    data[-2] ^= 1
-    with pytest.raises(CorruptBatch, match=r"^toy/0: the batch at offset 10 has a wrong checksum"):
-        runs_of(fetched(bytes(data), 10))
-
-
-def test_a_topic_that_is_no_feed_stays_as_aiokafka_has_it() -> None:
-    other = TopicPartition("other", 0)
-    records = runs._partition_records(other, runs._Fetched(plain(10)), None, 11, None, None, True, READ_COMMITTED)
-    assert isinstance(records, runs.fetcher_partition_records)
-    assert [record.offset for record in records] == [11, 12]
-
-
-class _State:
-    paused = False
-    position = 10
-
-    def consumed_to(self, offset: int) -> None:
-        self.position = offset
-
-
-class _Assignment:
-    active = True
-
-    def __init__(self) -> None:
-        self.state = _State()
-
-    def state_value(self, _: TopicPartition) -> _State:
-        return self.state
-
-
-@pytest.mark.parametrize("one_by_one", [True, False])
-def test_aiokafka_hands_out_a_run_and_moves_its_position_behind_it(one_by_one: bool) -> None:
-    assignment = _Assignment()
-    records = fetched(plain(10) + plain(13), 10)
-    result = fetcher.FetchResult(HERE, assignment=assignment, partition_records=records, backoff=0)
-    (record,) = [result.getone()] if one_by_one else result.getall()
-    assert record.offset == 15
-    assert assignment.state.position == 16
-    assert not (result.getone() if one_by_one else result.has_more())
-
-
-def test_the_bytes_of_a_fetch_say_whether_it_holds_anything() -> None:
-    assert runs._Fetched(plain(10)).has_next()
-    assert not runs._Fetched(plain(10)[:-1]).has_next()
-    assert runs._Fetched(plain(10)[:-1]).size_in_bytes() == len(plain(10)) - 1
-    assert not runs._Fetched(b"").has_next()
-
-
-TP0, TP1 = TP("toy", 0), TP("toy", 1)
 
 
 def position(processed: int, rewind: int = 0) -> Position:

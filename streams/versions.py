@@ -1,0 +1,84 @@
+"""How the records of a topic are read by the version of the schema they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import polars as pl
+
+from schemas.avro import feed_schema, field_of
+from schemas.catalogue import Catalogue, FrozenSchema
+from schemas.columnar import Layout
+from schemas.feed import Feed
+from schemas.model import PARTS, Field
+from schemas.rowcodec import NotDecodable, decode, schema_id
+from schemas.verdict import ColumnarVerdict
+
+
+@dataclass(frozen=True)
+class Version:
+    """How the records of one frozen version are read, judged and brought to the columns of the reader."""
+
+    number: int
+    layout: Layout
+    verdict: ColumnarVerdict | None
+    columns: list[pl.Expr]
+
+
+class Versions:
+    """The versions of a subject, brought to the columns of its reader: what the feed declares, or the latest.
+
+    ``empty`` is a frame of these columns without rows.
+    """
+
+    def __init__(self, catalogue: Catalogue, subject: str, feed: Feed | None = None) -> None:
+        self._catalogue = catalogue
+        self._subject = subject
+        self._feed = feed
+        self._reader = catalogue.of(subject, feed_schema(feed)) if feed else catalogue.latest(subject)
+        own = self._of(self._reader)
+        self._known = {own.layout.frame: own}
+        self.empty = own.layout.read_blocks([]).select(own.columns)
+
+    def named(self, frame: bytes) -> Version | None:
+        """The version that a frame names, if it is known and of this subject."""
+        found = self._known.get(frame)
+        if found is None:
+            frozen = self._catalogue.by_id.get(schema_id(frame) or 0)
+            if frozen is not None and frozen.subject == self._subject:
+                found = self._known[frame] = self._of(frozen)
+        return found
+
+    def why_not(self, value: bytes) -> str:
+        """Why a value cannot be read by the version it names."""
+        try:
+            decode(self._catalogue, value)
+        except NotDecodable as error:
+            return str(error)
+        stated = schema_id(value)
+        subject = self._catalogue.by_id[stated or 0].subject
+        return f"schema {stated} is of {subject}" if subject != self._subject else "not in canonical Avro encoding"
+
+    def _of(self, written: FrozenSchema) -> Version:
+        has = {f["name"]: f for f in written.schema["fields"]}
+        wanted = {f["name"]: f for f in self._reader.schema["fields"]}
+        columns = [
+            pl.col(name) if name in has else pl.lit(field["default"]).alias(name) for name, field in wanted.items()
+        ]
+        columns += [pl.col("_key", "_offset", "_arrived")]
+        if self._feed is None:
+            return Version(written.id, Layout(written), None, columns)
+        fields = [field_of(schema) for schema in has.values()]
+        if undeclared := [f for f in fields if f.name not in wanted]:
+            columns.append(_as_json(undeclared).alias("_undeclared"))
+        return Version(written.id, Layout(written), ColumnarVerdict(self._feed, fields), columns)
+
+
+def _as_json(fields: Iterable[Field]) -> pl.Expr:
+    """Columns as one JSON object, those of several numbers flattened: ``place_longitude``."""
+    members = []
+    for name, parts in ((f.name, PARTS.get(f.kind)) for f in fields):
+        value = pl.col(name)
+        members += [value.struct.field(part).alias(f"{name}_{part}") for part in parts] if parts else [value]
+    return pl.struct(members).struct.json_encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,9 @@ from citystream.secrets import Secrets, load_secrets
 from citystream.settings import Settings
 from citystream.stack.ports import free_ports
 from citystream.stack.stack import Stack
+
+# Most brokers here live for seconds: what is compiled fast is better than what runs fast.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 
 def settings_in(home: Path) -> Settings:

@@ -108,7 +108,7 @@ def _format(settings: Settings, properties: Path) -> None:
     words = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(properties))
     try:
         done = subprocess.run(
-            [*_java(settings), *words],
+            [*_java(settings), "-XX:TieredStopAtLevel=1", *words],
             capture_output=True,
             text=True,
             timeout=FORMAT_SECONDS,

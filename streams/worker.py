@@ -39,6 +39,9 @@ STOP_SECONDS = 4
 #: the process instead, before Faust gives up a seek, would only help where something starts it again.
 LONGEST_WAIT = timedelta(days=365)
 
+_checkpoints = until_kafka_answers(checkpoints.read)
+_committed = until_kafka_answers(committed_positions)
+
 EX_SOFTWARE = 70
 EX_CONFIG = 78
 
@@ -175,7 +178,7 @@ class BatchApp(faust.App):
         try:
             if self._agrees_with:
                 other, definitions = self._agrees_with
-                others = await asyncio.to_thread(committed_positions, self.bootstrap, other)
+                others = await asyncio.to_thread(_committed, self.bootstrap, other)
                 for tp, one in known.items():
                     if tp.topic in definitions:
                         whole = replace(one, definition=definitions[tp.topic])
@@ -196,12 +199,6 @@ class BatchApp(faust.App):
         return known_of(self.conf.id, answers, kept, self.watch.began, self._definitions, feeds)
 
 
-@until_kafka_answers
-def _checkpoints(bootstrap: str) -> Mapping[checkpoints.Place, Position]:
-    return checkpoints.read(bootstrap)
-
-
-@until_kafka_answers
 def run(app: BatchApp, topics: Iterable[str]) -> None:
     """Wait for Kafka, then work until a signal ends it."""
     os.environ.setdefault("RUST_BACKTRACE", "0")  # corrupt bytes can make Polars panic, which is caught

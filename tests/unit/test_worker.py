@@ -21,7 +21,7 @@ from faust.types import TP
 from kafka.errors import CoordinatorLoadInProgressError, KafkaError
 from tenacity import stop_after_attempt, wait_none
 
-from streams import worker
+from streams import standing, worker
 from streams.lag import committed_offsets
 from streams.positions import LogGap
 from streams.recordbatch import CorruptBatch
@@ -236,6 +236,46 @@ def test_a_coordinator_that_is_loading_its_commits_is_waited_for_like_brokers_th
     with pytest.raises(CoordinatorLoadInProgressError) as given_up:
         asking(Admin(), "processor")
     assert isinstance(given_up.value, KafkaError)
+
+
+def test_what_others_committed_is_asked_for_until_kafka_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    away: list[Exception] = [KafkaError("no broker answers"), OSError("refused")]
+
+    class Admin:
+        def __init__(self, **_: Any) -> None:
+            if away:
+                raise away.pop()
+
+        def list_group_offsets(self, group: str) -> dict[str, Any]:
+            return {group: {}}
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(standing, "KafkaAdminClient", Admin)
+    asking: Any = worker._committed
+    monkeypatch.setattr(asking.retry, "sleep", lambda _: None)
+
+    async def seek() -> None:
+        app = BatchApp("sink", "127.0.0.1:1", {}, [], agrees_with=("processor", {"toy": "def"}))
+        app.unchanged = AsyncMock()  # type: ignore[method-assign]
+        assert await app.decide_positions({}) == {}
+
+    asyncio.run(seek())
+    assert away == []
+
+
+def test_an_error_of_kafka_that_nobody_waits_for_ends_a_worker_that_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = []
+
+    def begin() -> None:
+        began.append(True)
+        raise KafkaError("not one to wait for")
+
+    monkeypatch.setattr(worker, "wait_for_kafka", lambda *_: None)
+    app = SimpleNamespace(bootstrap="127.0.0.1:1", watch=SimpleNamespace(begin=begin))
+    with pytest.raises(KafkaError):
+        worker.run(app, [])  # type: ignore[arg-type]
+    assert began == [True]
 
 
 @pytest.mark.parametrize(

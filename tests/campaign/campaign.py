@@ -6,7 +6,8 @@ A fault begins when records come in, and every third one before the city has cau
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from time import monotonic, sleep
 from sinks.ledger import accounts
 from streams.lag import LagMeter, measure
 from tests.campaign.arena import Arena, Offsets, arena
-from tests.campaign.faults import Fault, NotStaged
+from tests.campaign.faults import Fault, NotStaged, Stuck
 from tests.reference.city import Schemas, read_topic, truth
 from tests.reference.compare import Difference, differences, strangers
 from tests.reference.finished import watched
@@ -130,6 +131,11 @@ def run(
     """Run a campaign: each fault in this order, while events are published, so many or as long as it takes.
 
     With ``broken``, the workers work by rules broken on purpose.
+
+    Raises
+    ------
+    Stuck
+        A fault was not staged, or the city does not get on.
     """
     random = Random(seed)
     rounds: list[Round] = []
@@ -138,13 +144,24 @@ def run(
         for name in ("processor-1", "sink-1"):
             city.start(name)
         aggregates = [aggregate for feed in city.installation.feeds.values() for aggregate in feed.aggregates]
-        with watched(city.installation.server("operator"), aggregates, WATCHED) as seen:
+        with watched(city.installation.server("operator"), aggregates, WATCHED) as seen, _last_words(city, say):
             for number, (name, fault) in enumerate(faults):
                 rounds.append(_round(city, random, number, name, fault, events, say))
             say("all faults are over; waiting until all is stored")
             _recover(city, {})
         found = compare(city, say)
         return Outcome(seed, rounds, found, seen.windows, seen.worse, city.ended, city.kills)
+
+
+@contextmanager
+def _last_words(city: Arena, say: Say) -> Iterator[None]:
+    """Say what the workers said last if the campaign cannot go on: their logs go with the city."""
+    try:
+        yield
+    except Stuck:
+        for words in city.last_words():
+            say(f"      the last words of {words}")
+        raise
 
 
 def _round(city: Arena, random: Random, number: int, name: str, fault: Fault, events: int, say: Say) -> Round:
@@ -189,7 +206,8 @@ def _publish(city: Arena, before: Offsets, events: int, until: float) -> None:
     while city.published_since(before) < events:
         city.tend_publisher()
         city.tend()
-        assert monotonic() < until, f"the publisher does not get on: {city.process('publisher').last_words()}"
+        if monotonic() > until:
+            raise Stuck(f"the publisher does not get on: {city.process('publisher').last_words()}")
         sleep(0.1)
 
 
@@ -200,7 +218,7 @@ def _recover(city: Arena, ends: Offsets) -> None:
         while city.behind(meter, ends):
             city.tend()
             if monotonic() > until:
-                raise AssertionError("the city does not catch up: " + "; ".join(city.last_words()))
+                raise Stuck("the city does not catch up")
             sleep(0.2)
 
 

@@ -36,7 +36,11 @@ DATA, ROWS = b"\x02", 256
 STARTING_SECONDS = 120.0
 
 
-class NotStaged(Exception):
+class Stuck(Exception):
+    """The campaign cannot go on, and has compared nothing."""
+
+
+class NotStaged(Stuck):
     """A fault did not come about: what it waited for did not happen."""
 
 

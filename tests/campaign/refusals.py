@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 #: Bytes that no disk has free.
 HUGE = 10**15
+#: Numbers of 8 bytes in an array, and how many of it make one larger than the server's memory. The small one alone is
+#: written before the server refuses, which takes no time that a slow machine could make long.
+NUMBERS, ARRAYS = 10_000_000, 64
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ def refusals(table: str) -> dict[str, Refusal]:
             (
                 "CREATE TABLE raw.nowhere (n UInt64) ENGINE = Null",
                 "CREATE MATERIALIZED VIEW raw.greedy TO raw.nowhere AS "
-                "SELECT length(arrayConcat(range(many), range(many))) AS n "
-                f"FROM (SELECT 499000000 + 0 * any(source_offset) AS many FROM {table})",
+                f"SELECT length(arrayConcat({', '.join(['range(many)'] * ARRAYS)})) AS n "
+                f"FROM (SELECT {NUMBERS} + 0 * any(source_offset) AS many FROM {table})",
             ),
             ("DROP TABLE raw.greedy SYNC", "DROP TABLE raw.nowhere SYNC"),
             "memory limit exceeded",

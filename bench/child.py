@@ -22,6 +22,7 @@ from kafka import KafkaAdminClient
 
 from bench.process import FEED
 from citystream.installation import Installation
+from processors import GROUP as PROCESSOR
 from processors import worker as processor
 from sinks import worker as sink
 from streams.batchworker import BatchWorker, Held
@@ -79,7 +80,7 @@ class Stopwatch:
         os._exit(0)
 
     def _measured(self, topics: list[str]) -> dict[TP, int]:
-        found = self._meter.measure(processor.GROUP, topics, waiting=False) if topics else []
+        found = self._meter.measure(PROCESSOR, topics, waiting=False) if topics else []
         return {TP(p.topic, p.partition): p.end for p in found}
 
     def _done(self, consumer: Any, ends: Mapping[TP, int]) -> bool:
@@ -89,7 +90,7 @@ class Stopwatch:
 
     def _processor_works(self) -> bool:
         """A sink is done only after the processor."""
-        waiting = self._meter.measure(processor.GROUP, [FEED], waiting=False) if self._results else []
+        waiting = self._meter.measure(PROCESSOR, [FEED], waiting=False) if self._results else []
         return any(p.records for p in waiting)
 
 
@@ -123,7 +124,7 @@ def main(role: str, workers: int) -> None:
             city.bootstrap,
             city.server("sink"),
             city.settings.timezone,
-            processor=processor.GROUP,
+            processor=PROCESSOR,
         )
 
 

@@ -31,7 +31,8 @@ APART = 500
 class Version:
     """A checkout whose workers are measured when it is asked for."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, checkout: Path, process: subprocess.Popen[str]) -> None:
+        self._checkout = checkout
         self._process = process
         self._hear(READY)
 
@@ -48,7 +49,7 @@ class Version:
             word, _, answer = line.rstrip("\n").partition("\t")
             if word == contender:
                 return answer
-        sys.exit(f"{self._process.args[-2]} cannot be measured, see above")  # type: ignore[index]
+        sys.exit(f"{self._checkout} cannot be measured, see above")
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def version(checkout: Path, number: int) -> Iterator[Version]:
         sys.exit(f"{checkout} is not set up; run make setup in it")
     command = (str(python), "-P", turns.__file__, str(checkout), str(number * APART))
     with subprocess.Popen(command, cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield Version(process)
+        yield Version(checkout, process)
 
 
 def main(other: str) -> None:

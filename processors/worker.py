@@ -18,7 +18,7 @@ from schemas.writing import Body, encode_bodies
 from streams import deadletters
 from streams.batchworker import BatchWorker, Held
 from streams.decode import Decoder
-from streams.generations import generations, sources
+from streams.generations import generations, source_definitions, sources
 from streams.positions import Position
 from streams.producing import LARGEST_BODY, Sender
 from streams.runs import Run
@@ -109,7 +109,7 @@ def main(
     accept_bad: bool = False,
 ) -> None:
     """Process these feeds until a signal ends it; ``accept_bad`` goes on whatever the share of bad records."""
-    definitions = {topic: one.definition for topic, one in sources(feeds.values()).items()}
+    definitions = source_definitions(feeds.values())
     app = BatchApp(GROUP, bootstrap, definitions, topics(feeds.values()), instance=instance)
     Processor(app, feeds, catalogue, accept_bad=accept_bad)
     run(app, definitions)

@@ -23,7 +23,7 @@ from sinks.lanes import AggregateLane, Lane, lanes
 from sinks.tables import CONTROL, PROGRESS, UNDECLARED, TableColumn
 from streams.batchworker import BatchWorker, Held
 from streams.decode import gaps
-from streams.generations import source, sources
+from streams.generations import source, source_definitions
 from streams.positions import LogGap, Position
 from streams.runs import Run
 from streams.standing import committed_positions
@@ -168,7 +168,7 @@ def main(
     """
     following = Following(catalogue, partial(committed_positions, bootstrap, processor))
     ways = lanes(feeds, catalogue, timezone, following)
-    of_others = {topic: generation.definition for topic, generation in sources(feeds.values()).items()}
+    of_others = source_definitions(feeds.values())
     wanted = topics(feeds.values())
     own = definitions(feeds.values())
     app = BatchApp(GROUP, bootstrap, own, wanted, instance=instance, agrees_with=(processor, of_others))

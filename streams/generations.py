@@ -91,6 +91,11 @@ def sources(feeds: Iterable[Feed]) -> dict[str, Generation]:
     return {generation.topic: generation for feed in feeds for generation in generations(feed)}
 
 
+def source_definitions(feeds: Iterable[Feed]) -> dict[str, str]:
+    """The definition by which each of these topics is counted."""
+    return {topic: generation.definition for topic, generation in sources(feeds).items()}
+
+
 def holding(feed: Feed, number: int) -> Generation:
     """The generation that a partition's number belongs to."""
     return next(generation for generation in generations(feed) if number < generation.end)

@@ -18,7 +18,7 @@ from sinks import queries
 from sinks.definitions import definitions
 from sinks.migrate import empty
 from streams import choices, positions
-from streams.generations import source, sources
+from streams.generations import source, source_definitions, sources
 from streams.lag import PartitionLag, measure
 from streams.positions import NO_EVENT_TIME, Known, Position, PositionProblem
 from streams.standing import check_stopped, commit, standing
@@ -161,7 +161,7 @@ def _forgotten(city: Installation, worker: Worker, known: Known) -> bool:
 def _definitions(city: Installation, worker: Worker) -> Mapping[str, str]:
     """The topics of a worker and the definition it has for each."""
     if worker is Worker.PROCESSOR:
-        return {topic: generation.definition for topic, generation in sources(city.feeds.values()).items()}
+        return source_definitions(city.feeds.values())
     return definitions(city.feeds.values())
 
 

@@ -18,7 +18,7 @@ from sinks import GROUP as SINK
 from sinks.migrate import shown, statements
 from sinks.rebuild import Rebuild, is_behind, show
 from streams import choices, positions, topics
-from streams.generations import generations, source
+from streams.generations import generations, source, source_definitions
 from streams.positions import Known, Position, PositionProblem
 from streams.standing import check_stopped, commit, standing
 
@@ -48,7 +48,7 @@ def rebuild(name: Annotated[str, typer.Argument(metavar="FEED", help="The feed w
 
 
 def _rebuild(city: Installation, feed: Feed, client: Client) -> None:
-    definitions = {generation.topic: generation.definition for generation in generations(feed)}
+    definitions = source_definitions([feed])
     found = {_number(known): known for known, _ in standing(city.bootstrap, PROCESSOR, definitions)}
     last = {number: position for number, known in found.items() if (position := choices.rebuilt_from(known))}
     topics.create(city.bootstrap, topics.topics([feed]))

@@ -19,6 +19,8 @@ from streams.generations import numbered, sources
 from streams.lag import LagMeter, TopicLag, by_topic
 
 NEWEST_WINDOWS = 2
+#: Columns of the live view that a narrow terminal cuts off.
+CUT = ("group", "measures")
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,8 @@ def render(snapshot: Snapshot, note: str) -> RenderableType:
             f"{feed.quarantined:,}",
         )
     windows = Table(title="Newest windows in city", title_justify="left", box=box.SIMPLE_HEAD)
-    for title in ("view", "window", "group", "events", "final"):
-        windows.add_column(title, no_wrap=True)
-    windows.add_column("measures")
+    for title in ("view", "window", "group", "events", "final", "measures"):
+        windows.add_column(title, no_wrap=title not in CUT)
     for line in snapshot.windows:
         windows.add_row(*_window_cells(line))
     return Group(feeds, windows, Text(note))
@@ -142,11 +143,15 @@ def _window_cells(line: WindowLine) -> list[RenderableType]:
     return [
         f"city.{line.aggregate}",
         f"{start:%H:%M}",
-        group,
+        _cut(group),
         f"{events:,}",
         "yes" if final else "open",
-        Text(measures, no_wrap=True, overflow="ellipsis"),
+        _cut(measures),
     ]
+
+
+def _cut(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def _short(value: float) -> str:

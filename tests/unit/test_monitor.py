@@ -1,0 +1,37 @@
+"""What operators see on a terminal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+
+from citystream.monitor import Snapshot, WindowLine, render
+
+WINDOW = WindowLine(
+    "traffic_flow_15m_district",
+    {
+        "window_start": datetime(2026, 5, 4, 20, 15, tzinfo=UTC),
+        "district": "xihu-beat-11",
+        "category": "traffic accident with injuries",
+        "events": 5_512,
+        "mean_speed": 41.25,
+        "final": 0,
+        "as_of": datetime(2026, 5, 4, 20, 20, tzinfo=UTC),
+    },
+)
+
+
+@pytest.mark.parametrize("columns", [80, 120, 200])
+def test_a_narrow_terminal_cuts_off_groups_and_measures_and_nothing_else(columns: int) -> None:
+    console = Console(width=columns)
+    with console.capture() as printed:
+        console.print(render(Snapshot(0, [], [WINDOW]), ""))
+    lines = printed.get().splitlines()
+    (line,) = [line for line in lines if "5,512" in line]
+    cells = line.split()
+    assert cells[:2] == ["city.traffic_flow_15m_district", "20:15"]
+    assert cells[2].startswith("xihu")
+    assert "open" in cells
+    assert max(map(len, lines)) <= columns

@@ -6,7 +6,7 @@ A fault begins when records come in, and every third one before the city has cau
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,13 +14,12 @@ from pathlib import Path
 from random import Random
 from time import monotonic, sleep
 
-from sinks.ledger import accounts
-from streams.lag import LagMeter, measure
+from streams.lag import LagMeter
 from tests.campaign.arena import Arena, Offsets, arena
 from tests.campaign.faults import Fault, NotStaged, Stuck
-from tests.reference.city import Schemas, read_topic, truth
-from tests.reference.compare import Difference, differences, strangers
-from tests.reference.finished import watched
+from tests.reference.compare import Difference
+from tests.reference.finished import Finished, watched
+from tests.reference.whole import KINDS, Comparison, compare
 
 #: Shares of what is wrong with the events themselves, mixed into all of them.
 DIRT = "duplicates=0.03,disorder=0.05,late=0.01,skew=0.005,corrupt=0.01"
@@ -83,46 +82,56 @@ class Line:
 
 @dataclass
 class Outcome:
-    """What came of a campaign; of the ``watched`` final windows those in ``worse`` became less at some time."""
+    """What came of a campaign: what differs, what was seen of the windows that were final, and who ended by itself."""
 
     seed: int
     rounds: list[Round]
-    differences: list[Difference]
-    watched: int
-    worse: list[str]
+    comparison: Comparison
+    finished: Finished
     ended: list[str]
     kills: int
 
     @property
     def holds(self) -> bool:
         """Whether nothing differs, nothing became worse, and no worker ended by itself."""
-        return not (self.differences or self.worse or self.ended)
+        return not (self.comparison.differences or self.finished.worse or self.ended)
+
+    @property
+    def events(self) -> int:
+        """Records published."""
+        return sum(one.events for one in self.rounds)
+
+    @property
+    def absent(self) -> list[str]:
+        """What a campaign needs and had not: records of each kind, and windows that were final at a look."""
+        kinds = self.comparison.kinds
+        needed = {**{f"a {kind} record": kinds[kind] for kind in KINDS}, "a final window": self.finished.windows}
+        return [name for name, times in needed.items() if not times]
 
     def table(self) -> list[Line]:
         """A line a fault."""
-        lines = []
+        lines, differences = [], self.comparison.differences
         for fault in dict.fromkeys(one.fault for one in self.rounds):
             rounds = [one for one in self.rounds if one.fault == fault]
-            found = [d for d in self.differences if any(one.holds(d) for one in rounds)]
-            times = [one.recovered for one in rounds if one.recovered is not None]
-            lines.append(
-                Line(
-                    fault,
-                    len(rounds),
-                    sum(one.events for one in rounds),
-                    _events(found, "lost"),
-                    _events(found, "doubled"),
-                    sum(one.kind == "wrong" for one in found),
-                    statistics.median(times) if times else None,
-                    max(times, default=None),
-                    max((mib for one in rounds for mib in one.memory), default=0),
-                )
-            )
+            lines.append(_line(fault, rounds, [d for d in differences if any(one.holds(d) for one in rounds)]))
+        if elsewhere := [d for d in differences if not any(one.holds(d) for one in self.rounds)]:
+            lines.append(_line("in no single round", [], elsewhere))
         return lines
 
 
-def _events(found: Iterable[Difference], kind: str) -> int:
-    return sum(one.events for one in found if one.kind == kind)
+def _line(name: str, rounds: Sequence[Round], found: Sequence[Difference]) -> Line:
+    times = [one.recovered for one in rounds if one.recovered is not None]
+    return Line(
+        name,
+        len(rounds),
+        sum(one.events for one in rounds),
+        sum(one.events for one in found if one.kind == "lost"),
+        sum(one.events for one in found if one.kind == "doubled"),
+        sum(one.kind == "wrong" for one in found),
+        statistics.median(times) if times else None,
+        max(times, default=None),
+        max((mib for one in rounds for mib in one.memory), default=0),
+    )
 
 
 def run(
@@ -149,8 +158,8 @@ def run(
                 rounds.append(_round(city, random, number, name, fault, events, say))
             say("all faults are over; waiting until all is stored")
             _recover(city, {})
-        found = compare(city, say)
-        return Outcome(seed, rounds, found, seen.windows, seen.worse, city.ended, city.kills)
+        found = compare(city.installation, city.feeds, say)
+        return Outcome(seed, rounds, found, seen, city.ended, city.kills)
 
 
 @contextmanager
@@ -220,18 +229,3 @@ def _recover(city: Arena, ends: Offsets) -> None:
             if monotonic() > until:
                 raise Stuck("the city does not catch up")
             sleep(0.2)
-
-
-def compare(city: Arena, say: Say) -> list[Difference]:
-    """What differs from the reference, over all feeds."""
-    found = []
-    schemas = Schemas()
-    client = city.installation.server("operator").connect()
-    for name, feed in city.installation.feeds.items():
-        say(f"computing {name} from its topic")
-        expected = truth(feed, read_topic(city.installation.bootstrap, name, schemas))
-        (account,) = accounts(client, {name: feed}, measure(city.installation.bootstrap, "sink", [name]))
-        found += differences(client, feed, expected, account)
-    found += strangers(client, city.feeds)
-    client.disconnect()
-    return found

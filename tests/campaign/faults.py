@@ -84,7 +84,7 @@ def killed_at(kind: str, moment: str) -> Fault:
             city.wait(lambda: city.works(name) or not city.alive(name), STARTING_SECONDS)
             city.start(f"{kind}-2")
         try:
-            seen(lambda: not city.alive(name), moment)
+            seen(lambda: not city.alive(name), moment, STARTING_SECONDS)
             city.died(name)
         finally:
             city.kill(name)
@@ -183,10 +183,11 @@ def refusing(name: str) -> Fault:
 
 def slow_inserts(city: Arena, random: Random) -> str:
     """ClickHouse takes some five seconds for an insert."""
+    before = city.inserted()
     slowed = _slow(city, TO_CLICKHOUSE, SLOW_ANSWER_SECONDS, seconds := random.uniform(15, 25))
-    if slowed < ANSWERS_OF_INSERT:
-        raise NotStaged(f"{slowed} slow answers are less than an insert takes")
-    return f"{SLOW_ANSWER_SECONDS:.0f} s an answer, for {seconds:.0f} s"
+    if slowed < ANSWERS_OF_INSERT or city.inserted() == before:
+        raise NotStaged(f"{slowed} slow answers, which were not those of an insert,")
+    return f"{SLOW_ANSWER_SECONDS:.1f} s for each of {slowed} answers, for {seconds:.0f} s"
 
 
 def network_cut(part: str) -> Fault:
@@ -252,24 +253,30 @@ def zombie(kind: str) -> Fault:
 
 
 def storm(kind: str) -> Fault:
-    """Workers come and go every few seconds, one to four of them."""
+    """Workers come every few seconds until there are four, and then go and come."""
+    names = [f"{kind}-{number}" for number in STORM]
 
     def fault(city: Arena, random: Random) -> str:
         steps = 8
-        for _ in range(steps):
-            there = [number for number in STORM if f"{kind}-{number}" in city.wanted]
-            away = [number for number in STORM if number not in there]
-            if away and (len(there) == 1 or random.random() < 0.5):
-                city.start(f"{kind}-{random.choice(away)}")
-            else:
-                leaving = f"{kind}-{random.choice(there)}"
-                random.choice((city.kill, city.leave))(leaving)
-            sleep(random.uniform(1, 4))
-        for number in STORM[1:]:
-            city.kill(f"{kind}-{number}")
-        if f"{kind}-1" not in city.wanted:
-            city.start(f"{kind}-1")
-        return f"{steps} times"
+        try:
+            for name in names[1:]:
+                city.start(name)
+                sleep(random.uniform(1, 4))
+            seen(lambda: city.members(kind) == set(names), "the last of the workers", STARTING_SECONDS)
+            for _ in range(steps):
+                there = [name for name in names if name in city.wanted]
+                away = [name for name in names if name not in there]
+                if away and (len(there) == 1 or random.random() < 0.5):
+                    city.start(random.choice(away))
+                else:
+                    random.choice((city.kill, city.leave))(random.choice(there))
+                sleep(random.uniform(1, 4))
+        finally:
+            for name in names[1:]:
+                city.kill(name)
+            if names[0] not in city.wanted:
+                city.start(names[0])
+        return f"{len(names)} workers, and {steps} times one went or came"
 
     return fault
 

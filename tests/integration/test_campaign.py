@@ -28,9 +28,9 @@ def test_nothing_is_lost_and_nothing_counted_twice(tmp_path: Path) -> None:
     """`make faults` does all of them, and more often."""
     chosen = [(name, {**KILLS, **OUTAGES}[name]) for name in FAULTS]
     outcome = run(tmp_path, SEED, chosen, EVENTS, print)
-    assert [str(difference) for difference in outcome.differences] == []
-    assert outcome.watched > 0
-    assert outcome.worse == []
+    assert [str(difference) for difference in outcome.comparison.differences] == []
+    assert outcome.absent == []
+    assert outcome.finished.worse == []
     assert outcome.ended == []
     assert all(one.events >= EVENTS for one in outcome.rounds)
 
@@ -39,4 +39,4 @@ def test_a_rule_broken_on_purpose_is_found_out(tmp_path: Path) -> None:
     """A sink that commits before ClickHouse has the rows loses them when it is killed, and only then."""
     name = "sink killed: rows not sent"
     outcome = run(tmp_path, SEED, [(name, KILLS[name])], EVENTS, print, "commit-before-insert")
-    assert "lost" in {difference.kind for difference in outcome.differences}
+    assert "lost" in {difference.kind for difference in outcome.comparison.differences}

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -25,8 +26,8 @@ pytestmark = pytest.mark.integration
 
 FEED = "traffic_flow"
 TABLE = f"raw.{FEED}"
-#: An insert takes two answers and more.
-SLOW_SECONDS = 2
+#: An insert takes two answers and more, so five seconds.
+SLOW_SECONDS = 2.5
 REFUSALS = refusals(TABLE)
 #: Runs a command that finds a folder on a small disk of its own: the folder, the command.
 OWN_DISK = ("unshare", "--map-root-user", "--mount", "sh", "-euc",
@@ -82,10 +83,21 @@ def undisturbed(city: City) -> Iterator[None]:
     assert account.balances
 
 
-def waits(city: City, reason: str) -> bool:
-    """Whether the sink said that it waits for this reason."""
-    lines = city.process("sink").log.read_text().splitlines()
-    return any("ClickHouse cannot take data" in line and reason in line and "trying again in" in line for line in lines)
+def refused(city: City, said: int, reason: str) -> None:
+    """Wait until the sink has said, behind so many characters of its log, that it waits for this reason."""
+
+    def waits() -> bool:
+        lines = city.process("sink").log.read_text()[said:].splitlines()
+        words = "ClickHouse cannot take data", reason, "trying again in"
+        return any(all(word in line for word in words) for line in lines)
+
+    city.wait(waits)
+    assert sum(p.records for p in measure(city.installation.bootstrap, "sink", [FEED])) > 0
+
+
+def said(city: City) -> int:
+    """How much the sink has said."""
+    return len(city.process("sink").log.read_text())
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -96,9 +108,9 @@ def test_a_refusal_is_waited_out(city: City, name: str) -> None:
         for statement in refusal.stage:
             owner.execute(statement)
         try:
+            before = said(city)
             city.publish([FEED], START + timedelta(hours=1 + list(REFUSALS).index(name)), 1, 500)
-            city.wait(lambda: waits(city, refusal.reason))
-            assert sum(p.records for p in measure(city.installation.bootstrap, "sink", [FEED])) > 0
+            refused(city, before, refusal.reason)
         finally:
             for statement in refusal.mend:
                 owner.execute(statement)
@@ -108,8 +120,11 @@ def test_a_refusal_is_waited_out(city: City, name: str) -> None:
 def test_answers_that_take_seconds_only_slow_it_down(city: City, network: list[Proxy]) -> None:
     with undisturbed(city):
         network[0].slow(SLOW_SECONDS)
+        begun = monotonic()
         city.publish([FEED], START + timedelta(hours=9), 2, 500)
         city.wait(lambda: sum(p.records for p in measure(city.installation.bootstrap, "sink", [FEED])) == 0, 300)
+        assert monotonic() - begun > 2 * SLOW_SECONDS
+        assert network[0].slowed >= 2
         network[0].mend()
 
 
@@ -134,8 +149,9 @@ def test_a_disk_that_is_full_is_waited_out(city: City) -> None:
         there = ("nsenter", f"--target={server.pid}", "--user", "--preserve-credentials", "--mount", "sh", "-c")
         filled = subprocess.run((*there, f"cat /dev/zero > {folder}/ballast"), check=False, capture_output=True)
         assert b"No space left" in filled.stderr
+        before = said(city)
         city.publish([FEED], START + timedelta(hours=12), 3, 500)
-        city.wait(lambda: waits(city, "enough free space"), 60)
+        refused(city, before, "enough free space")
         subprocess.run((*there, f"rm {folder}/ballast"), check=True)
     os.killpg(server.pid, signal.SIGKILL)
     server.wait()

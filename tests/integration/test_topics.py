@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from kafka.admin import NewPartitions
 
-from tests.city import FEEDS, START, WORKERS, City, own_city
+from tests.city import FEEDS, START, WORKERS, City, Snapshot, own_city
+from tests.reference.whole import compare
 
 pytestmark = pytest.mark.integration
 
@@ -48,6 +49,36 @@ def parts(city: City, feed: str) -> dict[object, int]:
     return dict(city.ends(*(aggregate.topic for aggregate in city.installation.feeds[feed].aggregates)))
 
 
+def rows(found: Snapshot) -> Snapshot:
+    """What is stored, without what the brokers say."""
+    return {name: there for name, there in found.items() if name != "ledger"}
+
+
+def get_more_partitions(city: City) -> None:
+    """A topic gets some, and records in them, of which the workers take nothing; then it is created again."""
+    before = city.snapshot()
+    commits = {name: city.commits(name) for name in WORKERS}
+    for name in WORKERS:
+        city.signal(name, signal.SIGSTOP)
+    with city.admin() as admin:
+        admin.create_partitions({GROWN: NewPartitions(6)})
+    publish(city, 4, GROWN)
+    assert all(end for tp, end in city.ends(GROWN).items() if tp.partition >= 4)
+    for name in WORKERS:
+        city.signal(name, signal.SIGCONT)
+    ended(city, f"topic {GROWN} has 6 partitions and had 4: keys have moved")
+    assert {name: city.commits(name) for name in WORKERS} == commits
+    assert rows(city.snapshot()) == rows(before)
+    city.stops("processor", f"topic {GROWN} has 6 partitions and is declared with 4; the number is fixed")
+    delete(city, GROWN)
+    city.installation.prepare(lambda _: None)
+    publish(city, 5, GROWN)
+    city.choose("clear", GROWN, "--yes")
+    start(city)
+    city.drain()
+    assert [str(one) for one in compare(city.installation, FEEDS).differences] == []
+
+
 def test_a_topic_that_is_not_what_it_was_stops_the_workers(tmp_path: Path) -> None:
     """One is deleted and created again and soon as long as before, one is deleted, one gets more partitions."""
     with own_city(tmp_path) as city:
@@ -67,9 +98,7 @@ def test_a_topic_that_is_not_what_it_was_stops_the_workers(tmp_path: Path) -> No
         for name in WORKERS:
             assert not [tp for tp, commit in city.commits(name).items() if tp.topic == AGAIN and commit.offset >= 0]
         assert parts(city, AGAIN) == written
-        assert {k: rows for k, rows in city.snapshot().items() if k != "ledger"} == {
-            k: rows for k, rows in before.items() if k != "ledger"
-        }
+        assert rows(city.snapshot()) == rows(before)
         for name in WORKERS:
             city.stops(name, "the topic was deleted and created again")
             city.refused("reset", name, AGAIN, reason=f"citystream positions clear {AGAIN}")
@@ -88,11 +117,7 @@ def test_a_topic_that_is_not_what_it_was_stops_the_workers(tmp_path: Path) -> No
         found = city.snapshot()
         assert all(found[name] for name in found if name != "quarantine")
         assert all(balances for _, balances in found["ledger"]), found["ledger"]
+        assert [str(one) for one in compare(city.installation, FEEDS).differences] == []
         assert found == city.undisturbed()
 
-        with city.admin() as admin:
-            admin.create_partitions({GROWN: NewPartitions(6)})
-        ended(city, f"topic {GROWN} has 6 partitions and had 4: keys have moved")
-        for name in WORKERS:
-            assert not [tp for tp in city.commits(name) if tp.topic == GROWN and tp.partition >= 4]
-        city.stops("processor", f"topic {GROWN} has 6 partitions and is declared with 4; the number is fixed")
+        get_more_partitions(city)

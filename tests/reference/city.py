@@ -1,8 +1,11 @@
-"""What ClickHouse has to show of a feed, computed from the feed's topic alone, one record after the other.
+"""What ClickHouse has to show of a feed, computed from the feed's topics alone, one record after the other.
 
-Slow and obviously right: it knows the declarations of feeds and the frozen schemas, reads the topic from its beginning
-with another client than the workers do, and shares no code with them. Every event counts once, wherever it came in the
-log, so a window is what its distinct events add up to; only ``final``, ``late`` and ``as_of`` depend on their order.
+Slow and obviously right: it knows the declarations of feeds and the frozen schemas, reads the topics from their
+beginning with another client than the workers do, and shares no code with them. Every event counts once, wherever it
+came in the log, so a window is what its distinct events add up to; only ``final``, ``late`` and ``as_of`` depend on
+their order.
+
+A topic that a feed has outgrown has ended: ``citystream init`` ran, and what the topic counts is stored.
 """
 
 from __future__ import annotations
@@ -25,15 +28,15 @@ from tests.reference.partition import MILLISECOND, Key, Logged, Values, is_close
 from tests.reference.partition import problems as broken_fields
 from tests.reference.partition import window_start as start_of
 from tests.reference.results import results_of
+from tests.reference.topics import Topic, topics
 
 #: Partition and offset.
 Place = tuple[int, int]
-#: An event and where it lies.
-Event = tuple[Place, Values]
 
 #: Bytes before the body of a record: 0, and the number of its schema.
 FRAME = 5
-BEGINNING = -(2**63)
+#: In the place of the maximum of event time: before the first event, and where its topic does not count an event.
+BEGINNING, ASIDE = -(2**63), 2**63 - 1
 #: Key and value of a quarantined record, in bytes; of a larger one they stay in the log.
 LARGEST_KEPT = 512 * 1024
 
@@ -52,6 +55,10 @@ class Read(Logged):
 
     value: bytes | None
     wrong: frozenset[str] = frozenset()
+
+
+#: Number, end and records of a partition.
+Log = tuple[int, int, list[Read]]
 
 
 @dataclass(frozen=True)
@@ -91,9 +98,24 @@ class Shown:
     as_of_ms: int
 
 
+@dataclass(frozen=True)
+class Event:
+    """A valid record; ``before`` is the maximum of event time before it, in its partition."""
+
+    place: Place
+    values: Values
+    arrived_ms: int
+    before: int
+
+    @property
+    def rank(self) -> tuple[bool, Place]:
+        """Of several records of one event the lowest stays: that which its topic counts, then the first one."""
+        return self.before == ASIDE, self.place
+
+
 @dataclass
 class Truth:
-    """Everything that follows from one feed's topic; ``ends`` are the ends of its partitions."""
+    """Everything that follows from one feed's topics; ``ends`` are the ends of their partitions."""
 
     ends: dict[int, int] = field(default_factory=dict)
     rows: dict[Place, tuple[Any, ...]] = field(default_factory=dict)
@@ -123,20 +145,20 @@ class Schemas:
             parsed = fastavro.parse_schema(schema), fastavro.parse_schema(_plain(schema))
             self._frozen[int(number)] = _Frozen(entry["subject"], *parsed)
 
-    def record(self, topic: str, offset: int, key: bytes | None, value: bytes | None, arrived_ms: int) -> Read:
-        """A record of a topic."""
+    def record(self, subject: str, offset: int, key: bytes | None, value: bytes | None, arrived_ms: int) -> Read:
+        """A record of a topic whose schemas are those of a subject."""
         try:
-            return Read(offset, key, self._values(topic, value), arrived_ms, value)
+            return Read(offset, key, self._values(subject, value), arrived_ms, value)
         except NoRecord as error:
             return Read(offset, key, None, arrived_ms, value, frozenset(error.args))
 
-    def _values(self, topic: str, value: bytes | None) -> Values:
+    def _values(self, subject: str, value: bytes | None) -> Values:
         """The fields of a record as they are on the wire.
 
         Raises
         ------
         NoRecord
-            The bytes are not exactly what is written for one record of the topic.
+            The bytes are not exactly what is written for one record of the subject.
         """
         if value is None:
             raise NoRecord(NO_VALUE)
@@ -146,7 +168,7 @@ class Schemas:
         frozen = self._frozen.get(number)
         if frozen is None:
             raise NoRecord(f"schema id {number} is not")
-        if frozen.subject != topic:
+        if frozen.subject != subject:
             raise NoRecord(*([f"schema {number} is of {frozen.subject}"] if _fits(frozen, body) else UNREADABLE))
         again = io.BytesIO()
         try:
@@ -177,8 +199,19 @@ def _plain(schema: Any) -> Any:
     return [_plain(one) for one in schema] if isinstance(schema, list) else schema
 
 
-def read_topic(bootstrap: str, topic: str, schemas: Schemas) -> Iterator[tuple[int, int, list[Read]]]:
-    """Partition, end and records of each partition of a topic, from offset 0, as committed.
+def read_feed(bootstrap: str, feed: Feed, schemas: Schemas) -> Iterator[Log]:
+    """Each partition of all topics of a feed, under its number among them."""
+    for topic in topics(feed):
+        for number, end, records in read_topic(bootstrap, topic.name, schemas, subject=feed.name):
+            yield topic.numbers[number], end, records
+
+
+def read_topic(
+    bootstrap: str, topic: str, schemas: Schemas, *, whole: bool = True, subject: str | None = None
+) -> Iterator[Log]:
+    """Each partition of a topic, as committed, from offset 0, or if it is not ``whole`` from the first that is there.
+
+    ``subject`` is that of its schemas, by default the topic's name.
 
     Raises
     ------
@@ -196,25 +229,28 @@ def read_topic(bootstrap: str, topic: str, schemas: Schemas) -> Iterator[tuple[i
         for number in sorted(consumer.partitions_for_topic(topic)):
             here = TopicPartition(topic, number)
             consumer.assign([here])
-            consumer.seek(here, 0)
+            consumer.seek(here, 0 if whole else consumer.beginning_offsets([here])[here])
             end = consumer.end_offsets([here])[here]
             records = []
             while consumer.position(here) < end:
                 for batch in consumer.poll(timeout_ms=1000).values():
-                    records += [schemas.record(topic, r.offset, r.key, r.value, r.timestamp) for r in batch]
+                    records += [schemas.record(subject or topic, r.offset, r.key, r.value, r.timestamp) for r in batch]
             yield number, end, records
 
 
-def truth(feed: Feed, partitions: Iterable[tuple[int, int, Sequence[Read]]]) -> Truth:
-    """Go through a feed's topic: the number, end and records of each of its partitions."""
+def truth(feed: Feed, partitions: Iterable[Log]) -> Truth:
+    """Go through a feed's topics: the number, end and records of each of their partitions.
+
+    What its topic does not count moves no maximum, and is late for every window.
+    """
     result = Truth()
-    windows: dict[str, dict[Key, list[Event]]] = {aggregate.name: {} for aggregate in feed.aggregates}
+    first: dict[tuple[Any, ...], Event] = {}
     newest: dict[int, int] = {}
     for number, end, records in partitions:
         result.ends[number] = end
         result.control |= {(number, offset) for offset in range(end)} - {(number, r.offset) for r in records}
-        seen = None
-        identities = set()
+        topic = next(one for one in topics(feed) if number in one.numbers)
+        seen = BEGINNING
         for record in records:
             place = number, record.offset
             wrong = _letter(feed, record)
@@ -224,26 +260,37 @@ def truth(feed: Feed, partitions: Iterable[tuple[int, int, Sequence[Read]]]) -> 
             assert record.values is not None
             values = record.values
             event_ms: int = values[feed.event_time]
+            counts = topic.counts(event_ms, record.arrived_ms)
+            event = Event(place, values, record.arrived_ms, seen if counts else ASIDE)
             identity = values[feed.key], event_ms, values["event_id"]
-            if identity in identities:
-                result.repeats.add(place)
-            else:
-                identities.add(identity)
-                late = any(is_closed(feed, a, start_of(a, event_ms), seen) for a in feed.aggregates)
-                result.late += late
-                before = BEGINNING if seen is None else seen
-                result.rows[place] = (*_cells(feed, values), record.arrived_ms, before, int(late))
-                for aggregate in feed.aggregates:
-                    key = (*(values[name] for name in aggregate.by), start_of(aggregate, event_ms))
-                    windows[aggregate.name].setdefault(key, []).append((place, values))
-            seen = event_ms if seen is None else max(seen, event_ms)
-        if seen is not None:
-            newest[number] = seen
+            kept, dropped = event, first.get(identity)
+            if dropped is not None:
+                kept, dropped = sorted((event, dropped), key=lambda one: one.rank)
+                result.repeats.add(dropped.place)
+            first[identity] = kept
+            if counts:
+                seen = max(seen, event_ms)
+                newest[number] = seen
+    _add_events(feed, result, sorted(first.values(), key=lambda event: event.place), newest)
+    return result
+
+
+def _add_events(feed: Feed, result: Truth, events: Sequence[Event], newest: Mapping[int, int]) -> None:
+    """The rows of distinct events, and the windows that they add up to."""
+    windows: dict[str, dict[Key, list[Event]]] = {aggregate.name: {} for aggregate in feed.aggregates}
+    for event in events:
+        starts = [(aggregate, start_of(aggregate, event.values[feed.event_time])) for aggregate in feed.aggregates]
+        late = any(is_closed(feed, aggregate, start, event.before) for aggregate, start in starts)
+        result.late += late
+        result.rows[event.place] = (*_cells(feed, event.values), event.arrived_ms, event.before, int(late))
+        for aggregate, start in starts:
+            key = (*(event.values[name] for name in aggregate.by), start)
+            windows[aggregate.name].setdefault(key, []).append(event)
+    last = [*topics(feed)][-1]
     for aggregate in feed.aggregates:
         result.windows[aggregate.name] = {
-            key: _shown(feed, aggregate, key, events, newest) for key, events in windows[aggregate.name].items()
+            key: _shown(feed, aggregate, key, there, last, newest) for key, there in windows[aggregate.name].items()
         }
-    return result
 
 
 def _letter(feed: Feed, record: Read) -> Letter | None:
@@ -266,13 +313,19 @@ def _cells(feed: Feed, values: Values) -> Iterator[Any]:
             yield value
 
 
-def _shown(feed: Feed, aggregate: Aggregate, key: Key, events: Sequence[Event], newest: Mapping[int, int]) -> Shown:
-    """A window is final, and its numbers complete, as far as every partition that can add to it has come."""
-    partitions = {number for (number, _), _ in events}
-    able = partitions if feed.key in aggregate.by else range(feed.partitions)
-    seen = min((newest[number] for number in able), default=0) if all(n in newest for n in able) else 0
+def _shown(
+    feed: Feed, aggregate: Aggregate, key: Key, events: Sequence[Event], last: Topic, newest: Mapping[int, int]
+) -> Shown:
+    """A window is final, and its numbers complete, as far as every partition that can still add to it has come.
+
+    Those are of the last topic; all that happened before what it counts is there.
+    """
+    own = {event.place[0] for event in events} & set(last.numbers) if feed.key in aggregate.by else set()
+    seen = min(newest.get(number, 0) for number in own or last.numbers)
+    if last.after_ms is not None:
+        seen = max(seen, last.after_ms)
     results: dict[str, float | None] = {}
     for measure in aggregate.measures:
-        results |= results_of(measure, [values for _, values in events])
+        results |= results_of(measure, [event.values for event in events])
     final = is_closed(feed, aggregate, key[-1], seen)
-    return Shown(events[-1][0], len(events), results, final, seen - feed.disorder // MILLISECOND)
+    return Shown(events[-1].place, len(events), results, final, seen - feed.disorder // MILLISECOND)

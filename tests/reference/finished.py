@@ -1,9 +1,10 @@
-"""Windows that are final: what an analyst has read of them may get more by late events, and never less."""
+"""Windows that are final: what an analyst has read of them may get more by late events, and nothing else."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,12 +21,14 @@ PAUSE = 2.0
 
 @dataclass
 class Finished:
-    """The windows of some aggregates that were final at a look, with their events; of all keys one in ``share``."""
+    """The windows of some aggregates that were final at a look, with their events and measures, and the number of looks
+    that were answered; of all keys one in ``share``."""
 
     aggregates: Iterable[Aggregate]
     share: int = 1
+    looks: int = 0
     worse: list[str] = field(default_factory=list)
-    _seen: dict[str, dict[tuple[Any, ...], int]] = field(default_factory=dict)
+    _seen: dict[str, dict[tuple[Any, ...], tuple[int, str]]] = field(default_factory=dict)
 
     @property
     def windows(self) -> int:
@@ -36,25 +39,32 @@ class Finished:
         """Ask every view, and note in ``worse`` what is less than it was."""
         for aggregate in self.aggregates:
             self.compare(aggregate.name, client.execute(self._query(aggregate)))
+        self.looks += 1
 
     def compare(self, name: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Hold the windows of a view (keys, events, final) to what was seen before."""
+        """Hold the windows of a view (keys, events, final, measures) to what was seen before."""
         seen = self._seen.setdefault(name, {})
-        now = {tuple(key): (events, final) for *key, events, final in rows}
-        for key, before in seen.items():
-            events, final = now.get(key, (0, False))
+        now = {tuple(key): (events, final, measures) for *key, events, final, measures in rows}
+        for key, (before, measured) in seen.items():
+            events, final, measures = now.get(key, (0, False, ""))
             if not final or events < before:
                 self.worse.append(f"{name} {key}: final with {before} events, then {events}, final: {bool(final)}")
-        seen.update({key: events for key, (events, final) in now.items() if final})
+            elif events == before and measures != measured:
+                self.worse.append(f"{name} {key}: final with {measured}, then {measures} of the same {events} events")
+        seen.update({key: (events, measures) for key, (events, final, measures) in now.items() if final})
 
     def _query(self, aggregate: Aggregate) -> str:
         key = ", ".join([*aggregate.by, "toUnixTimestamp64Milli(window_start)"])
-        return f"SELECT {key}, events, final FROM city.{aggregate.name} WHERE cityHash64({key}) % {self.share} = 0"
+        measures = ", ".join(result.name for measure in aggregate.measures for result in measure.results)
+        return (
+            f"SELECT {key}, events, final, toString(tuple({measures})) FROM city.{aggregate.name} "
+            f"WHERE cityHash64({key}) % {self.share} = 0"
+        )
 
 
 @contextmanager
 def watched(server: Server, aggregates: Iterable[Aggregate], share: int = 1) -> Iterator[Finished]:
-    """Look again and again meanwhile; a server that is away is asked again."""
+    """Look again and again meanwhile, and once at the end; a server that is away is asked again."""
     finished, ended = Finished(list(aggregates), share), threading.Event()
 
     def watch() -> None:
@@ -65,13 +75,15 @@ def watched(server: Server, aggregates: Iterable[Aggregate], share: int = 1) -> 
             except (Error, EOFError, OSError):
                 continue
 
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    try:
-        yield finished
-    finally:
-        ended.set()
-        watching.join()
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        try:
+            yield finished
+        finally:
+            ended.set()
+        watching.result()
+    with _connected(server) as client:
+        finished.look(client)
 
 
 @contextmanager

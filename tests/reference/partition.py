@@ -126,6 +126,12 @@ def is_closed(feed: Feed, aggregate: Aggregate, start: int, max_event_ms: int | 
     return end + feed.lateness // MILLISECOND <= max_event_ms - feed.disorder // MILLISECOND
 
 
+def ahead_ms(feed: Feed) -> int:
+    """How far an event time may lie after the record's arrival."""
+    ahead = feed.disorder + feed.lateness if feed.ahead is None else feed.ahead
+    return ahead // MILLISECOND
+
+
 def count_in(aggregate: Aggregate, window: Window, values: Values, offset: int) -> None:
     """Add one record to a window."""
     window.last = offset
@@ -234,8 +240,7 @@ def problems(feed: Feed, values: Values, key: bytes | None, arrived_ms: int) -> 
         wrong |= {str(one["loc"][0]) for one in error.errors()}
     event_ms = instants[feed.event_time]
     earliest = (feed.earliest - datetime(1970, 1, 1, tzinfo=UTC)) // MILLISECOND
-    ahead = feed.disorder + feed.lateness if feed.ahead is None else feed.ahead
-    latest = arrived_ms + ahead // MILLISECOND
+    latest = arrived_ms + ahead_ms(feed)
     if key != values[feed.key].encode():
         wrong.add(feed.key)
     if not earliest <= event_ms <= latest:

@@ -408,18 +408,19 @@ def test_topics_that_are_no_feeds_are_reported() -> None:
 @pytest.mark.parametrize(
     ("later", "worse"),
     [
-        ([("a", 1, 3, 1), ("b", 1, 9, 0)], False),
-        ([("a", 1, 4, 1)], False),
-        ([("a", 1, 2, 1)], True),
-        ([("a", 1, 3, 0)], True),
-        ([("b", 1, 9, 1)], True),
+        ([("a", 1, 3, 1, "(7.5)"), ("b", 1, 9, 0, "(2)")], False),
+        ([("a", 1, 4, 1, "(8)")], False),
+        ([("a", 1, 2, 1, "(7.5)")], True),
+        ([("a", 1, 3, 0, "(7.5)")], True),
+        ([("a", 1, 3, 1, "(7.6)")], True),
+        ([("b", 1, 9, 1, "(2)")], True),
     ],
-    ids=["the same", "more by a late event", "fewer events", "final no more", "gone"],
+    ids=["the same", "more by a late event", "fewer events", "final no more", "another measure", "gone"],
 )
 def test_a_final_window_never_becomes_less(later: list[tuple[Any, ...]], worse: bool) -> None:
-    """Keys, events, final."""
+    """Keys, events, final, measures."""
     finished = Finished([])
-    finished.compare("toy_1m", [("a", 1, 3, 1), ("b", 1, 2, 0)])
+    finished.compare("toy_1m", [("a", 1, 3, 1, "(7.5)"), ("b", 1, 2, 0, "(1)")])
     finished.compare("toy_1m", later)
     assert bool(finished.worse) == worse
     assert finished.windows >= 1

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from processors.badshare import TooManyBad, block_size
+from processors.badshare import TooManyBad, block_size, most_bad
 from processors.partition import Output, Partition
 from schemas.feed import Aggregate, Feed
 from streams.choices import freeze, rebuilt, rebuilt_from
@@ -404,8 +404,8 @@ def _log(*seconds: float) -> Log:
     return Log(records, tuple(range(len(records))))
 
 
-def fresh(log: Log) -> Partition:
-    return Partition(FEED, 0, cast("Decoder", Decoding(FEED, log)), first(TOPIC_ID, FEED.definition, 0))
+def fresh(log: Log, feed: Feed = FEED) -> Partition:
+    return Partition(feed, 0, cast("Decoder", Decoding(feed, log)), first(TOPIC_ID, feed.definition, 0))
 
 
 def test_a_window_is_final_exactly_when_the_watermark_passes_its_end_and_lateness() -> None:
@@ -525,13 +525,26 @@ def test_a_block_is_ten_minutes_of_a_partition_within_limits(rate: float, partit
     assert block_size(replace(FEED, rate=rate, partitions=partitions)) == size
 
 
+@pytest.mark.parametrize("percent", [1, 29, 57, 58, 99, 100])
+def test_a_share_is_that_of_whole_numbers(percent: int) -> None:
+    feed = replace(FEED, bad_ratio=percent / 100)
+    assert [most_bad(feed, size) for size in range(1_000, 10_000)] == [percent * n // 100 for n in range(1_000, 10_000)]
+
+
 @pytest.mark.usefixtures("blocks_of_ten")
-def test_too_many_bad_records_stop_the_worker_at_the_one_that_decides_it() -> None:
-    """Half of a block of ten may be bad, so the sixth decides, whatever follows."""
-    partition = fresh(BAD_LOG)
-    assert partition.process(next_run(BAD_LOG, 0, 5)) == 5
-    with pytest.raises(TooManyBad, match="toy/0: 6 of the records from offset 0 to 5 are bad, more than 50%"):
-        partition.process(next_run(BAD_LOG, 5, 1))
+@pytest.mark.parametrize(("ratio", "allowed"), [(0.5, 5), (0.2, 2), (0.28, 2)])
+def test_too_many_bad_records_stop_the_worker_at_the_one_that_decides_it(ratio: float, allowed: int) -> None:
+    """If half of a block of ten may be bad, the sixth decides, whatever follows."""
+    partition = fresh(BAD_LOG, replace(FEED, bad_ratio=ratio))
+    assert partition.process(next_run(BAD_LOG, 0, allowed)) == allowed
+    said = f"toy/0: {allowed + 1} of the records from offset 0 to {allowed} are bad, more than {ratio:.0%} of a block"
+    with pytest.raises(TooManyBad, match=said):
+        partition.process(next_run(BAD_LOG, allowed, 1))
+
+
+@pytest.mark.usefixtures("blocks_of_ten")
+def test_no_share_stops_a_worker_that_was_told_to_accept_it_or_whose_feed_allows_all() -> None:
+    assert fresh(BAD_LOG, replace(FEED, bad_ratio=1.0)).process(next_run(BAD_LOG, 0, 10)) == 10
     told = Partition(
         FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), first(TOPIC_ID, FEED.definition, 0), accept_bad=True
     )
@@ -557,28 +570,29 @@ def test_one_bad_record_at_the_end_of_a_block_does_not_stop_a_worker_that_starts
     assert partition.process(next_run(BAD_LOG, 9, 1)) == 1
 
 
-def decides(log: Log, from_offset: int) -> int | None:
-    """The first offset from there on at which more than half of a block of ten is known to be bad."""
+def decides(log: Log, allowed: int, from_offset: int) -> int | None:
+    """The first offset from there on at which more than so many of a block of ten are known to be bad."""
     for start in range(0, log.end, 10):
         bad = [r.offset for r in log.records[start : start + 10] if r.values is None]
-        if len(bad) > 5 and bad[5] >= from_offset:
-            return bad[5]
+        if len(bad) > allowed and bad[allowed] >= from_offset:
+            return bad[allowed]
     return None
 
 
+@pytest.mark.parametrize(("ratio", "allowed"), [(0.5, 5), (0.2, 2)])
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.usefixtures("blocks_of_ten")
 @given(st.data())
-def test_any_cuts_and_restarts_stop_at_the_same_record(data: st.DataObject) -> None:
+def test_any_cuts_and_restarts_stop_at_the_same_record(ratio: float, allowed: int, data: st.DataObject) -> None:
     """Blocks that a worker was told to accept do not stop the next one, though its open windows reach back to them."""
-    log = bad_log(data)
-    here = World(FEED, log, truth(FEED, log.records), Decoding(FEED, log))
+    feed, log = replace(FEED, bad_ratio=ratio), bad_log(data)
+    here = world(feed, log)
     accepting = data.draw(st.integers(0, log.end))
     accepted = 0
     for life in data.draw(st.lists(st.lists(steps, min_size=1, max_size=6), max_size=4)):
         told = accepted < accepting
-        partition = Partition(FEED, 0, here.decoder, here.position(), accept_bad=told)
-        expected = None if told else decides(log, partition.start.processed)
+        partition = Partition(feed, 0, here.decoder, here.position(), accept_bad=told)
+        expected = None if told else decides(log, allowed, partition.start.processed)
         at = partition.start.rewind
         for count, flushes, commits in life:
             if at == log.end:
@@ -595,10 +609,10 @@ def test_any_cuts_and_restarts_stop_at_the_same_record(data: st.DataObject) -> N
                 here.commit(output.position)
         if told:
             accepted = here.committed or 0
-    partition = Partition(FEED, 0, here.decoder, here.position())
+    partition = Partition(feed, 0, here.decoder, here.position())
     if partition.start.rewind == log.end:
         return
-    expected = decides(log, partition.start.processed)
+    expected = decides(log, allowed, partition.start.processed)
     with pytest.raises(TooManyBad, match=f" to {expected} are bad") if expected is not None else nullcontext():
         partition.process(next_run(log, partition.start.rewind, log.end))
 

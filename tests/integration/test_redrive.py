@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from kafka import KafkaProducer
@@ -137,7 +138,8 @@ def test_corrected_records_are_published_once_and_count(city: City, tmp_path: Pa
     """Values out of bounds among good records, some sent twice; windows have passed when they come corrected."""
     records = simulated(city, CORRECTED, 1, 900, 0)
     publish(city, CORRECTED, city.installation.catalogue.latest(CORRECTED), records[:600] + records[660:])
-    wrong(city, CORRECTED, records[600:660] + records[620:630], intensity=-1)
+    for lot in (records[600:660], records[620:630]):
+        wrong(city, CORRECTED, lot, intensity=-1)
     before = account(city, CORRECTED)
     assert (before.stored, before.quarantined, before.redriven) == (840, 70, 0)
 
@@ -155,6 +157,7 @@ def test_corrected_records_are_published_once_and_count(city: City, tmp_path: Pa
     file = lines(tmp_path / "corrected.jsonl", said)
     assert outcomes(city, "--corrected", file, "--dry-run") == {"can be redriven": 60, "repeats another": 10}
     assert outcomes(city, "--corrected", file, "--until", "2020-01-01") == {}
+    each_option_chooses(city, CORRECTED)
     assert outcomes(city, "--corrected", file) == {"redriven": 60, "repeats another": 10}
     found = account(city, CORRECTED)
     assert (found.published, found.stored, found.duplicate) == (970, 900, 0)
@@ -165,6 +168,28 @@ def test_corrected_records_are_published_once_and_count(city: City, tmp_path: Pa
     assert dict(stored) == truth
     (counted,) = ask(city, "SELECT sum(events), sum(vehicles) FROM city.traffic_flow_1m")
     assert counted == (900, sum(truth.values()))
+
+
+def each_option_chooses(city: City, feed: str) -> None:
+    """A record published at the bound itself is one since then, and none until then."""
+    letters = ask(
+        city,
+        "SELECT source_partition, source_offset, published_at FROM raw.quarantine FINAL "
+        f"WHERE topic = '{feed}' ORDER BY published_at",
+    )
+    partitions, offsets, times = (list(column) for column in zip(*letters, strict=True))
+    bound = sorted(set(times))[len(set(times)) // 2]
+    of_city = bound.astimezone(ZoneInfo(city.settings.timezone)).replace(tzinfo=None)
+    place = min(zip(partitions, offsets, strict=True))
+    expected = {
+        ("--since", bound.isoformat()): sum(at >= bound for at in times),
+        ("--until", of_city.isoformat()): sum(at < bound for at in times),
+        ("--partition", str(place[0])): partitions.count(place[0]),
+        ("--partition", str(place[0]), "--offset", str(place[1])): 1,
+    }
+    assert all(0 < count < len(letters) for count in expected.values()), expected
+    for words, count in expected.items():
+        assert outcomes(city, feed, *words, "--dry-run", code=1) == {"still bad": count}, words
 
 
 def test_no_name_gets_onto_a_topic_by_a_correction(city: City, tmp_path: Path) -> None:

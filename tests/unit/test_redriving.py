@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
@@ -14,7 +16,12 @@ import numpy as np
 import pytest
 from kafka.errors import KafkaError
 from pydantic import Field
+from rich.progress import Progress
 
+from citystream import cli
+from citystream.commands import dead_letters
+from citystream.installation import Installation
+from citystream.progress import progress
 from citystream.redriving.corrections import Correction, CorrectionProblem, corrected, exported, read_corrections
 from citystream.redriving.outcome import Outcome
 from citystream.redriving.redrive import Redrive
@@ -22,7 +29,8 @@ from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import Feed
 from schemas.fields import Personal
 from schemas.rowcodec import NotDecodable, decode, encode
-from sinks.quarantine import MOST_BYTES, MOST_LETTERS, Identity, Letter, Place, Redriven, cuts
+from schemas.verdict import instant_ms
+from sinks.quarantine import MOST_BYTES, MOST_LETTERS, Identity, Letter, Place, Redriven, Selection, cuts
 from streams.decode import Decoder
 from streams.recordbatch import of_one
 from streams.runs import Run
@@ -83,6 +91,9 @@ class Topic:
 
     def flush(self) -> None:
         """All is decided at once."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def redriven(
@@ -329,3 +340,129 @@ def test_pieces_are_bounded_in_number_and_bytes() -> None:
     last = MOST_LETTERS + 1
     assert pieces == [(0, last - 1), (last - 1, last), (last, last + 1), (last + 1, last + 3), (last + 3, last + 4)]
     assert list(cuts(np.array([], np.uint64))) == []
+
+
+class Asked(Kept):
+    """A quarantine as the commands ask it, in chunks of two letters; ``seen`` is how far the bars are at each chunk."""
+
+    def __init__(self, letters: Sequence[Letter], bars: Progress | None = None) -> None:
+        super().__init__(letters)
+        self.selection: Selection | None = None
+        self.seen: list[list[tuple[str, float, float | None]]] = []
+        self._bars = bars
+
+    def chunks(self, selection: Selection) -> list[tuple[str, int, list[int]]]:
+        self.selection, offsets = selection, list(self._letters)
+        return [("toy", 0, offsets[at : at + 2]) for at in range(0, len(offsets), 2)]
+
+    def letters(self, topic: str, partition: int, offsets: Sequence[int]) -> list[Letter]:
+        if self._bars is not None:
+            self.seen.append([(bar.description, bar.completed, bar.total) for bar in self._bars.tasks])
+        return super().letters(topic, partition, offsets)
+
+    def known(self, places: Iterable[Place]) -> set[Place]:
+        return {place for place in places if place[2] in self._letters}
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def command(monkeypatch: pytest.MonkeyPatch, kept: Asked, topic: Topic, *words: str) -> int:
+    """Exit code of a command of dead-letters in a city of UTC+8 whose sink has stored 3 of the last 12 records."""
+    city = SimpleNamespace(
+        settings=SimpleNamespace(timezone="Asia/Shanghai"), feeds={"toy": FEED}, catalogue=CATALOGUE, bootstrap="",
+        choose=lambda names: {"toy": FEED}, server=lambda user: user,
+    )  # fmt: skip
+    monkeypatch.setattr(Installation, "load", lambda: city)
+    monkeypatch.setattr(dead_letters, "Quarantine", lambda server: kept)
+    monkeypatch.setattr(dead_letters, "await_sink", lambda bootstrap, topics, say: say(3, 12))
+    monkeypatch.setattr(dead_letters, "new_producer", lambda bootstrap: topic)
+    monkeypatch.setattr("sys.argv", ["citystream", "dead-letters", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("name", ["export", "redrive"])
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [
+        ([], {}),
+        (["--since", "2026-03-29T08:00"], {"since_ms": instant_ms(datetime(2026, 3, 29, tzinfo=UTC))}),
+        (["--until", "2026-03-29T08:00:00.001"], {"until_ms": instant_ms(datetime(2026, 3, 29, tzinfo=UTC)) + 1}),
+        (["--until", "2026-03-29"], {"until_ms": instant_ms(datetime(2026, 3, 28, 16, tzinfo=UTC))}),
+        (["--since", "2026-03-29T08:00Z"], {"since_ms": instant_ms(datetime(2026, 3, 29, 8, tzinfo=UTC))}),
+        (["--since", "2026-03-29T08:00-02:00"], {"since_ms": instant_ms(datetime(2026, 3, 29, 10, tzinfo=UTC))}),
+        (["--partition", "0", "--offset", "3"], {"partition": 0, "offset": 3}),
+        (["--partition", "2", "--offset", "0"], {"partition": 2, "offset": 0}),
+        (["--cause", "level"], {"cause": "level"}),
+    ],
+)
+def test_what_a_person_gives_narrows_the_selection(
+    name: str, words: list[str], chosen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Times are of the city's time zone unless they say another; 0 is a place as any other."""
+    kept = Asked([])
+    assert command(monkeypatch, kept, Topic(), name, *words) == 0
+    assert kept.selection == Selection(["toy"], **chosen)
+    assert set(re.findall(r"%\((\w+)\)s", kept.selection.condition)) == {"topics", *chosen}
+
+
+@pytest.mark.parametrize("option", ["--since", "--until"])
+def test_a_time_that_is_none_is_refused(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = Asked([])
+    assert command(monkeypatch, kept, Topic(), "redrive", option, "yesterday") == cli.WRONG_USE
+    assert f"citystream: {option}: yesterday is no time such as 2026-03-29T08:00:00" in capsys.readouterr().err
+    assert kept.selection is None
+
+
+@pytest.mark.parametrize("is_corrected", [False, True])
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_redrive_says_how_far_it_is(
+    *,
+    is_corrected: bool,
+    dry: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """On a terminal, chunk by chunk, of the records it was told to take; a file of corrections is checked first."""
+    letters = [letter(n, value(event_id=event_id(n))) for n in range(6)]
+    words, sizes = ["--dry-run"] * dry, [2, 2, 2]
+    if is_corrected:
+        said = tmp_path / "corrected.jsonl"
+        said.write_text("".join(json.dumps(exported(CATALOGUE, FEED, one)) + "\n" for one in letters[:3]))
+        words, sizes = [*words, "--corrected", str(said)], [2, 1]
+    passes = ["checking"] * (dry or is_corrected) + ["redriving"] * (not dry)
+
+    for name, setting in {"TTY_COMPATIBLE": "1", "COLUMNS": "100"}.items():
+        monkeypatch.setenv(name, setting)
+    bars = progress()
+    monkeypatch.setattr(dead_letters, "progress", lambda: bars)
+    kept, topic = Asked(letters, bars), Topic()
+    assert command(monkeypatch, kept, topic, "redrive", *words) == 0
+
+    total = sum(sizes)
+    ended = [("waiting for the sink", 3, 12)]
+    expected = []
+    for name in passes:
+        expected += [[*ended, (name, sum(sizes[:n]), total)] for n in range(len(sizes))]
+        ended.append((name, total, total))
+    assert kept.seen == expected
+    assert [(bar.description, bar.completed, bar.total) for bar in bars.tasks] == ended
+    assert len(topic.sent) == ("redriving" in passes) * total
+    lines = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().err).splitlines()
+    for name, share in [("waiting for the sink", " 25%"), *((name, " 100%") for name in passes)]:
+        assert any(line.startswith(name) and share in line for line in lines), lines
+
+
+def test_a_redrive_says_nothing_of_its_progress_where_no_terminal_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "0")
+    assert command(monkeypatch, Asked([letter(4, value())]), Topic(), "redrive", "--output", "json") == 0
+    said = capsys.readouterr()
+    assert [row["outcome"] for row in json.loads(said.out)] == ["redriven"]
+    assert said.err == ""

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -30,6 +31,8 @@ TOPIC, FEED = "odd", "traffic_flow"
 #: Where logs begin once retention has deleted something.
 CUT = 5
 QUERIES = re.findall(r"^```sql\n(.*?)^```", (PROJECT / "docs/operator.md").read_text(), re.MULTILINE | re.DOTALL)
+(SUM,) = (query for query in QUERIES if "AS complete" in query)
+(HOLES,) = (query for query in QUERIES if "FROM raw.holes" in query)
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +184,17 @@ def test_a_query_of_the_page_is_answered(sink: Any, connect: Callable[[str], Any
     assert rows[0][0] == TOPIC
 
 
-def test_there_are_queries() -> None:
-    assert len(QUERIES) >= 2
+def test_the_queries_of_the_page_say_what_is_there_and_what_is_not(sink: Any, connect: Callable[[str], Any]) -> None:
+    ask = connect("operator").execute
+    put(sink, "quarantine", [(0, 4), (9, 9)])
+    assert ask(SUM) == [(TOPIC, 3, 10, 0, 0, 6, 0, 4, False)]
+    assert ask(HOLES) == [(TOPIC, 3, 5, 8, 4)]
+    put(sink, "control", [(5, 7)])
+    assert ask(SUM) == [(TOPIC, 3, 10, 0, 0, 6, 3, 1, False)]
+    assert ask(HOLES) == [(TOPIC, 3, 8, 8, 1)]
+    put(sink, "control", [(8, 8)])
+    assert ask(SUM) == [(TOPIC, 3, 10, 0, 0, 6, 4, 0, True)]
+    assert ask(HOLES) == []
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +222,27 @@ def send_bad(city: City, count: int) -> None:
             to.send(FEED, key=b"%d" % number, value=b"no record")
 
 
+@dataclass(frozen=True)
+class Summed:
+    """A line of the page's query of the sum."""
+
+    offsets: int
+    stored: int
+    duplicate: int
+    quarantined: int
+    control: int
+    holes: int
+    complete: bool
+
+
+def summed(city: City) -> dict[tuple[str, int], Summed]:
+    """What the page's query of the sum says of each partition that anything arrived of."""
+    operator = city.installation.server("operator").connect()
+    found = {(topic, partition): Summed(*numbers) for topic, partition, *numbers in operator.execute(SUM)}
+    operator.disconnect()
+    return found
+
+
 def behind(city: City, group: str, topic: str) -> int:
     return sum(p.records for p in measure(city.installation.bootstrap, group, [topic]))
 
@@ -219,6 +252,12 @@ def test_when_all_is_stored_it_balances(city: City) -> None:
     assert (code, account["balances"], account["on_its_way"]) == (0, True, 0)
     parts = ("stored", "duplicate", "quarantined", "control", "on_its_way", "lost", "missing")
     assert account["published"] == sum(account[part] for part in parts)
+    found = summed(city)
+    log = measure(city.installation.bootstrap, "sink", FEEDS)
+    assert {place: one.offsets for place, one in found.items()} == {(p.topic, p.partition): p.end for p in log if p.end}
+    assert all(one.complete for one in found.values()), found
+    for part in ("stored", "duplicate", "quarantined", "control"):
+        assert sum(getattr(one, part) for (topic, _), one in found.items() if topic == FEED) == account[part]
 
 
 def test_records_nobody_has_committed_are_on_their_way(city: City) -> None:
@@ -258,6 +297,8 @@ def test_what_is_not_there_though_all_committed_it_is_missing(city: City) -> Non
     )
     owner.execute("TRUNCATE TABLE raw.ledger")
     owner.execute("INSERT INTO raw.ledger SELECT * FROM raw.kept")
+    incomplete = {place: one.holes for place, one in summed(city).items() if not one.complete}
+    assert incomplete == {("parking_site", partition.partition): 2}
     code, _, named = ledger(city)
     assert code == 1
     place = f"missing: parking_site/{partition.partition}: offsets 2 to 3"
@@ -270,6 +311,7 @@ def test_what_is_not_there_though_all_committed_it_is_missing(city: City) -> Non
         "FROM (SELECT toUInt32(arrayJoin([2, 3])) AS o)"
     )
     owner.disconnect()
+    assert all(one.complete for one in summed(city).values())
     assert ledger(city)[0] == 0
 
 
@@ -280,14 +322,25 @@ def delete(city: City, topic: str, partition: int, before: int) -> None:
 
 
 def test_what_clickhouse_lost_is_stored_again_though_the_log_has_lost_its_beginning(city: City) -> None:
-    """As after a crash of its machine: rows and ledger lack what the sink had committed."""
+    """As after a crash of its machine: rows and ledger lack what the sink had committed.
+
+    While the rows alone are gone they count as duplicates, and the sum stays complete.
+    """
     city.drain()
     for p in measure(city.installation.bootstrap, "sink", [FEED]):
         delete(city, FEED, p.partition, min(CUT, p.end))
     before = city.snapshot()
     assert before[f"raw.{FEED}"]
+    sums = {place: one for place, one in summed(city).items() if place[0] == FEED}
     owner = city.installation.server("owner").connect()
     owner.execute(f"ALTER TABLE raw.{FEED} DELETE WHERE source_offset > {CUT} SETTINGS mutations_sync = 2")
+    left = dict(owner.execute(f"SELECT source_partition, count() FROM raw.{FEED} FINAL GROUP BY source_partition"))
+    gone = {place: one.stored - left.get(place[1], 0) for place, one in sums.items()}
+    assert sum(gone.values()) > 0
+    assert {place: one for place, one in summed(city).items() if place[0] == FEED} == {
+        place: replace(one, stored=one.stored - gone[place], duplicate=one.duplicate + gone[place], complete=True)
+        for place, one in sums.items()
+    }
     rows = f"topic = '{FEED}' AND kind = 'received'"
     lacking = f"if({rows}, bitmapSubsetInRange(offsets, toUInt32(0), toUInt32({CUT + 1})), offsets)"
     owner.execute("DROP TABLE IF EXISTS raw.kept")

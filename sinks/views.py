@@ -130,7 +130,7 @@ def _seen(feed: Feed, aggregate: Aggregate) -> str:
     seen = _come_to(aggregate, present)
     for generation in reversed(outgrown):
         end, own = generation.beyond, _come_to(aggregate, generation)
-        seen = f"if({own} < {end}, {own}, greatest({end}, {seen}))"
+        seen = f"if({own} < {end}, {own}, greatest(toInt64({end}), {seen}))"
     return seen
 
 

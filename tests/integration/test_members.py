@@ -15,7 +15,6 @@ from kafka import TopicPartition
 
 from streams.lag import committed_offsets
 from tests.city import FEEDS, START, WORKERS, City, own_city
-from tests.reference.whole import compare
 
 pytestmark = pytest.mark.integration
 
@@ -81,7 +80,6 @@ def test_kills_in_the_replay_change_nothing(tmp_path: Path) -> None:
                 city.wait(lambda word=word, times=times: counted(city, "processor", word) >= times)  # type: ignore[misc]
             city.drain()
         disturbed = city.snapshot()
-        assert [str(one) for one in compare(city.installation, FEEDS).differences] == []
         assert disturbed == city.undisturbed()
 
 
@@ -125,5 +123,4 @@ def test_a_worker_thought_dead_comes_back_and_spoils_nothing(tmp_path: Path) -> 
             enough.set()
             publisher.join()
         disturbed = city.snapshot()
-        assert [str(one) for one in compare(city.installation, FEEDS).differences] == []
         assert disturbed == city.undisturbed()

@@ -8,13 +8,10 @@ import polars as pl
 from processors.combine import MOMENT, Combine, Combined, late, merge
 from schemas.expressions import to_polars
 from schemas.feed import Aggregate, Feed
-from schemas.measures import Partial, bucket_bounds
+from schemas.measures import BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET, Partial
 from streams.generations import generations
 from streams.positions import Stop
 from streams.watermark import closes_at, window_start
-
-BOUNDS = np.array(bucket_bounds(), dtype=np.int64)
-NO_BUCKET = -1
 
 _WHOLE = ("window_start", "_first", "_seen", "_last", "_changed", "events")
 
@@ -80,7 +77,8 @@ class Windows:
     def _count(self, partial: Partial, rows: pl.DataFrame) -> None:
         values = rows.select(*self._keys, _value=to_polars(partial.value).cast(pl.Int64)).drop_nulls("_value")
         raw = values["_value"].to_numpy()
-        buckets = np.where(raw <= 0, NO_BUCKET, np.searchsorted(BOUNDS, raw, side="left"))
+        bits = raw.astype(np.float64).view(np.int64)
+        buckets = np.where(raw <= 0, NO_BUCKET, (bits >> BUCKET_SHIFT) - FIRST_BUCKET)
         counts = self._counts[partial.name]
         added = values.select(*self._keys, _bucket=pl.Series(buckets, dtype=pl.Int64), _count=pl.lit(1, pl.Int64))
         self._counts[partial.name] = (

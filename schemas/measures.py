@@ -6,15 +6,18 @@ any split of the same events merges to the same bits.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
 from schemas.expressions import Expression, Present, Scaled, When, as_expression
 
-RELATIVE_ERROR = 0.01
-GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
+# The bucket of a value is the front of its double's bits, exponent and 6 bits of 52, counted from the bucket of 1.0.
+BUCKET_SHIFT = 52 - 6
+FIRST_BUCKET = 1023 << 6
+#: The bucket of zero and less.
+NO_BUCKET = -1
+RELATIVE_ERROR = 1 / 128
 
 Merge = Literal["sum", "min", "max", "histogram"]
 
@@ -168,7 +171,7 @@ class Quantiles(Measure):
                 f"{self.name}_p{q * 100:g}",
                 _quantile_sql(f"{self.name}_histogram", q, self.divisor),
                 self.unit,
-                f"Quantile {q:g} of {self.description}, relative error at most {RELATIVE_ERROR:g}",
+                f"Quantile {q:g} of {self.description}, relative error at most {RELATIVE_ERROR:.1%}",
             )
             for q in self.at
         )
@@ -205,38 +208,21 @@ def ratio(name: str, over: Expression, under: Expression, *, unit: str, descript
 def quantiles(
     name: str, value: Expression, at: tuple[float, ...], *, unit: str, description: str, divisor: int = 1
 ) -> Measure:
-    """Quantiles of a positive integer ``value`` within a relative error of 1%: columns ``<name>_p50``, ...
+    """Quantiles of a positive integer ``value`` within 1%: columns ``<name>_p50``, ...
 
-    DDSketch (Masson, Rim, Lee: VLDB 2019): value v > 0 falls in bucket ceil(log(v) / log(gamma)), gamma = 1.01/0.99,
-    and bucket b stands for 2 * gamma^b / (gamma + 1); the quantile q is the bucket of rank floor(q * (n - 1)).
-    Values of zero or less share bucket -1 and stand for zero. ``divisor`` turns the value's unit into ``unit``.
+    DDSketch (Masson, Rim, Lee: VLDB 2019) with logarithms that are linear between powers of two: 64 equal buckets for
+    each power, of which each stands for its middle, so the relative error is at most 1/128. The bucket is read off the
+    bits of the double nearest to the value, which are the same everywhere, as a logarithm is not. The quantile q is the
+    bucket of rank floor(q * (n - 1)). Values of zero or less share bucket -1 and stand for zero. ``divisor`` turns the
+    value's unit into ``unit``.
     """
     return Quantiles(name, value, at, divisor, unit, description)
-
-
-def bucket_bounds() -> list[int]:
-    """Ascending upper bounds: bucket b holds the integers v with bounds[b-1] < v <= bounds[b].
-
-    Integer bounds make the bucket of an integer the same everywhere; a logarithm is not the same bits everywhere.
-    """
-    bounds = []
-    exponent = 0
-    while True:
-        bound = math.floor(GAMMA**exponent)
-        bounds.append(bound)
-        if bound > 2**40:
-            return bounds
-        exponent += 1
-
-
-def bucket_value(bucket: int) -> float:
-    """The value a bucket stands for."""
-    return 0.0 if bucket < 0 else 2 * GAMMA**bucket / (GAMMA + 1)
 
 
 def _quantile_sql(histogram: str, q: float, divisor: int) -> str:
     ranks = f"arrayCumSum(tupleElement({histogram}, 2))"
     position = f"arrayFirstIndex(r -> r > floor({q} * ({ranks}[-1] - 1)), {ranks})"
     bucket = f"tupleElement({histogram}, 1)[{position}]"
-    value = f"if({bucket} < 0, 0, 2 * pow({GAMMA!r}, {bucket}) / ({GAMMA!r} + 1))"
+    middle = f"bitShiftLeft(toUInt64({bucket} + {FIRST_BUCKET}), {BUCKET_SHIFT}) + {2 ** (BUCKET_SHIFT - 1)}"
+    value = f"if({bucket} = {NO_BUCKET}, 0, reinterpretAsFloat64({middle}))"
     return f"if(empty(tupleElement({histogram}, 1)), NULL, {value} / {divisor})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schemas.expressions import LARGEST, Binary, Column, Constant, Expression, Present, Scaled, When
 from schemas.feed import Aggregate, Feed
-from schemas.measures import Partial, bucket_bounds
+from schemas.measures import BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET, Partial
 from schemas.model import Kind
 from streams.watermark import closes_at
 
@@ -46,10 +46,12 @@ class ToSql:
             case "min" | "max":
                 return f"{partial.merge}OrNull(toInt64({value}))"
             case "histogram":
-                bounds = "[" + ",".join(map(str, bucket_bounds())) + "]"
-                known = f"assumeNotNull(toInt64({value}))"
-                bucket = f"if({known} <= 0, -1, toInt32(arrayFirstIndex(bound -> bound >= {known}, {bounds})) - 1)"
-                return f"sumMapIf([toInt32({bucket})], [toInt64(1)], isNotNull({value}))"
+                return f"sumMapIf([{_bucket(f'assumeNotNull(toInt64({value}))')}], [toInt64(1)], isNotNull({value}))"
+
+
+def _bucket(value: str) -> str:
+    number = f"bitShiftRight(reinterpretAsUInt64(toFloat64({value})), {BUCKET_SHIFT}) - {FIRST_BUCKET}"
+    return f"if({value} <= 0, toInt32({NO_BUCKET}), toInt32({number}))"
 
 
 def literal(value: int | float | str) -> str:

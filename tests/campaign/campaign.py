@@ -42,12 +42,14 @@ Say = Callable[[str], None]
 
 @dataclass
 class Round:
-    """A fault, the offsets that were published around it, how long the city took to catch up afterwards (s), unless the
-    next one came first, and the memory of the largest worker meanwhile, once a second (MiB)."""
+    """A fault, the offsets published around it, when it was over, how long the city took from then to catch up
+    (s), through the next fault if ``piled``, and the memory of the largest worker meanwhile, once a second (MiB)."""
 
     fault: str
     before: Offsets
     after: Offsets = field(default_factory=dict)
+    over: float = 0.0
+    piled: bool = False
     recovered: float | None = None
     memory: list[int] = field(default_factory=list)
 
@@ -120,7 +122,8 @@ class Outcome:
 
 
 def _line(name: str, rounds: Sequence[Round], found: Sequence[Difference]) -> Line:
-    times = [one.recovered for one in rounds if one.recovered is not None]
+    alone = [one for one in rounds if not one.piled]
+    times = [one.recovered for one in alone or rounds if one.recovered is not None]
     return Line(
         name,
         len(rounds),
@@ -156,8 +159,10 @@ def run(
         with watched(city.installation.server("operator"), aggregates, WATCHED) as seen, _last_words(city, say):
             for number, (name, fault) in enumerate(faults):
                 rounds.append(_round(city, random, number, name, fault, events, say))
+                if not rounds[-1].piled:
+                    _recover(city, rounds, say)
             say("all faults are over; waiting until all is stored")
-            _recover(city, {})
+            _recover(city, rounds, say)
         found = compare(city.installation, city.feeds, say)
         return Outcome(seed, rounds, found, seen, city.ended, city.kills)
 
@@ -188,15 +193,10 @@ def _round(city: Arena, random: Random, number: int, name: str, fault: Fault, ev
     done = _stage(city, random, fault, say)
     _publish(city, one.before, events, until)
     city.end_publishing()
-    one.after = city.ends(*city.feeds)
-    caught_up = "not waited for"
-    if number % PILED_EVERY != PILED_EVERY - 1:
-        begun = monotonic()
-        _recover(city, one.after)
-        one.recovered = monotonic() - begun
-        caught_up = f"caught up after {one.recovered:.1f} s"
+    one.after, one.over = city.ends(*city.feeds), monotonic()
+    one.piled = number % PILED_EVERY == PILED_EVERY - 1
     one.memory = city.memory()
-    say(f"      {done}; {one.events:,} events, {caught_up}")
+    say(f"      {done}; {one.events:,} events" + ", not waited for" * one.piled)
     return one
 
 
@@ -220,12 +220,17 @@ def _publish(city: Arena, before: Offsets, events: int, until: float) -> None:
         sleep(0.1)
 
 
-def _recover(city: Arena, ends: Offsets) -> None:
-    """Wait until both workers have taken everything before these ends, or everything there is."""
+def _recover(city: Arena, rounds: Sequence[Round], say: Say) -> None:
+    """Wait until both workers have taken everything that was published in these rounds."""
     until = monotonic() + RECOVER_SECONDS
     with LagMeter(city.installation.bootstrap) as meter:
-        while city.behind(meter, ends):
+        while city.behind(meter, rounds[-1].after):
             city.tend()
             if monotonic() > until:
                 raise Stuck("the city does not catch up")
             sleep(0.2)
+    rounds[-1].memory += city.memory()
+    for one in rounds:
+        if one.recovered is None:
+            one.recovered = monotonic() - one.over
+            say(f"      caught up {one.recovered:.1f} s after {one.fault}")

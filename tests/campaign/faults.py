@@ -129,16 +129,16 @@ def killed_rebalancing(kind: str) -> Fault:
         joined = f"{kind}-2"
         city.start(joined)
         try:
-            seen(lambda: city.state(kind) != STABLE, "a rebalance")
-            sleep(random.random() / 2)
             victim = random.choice((f"{kind}-1", joined))
+            seen(lambda: city.state(kind) != STABLE, "a rebalance")
             city.kill(victim)
+            state = city.state(kind)
             sleep(random.random() * 2)
             city.start(victim)
             sleep(random.random() * 4)
         finally:
             city.kill(joined)
-        return f"{victim} killed"
+        return f"{victim} killed, the group then {state}"
 
     return fault
 

@@ -15,6 +15,7 @@ from kafka import TopicPartition
 
 from streams.lag import committed_offsets
 from tests.city import FEEDS, START, WORKERS, City, own_city
+from tests.reference.whole import compare
 
 pytestmark = pytest.mark.integration
 
@@ -79,6 +80,7 @@ def test_kills_in_the_replay_change_nothing(tmp_path: Path) -> None:
                 city.start("processor", "tests.slow_processor")
                 city.wait(lambda word=word, times=times: counted(city, "processor", word) >= times)  # type: ignore[misc]
             city.drain()
+        assert [str(one) for one in compare(city.installation, FEEDS).differences] == []
         disturbed = city.snapshot()
         assert disturbed == city.undisturbed()
 
@@ -122,5 +124,6 @@ def test_a_worker_thought_dead_comes_back_and_spoils_nothing(tmp_path: Path) -> 
         finally:
             enough.set()
             publisher.join()
+        assert [str(one) for one in compare(city.installation, FEEDS).differences] == []
         disturbed = city.snapshot()
         assert disturbed == city.undisturbed()

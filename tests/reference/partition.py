@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,7 +23,6 @@ Values = Mapping[str, Any]
 Key = tuple[Any, ...]
 
 MILLISECOND = timedelta(milliseconds=1)
-GAMMA = 1.01 / 0.99
 
 
 @dataclass(frozen=True)
@@ -158,13 +156,10 @@ def merge(partial: Partial, partials: dict[str, Any], value: Any) -> None:
         partials[partial.name] = value if so_far is None else best(so_far, value)
 
 
-@cache
 def bucket(value: int) -> int:
-    """The smallest b with value <= gamma^b; -1 for zero and less."""
-    number = 0
-    while GAMMA**number < value:
-        number += 1
-    return number if value > 0 else -1
+    """Number of the 64th parts of powers of two from 1 to the one that holds a value; -1 for zero and less."""
+    mantissa, exponent = math.frexp(value)
+    return 64 * (exponent - 1) + math.floor(64 * (2 * mantissa - 1)) if value > 0 else -1
 
 
 def evaluate(expression: Expression, values: Values) -> Any:

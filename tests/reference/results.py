@@ -11,7 +11,7 @@ from typing import Any
 
 from schemas.expressions import Expression, Scaled
 from schemas.measures import Measure, Quantiles, Ratio, Share, Spread, Total
-from tests.reference.partition import GAMMA, Values, bucket, evaluate
+from tests.reference.partition import Values, bucket, evaluate
 
 
 def results_of(measure: Measure, events: Sequence[Values]) -> dict[str, float | None]:
@@ -57,4 +57,4 @@ def _quantile(buckets: Sequence[int], q: float) -> float | None:
     if not buckets:
         return None
     found = buckets[math.floor(q * (len(buckets) - 1))]
-    return 0.0 if found < 0 else 2 * GAMMA**found / (GAMMA + 1)
+    return 0.0 if found < 0 else math.ldexp(1 + (found % 64 + 0.5) / 64, found // 64)

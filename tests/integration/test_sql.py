@@ -1,0 +1,40 @@
+"""Partials that ClickHouse computes from raw rows, as it does of late ones and for a new version of an aggregate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sinks.sql import ToSql
+from tests.reference.partition import bucket
+from tests.reference.results import results_of
+from tests.reference.toy import FEED
+
+pytestmark = pytest.mark.integration
+
+MEASURE = next(m for aggregate in FEED.aggregates for m in aggregate.measures if m.results[0].name == "wait_p50")
+#: A bucket is a 64th part of a power of two, which is less than 1 below 64.
+EDGES = [power + part * max(power // 64, 1) for power in (2**bits for bits in range(63)) for part in range(64)]
+
+
+def test_quantiles_of_any_integer_are_those_of_the_reference(connect: Callable[[str], Any]) -> None:
+    """Of the integers around every edge of a bucket, of the ends, and of nothing known."""
+    near = {edge + step for edge in EDGES for step in (-1, 0, 1)}
+    waits = sorted({*near, -(2**63), -1, 2**63 - 1})
+    (partial,) = MEASURE.partials
+    columns = ", ".join(result.sql for result in MEASURE.results)
+    rows = [{"wait": wait} for wait in (*waits, None)]
+    found = connect("default").execute(
+        f"SELECT wait, {partial.name}, {columns} FROM (SELECT wait, {ToSql(FEED).partial(partial)} AS {partial.name} "
+        f"FROM waits GROUP BY wait) ORDER BY wait",
+        external_tables=[{"name": "waits", "structure": [("wait", "Nullable(Int64)")], "data": rows}],
+    )
+    expected = [(wait, ([bucket(wait)], [1]), *results_of(MEASURE, [{"wait": wait}]).values()) for wait in waits]
+    wrong = [
+        (one, other)
+        for one, other in zip(found, [*expected, (None, ([], []), None, None)], strict=True)
+        if one != other
+    ]
+    assert not wrong, wrong[:5]

@@ -36,7 +36,7 @@ from streams.publisher import Publisher, new_producer
 from streams.worker import EX_CONFIG
 from tests.conftest import settings_in
 
-FEEDS = ("traffic_flow", "parking_site", "police_incident")
+FEEDS = ("traffic_flow", "parking_site", "police_incident", "parking_spot")
 START = datetime(2024, 5, 6, 7, tzinfo=UTC)
 WORKERS = {"processor": "process", "sink": "sink"}
 

@@ -169,7 +169,7 @@ def test_changed_aggregates_are_built_beside_the_old_and_then_shown(tmp_path: Pa
         for name in WORKERS:
             city.process(name).stop()
         old = views(city)
-        deploy(city, tmp_path / "next", *FEEDS)
+        deploy(city, tmp_path / "next", *EDITS)
         assert "run: citystream rebuild traffic_flow" in done(city, "init")
         city.dismiss("sink")
         assert "citystream rebuild" in refused(city, *city.worker("processor"))

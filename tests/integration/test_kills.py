@@ -24,8 +24,9 @@ def test_kills_change_nothing(tmp_path: Path) -> None:
     random = Random(SEED)
     with own_city(tmp_path) as city:
         for number in range(ROUNDS):
-            city.publish(["traffic_flow"], START + number * SPAN, SEED + number, 3_000)
-            city.publish(["parking_site", "police_incident"], START + number * SPAN, SEED + number, 5_000)
+            start, seed = START + number * SPAN, SEED + number
+            city.publish(["traffic_flow"], start, seed, 3_000)
+            city.publish(["parking_site", "parking_spot", "police_incident"], start, seed, 5_000)
             name = random.choice(list(WORKERS))
             time.sleep(random.random() * 2)
             city.kill(name)

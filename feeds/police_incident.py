@@ -140,6 +140,7 @@ FEED = Feed(
             name="police_incident_15m",
             by=("beat_id", "category"),
             window=timedelta(minutes=15),
+            version=2,
             measures=(
                 count_where("incidents", STATUS.equals(Status.REPORTED.value), description="Incidents reported"),
                 quantiles(

@@ -13,7 +13,7 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 
-from schemas.expressions import columns, misused, written
+from schemas.expressions import columns, misused
 from schemas.fields import Record
 from schemas.measures import Measure
 from schemas.model import DeclarationError, Field, Kind, fields_of
@@ -145,7 +145,7 @@ class Feed:
             "window_ms": milliseconds(aggregate.window),
             "disorder_ms": milliseconds(self.disorder),
             "lateness_ms": milliseconds(self.lateness),
-            "partials": {p.name: f"{p.merge} of {written(p.value)}" for m in aggregate.measures for p in m.partials},
+            "partials": {p.name: p.definition for m in aggregate.measures for p in m.partials},
         }
 
     @property

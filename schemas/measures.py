@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.expressions import Expression, Present, Scaled, When, as_expression
+from schemas.expressions import Expression, Present, Scaled, When, as_expression, written
 
 # The bucket of a value is the front of its double's bits, exponent and 6 bits of 52, counted from the bucket of 1.0.
 BUCKET_SHIFT = 52 - 6
@@ -29,6 +29,12 @@ class Partial:
     name: str
     merge: Merge
     value: Expression
+
+    @property
+    def definition(self) -> str:
+        """What the column holds, in words; parts of another definition cannot be merged with it."""
+        how = "histogram by 64ths of powers of two" if self.merge == "histogram" else self.merge
+        return f"{how} of {written(self.value)}"
 
 
 @dataclass(frozen=True)
@@ -208,7 +214,7 @@ def ratio(name: str, over: Expression, under: Expression, *, unit: str, descript
 def quantiles(
     name: str, value: Expression, at: tuple[float, ...], *, unit: str, description: str, divisor: int = 1
 ) -> Measure:
-    """Quantiles of a positive integer ``value`` within 1%: columns ``<name>_p50``, ...
+    """Quantiles of a positive integer ``value`` within 0.8%: columns ``<name>_p50``, ...
 
     DDSketch (Masson, Rim, Lee: VLDB 2019) with logarithms that are linear between powers of two: 64 equal buckets for
     each power, of which each stands for its middle, so the relative error is at most 1/128. The bucket is read off the

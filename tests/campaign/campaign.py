@@ -42,8 +42,9 @@ Say = Callable[[str], None]
 
 @dataclass
 class Round:
-    """A fault, the offsets published around it, when it was over, how long the city took from then to catch up
-    (s), through the next fault if ``piled``, and the memory of the largest worker meanwhile, once a second (MiB)."""
+    """A fault, the offsets published around it, when its publishing was over, and how long from then until the city had
+    caught up (s; if ``piled``, the next fault lies in between); the memory of the largest worker until then, or until
+    ``over`` if ``piled``, once a second (MiB)."""
 
     fault: str
     before: Offsets
@@ -160,9 +161,9 @@ def run(
             for number, (name, fault) in enumerate(faults):
                 rounds.append(_round(city, random, number, name, fault, events, say))
                 if not rounds[-1].piled:
-                    _recover(city, rounds, say)
+                    _recover(city, rounds, rounds[-1].after, say)
             say("all faults are over; waiting until all is stored")
-            _recover(city, rounds, say)
+            _recover(city, rounds, {}, say)
         found = compare(city.installation, city.feeds, say)
         return Outcome(seed, rounds, found, seen, city.ended, city.kills)
 
@@ -220,11 +221,11 @@ def _publish(city: Arena, before: Offsets, events: int, until: float) -> None:
         sleep(0.1)
 
 
-def _recover(city: Arena, rounds: Sequence[Round], say: Say) -> None:
-    """Wait until both workers have taken everything that was published in these rounds."""
+def _recover(city: Arena, rounds: Sequence[Round], ends: Offsets, say: Say) -> None:
+    """Wait until both workers have taken everything before these ends, or everything; note how long it took."""
     until = monotonic() + RECOVER_SECONDS
     with LagMeter(city.installation.bootstrap) as meter:
-        while city.behind(meter, rounds[-1].after):
+        while city.behind(meter, ends):
             city.tend()
             if monotonic() > until:
                 raise Stuck("the city does not catch up")

@@ -135,6 +135,8 @@ def killed_rebalancing(kind: str) -> Fault:
             state = city.state(kind)
             sleep(random.random() * 2)
             city.start(victim)
+            if state == STABLE:
+                raise NotStaged("the rebalance was over before the kill")
             sleep(random.random() * 4)
         finally:
             city.kill(joined)

@@ -153,8 +153,8 @@ def write(city: Installation, feed: Feed, log: Log, output: Output, number: int)
     for aggregate in feed.aggregates:
         parts = output.parts[aggregate.name]
         keys = parts.select(pl.concat_str(aggregate.by, separator=KEY_SEPARATOR)).to_series()
-        for body in encode_bodies(city.catalogue.latest(aggregate.name), keys, parts, LARGEST_BODY):
-            log.append(TP(aggregate.name, number), packed(body.data, body.count))
+        for body in encode_bodies(city.catalogue.latest(aggregate.topic), keys, parts, LARGEST_BODY):
+            log.append(TP(aggregate.topic, number), packed(body.data, body.count))
     for letter in output.dead:
         place = letter.topic, letter.partition, letter.offset
         log.letters[place] += 1

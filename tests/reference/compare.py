@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, takewhile
@@ -11,15 +10,12 @@ from typing import Any, Literal
 from clickhouse_driver import Client
 
 from schemas.feed import Aggregate, Feed
-from schemas.measures import Quantiles
 from sinks.ledger import Account
 from tests.reference import found
 from tests.reference.city import Letter, Place, Shown, Truth
 from tests.reference.found import FoundLetter, FoundWindow, Stretch
 from tests.reference.partition import Key
 
-#: Powers are not the same bits everywhere; everything else is.
-QUANTILE_TOLERANCE = 1e-12
 #: Words of which the cause of a letter for a whole batch has to have one.
 OF_A_BATCH = frozenset({"batch", "unknown compression"})
 #: How many offsets of many are named, and how many bytes of a value are shown.
@@ -207,7 +203,6 @@ def _windows(
 ) -> Iterator[Difference]:
     """A window without a place is put down to the last event the stream counted into it."""
     table, missing = f"city.{aggregate.name}", dict(truth.windows[aggregate.name])
-    quantiles = {r.name for m in aggregate.measures if isinstance(m, Quantiles) for r in m.results}
     for there in windows:
         expected = missing.pop(there.key, None)
         if expected is None:
@@ -217,27 +212,21 @@ def _windows(
             kind: Literal["lost", "doubled"] = "lost" if there.events < expected.events else "doubled"
             detail = f"{there.key} has {there.events} events instead of {expected.events}"
             yield Difference(topic, kind, table, expected.last, abs(there.events - expected.events), detail)
-        elif wrong := _wrong_window(there, expected, quantiles):
+        elif wrong := _wrong_window(there, expected):
             yield Difference(topic, "wrong", table, expected.last, 0, f"{there.key}: found and expected {wrong}")
     for key, window in missing.items():
         yield Difference(topic, "lost", table, window.last, window.events, f"{key} is missing")
 
 
-def _wrong_window(there: FoundWindow, expected: Shown, quantiles: Collection[str]) -> dict[str, tuple[Any, Any]]:
+def _wrong_window(there: FoundWindow, expected: Shown) -> dict[str, tuple[Any, Any]]:
     """What is there and what has to be, by the name of what is wrong."""
     wrong: dict[str, tuple[Any, Any]] = {
         name: (value, expected.results[name])
         for name, value in there.results.items()
-        if not _same(value, expected.results[name], name in quantiles)
+        if value != expected.results[name]
     }
     if there.final != expected.final:
         wrong["final"] = there.final, expected.final
     if there.as_of_ms != expected.as_of_ms:
         wrong["as_of"] = there.as_of_ms, expected.as_of_ms
     return wrong
-
-
-def _same(there: float | None, expected: float | None, quantile: bool) -> bool:
-    if quantile and there is not None and expected is not None:
-        return math.isclose(there, expected, rel_tol=QUANTILE_TOLERANCE)
-    return there == expected

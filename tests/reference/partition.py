@@ -25,6 +25,13 @@ Key = tuple[Any, ...]
 MILLISECOND = timedelta(milliseconds=1)
 
 
+#: Integers around the edges of buckets, which are less than 1 wide below 64, and the ends.
+EDGES = sorted(
+    {2**bits + part * max(2**bits // 64, 1) + step for bits in range(63) for part in range(64) for step in (-1, 0, 1)}
+    | {-(2**63), -1, 2**63 - 1}
+)
+
+
 @dataclass(frozen=True)
 class Logged:
     """A record in the log; ``values`` is None if its bytes are no record."""
@@ -157,7 +164,7 @@ def merge(partial: Partial, partials: dict[str, Any], value: Any) -> None:
 
 
 def bucket(value: int) -> int:
-    """Number of the 64th parts of powers of two from 1 to the one that holds a value; -1 for zero and less."""
+    """Which 64th part of a power of two, counted from that of 1, holds the double next to a value; -1 for <= 0."""
     mantissa, exponent = math.frexp(value)
     return 64 * (exponent - 1) + math.floor(64 * (2 * mantissa - 1)) if value > 0 else -1
 

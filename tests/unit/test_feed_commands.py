@@ -8,7 +8,7 @@ import pytest
 import feeds
 from citystream import cli
 from citystream.commands import schemas as commands
-from schemas.catalogue import Catalogue, SchemaProblem, freeze
+from schemas.catalogue import Catalogue, SchemaProblem, declared, freeze
 from schemas.samples import write_samples
 from streams.topics import stored
 
@@ -52,10 +52,11 @@ def test_shows_the_whole_contract(run: Any, feed: Any) -> None:
     assert [field["unit"] for field in found["fields"]] == [field.unit for field in feed.fields]
     personal = {field["name"] for field in found["fields"] if field["sensitivity"] == "personal"}
     assert personal == {field.name for field in feed.fields if field.personal}
-    names = [feed.name, *(aggregate.name for aggregate in feed.aggregates)]
-    assert [topic["name"] for topic in found["topics"]] == names == [topic.name for topic in stored([feed])][1:]
+    names = {feed.name: feed.name} | {aggregate.topic: aggregate.name for aggregate in feed.aggregates}
+    assert [topic["name"] for topic in found["topics"]] == [*names] == [topic.name for topic in stored([feed])][1:]
     assert [topic["schema_id"] for topic in found["topics"]] == [Catalogue.load().latest(name).id for name in names]
-    assert [table["name"] for table in found["tables"]] == [f"{db}.{name}" for name in names for db in ("city", "raw")]
+    tables = [table for topic, name in names.items() for table in (f"city.{name}", f"raw.{topic}")]
+    assert [table["name"] for table in found["tables"]] == tables
     assert all(column["comment"] for table in found["tables"] for column in table["columns"])
 
 
@@ -77,7 +78,14 @@ def test_an_unknown_feed_is_answered_with_the_nearest_and_the_list(run: Any) -> 
 
 def test_check_is_content_with_what_is_committed(run: Any) -> None:
     code, printed, _ = run("schemas", "check")
-    assert (code, printed) == (0, f"All {len(Catalogue.load().by_id)} declared schemas are frozen as they are\n")
+    wanted, frozen = declared(FEEDS), {one.subject for one in Catalogue.load().by_id.values()}
+    assert (code, printed.splitlines()) == (
+        0,
+        [
+            f"All {len(wanted)} declared schemas are frozen as they are",
+            f"frozen and declared no longer: {', '.join(sorted(frozen - wanted.keys()))}",
+        ],
+    )
 
 
 def test_check_names_what_is_not_frozen(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from schemas.feed import Feed, milliseconds
 from schemas.fields import Record
 from schemas.rowcodec import decode, encode
 from schemas.verdict import ColumnarVerdict, instant_ms, problem
+from tests import city
 from tests.reference import toy
 
 CITY = ZoneInfo("Asia/Shanghai")
@@ -35,6 +36,10 @@ FEEDS = feeds.load()
 CATALOGUE = Catalogue.load()
 
 every_feed = pytest.mark.parametrize("feed", FEEDS.values(), ids=FEEDS)
+
+
+def test_the_city_of_the_tests_has_every_feed() -> None:
+    assert set(city.FEEDS) == set(FEEDS)
 
 
 @cache

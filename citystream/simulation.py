@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from queue import Empty, SimpleQueue
 from random import Random
 from typing import Protocol
 
@@ -27,10 +28,11 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock; ``stop`` ends every sleep."""
+    """The machine's clock; ``stop`` ends every sleep, and may be called by a signal's handler in the middle of one."""
 
     def __init__(self) -> None:
-        self._stopped = threading.Event()
+        self.stopped = False
+        self._wake: SimpleQueue[None] = SimpleQueue()  # an Event's lock may be held by what the handler interrupts
 
     def now(self) -> datetime:
         """The time in UTC."""
@@ -38,16 +40,14 @@ class SystemClock:
 
     def sleep(self, seconds: float) -> None:
         """Wait so long, or until ``stop``."""
-        self._stopped.wait(seconds)
+        if not self.stopped:
+            with suppress(Empty):
+                self._wake.get(timeout=seconds)
 
     def stop(self) -> None:
         """End the sleep that is, and all that follow."""
-        self._stopped.set()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether ``stop`` was called."""
-        return self._stopped.is_set()
+        self.stopped = True
+        self._wake.put(None)
 
 
 @dataclass

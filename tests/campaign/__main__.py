@@ -23,8 +23,9 @@ from rich.table import Table
 from bench.process import machine
 from citystream.commands.output import print_whole
 from citystream.settings import PROJECT
+from tests.campaign.arena import Stuck
 from tests.campaign.campaign import Outcome, run
-from tests.campaign.faults import KILLS, LONG_OUTAGES, OUTAGES, Fault, Stuck
+from tests.campaign.faults import KILLS, LONG_OUTAGES, OUTAGES, Fault
 from tests.campaign.worker import BROKEN
 
 EVENTS = 4_000

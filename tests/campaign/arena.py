@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -36,6 +35,10 @@ ENDING_SECONDS = 120.0
 RATE = "4"
 
 Offsets = dict[tuple[str, int], int]
+
+
+class Stuck(Exception):
+    """The campaign cannot go on, and has compared nothing."""
 
 
 class Arena(City):
@@ -213,8 +216,11 @@ class Arena(City):
     def end_publishing(self) -> None:
         """Let the publisher end when the brokers have acknowledged what it sent."""
         assert self.publishing is not None
-        self.publishing.send_signal(signal.SIGINT)
-        self.publishing.wait(ENDING_SECONDS)
+        self.publishing.terminate()
+        try:
+            self.publishing.wait(ENDING_SECONDS)
+        except subprocess.TimeoutExpired as late:
+            raise Stuck(f"the publisher does not end within {ENDING_SECONDS:.0f} s") from late
 
     def _begin_publishing(self) -> None:
         environment = {**os.environ, **self.environment_of("publisher")}

@@ -15,8 +15,8 @@ from random import Random
 from time import monotonic, sleep
 
 from streams.lag import LagMeter
-from tests.campaign.arena import Arena, Offsets, arena
-from tests.campaign.faults import Fault, NotStaged, Stuck
+from tests.campaign.arena import Arena, Offsets, Stuck, arena
+from tests.campaign.faults import Fault, NotStaged
 from tests.reference.compare import Difference
 from tests.reference.finished import Finished, watched
 from tests.reference.whole import KINDS, Comparison, compare

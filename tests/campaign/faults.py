@@ -9,7 +9,7 @@ from random import Random
 from time import monotonic, sleep
 
 from citystream.stack import clickhouse, kafka
-from tests.campaign.arena import PARTS, TO_CLICKHOUSE, Arena
+from tests.campaign.arena import PARTS, TO_CLICKHOUSE, Arena, Stuck
 from tests.campaign.refusals import refusals
 from tests.campaign.worker import MOMENTS
 
@@ -34,10 +34,6 @@ MOMENT_SECONDS = 30.0
 DATA, ROWS = b"\x02", 256
 #: How long a worker may take to start.
 STARTING_SECONDS = 120.0
-
-
-class Stuck(Exception):
-    """The campaign cannot go on, and has compared nothing."""
 
 
 class NotStaged(Stuck):

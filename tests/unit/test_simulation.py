@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import islice, pairwise
+from itertools import count, islice, pairwise
 from random import Random
+from types import FrameType
 from typing import Annotated, Any
 
 import pytest
@@ -204,6 +207,41 @@ def test_a_stopped_clock_does_not_sleep() -> None:
     clock.stop()
     clock.sleep(3600)
     assert clock.stopped
+
+
+def test_a_stop_ends_a_sleep() -> None:
+    clock = SystemClock()
+    waker = threading.Timer(0.05, clock.stop)
+    waker.start()
+    clock.sleep(3600)
+    waker.join()
+    assert clock.stopped
+
+
+def test_a_clock_can_be_stopped_between_any_two_lines_of_its_sleep() -> None:
+    """As by the handler of a signal, which interrupts the thread: a lock held there is never let go."""
+
+    def sleep(clock: SystemClock, line: int) -> None:
+        lines = count()
+
+        def trace(_frame: FrameType, event: str, _argument: object) -> Any:
+            if event == "line" and next(lines) == line:
+                clock.stop()
+            return trace
+
+        sys.settrace(trace)
+        clock.sleep(0.001)
+        sys.settrace(None)
+
+    for line in count():
+        clock = SystemClock()
+        sleeping = threading.Thread(target=sleep, args=(clock, line), daemon=True)
+        sleeping.start()
+        sleeping.join(10)
+        assert not sleeping.is_alive()
+        if not clock.stopped:
+            break
+    assert line > 1
 
 
 def test_the_report_counts_what_was_sent_and_acknowledged() -> None:

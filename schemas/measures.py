@@ -12,12 +12,13 @@ from typing import Literal
 
 from schemas.expressions import Expression, Present, Scaled, When, as_expression, written
 
-# The bucket of a value is the front of its double's bits, exponent and 6 bits of 52, counted from the bucket of 1.0.
-BUCKET_SHIFT = 52 - 6
-FIRST_BUCKET = 1023 << 6
+# The bucket of a value is the front of its double's bits, exponent and some of 52, counted from the bucket of 1.0.
+_BUCKET_BITS = 6
+BUCKET_SHIFT = 52 - _BUCKET_BITS
+FIRST_BUCKET = 1023 << _BUCKET_BITS
 #: The bucket of zero and less.
 NO_BUCKET = -1
-RELATIVE_ERROR = 1 / 128
+RELATIVE_ERROR = 0.5 / (1 << _BUCKET_BITS)
 
 Merge = Literal["sum", "min", "max", "histogram"]
 
@@ -33,7 +34,7 @@ class Partial:
     @property
     def definition(self) -> str:
         """What the column holds, in words; parts of another definition cannot be merged with it."""
-        how = "histogram by 64ths of powers of two" if self.merge == "histogram" else self.merge
+        how = f"histogram by {1 << _BUCKET_BITS}ths of powers of two" if self.merge == "histogram" else self.merge
         return f"{how} of {written(self.value)}"
 
 

@@ -24,7 +24,6 @@ Key = tuple[Any, ...]
 
 MILLISECOND = timedelta(milliseconds=1)
 
-
 #: Integers around the edges of buckets, which are less than 1 wide below 64, and the ends.
 EDGES = sorted(
     {2**bits + part * max(2**bits // 64, 1) + step for bits in range(63) for part in range(64) for step in (-1, 0, 1)}

@@ -67,7 +67,7 @@ test: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses=$(TESTS_AT_ONCE) --dist=loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses=$(TESTS_AT_ONCE) --dist=loadfile --no-loadscope-reorder --durations=12 --durations-min=20
 
 bench: setup
 	$(BIN)/python -m $(if $(BEFORE),bench.compare '$(BEFORE)',bench)

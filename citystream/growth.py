@@ -12,11 +12,12 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
 from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
 from sinks import GROUP as SINK
+from streams.clients import new_consumer
 from streams.generations import Generation, generations
 from streams.lag import PartitionLag, measure
 from streams.positions import Position, resume
@@ -95,7 +96,7 @@ def _check_stopped(bootstrap: str, generation: Generation, now_ms: int) -> None:
     until = datetime.fromtimestamp(generation.until / 1000, UTC)
     if not _past(generation, now_ms):
         raise TopicProblem(f"{generation.topic} cannot end yet: {until} is still to come")
-    with closing(KafkaConsumer(bootstrap_servers=bootstrap)) as consumer:
+    with closing(new_consumer(bootstrap)) as consumer:
         numbers = range(generation.partitions)
         later = consumer.offsets_for_times({TopicPartition(generation.topic, n): generation.until for n in numbers})
     if any(later.values()):

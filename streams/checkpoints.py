@@ -12,8 +12,9 @@ import json
 from collections.abc import Mapping
 from contextlib import closing
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
+from streams.clients import new_consumer
 from streams.positions import Position, parse
 
 TOPIC = "checkpoints"
@@ -38,7 +39,7 @@ def place_of(key: bytes) -> Place:
 def read(bootstrap: str) -> Mapping[Place, Position]:
     """The newest checkpoint of every worker in every partition."""
     found: dict[Place, Position] = {}
-    with closing(KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)) as consumer:
+    with closing(new_consumer(bootstrap)) as consumer:
         here = TopicPartition(TOPIC, 0)
         consumer.assign([here])
         consumer.seek_to_beginning(here)

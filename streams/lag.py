@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 
-from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from streams.clients import new_admin, new_consumer
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,8 @@ class LagMeter:
     """Asks the brokers; keeps its connections between measurements."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest", max_poll_records=1
-        )
+        self._admin = new_admin(bootstrap)
+        self._consumer = new_consumer(bootstrap, auto_offset_reset="earliest", max_poll_records=1)
 
     def measure(self, group: str, topics: Iterable[str], *, waiting: bool = True) -> list[PartitionLag]:
         """Lag of a group in all partitions of these topics; ``waiting`` also reads the oldest waiting records."""

@@ -6,10 +6,11 @@ from collections.abc import Container, Iterable, Mapping
 from contextlib import closing
 from typing import TypeVar
 
-from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
+from kafka import OffsetAndMetadata, TopicPartition
 from kafka.errors import IllegalGenerationError, NoError, RebalanceInProgressError, UnknownMemberIdError
 
 from streams import checkpoints
+from streams.clients import new_admin
 from streams.lag import LagMeter, PartitionLag, committed_offsets
 from streams.positions import Answer, Known, Position, PositionProblem, parse
 from streams.publisher import new_producer
@@ -64,7 +65,7 @@ def standing(
     """
     there = states(bootstrap, [*definitions, checkpoints.TOPIC])
     kept = checkpoints.read(bootstrap)
-    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+    with closing(new_admin(bootstrap)) as admin:
         commits = committed_offsets(admin, worker)
     with LagMeter(bootstrap) as meter:  # later than the commits: those of a worker that runs would be beyond the end
         log = meter.measure(worker, definitions, waiting=False)
@@ -80,7 +81,7 @@ def standing(
 
 def committed_positions(bootstrap: str, worker: str) -> dict[tuple[str, int], Position]:
     """What a worker has committed, by topic and partition, where it can be read."""
-    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+    with closing(new_admin(bootstrap)) as admin:
         found = {
             (tp.topic, tp.partition): parse(c.offset, c.metadata) for tp, c in committed_offsets(admin, worker).items()
         }
@@ -95,7 +96,7 @@ def check_stopped(bootstrap: str, workers: Iterable[str]) -> None:
     PositionProblem
         One of them is running.
     """
-    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+    with closing(new_admin(bootstrap)) as admin:
         for worker, group in admin.describe_groups(list(workers)).items():
             if group["members"]:
                 raise _running(worker)
@@ -117,7 +118,7 @@ def commit(bootstrap: str, worker: str, positions: Mapping[tuple[str, int], Posi
         TopicPartition(*place): OffsetAndMetadata(position.processed, position.metadata(), -1)
         for place, position in positions.items()
     }
-    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+    with closing(new_admin(bootstrap)) as admin:
         answers = set(admin.alter_group_offsets(worker, offsets).values()) - {NoError}
     if answers & set(RUNNING):
         raise _running(worker)

@@ -16,6 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from schemas.feed import Feed, milliseconds
 from streams import checkpoints, deadletters
+from streams.clients import new_admin
 from streams.generations import generations
 from streams.positions import Stop
 
@@ -78,7 +79,7 @@ def create(bootstrap: str, wanted: Iterable[Topic], replication: int = 1) -> lis
         A topic exists with another number of partitions.
     """
     wanted = list(wanted)
-    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+    with closing(new_admin(bootstrap)) as admin:
         existing = found(admin)
         for topic in wanted:
             if topic.name in existing:
@@ -117,7 +118,7 @@ def states(bootstrap: str, names: Iterable[str]) -> dict[str, TopicState]:
         One of them does not exist.
     """
     names = list(names)
-    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+    with closing(new_admin(bootstrap)) as admin:
         existing = found(admin, names)
     missing = [name for name in names if name not in existing]
     if missing:
@@ -158,5 +159,5 @@ def wait_for_kafka(bootstrap: str, say: Callable[[str], None], limit: timedelta 
         before_sleep=report,
         reraise=True,
     ):
-        with attempt, closing(KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=3000)) as admin:
+        with attempt, closing(new_admin(bootstrap, 3000)) as admin:
             admin.describe_cluster()

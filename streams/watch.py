@@ -14,6 +14,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 from tenacity import before_sleep_log, retry, retry_if_exception_type, wait_exponential
 
+from streams.clients import new_admin
 from streams.topics import Topic, TopicProblem, TopicState, check_partitions, found
 
 log = logging.getLogger("citystream")
@@ -76,7 +77,7 @@ class Watch:
 
     def _ask(self) -> dict[str, TopicState]:
         try:
-            self._admin = self._admin or KafkaAdminClient(bootstrap_servers=self._bootstrap)
+            self._admin = self._admin or new_admin(self._bootstrap)
             return found(self._admin, self._topics)
         except (KafkaError, OSError):
             broken, self._admin = self._admin, None

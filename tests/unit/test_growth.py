@@ -34,7 +34,7 @@ class Brokers:
         monkeypatch.setattr(growth, "measure", self._measure)
         monkeypatch.setattr(growth, "standing", self._standing)
         monkeypatch.setattr(growth, "commit", self._commit)
-        monkeypatch.setattr(growth, "KafkaConsumer", lambda **_: self)
+        monkeypatch.setattr(growth, "new_consumer", lambda _: self)
 
     def _measure(self, _: str, group: str, topics: Iterable[str]) -> list[PartitionLag]:
         return [PartitionLag(topic, 0, 0, 40, self.ends.get((group, topic), 40), None) for topic in topics]

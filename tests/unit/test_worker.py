@@ -242,7 +242,7 @@ def test_what_others_committed_is_asked_for_until_kafka_answers(monkeypatch: pyt
     away: list[Exception] = [KafkaError("no broker answers"), OSError("refused")]
 
     class Admin:
-        def __init__(self, **_: Any) -> None:
+        def __init__(self, _: str) -> None:
             if away:
                 raise away.pop()
 
@@ -251,7 +251,7 @@ def test_what_others_committed_is_asked_for_until_kafka_answers(monkeypatch: pyt
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(standing, "KafkaAdminClient", Admin)
+    monkeypatch.setattr(standing, "new_admin", Admin)
     asking: Any = worker._committed
     monkeypatch.setattr(asking.retry, "sleep", lambda _: None)
 

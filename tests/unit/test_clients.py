@@ -1,0 +1,34 @@
+"""A client that reaches no broker leaves nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka.errors import KafkaTimeoutError
+
+from citystream.stack.ports import free_ports
+from streams.clients import new_admin, new_consumer
+
+
+def held() -> tuple[int, int]:
+    """Threads and files of this process that do not go by themselves."""
+    gc.collect()
+    return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("connect", [new_admin, new_consumer])
+def test_brokers_that_are_away_cost_neither_threads_nor_files(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker asks again and again, for days."""
+    # Pytest keeps what is logged, and with an error all that it refers to.
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    nobody = f"127.0.0.1:{free_ports(1)[0]}"
+    before = held()
+    for _ in range(20):
+        with pytest.raises(KafkaTimeoutError):
+            connect(nobody, patience_ms=1)
+    assert held() == before

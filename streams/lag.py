@@ -73,7 +73,11 @@ class LagMeter:
 
     def __init__(self, bootstrap: str) -> None:
         self._admin = new_admin(bootstrap)
-        self._consumer = new_consumer(bootstrap, auto_offset_reset="earliest", max_poll_records=1)
+        try:
+            self._consumer = new_consumer(bootstrap, auto_offset_reset="earliest", max_poll_records=1)
+        except BaseException:
+            self._admin.close()
+            raise
 
     def measure(self, group: str, topics: Iterable[str], *, waiting: bool = True) -> list[PartitionLag]:
         """Lag of a group in all partitions of these topics; ``waiting`` also reads the oldest waiting records."""

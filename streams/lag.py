@@ -86,13 +86,21 @@ class LagMeter:
             for topic in topics
             for number in sorted(self._consumer.partitions_for_topic(topic) or ())
         ]
-        ends = self._consumer.end_offsets(tps)
-        starts = self._consumer.beginning_offsets(tps)
+        ends, starts = self._bounds(tps)
         commits = committed_offsets(self._admin, group)
         committed = {tp: commits[tp].offset if tp in commits and commits[tp].offset >= 0 else starts[tp] for tp in tps}
         behind = [tp for tp in tps if max(committed[tp], starts[tp]) < ends[tp]]
         since = self._oldest({tp: max(committed[tp], starts[tp]) for tp in behind}) if waiting else {}
         return [PartitionLag(tp.topic, tp.partition, starts[tp], committed[tp], ends[tp], since.get(tp)) for tp in tps]
+
+    @retry(retry=retry_if_exception_type(KeyError), wait=wait_fixed(0.1), stop=stop_after_delay(30), reraise=True)
+    def _bounds(self, tps: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        """Ends and beginnings of logs.
+
+        kafka-python leaves a partition whose leader it does not know out of its answer, which is a KeyError there, and
+        asks for the leader; the next call has it.
+        """
+        return self._consumer.end_offsets(tps), self._consumer.beginning_offsets(tps)
 
     def _oldest(self, offsets: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Arrival of the record at each offset, as far as the broker answers within a second."""

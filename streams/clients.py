@@ -6,53 +6,40 @@ again while the brokers are away would run out of files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import ExitStack, closing
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer
 
-#: How long an attempt to reach a broker takes, in ms.
-PATIENCE_MS = 30_000
 
-
-def new_admin(bootstrap: str, patience_ms: int = PATIENCE_MS) -> KafkaAdminClient:
+def new_admin(bootstrap: str, **settings: Any) -> KafkaAdminClient:
     """Kafka's administration, to be closed.
 
     Raises
     ------
     KafkaTimeoutError
-        No broker has answered.
+        No broker has answered within ``bootstrap_timeout_ms``, by default 30 s.
     """
-    return _connected(KafkaAdminClient, bootstrap_servers=bootstrap, bootstrap_timeout_ms=patience_ms)
+    return _connected(KafkaAdminClient, bootstrap, settings)
 
 
-def new_consumer(bootstrap: str, patience_ms: int = PATIENCE_MS, **settings: Any) -> KafkaConsumer:
+def new_consumer(bootstrap: str, **settings: Any) -> KafkaConsumer:
     """A consumer that commits nothing, to be closed.
 
     Raises
     ------
     KafkaTimeoutError
-        No broker has answered.
+        No broker has answered within ``bootstrap_timeout_ms``, by default 30 s.
     """
-    return _connected(
-        KafkaConsumer,
-        bootstrap_servers=bootstrap,
-        bootstrap_timeout_ms=patience_ms,
-        enable_auto_commit=False,
-        **settings,
-    )
+    return _connected(KafkaConsumer, bootstrap, {"enable_auto_commit": False, **settings})
 
 
-def _connected(kind: Callable[..., Any], **settings: Any) -> Any:
-    networks: list[Any] = []
+def _connected(kind: Any, bootstrap: str, settings: dict[str, Any]) -> Any:
+    with ExitStack() as opened:
 
-    def network(**own: Any) -> Any:
-        networks.append(kind.DEFAULT_CONFIG["kafka_client"](**own))  # type: ignore[attr-defined]
-        return networks[-1]
+        def network(**own: Any) -> Any:
+            return opened.enter_context(closing(kind.DEFAULT_CONFIG["kafka_client"](**own)))
 
-    try:
-        return kind(kafka_client=network, **settings)
-    except BaseException:
-        for one in networks:
-            one.close()
-        raise
+        client = kind(bootstrap_servers=bootstrap, kafka_client=network, **settings)
+        opened.pop_all()
+        return client

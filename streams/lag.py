@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    LeaderNotAvailableError,
+    NotCoordinatorError,
+)
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from streams.clients import new_admin, new_consumer
@@ -56,12 +61,23 @@ def by_topic(partitions: Iterable[PartitionLag], now_ms: int) -> list[TopicLag]:
     ]
 
 
-@retry(
-    retry=retry_if_exception_type((CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError)),
+#: For questions that can come before it is known which broker answers them.
+_until_known = retry(
+    retry=retry_if_exception_type(
+        (
+            CoordinatorLoadInProgressError,
+            CoordinatorNotAvailableError,
+            LeaderNotAvailableError,
+            NotCoordinatorError,
+        )
+    ),
     wait=wait_fixed(0.5),
     stop=stop_after_delay(30),
     reraise=True,
 )
+
+
+@_until_known
 def committed_offsets(admin: KafkaAdminClient, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
     """What a group committed; a new broker first has to make or load its topic for it."""
     commits: dict[TopicPartition, OffsetAndMetadata] = admin.list_group_offsets(group).get(group, {})
@@ -72,12 +88,12 @@ class LagMeter:
     """Asks the brokers; keeps its connections between measurements."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._admin = new_admin(bootstrap)
-        try:
-            self._consumer = new_consumer(bootstrap, auto_offset_reset="earliest", max_poll_records=1)
-        except BaseException:
-            self._admin.close()
-            raise
+        with ExitStack() as opened:
+            self._admin = opened.enter_context(closing(new_admin(bootstrap)))
+            self._consumer = opened.enter_context(
+                closing(new_consumer(bootstrap, auto_offset_reset="earliest", max_poll_records=1))
+            )
+            self._opened = opened.pop_all()
 
     def measure(self, group: str, topics: Iterable[str], *, waiting: bool = True) -> list[PartitionLag]:
         """Lag of a group in all partitions of these topics; ``waiting`` also reads the oldest waiting records."""
@@ -93,14 +109,17 @@ class LagMeter:
         since = self._oldest({tp: max(committed[tp], starts[tp]) for tp in behind}) if waiting else {}
         return [PartitionLag(tp.topic, tp.partition, starts[tp], committed[tp], ends[tp], since.get(tp)) for tp in tps]
 
-    @retry(retry=retry_if_exception_type(KeyError), wait=wait_fixed(0.1), stop=stop_after_delay(30), reraise=True)
+    @_until_known
     def _bounds(self, tps: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
         """Ends and beginnings of logs.
 
         kafka-python leaves a partition whose leader it does not know out of its answer, which is a KeyError there, and
         asks for the leader; the next call has it.
         """
-        return self._consumer.end_offsets(tps), self._consumer.beginning_offsets(tps)
+        try:
+            return self._consumer.end_offsets(tps), self._consumer.beginning_offsets(tps)
+        except KeyError as unknown:
+            raise LeaderNotAvailableError(str(unknown)) from unknown
 
     def _oldest(self, offsets: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Arrival of the record at each offset, as far as the broker answers within a second."""
@@ -114,8 +133,7 @@ class LagMeter:
 
     def close(self) -> None:
         """Close the connections."""
-        self._consumer.close()
-        self._admin.close()
+        self._opened.close()
 
     def __enter__(self) -> LagMeter:
         return self

@@ -159,5 +159,5 @@ def wait_for_kafka(bootstrap: str, say: Callable[[str], None], limit: timedelta 
         before_sleep=report,
         reraise=True,
     ):
-        with attempt, closing(new_admin(bootstrap, 3000)) as admin:
+        with attempt, closing(new_admin(bootstrap, bootstrap_timeout_ms=3000)) as admin:
             admin.describe_cluster()

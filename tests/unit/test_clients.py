@@ -39,7 +39,7 @@ def test_brokers_that_are_away_cost_neither_threads_nor_files(connect: Any) -> N
     before = held()
     for _ in range(20):
         with pytest.raises(KafkaTimeoutError):
-            connect(nobody, patience_ms=1)
+            connect(nobody, bootstrap_timeout_ms=1)
     threads, files = held()
     assert threads <= before[0]
     assert files <= before[1]

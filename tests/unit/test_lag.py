@@ -1,3 +1,5 @@
+"""A meter of lag, and what its clients do not know yet."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -7,8 +9,6 @@ from kafka import TopicPartition
 
 from streams import lag
 from streams.lag import LagMeter
-
-HERE = TopicPartition("toy", 0)
 
 
 class Forgetful:
@@ -32,11 +32,14 @@ class Forgetful:
     def list_group_offsets(self, _: str) -> dict[str, Any]:
         return {}
 
+    def close(self) -> None: ...
+
 
 def test_a_topic_that_the_client_forgot_for_a_moment_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lag, "new_admin", lambda _: Forgetful())
     monkeypatch.setattr(lag, "new_consumer", lambda _, **__: Forgetful())
     bounds: Any = LagMeter._bounds
     monkeypatch.setattr(bounds.retry, "sleep", lambda _: None)
-    (found,) = LagMeter("nobody").measure("sink", ["toy"], waiting=False)
+    with LagMeter("nobody") as meter:
+        (found,) = meter.measure("sink", ["toy"], waiting=False)
     assert (found.log_start, found.committed, found.end) == (2, 2, 9)

@@ -5,6 +5,9 @@ SHELL := /bin/sh
 BIN := .venv/bin
 HOME_DIR := .citystream
 KAFKA := $(HOME_DIR)/kafka/libs
+KAFKA_LOCK := deploy/kafka/checksums.lock
+COPY_KAFKA = rm -rf $(KAFKA) && mvn -B -q -f deploy/kafka/pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$(CURDIR)/$(KAFKA)"
+KAFKA_SUMS = ( cd $(KAFKA) && sha256sum -- *.jar | LC_ALL=C sort -k 2 )
 CLICKHOUSE := $(HOME_DIR)/clickhouse
 CLICKHOUSE_ON_PATH := $(shell command -v clickhouse)
 
@@ -31,7 +34,7 @@ help:
 	@echo 'make test    setup, then style, types, imports and all tests'
 	@echo 'make bench   setup, then the measurements (BEFORE=<another checkout>: both versions in turns)'
 	@echo 'make faults  setup, then kill and cut off every part of a running city and compare with a reference (LONG=1: longer)'
-	@echo 'make lock    pin all dependencies again in requirements.lock'
+	@echo 'make lock    pin all dependencies again, in requirements.lock and deploy/kafka/checksums.lock'
 	@echo 'make clean   remove what setup installed and the local data'
 
 setup: .venv/project.stamp $(HOME_DIR)/kafka/stamp $(if $(CLICKHOUSE_ON_PATH),,$(CLICKHOUSE)/stamp)
@@ -51,8 +54,8 @@ $(HOME_DIR)/prerequisites.stamp: deploy/check_prerequisites.py
 	$(call step,citystream itself into .venv,$(BIN)/pip install --no-deps --no-build-isolation -e .)
 	@touch $@
 
-$(HOME_DIR)/kafka/stamp: deploy/kafka/pom.xml | $(HOME_DIR)/prerequisites.stamp
-	$(call step,Kafka by Maven into $(KAFKA),rm -rf $(KAFKA) && mvn -B -q -f deploy/kafka/pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$(CURDIR)/$(KAFKA)")
+$(HOME_DIR)/kafka/stamp: deploy/kafka/pom.xml $(KAFKA_LOCK) | $(HOME_DIR)/prerequisites.stamp
+	$(call step,Kafka by Maven into $(KAFKA),$(COPY_KAFKA) && $(KAFKA_SUMS) | diff $(KAFKA_LOCK) - || { echo "Kafka came with other parts than $(KAFKA_LOCK) says"; exit 1; })
 	@touch $@
 
 $(CLICKHOUSE)/stamp: deploy/clickhouse/package.json deploy/clickhouse/package-lock.json | $(HOME_DIR)/prerequisites.stamp
@@ -75,9 +78,10 @@ bench: setup
 faults: setup
 	@$(BIN)/python -m tests.campaign
 
-lock: setup
+lock: .venv/project.stamp
 	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
 		--no-emit-find-links --no-emit-trusted-host --no-emit-options --extra dev --output-file requirements.lock pyproject.toml
+	@$(COPY_KAFKA) && $(KAFKA_SUMS) > $(KAFKA_LOCK)
 
 clean:
 	@if [ -x $(BIN)/citystream ]; then $(BIN)/citystream down; fi

@@ -1,32 +1,46 @@
 """The frozen schemas over HTTP, as Confluent's registry in its read-only mode serves them.
 
 Kafka consoles, Flink and ClickHouse's AvroConfluent read our topics through it. A subject is `<topic>-value`
-(Confluent's TopicNameStrategy). Paths, bodies and error codes are those of Confluent's REST interface; a write is
-refused with 42205, except that registering a schema which is there already gives its id, so that a producer which
-registers by itself works. Every answer is read from the files, so what was frozen a moment ago is served.
+(Confluent's TopicNameStrategy), in the default context, the only one. Paths, parameters, bodies and error codes are
+those of Confluent's REST interface; a write is refused with 42205, except that registering a schema which is there
+already gives its id, so that a producer which registers by itself works. Every answer is read from the files, so what
+was frozen a moment ago is served.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
-from collections.abc import Callable
-from typing import Any
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
+import avro.schema
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from avro.errors import AvroException
 
-from schemas.catalogue import Catalogue, FrozenSchema, SchemaProblem
+from schemas.catalogue import Catalogue, FrozenSchema, SchemaProblem, incompatibilities
 from streams.generations import source
 
 CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 COMPATIBILITY = "FULL_TRANSITIVE"
 MODE = "READONLY"
 VALUE = "-value"
+CONTEXT = ":.:"
+#: What a prefix of subjects may begin with: the default context, or any.
+CONTEXTS = (CONTEXT, ":*:")
 
 SUBJECT_NOT_FOUND, VERSION_NOT_FOUND, SCHEMA_NOT_FOUND = 40401, 40402, 40403
+COMPATIBILITY_NOT_SET, MODE_NOT_SET = 40408, 40409
 INVALID_SCHEMA, INVALID_VERSION, NOT_PERMITTED = 42201, 42202, 42205
 STORE_ERROR = 50001
+
+#: What a client writes for the newest version.
+LATEST = -1
+
+Item = TypeVar("Item")
 
 
 class Refusal(Exception):
@@ -42,33 +56,45 @@ def application(load: Callable[[], Catalogue] = Catalogue.load) -> web.Applicati
     registry = _Registry(load)
     version = "/subjects/{subject}/versions/{version}"
     schema = "/schemas/ids/{id:[0-9]+}"
-    app = web.Application(middlewares=[_errors])
-    app.add_routes(
-        [
-            web.get("/", _empty),
-            web.get("/subjects", registry.subjects),
-            web.post("/subjects/{subject}", registry.look_up),
-            web.get("/subjects/{subject}/versions", registry.versions),
-            web.post("/subjects/{subject}/versions", registry.register),
-            web.get(version, registry.version),
-            web.get(f"{version}/schema", registry.version_text),
-            web.get("/schemas/types", _types),
-            web.get(schema, registry.schema),
-            web.get(f"{schema}/schema", registry.schema_text),
-            web.get(f"{schema}/subjects", registry.schema_subjects),
-            web.get(f"{schema}/versions", registry.schema_versions),
-            web.get("/config", _compatibility),
-            web.get("/config/{subject}", registry.subject_compatibility),
-            web.get("/mode", _mode),
-            web.get("/mode/{subject}", registry.subject_mode),
-            *(web.delete(path, _read_only) for path in ("/subjects/{subject}", version)),
-            *(
-                add(path, _read_only)
-                for add in (web.put, web.delete)
-                for path in ("/config", "/config/{subject}", "/mode", "/mode/{subject}")
-            ),
-        ]
+    guid = "/schemas/guids/{guid}"
+    get: dict[str, Handler] = {
+        "/contexts": _contexts,
+        "/subjects": registry.subjects,
+        "/subjects/{subject}/metadata": registry.with_metadata,
+        "/subjects/{subject}/versions": registry.versions,
+        version: registry.version,
+        f"{version}/schema": registry.version_text,
+        f"{version}/referencedby": registry.referenced_by,
+        "/schemas": registry.schemas,
+        "/schemas/types": _types,
+        schema: registry.schema,
+        f"{schema}/schema": registry.schema_text,
+        f"{schema}/subjects": registry.schema_subjects,
+        f"{schema}/versions": registry.schema_versions,
+        guid: registry.schema_by_guid,
+        f"{guid}/ids": registry.ids_by_guid,
+        "/config": _compatibility,
+        "/config/{subject}": registry.subject_compatibility,
+        "/mode": _mode,
+        "/mode/{subject}": registry.subject_mode,
+    }
+    post: dict[str, Handler] = {
+        "/subjects/{subject}": registry.look_up,
+        "/subjects/{subject}/versions": registry.register,
+        "/compatibility/subjects/{subject}/versions": registry.compatible_with_all,
+        "/compatibility/subjects/{subject}/versions/{version}": registry.compatible_with_one,
+    }
+    read_only: dict[str, Handler] = dict.fromkeys(
+        ("/config", "/config/{subject}", "/mode", "/mode/{subject}"), _read_only
     )
+    undeletable: dict[str, Handler] = dict.fromkeys(("/subjects/{subject}", version), _read_only)
+    app = web.Application(middlewares=[_errors])
+    app.router.add_get("/", _empty)
+    methods = {"GET": get, "POST": post, "PUT": read_only, "DELETE": read_only | undeletable}
+    for method, handlers in methods.items():
+        for path, handler in handlers.items():
+            # Jersey, which Confluent uses, takes a slash at the end or none.
+            app.router.add_route(method, f"{path}{{_:/?}}", handler)
     return app
 
 
@@ -88,11 +114,19 @@ class _Registry:
     def __init__(self, load: Callable[[], Catalogue]) -> None:
         self._load = load
 
-    async def subjects(self, _: web.Request) -> web.Response:
-        return _json(sorted({_subject(frozen) for frozen in self._load().by_id.values()}))
+    async def subjects(self, request: web.Request) -> web.Response:
+        names = {_subject(frozen) for frozen in self._selected(request)}
+        return _json(_page(request, [] if _flag(request, "deletedOnly") else sorted(names)))
+
+    async def schemas(self, request: web.Request) -> web.Response:
+        found = sorted(self._selected(request), key=lambda frozen: (_subject(frozen), frozen.version))
+        if _flag(request, "latestOnly"):
+            found = list({frozen.subject: frozen for frozen in found}.values())
+        return _json(_page(request, [_described(frozen) for frozen in found]))
 
     async def versions(self, request: web.Request) -> web.Response:
-        return _json([frozen.version for frozen in self._versions(request)])
+        numbers = [frozen.version for frozen in self._versions(request)]
+        return _json(_page(request, [] if _flag(request, "deletedOnly") else numbers))
 
     async def version(self, request: web.Request) -> web.Response:
         return _json(_described(self._version(request)))
@@ -100,76 +134,136 @@ class _Registry:
     async def version_text(self, request: web.Request) -> web.Response:
         return _json(self._version(request).schema)
 
+    async def referenced_by(self, request: web.Request) -> web.Response:
+        self._version(request)
+        return _json([])
+
+    async def with_metadata(self, request: web.Request) -> web.Response:
+        self._versions(request)
+        raise Refusal(SCHEMA_NOT_FOUND, "Schema not found")
+
     async def schema(self, request: web.Request) -> web.Response:
-        return _json({"schema": json.dumps(self._schema(request).schema)})
+        catalogue = self._load()
+        newest = {"maxId": catalogue.newest_id} if _flag(request, "fetchMaxId") else {}
+        return _json(_described(_by_id(catalogue, request)) | newest)
 
     async def schema_text(self, request: web.Request) -> web.Response:
-        return _json(self._schema(request).schema)
+        return _json(_by_id(self._load(), request).schema)
 
     async def schema_subjects(self, request: web.Request) -> web.Response:
-        return _json([_subject(self._schema(request))])
+        return _json(_page(request, [_subject(_by_id(self._load(), request))]))
 
     async def schema_versions(self, request: web.Request) -> web.Response:
-        frozen = self._schema(request)
-        return _json([{"subject": _subject(frozen), "version": frozen.version}])
+        frozen = _by_id(self._load(), request)
+        return _json(_page(request, [{"subject": _subject(frozen), "version": frozen.version}]))
+
+    async def schema_by_guid(self, request: web.Request) -> web.Response:
+        return _json(_described(self._with_guid(request)[-1]))
+
+    async def ids_by_guid(self, request: web.Request) -> web.Response:
+        return _json([{"context": ".", "id": frozen.id} for frozen in self._with_guid(request)])
 
     async def look_up(self, request: web.Request) -> web.Response:
-        versions = self._versions(request)
-        schema = await _schema_in(request)
-        found = next((frozen for frozen in versions if frozen.schema == schema), None)
+        found = _same(self._versions(request), await _schema_in(request))
         if found is None:
             raise Refusal(SCHEMA_NOT_FOUND, "Schema not found")
         return _json(_described(found))
 
     async def register(self, request: web.Request) -> web.Response:
-        schema = await _schema_in(request)
-        subject = request.match_info["subject"]
-        for frozen in self._load().by_id.values():
-            if frozen.subject == _name(subject) and frozen.schema == schema:
-                return _json({"id": frozen.id})
-        return await _read_only(request)
+        found = _same(self._load().versions(_feed(request)), await _schema_in(request))
+        return _json(_described(found)) if found else await _read_only(request)
+
+    async def compatible_with_one(self, request: web.Request) -> web.Response:
+        return await _compatible(request, [self._version(request)])
+
+    async def compatible_with_all(self, request: web.Request) -> web.Response:
+        return await _compatible(request, self._load().versions(_feed(request)))
 
     async def subject_compatibility(self, request: web.Request) -> web.Response:
-        self._versions(request)
+        self._known(request, COMPATIBILITY_NOT_SET, "compatibility")
         return await _compatibility(request)
 
     async def subject_mode(self, request: web.Request) -> web.Response:
-        self._versions(request)
+        self._known(request, MODE_NOT_SET, "mode")
         return await _mode(request)
 
+    def _known(self, request: web.Request, code: int, what: str) -> None:
+        if not (_flag(request, "defaultToGlobal") or self._load().versions(_feed(request))):
+            subject = request.match_info["subject"]
+            raise Refusal(code, f"Subject '{subject}' does not have subject-level {what} configured")
+
+    def _selected(self, request: web.Request) -> Iterable[FrozenSchema]:
+        prefix = request.query.get("subjectPrefix", "")
+        for context in CONTEXTS:
+            prefix = prefix.removeprefix(context)
+        return (frozen for frozen in self._load().by_id.values() if _subject(frozen).startswith(prefix))
+
     def _versions(self, request: web.Request) -> list[FrozenSchema]:
-        subject = request.match_info["subject"]
-        versions = self._load().versions(_name(subject))
+        versions = self._load().versions(_feed(request))
         if not versions:
-            raise Refusal(SUBJECT_NOT_FOUND, f"Subject '{subject}' not found.")
+            raise Refusal(SUBJECT_NOT_FOUND, f"Subject '{request.match_info['subject']}' not found.")
         return versions
 
     def _version(self, request: web.Request) -> FrozenSchema:
-        asked = request.match_info["version"]
+        asked = _number(request.match_info["version"])
         versions = self._versions(request)
-        if asked in ("latest", "-1"):
+        if asked == LATEST:
             return versions[-1]
-        if not re.fullmatch("[1-9][0-9]{0,9}", asked) or int(asked) >= 2**31:
-            raise Refusal(
-                INVALID_VERSION,
-                f"The specified version '{asked}' is not a valid version id. "
-                'Allowed values are between [1, 2^31-1] and the string "latest"',
-            )
-        found = next((frozen for frozen in versions if frozen.version == int(asked)), None)
+        found = next((frozen for frozen in versions if frozen.version == asked), None)
         if found is None:
             raise Refusal(VERSION_NOT_FOUND, f"Version {asked} not found.")
         return found
 
-    def _schema(self, request: web.Request) -> FrozenSchema:
-        asked = request.match_info["id"]
-        found = next((frozen for frozen in self._load().by_id.values() if str(frozen.id) == asked), None)
-        if found is None:
+    def _with_guid(self, request: web.Request) -> list[FrozenSchema]:
+        asked = request.match_info["guid"]
+        found = [frozen for frozen in self._load().by_id.values() if _guid(frozen) == asked]
+        if not found:
             raise Refusal(SCHEMA_NOT_FOUND, f"Schema {asked} not found")
         return found
 
 
+def _number(version: str) -> int:
+    """The number of a version, or ``LATEST``, as Confluent reads it."""
+    number = LATEST if version.strip().lower() == "latest" else 0
+    with suppress(ValueError):
+        number = number or int(version)
+    if number != LATEST and not 1 <= number < 2**31:
+        raise Refusal(
+            INVALID_VERSION,
+            f"The specified version '{version}' is not a valid version id. "
+            'Allowed values are between [1, 2^31-1] and the string "latest"',
+        )
+    return number
+
+
+def _by_id(catalogue: Catalogue, request: web.Request) -> FrozenSchema:
+    asked = request.match_info["id"]
+    found = next((frozen for frozen in catalogue.by_id.values() if str(frozen.id) == asked), None)
+    if found is None:
+        raise Refusal(SCHEMA_NOT_FOUND, f"Schema {asked} not found")
+    return found
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    return request.query.get(name, "").lower() == "true"
+
+
+def _page(request: web.Request, items: Sequence[Item]) -> Sequence[Item]:
+    """The part of a list that a client asks for; a negative ``limit`` is none."""
+    try:
+        offset, limit = int(request.query.get("offset", 0)), int(request.query.get("limit", -1))
+    except ValueError:
+        raise web.HTTPNotFound from None
+    rest = items[max(offset, 0) :]
+    return rest if limit < 0 else rest[:limit]
+
+
 async def _empty(_: web.Request) -> web.Response:
     return _json({})
+
+
+async def _contexts(request: web.Request) -> web.Response:
+    return _json(_page(request, [CONTEXT]))
 
 
 async def _types(_: web.Request) -> web.Response:
@@ -189,8 +283,15 @@ async def _read_only(request: web.Request) -> web.Response:
     raise Refusal(NOT_PERMITTED, f"Subject {subject} is in read-only mode" if subject else "Read-only mode")
 
 
+async def _compatible(request: web.Request, versions: Sequence[FrozenSchema]) -> web.Response:
+    new = await _schema_in(request)
+    messages = [f"version {old.version}: {reason}" for old in versions for reason in incompatibilities(new, old.schema)]
+    said = {"messages": messages} if _flag(request, "verbose") else {}
+    return _json({"is_compatible": not messages} | said)
+
+
 async def _schema_in(request: web.Request) -> Any:
-    """The schema a client sends, as data; what is no JSON is refused."""
+    """The schema a client sends, in the one form that ``_canonical`` gives; what is no Avro schema is refused."""
     try:
         body = await request.json()
     except (ValueError, RecursionError):
@@ -198,21 +299,38 @@ async def _schema_in(request: web.Request) -> Any:
     text = body.get("schema") if isinstance(body, dict) else None
     if not isinstance(text, str):
         raise Refusal(INVALID_SCHEMA, "The body needs a string 'schema'")
-    if body.get("schemaType", "AVRO") != "AVRO":
+    if (body.get("schemaType") or "AVRO") != "AVRO":
         raise Refusal(INVALID_SCHEMA, "Only AVRO schemas are here")
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise Refusal(INVALID_SCHEMA, "The schema is not JSON") from None
+        return _canonical(text)
+    except (AvroException, ValueError, TypeError, RecursionError) as error:
+        raise Refusal(INVALID_SCHEMA, f"Either the input schema or one of its references is invalid: {error}") from None
+
+
+def _canonical(text: str) -> Any:
+    """A schema with all its properties in one of the many ways to write it."""
+    return avro.schema.parse(text).to_json()
+
+
+def _same(versions: Sequence[FrozenSchema], schema: Any) -> FrozenSchema | None:
+    """The oldest version that is this canonical schema, however its file is written."""
+    return next((frozen for frozen in versions if _canonical(json.dumps(frozen.schema)) == schema), None)
 
 
 def _subject(frozen: FrozenSchema) -> str:
     return frozen.subject + VALUE
 
 
-def _name(subject: str) -> str:
-    """Whose schemas they are: the topics a feed has one after the other share them."""
+def _feed(request: web.Request) -> str:
+    """Whose schemas a request is about: the topics a feed has one after the other share them."""
+    subject = request.match_info["subject"].removeprefix(CONTEXT)
     return source(subject.removesuffix(VALUE), 0)[0] if subject.endswith(VALUE) else ""
+
+
+def _guid(frozen: FrozenSchema) -> str:
+    """The same for the same schema under any subject, as Confluent's, which are of its own way to write a schema."""
+    text = json.dumps(frozen.schema).encode()
+    return str(uuid.UUID(bytes=hashlib.md5(text, usedforsecurity=False).digest()))
 
 
 def _described(frozen: FrozenSchema) -> dict[str, Any]:
@@ -220,6 +338,8 @@ def _described(frozen: FrozenSchema) -> dict[str, Any]:
         "subject": _subject(frozen),
         "version": frozen.version,
         "id": frozen.id,
+        "guid": _guid(frozen),
+        "schemaType": "AVRO",
         "schema": json.dumps(frozen.schema),
     }
 

@@ -166,12 +166,15 @@ def declared(feeds: Mapping[str, Feed]) -> dict[str, Schema]:
     return subjects
 
 
-def incompatibilities(new: Schema, old: Schema) -> list[str]:
+def incompatibilities(new: Any, old: Schema) -> list[str]:
     """What keeps the readers of one of two versions from the records of the other, by field; empty if nothing does.
 
     Both ways, since workers and publishers of both run at the same time. It is stricter than Avro, for which an
-    integer may become a date and a lost symbol is unknown: a value that was stored has to stay what it was.
+    integer may become a date and a lost symbol is unknown: a value that was stored has to stay what it was. ``new`` may
+    be any Avro schema, ``old`` is a record.
     """
+    if not (isinstance(new, dict) and new["type"] == "record"):
+        return ["it is no record"]
     now, then = ({field["name"]: field for field in schema["fields"]} for schema in (new, old))
     reasons = [
         *(f"{name} is new and has no default" for name in _required(now, then)),
@@ -196,11 +199,11 @@ def _changes(now: Schema, then: Schema) -> Iterator[str]:
 
 def _type(field: Schema) -> str:
     """The type of a field's values in a word or two; enums are alike whatever their symbols."""
-    if isinstance(field["type"], list):
-        return f"{_type({**field, 'type': field['type'][1]})} or null"
     match field["type"]:
+        case list(types):
+            return " or ".join(_type({**field, "type": one}) for one in sorted(types, key=lambda one: one == "null"))
         case {"type": "array", "items": items}:
-            return f"array of {items}"
+            return f"array of {_type({'type': items})}"
         case {"logicalType": name} | {"type": name}:
             return str(name)
     return str(field.get("format", field["type"]))

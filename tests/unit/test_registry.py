@@ -41,7 +41,17 @@ def text(frozen: FrozenSchema) -> str:
     return json.dumps(frozen.schema)
 
 
-NEWEST = {"subject": "report-value", "version": 2, "id": 7, "schema": text(CATALOGUE.by_id[7])}
+def described(schema_id: int, guid: str) -> dict[str, Any]:
+    """A version as the registry tells it."""
+    frozen = CATALOGUE.by_id[schema_id]
+    named = {"subject": f"{frozen.subject}-value", "version": frozen.version, "id": schema_id, "guid": guid}
+    return named | {"schemaType": "AVRO", "schema": text(frozen)}
+
+
+OLDEST = described(1, "f86de81d-cc36-2350-12f3-649284f50377")
+OTHER = described(2, "81afa826-4229-5bef-b923-0994138d4818")
+NEWEST = described(7, "8a8cead2-4410-3411-43dd-21737d4a7d7c")
+COMPATIBLE, INCOMPATIBLE = {"is_compatible": True}, {"is_compatible": False}
 
 
 @pytest.mark.parametrize(
@@ -56,12 +66,35 @@ NEWEST = {"subject": "report-value", "version": 2, "id": 7, "schema": text(CATAL
         ("/subjects/report.from4-value/versions/latest", NEWEST),
         ("/subjects/report-value/versions/1/schema", schema("a")),
         ("/schemas/types", ["AVRO"]),
-        ("/schemas/ids/7", {"schema": text(CATALOGUE.by_id[7])}),
+        ("/schemas/ids/7", NEWEST),
+        ("/schemas/ids/2?fetchMaxId=true", OTHER | {"maxId": 7}),
         ("/schemas/ids/7/schema", schema("a", "c")),
         ("/schemas/ids/2/subjects", ["report_1m-value"]),
         ("/schemas/ids/7/versions", [{"subject": "report-value", "version": 2}]),
         ("/config", {"compatibilityLevel": "FULL_TRANSITIVE"}),
         ("/config/report-value", {"compatibilityLevel": "FULL_TRANSITIVE"}),
+        ("/subjects/", ["report-value", "report_1m-value"]),
+        ("/subjects?deletedOnly=true", []),
+        ("/subjects?deleted=true", ["report-value", "report_1m-value"]),
+        ("/subjects?subjectPrefix=report_", ["report_1m-value"]),
+        ("/subjects?subjectPrefix=:*:report_", ["report_1m-value"]),
+        ("/subjects?subjectPrefix=:.:", ["report-value", "report_1m-value"]),
+        ("/subjects?offset=1&limit=1", ["report_1m-value"]),
+        ("/subjects?limit=0", []),
+        ("/subjects/:.:report-value/versions", [1, 2]),
+        ("/subjects/report-value/versions?offset=1", [2]),
+        ("/subjects/report-value/versions?deletedOnly=True", []),
+        ("/subjects/report-value/versions/Latest", NEWEST),
+        ("/subjects/report-value/versions/1/referencedby", []),
+        ("/schemas", [OLDEST, NEWEST, OTHER]),
+        ("/schemas?latestOnly=true", [NEWEST, OTHER]),
+        ("/schemas?subjectPrefix=report_&limit=5", [OTHER]),
+        (f"/schemas/guids/{NEWEST['guid']}", NEWEST),
+        (f"/schemas/guids/{NEWEST['guid']}/ids", [{"context": ".", "id": 7}]),
+        ("/contexts", [":.:"]),
+        ("/config/", {"compatibilityLevel": "FULL_TRANSITIVE"}),
+        ("/config/nobody-value?defaultToGlobal=true", {"compatibilityLevel": "FULL_TRANSITIVE"}),
+        ("/mode/nobody-value?defaultToGlobal=true", {"mode": "READONLY"}),
         ("/mode", {"mode": "READONLY"}),
         ("/mode/report-value", {"mode": "READONLY"}),
     ],
@@ -79,8 +112,14 @@ def test_answers_as_confluent_does(path: str, data: Any) -> None:
         ("/subjects/report_from4-value/versions", 40401),
         ("/subjects/report-key/versions/latest", 40401),
         ("/subjects/nobody-value/versions/1/schema", 40401),
-        ("/config/nobody-value", 40401),
-        ("/mode/nobody-value", 40401),
+        ("/subjects/nobody-value/versions/1/referencedby", 40401),
+        ("/subjects/nobody-value/metadata?key=a&value=b", 40401),
+        ("/subjects/report-value/metadata?key=a&value=b", 40403),
+        ("/schemas/guids/8a8cead2-4410-3411-43dd-000000000000", 40403),
+        ("/schemas/guids/8a8cead2-4410-3411-43dd-000000000000/ids", 40403),
+        ("/config/nobody-value", 40408),
+        ("/mode/nobody-value?defaultToGlobal=false", 40409),
+        ("/subjects?limit=many", 404),
         ("/subjects/report-value/versions/3", 40402),
         ("/subjects/report-value/versions/2147483647", 40402),
         ("/schemas/ids/3", 40403),
@@ -89,6 +128,7 @@ def test_answers_as_confluent_does(path: str, data: Any) -> None:
         ("/schemas/ids/3/versions", 40403),
         (f"/schemas/ids/{'9' * 5000}", 40403),
         ("/subjects/report-value/versions/0", 42202),
+        ("/subjects/nobody-value/versions/0", 42202),
         ("/subjects/report-value/versions/newest", 42202),
         ("/subjects/report-value/versions/2147483648", 42202),
         ("/schemas/ids/seven", 404),
@@ -101,9 +141,48 @@ def test_says_what_is_not_there(path: str, code: int) -> None:
     assert error["message"]
 
 
-def test_looks_a_schema_up() -> None:
-    asked = {"schema": json.dumps(schema("a", "c"), indent=3), "schemaType": "AVRO"}
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"schema": json.dumps(schema("a", "c"), indent=3), "schemaType": "AVRO"},
+        {"schema": json.dumps(schema("a", "c")), "schemaType": None},
+        {"schema": json.dumps(schema("a", "c")).replace('"string"', '{"type": "string"}')},
+        {"schema": json.dumps(dict(reversed(schema("a", "c").items())))},
+    ],
+)
+def test_looks_a_schema_up_however_it_is_written(asked: dict[str, Any]) -> None:
     assert ask("POST", "/subjects/report-value", asked) == (200, NEWEST)
+    assert ask("POST", "/subjects/report-value/versions/", asked) == (200, NEWEST)
+
+
+@pytest.mark.parametrize("asked", [{"unit": "km"}, {"doc": "what it is"}, {"default": ""}])
+def test_a_property_makes_another_schema(asked: dict[str, Any]) -> None:
+    changed = schema("a", "c")
+    changed["fields"][0] |= asked
+    assert ask("POST", "/subjects/report-value", {"schema": json.dumps(changed)})[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "new", "answer"),
+    [
+        ("report-value/versions/latest", schema("a", "c"), COMPATIBLE),
+        ("report-value/versions/2", schema("a"), INCOMPATIBLE),
+        ("report-value/versions/1", schema("a"), COMPATIBLE),
+        ("report-value/versions", schema("a"), INCOMPATIBLE),
+        ("report_1m-value/versions", schema("b"), COMPATIBLE),
+        ("nobody-value/versions", schema("b"), COMPATIBLE),
+        ("report_1m-value/versions/latest", "string", INCOMPATIBLE),
+        ("report_1m-value/versions/latest", ["null", schema("b")], INCOMPATIBLE),
+        ("report_1m-value/versions/latest?verbose=true", schema("b"), COMPATIBLE | {"messages": []}),
+        (
+            "report-value/versions?verbose=True",
+            schema("a"),
+            INCOMPATIBLE | {"messages": ["version 2: c is gone and had no default"]},
+        ),
+    ],
+)
+def test_says_which_schemas_go_together(path: str, new: Any, answer: Any) -> None:
+    assert ask("POST", f"/compatibility/subjects/{path}", {"schema": json.dumps(new)}) == (200, answer)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +199,11 @@ def test_looks_a_schema_up() -> None:
         ("/subjects/report-value", "", 400),
         ("/subjects/report-value/versions", "not JSON", 400),
         ("/subjects/report-value/versions", {"schema": "{"}, 42201),
+        ("/subjects/report-value", {"schema": '{"type": "nothing"}'}, 42201),
+        ("/subjects/report-value", {"schema": '{"type": "record", "name": "A", "fields": [7]}'}, 42201),
+        ("/compatibility/subjects/nobody-value/versions/latest", {"schema": json.dumps(schema("a"))}, 40401),
+        ("/compatibility/subjects/report-value/versions/3", {"schema": json.dumps(schema("a"))}, 40402),
+        ("/compatibility/subjects/report-value/versions", {"schema": "{"}, 42201),
     ],
 )
 def test_refuses_what_it_does_not_know(path: str, body: Any, code: int) -> None:
@@ -128,8 +212,7 @@ def test_refuses_what_it_does_not_know(path: str, body: Any, code: int) -> None:
 
 
 def test_a_producer_that_registers_what_is_there_gets_its_id() -> None:
-    body = {"schema": text(CATALOGUE.by_id[1])}
-    assert ask("POST", "/subjects/report-value/versions", body) == (200, {"id": 1})
+    assert ask("POST", "/subjects/report-value/versions", {"schema": text(CATALOGUE.by_id[1])}) == (200, OLDEST)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from streams.recordbatch import packed
 
 log = logging.getLogger("citystream")
 
-#: Bytes of a batch before compression at most, some less than a broker takes.
-LARGEST_BODY = 900_000
+#: Bytes of a batch before compression at most. A request holds one of each partition, and has to fit with a broker.
+LARGEST_BODY = 250_000
 
 
 class _Batch:

@@ -17,6 +17,11 @@ from citystream.stack.process import Launch, StackError
 NAME = "kafka"
 FORMAT_SECONDS = 120
 API_VERSIONS = 18
+#: Bytes of a request at most, and of all requests that the broker holds: it reads no further one until there is room.
+LARGEST_REQUEST = 10 * 2**20
+REQUESTS_BYTES = 128 * 2**20
+#: Connections from one address at most: those of others still get in.
+CONNECTIONS_OF_AN_ADDRESS = 512
 
 
 def launch(settings: Settings) -> Launch:
@@ -98,6 +103,11 @@ def _properties(settings: Settings, controller_port: int) -> str:
         "broker.heartbeat.interval.ms": 1000,
         "num.network.threads": 2,
         "num.io.threads": 4,
+        # A request takes the memory it announces: the largest batch of a topic fits, and the heap holds them all.
+        "socket.request.max.bytes": LARGEST_REQUEST,
+        "queued.max.request.bytes": REQUESTS_BYTES,
+        "max.connections.per.ip": CONNECTIONS_OF_AN_ADDRESS,
+        "max.connections": 2 * CONNECTIONS_OF_AN_ADDRESS,
     }
     return "".join(f"{name}={value}\n" for name, value in values.items())
 

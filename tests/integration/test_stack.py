@@ -3,6 +3,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from kafka.admin import KafkaAdminClient, NewTopic
 
 from citystream.secrets import load_secrets
 from citystream.settings import Settings
+from citystream.stack import kafka
 from citystream.stack.ports import free_ports
-from citystream.stack.process import StackError
+from citystream.stack.process import Process, StackError
 from citystream.stack.stack import Stack, State
+from streams.publisher import new_producer
 
 pytestmark = pytest.mark.integration
 
@@ -167,6 +170,55 @@ def test_clickhouse_outlives_odd_clients(stack: Stack, bytes_sent: bytes) -> Non
             time.sleep(0.2)
     time.sleep(0.2)
     assert states(stack)["clickhouse"] is State.UP
+
+
+def announcing(stack: Stack, size: int, count: int) -> list[socket.socket]:
+    """Connections that announce a request of so many bytes, and never send it."""
+    opened = []
+    for _ in range(count):
+        opened.append(socket.create_connection(("127.0.0.1", stack.settings.kafka_port), timeout=20))
+        opened[-1].sendall(size.to_bytes(4))
+    return opened
+
+
+def publishes(stack: Stack) -> bool:
+    """Whether a publisher that comes now is served."""
+    topic = f"limits-{time.monotonic_ns()}"
+    with closing(KafkaAdminClient(bootstrap_servers=stack.settings.kafka_address)) as admin:
+        admin.create_topics([NewTopic(topic, 1, 1)])
+        admin.wait_for_topics([topic])
+    with closing(new_producer(stack.settings.kafka_address)) as producer:
+        done: bool = producer.send(topic, b"there").get(timeout=20) is not None
+    return done
+
+
+def test_announced_requests_do_not_end_the_broker(stack: Stack) -> None:
+    with ExitStack() as held:
+        for client in announcing(stack, 95 * 2**20, 8):
+            held.enter_context(client)
+            assert client.recv(1) == b"", "it is too large"
+        for client in announcing(stack, kafka.LARGEST_REQUEST, 8):
+            held.enter_context(client)
+        assert publishes(stack)
+    with ExitStack() as held:
+        for client in announcing(stack, kafka.LARGEST_REQUEST, 100):
+            held.enter_context(client)
+    assert publishes(stack)
+    assert states(stack)["kafka"] is State.UP
+    assert "OutOfMemory" not in Process("kafka", stack.settings.home).log.read_text()
+
+
+def test_one_address_does_not_take_all_connections(stack: Stack) -> None:
+    """Idle connections from another address of this machine."""
+    with ExitStack() as held:
+        opened = [
+            held.enter_context(
+                socket.create_connection(("127.0.0.1", stack.settings.kafka_port), 20, source_address=("127.0.0.2", 0))
+            )
+            for _ in range(kafka.CONNECTIONS_OF_AN_ADDRESS + 1)
+        ]
+        assert opened[-1].recv(1) == b"", "it is one too many"
+        assert publishes(stack)
 
 
 def test_only_this_machine_can_connect(stack: Stack) -> None:

@@ -12,12 +12,15 @@ import pytest
 import typer
 import yaml
 
+import feeds
 import processors
 import sinks
 from citystream.cli import build
 from citystream.secrets import Secrets, secret
 from citystream.settings import LOCALHOST, PROJECT, Settings, load_settings, variable
 from citystream.stack import clickhouse, kafka
+from streams.producing import LARGEST_BODY
+from streams.topics import MAX_BATCH
 
 TEXT = (PROJECT / "docker-compose.yml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
@@ -69,6 +72,14 @@ def test_the_broker_is_set_as_the_local_one() -> None:
     assert container.keys() == local.keys()
     assert {name for name, value in container.items() if value != local[name]} == ADDRESSES
     assert set(heap) <= set(kafka.launch(DEFAULTS).command)
+
+
+def test_the_largest_request_of_the_platform_fits_with_the_broker() -> None:
+    """A batch of the largest size; of a worker, a batch of each partition it writes windows to, and a dead letter."""
+    windows = [feed.partitions for feed in feeds.load().values() for _ in feed.aggregates]
+    around = 2**20
+    assert max(MAX_BATCH, sum(windows) * LARGEST_BODY) + around < kafka.LARGEST_REQUEST
+    assert 8 * kafka.LARGEST_REQUEST < kafka.REQUESTS_BYTES
 
 
 def test_the_broker_is_found_from_inside_and_outside() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 from kafka import KafkaProducer
+from kafka.errors import IllegalStateError, KafkaTimeoutError
 
 from schemas.catalogue import FrozenSchema
 from schemas.feed import Feed
@@ -21,6 +23,11 @@ from streams.topics import MAX_BATCH
 #: Records sent and not yet acknowledged; beyond it ``publish`` waits.
 IN_FLIGHT = 20_000
 
+#: How long a publisher that is told to end waits for Kafka to take what is on its way.
+STOP_SECONDS = 4.0
+#: Longest pause between two attempts to reach a broker.
+RECONNECT_MS = 5_000
+
 OnResult = Callable[[Exception | None], None]
 
 
@@ -29,22 +36,45 @@ def pseudonym(key: bytes, value: str) -> str:
     return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:PSEUDONYM_LENGTH]
 
 
-def new_producer(bootstrap: str) -> KafkaProducer:
-    """An idempotent producer that waits for all replicas."""
-    return KafkaProducer(
-        bootstrap_servers=bootstrap,
-        acks="all",
-        enable_idempotence=True,
-        compression_type="lz4",
-        linger_ms=20,
-        batch_size=256 * 1024,
-        max_request_size=MAX_BATCH,
-        allow_auto_create_topics=False,
-    )
+class Producer(KafkaProducer):
+    """An idempotent producer that waits for all replicas, and for brokers that are away as long as it takes.
+
+    A record never expires: kafka-python 3.0.12 drops its producer id with one that does, asks for no other (its
+    state says that it has one), and then sends nothing more, for ever.
+    """
+
+    def __init__(self, bootstrap: str, **settings: Any) -> None:
+        super().__init__(
+            bootstrap_servers=bootstrap,
+            acks="all",
+            enable_idempotence=True,
+            compression_type="lz4",
+            linger_ms=20,
+            batch_size=256 * 1024,
+            max_request_size=MAX_BATCH,
+            allow_auto_create_topics=False,
+            delivery_timeout_ms=math.inf,
+            reconnect_backoff_max_ms=RECONNECT_MS,
+            **settings,
+        )
+
+    def close(self, timeout: float = STOP_SECONDS, null_logger: bool = False) -> None:
+        """Let go of Kafka; what it has not taken after ``timeout`` seconds fails."""
+        try:
+            super().close(timeout, null_logger)
+        except KafkaTimeoutError:
+            self._sender.force_close()
+            self._sender.join(STOP_SECONDS)
+
+
+def new_producer(bootstrap: str) -> Producer:
+    """A producer, to be closed."""
+    return Producer(bootstrap)
 
 
 class Publisher:
-    """Sends records of one feed; use as a context manager, leaving it waits for the last acknowledgement."""
+    """Sends records of one feed; use as a context manager, leaving it without an error waits for the last
+    acknowledgement."""
 
     def __init__(self, producer: KafkaProducer, feed: Feed, frozen: FrozenSchema, pseudonym_key: bytes | None) -> None:
         self._producer = producer
@@ -73,9 +103,13 @@ class Publisher:
         return values[self._feed.key].encode(), encode(self._frozen, values)
 
     def send(self, key: bytes | None, value: bytes | None, on_result: OnResult | None = None) -> None:
-        """Send bytes as they are."""
+        """Send bytes as they are; to a producer that was closed meanwhile they are one of the failed."""
         self._slots.acquire()
-        future = self._producer.send(self._topic, key=key, value=value)
+        try:
+            future = self._producer.send(self._topic, key=key, value=value)
+        except IllegalStateError as closed:
+            self._failed(on_result, closed)
+            return
         future.add_callback(self._done, on_result, None)
         future.add_errback(self._failed, on_result)
 
@@ -101,4 +135,5 @@ class Publisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.flush()
+        if error is None:
+            self.flush()

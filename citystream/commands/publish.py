@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import typer
 from kafka.errors import KafkaError
 
 from citystream.commands.output import Output, OutputOption
+from citystream.commands.workers import log_patiently
 from citystream.installation import Installation
 from citystream.publishing.file import publish_file
 from citystream.publishing.mapping import MappingProblem, make_mapping, read_mapping
@@ -68,12 +70,15 @@ def publish(  # noqa: PLR0913, PLR0917
     name. Records without an event_id get one from their content, so publishing a file twice adds nothing. Of a local
     time that exists twice (clocks go back) the first is taken; one that does not exist is rejected.
 
+    While Kafka is away it waits. Ctrl-C or SIGTERM ends it, and it says how many records Kafka has.
+
     Exit codes: 0 everything was published, 1 lines were rejected, 2 wrong use, 3 Kafka did not take everything.
 
     Example: citystream publish parking_site parking.csv.gz --mapping examples/mappings/parking-birmingham.toml
 
     Example: citystream publish traffic_flow - --map road=segment_id --constant lane=0 --time-zone Asia/Shanghai
     """
+    log_patiently()
     city = Installation.load()
     chosen = next(iter(city.choose([feed]).values()))
     personal = any(field.personal for field in chosen.fields)
@@ -121,5 +126,13 @@ def _publisher(city: Installation, feed: Feed, key: bytes) -> Iterator[Publisher
         producer = new_producer(city.bootstrap)
     except KafkaError:
         raise StackError(f"Kafka at {city.bootstrap} does not answer; run: citystream up") from None
-    with closing(producer):
-        yield Publisher(producer, feed, frozen, key)
+    publisher = Publisher(producer, feed, frozen, key)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with closing(producer):
+            yield publisher
+    except KeyboardInterrupt:
+        raise StackError(
+            f"ended before everything was sent: Kafka has {publisher.acknowledged:,} records of it; publish the file "
+            "again, what Kafka has counts once"
+        ) from None

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from citystream.commands.output import Output, OutputOption, show
+from citystream.commands.workers import log_patiently
 from citystream.faults import Fault, FaultsError, parse_faults
 from citystream.installation import Installation
 from citystream.secrets import secret
@@ -24,7 +25,7 @@ from citystream.simulation import Report, Simulation, SystemClock
 from schemas.feed import Feed
 from streams import topics
 from streams.generations import generations
-from streams.publisher import Publisher, new_producer
+from streams.publisher import STOP_SECONDS, Producer, Publisher, new_producer
 
 FLAT_OUT = "flat-out"
 #: Where a simulation faster than reality begins unless told: events must not lie in the future.
@@ -54,13 +55,14 @@ def simulate(
     """Publish what a plausible district would: rush hours, weekends, and on request what goes wrong in reality.
 
     No event is published before its time has come: a simulation that has caught up with now goes on at the real rate.
-    Exit code 1 if Kafka did not take every record.
+    While Kafka is away it waits. Exit code 1 if Kafka did not take every record before it was told to end.
 
     Example: citystream simulate traffic_flow parking_site --rate 60 --faults duplicates=0.02,late
 
     A day's history, the same each time: citystream simulate traffic_flow --rate flat-out --events 1000000 --seed 7
     --start 2026-03-18
     """
+    log_patiently()
     city = Installation.load()
     chosen = city.choose(feeds)
     times = _rate(rate)
@@ -69,11 +71,11 @@ def simulate(
     begin = _start(start, clock.now(), ZoneInfo(city.settings.timezone), live=times is not None and times <= 1)
     seed = SystemRandom().randrange(2**32) if seed is None else seed
     typer.echo(f"the same again: --seed {seed} --start {begin.isoformat()}", err=True)
-    with _publishers(city, chosen.values()) as publishers:
+    with _publishers(city, chosen.values()) as (producer, publishers):
         simulation = Simulation(
             chosen.values(), publishers, start=begin, rate=times, seed=seed, faults=shares, clock=clock
         )
-        with _until_signal(clock), _progress(simulation, events):
+        with _until_signal(clock, producer), _progress(simulation, events):
             simulation.run(events, lambda: clock.stopped)
     reports = simulation.report()
     show([_row(report, shares) for report in reports], output)
@@ -118,7 +120,7 @@ def _start(text: str | None, now: datetime, zone: ZoneInfo, *, live: bool) -> da
 
 
 @contextmanager
-def _publishers(city: Installation, feeds: Collection[Feed]) -> Iterator[dict[str, Publisher]]:
+def _publishers(city: Installation, feeds: Collection[Feed]) -> Iterator[tuple[Producer, dict[str, Publisher]]]:
     """A publisher for each feed, over one connection; leaving it waits for the last acknowledgement."""
     personal = any(field.personal for feed in feeds for field in feed.fields)
     key = secret(city.settings, "pseudonym_key").encode() if personal else None
@@ -126,19 +128,28 @@ def _publishers(city: Installation, feeds: Collection[Feed]) -> Iterator[dict[st
     topics.states(city.bootstrap, [generations(feed)[-1].topic for feed in feeds])
     with ExitStack() as opened:
         producer = opened.enter_context(closing(new_producer(city.bootstrap)))
-        yield {
-            feed.name: opened.enter_context(Publisher(producer, feed, city.catalogue.latest(feed.name), key))
-            for feed in feeds
-        }
+        yield (
+            producer,
+            {
+                feed.name: opened.enter_context(Publisher(producer, feed, city.catalogue.latest(feed.name), key))
+                for feed in feeds
+            },
+        )
 
 
 @contextmanager
-def _until_signal(clock: SystemClock) -> Iterator[None]:
-    """The first Ctrl-C or termination ends the simulation in order, the second at once."""
+def _until_signal(clock: SystemClock, producer: Producer) -> Iterator[None]:
+    """The first Ctrl-C or termination ends the simulation in order, the second at once.
+
+    Kafka has a few seconds to take what is on its way.
+    """
+    giving_up = Timer(STOP_SECONDS, producer.close, (0,))
+    giving_up.daemon = True
 
     def end(_number: int, _frame: FrameType | None) -> None:
         clock.stop()
         restore()
+        giving_up.start()
 
     def restore() -> None:
         for number, handler in before.items():
@@ -149,6 +160,7 @@ def _until_signal(clock: SystemClock) -> Iterator[None]:
         yield
     finally:
         restore()
+        giving_up.cancel()
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def process(
     """
     from processors.worker import main  # noqa: PLC0415
 
-    _log()
+    log_patiently()
     city = Installation.load()
     main(city.choose(feeds), city.catalogue, city.bootstrap, instance, accept_bad=accept_bad)
 
@@ -85,13 +85,14 @@ def move(feeds: Feeds = None, instance: Instance = None) -> None:
     """
     from sinks.worker import main  # noqa: PLC0415
 
-    _log()
+    log_patiently()
     city = Installation.load()
     chosen, server, zone = city.choose(feeds), city.server("sink"), city.settings.timezone
     main(chosen, city.catalogue, city.bootstrap, server, zone, instance, processor=processors.GROUP)
 
 
-def _log() -> None:
+def log_patiently() -> None:
+    """Print what is logged, and of what Kafka's clients complain about a line now and then."""
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("citystream").setLevel(logging.INFO)
     for handler in logging.getLogger().handlers:

@@ -20,6 +20,7 @@ from unittest.mock import MagicMock
 import pytest
 from clickhouse_driver import Client
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.producer import producer_batch, record_accumulator, sender
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from citystream.faults import parse_faults
@@ -31,7 +32,7 @@ from schemas.rowcodec import encode
 from schemas.verdict import instant_ms
 from sinks.ledger import Account, accounts
 from streams.lag import measure
-from streams.publisher import OnResult, Publisher
+from streams.publisher import OnResult, Producer, Publisher
 from tests.city import City, own_city
 
 pytestmark = pytest.mark.integration
@@ -225,6 +226,63 @@ def test_a_simulation_killed_and_run_again_sends_each_event_once(city: City) -> 
             f"WHERE date_observed_to >= fromUnixTimestamp64Milli({instant_ms(start)})"
         )
     assert sorted(stored) == sorted(sent_by_a_simulation(city, start))
+
+
+def test_a_publisher_goes_on_after_an_hour_without_its_broker(
+    city: City, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An hour in which what was sent once, and what waited behind it, would have expired."""
+    before = account(city)
+    clock = HourHand()
+    for module in (sender, record_accumulator, producer_batch):
+        monkeypatch.setattr(module, "time", clock)
+    feed, frozen = city.installation.feeds[FEED], city.installation.catalogue.latest(FEED)
+    with closing(Producer(city.installation.bootstrap, request_timeout_ms=500)) as producer:
+        publisher = Publisher(producer, feed, frozen, None)
+        day = list(events(city, 6))
+        publisher.publish(day[0])
+        publisher.flush()
+        city.signal(kafka.NAME, signal.SIGSTOP)
+        try:
+            for record in day[1 : EVENTS // 2]:
+                publisher.publish(record)
+            city.wait(lambda: "Error sending produce request" in caplog.text)
+            clock.ahead = 3600.0
+        finally:
+            city.signal(kafka.NAME, signal.SIGCONT)
+        for record in day[EVENTS // 2 :]:
+            publisher.publish(record)
+        producer.flush(timeout=60)
+    assert (publisher.acknowledged, publisher.failed) == (EVENTS, 0)
+    check(city, 6, before, EVENTS)
+
+
+class HourHand:
+    """The machine's clock, for modules that look at it as ``time``, ahead by seconds."""
+
+    ahead = 0.0
+    sleep = staticmethod(time.sleep)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+def test_a_simulation_told_to_end_without_its_broker_says_what_was_not_sent(city: City) -> None:
+    start = FIRST_DAY + timedelta(days=7)
+    with counting(city) as published:
+        before = published()
+        simulation = city.begin("simulate", FEED, "--rate", "flat-out", "--start", start.isoformat(), "-o", "json")
+        city.wait(lambda: published() > before)
+    city.signal(kafka.NAME, signal.SIGSTOP)
+    try:
+        simulation.terminate()
+        said, _ = simulation.communicate(timeout=30)
+    finally:
+        city.signal(kafka.NAME, signal.SIGCONT)
+    assert simulation.returncode == 1, said.decode()
+    (report,) = json.loads(said[said.index(b"[\n") :])
+    assert report["acknowledged"] > 0
+    assert report["failed"] == report["sent"] - report["acknowledged"] > 0
 
 
 def sent_by_a_simulation(city: City, start: datetime) -> set[tuple[str, int]]:

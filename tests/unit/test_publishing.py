@@ -6,10 +6,12 @@ import csv
 import gzip
 import io
 import json
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import given
@@ -17,10 +19,13 @@ from hypothesis import strategies as st
 from kafka.errors import KafkaTimeoutError
 
 import feeds
+from citystream.commands import publish as command
+from citystream.installation import Installation
 from citystream.publishing.file import publish_file
 from citystream.publishing.mapping import FileMapping
 from citystream.publishing.report import Report, rejects_path
 from citystream.publishing.sources import LONGEST, FileProblem, Row, Source
+from citystream.stack.process import StackError
 from schemas.catalogue import Catalogue
 from schemas.rowcodec import decode
 from streams.publisher import Publisher
@@ -268,3 +273,23 @@ def test_whatever_stands_in_a_file_every_record_is_accepted_or_rejected(
     if report.rejects_file:
         kept = Path(report.rejects_file).read_bytes()
         assert all(raw in content + b"\n" for raw in kept.removeprefix(HEADER.encode()).split(b"\n"))
+
+
+def test_publishing_told_to_end_says_how_many_records_kafka_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    producer = MagicMock()
+    monkeypatch.setattr(command, "wait_for_kafka", MagicMock())
+    monkeypatch.setattr(command, "states", MagicMock())
+    monkeypatch.setattr(command, "new_producer", lambda _: producer)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def ended() -> None:
+        with command._publisher(Installation.load(), PARKING, b"") as publisher:
+            publisher.acknowledged = 2
+            signal.raise_signal(signal.SIGTERM)
+
+    try:
+        with pytest.raises(StackError, match="ended before everything was sent: Kafka has 2 records of it"):
+            ended()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    producer.close.assert_called_once_with()

@@ -25,6 +25,7 @@ from citystream.commands import (
     stack,
     workers,
 )
+from citystream.printable import printable
 from citystream.redriving.corrections import CorrectionProblem
 from citystream.settings import SettingsError
 from citystream.stack.process import StackError
@@ -92,7 +93,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    typer.echo(f"citystream: {message}", err=True)
+    typer.echo("\n".join(map(printable, f"citystream: {message}".splitlines())), err=True)
     sys.exit(code)
 
 

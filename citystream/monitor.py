@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from citystream.installation import Installation
+from citystream.printable import printable
 from processors import GROUP as PROCESSOR
 from sinks import GROUP as SINK
 from sinks.queries import newest_arrival_ms, newest_windows, quarantined
@@ -151,7 +152,7 @@ def _window_cells(line: WindowLine) -> list[RenderableType]:
 
 
 def _cut(text: str) -> Text:
-    return Text(text, no_wrap=True, overflow="ellipsis")
+    return Text(printable(text), no_wrap=True, overflow="ellipsis")
 
 
 def _short(value: float) -> str:

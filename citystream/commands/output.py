@@ -15,6 +15,8 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from citystream.printable import printable
+
 #: Seconds after which a command says what it waits for.
 SILENCE = 1.5
 #: Characters of a line at most.
@@ -63,6 +65,11 @@ def print_whole(what: RenderableType) -> None:
     Console(width=max(console.width, needed)).print(what)
 
 
+def as_text(value: object) -> str:
+    """Anybody's text as the cell of a table: brackets are no markup, and nothing in it moves the cursor."""
+    return escape(printable(str(value)))
+
+
 def _cell(value: Any) -> str:
     match value:
         case bool():
@@ -74,4 +81,4 @@ def _cell(value: Any) -> str:
         case None:
             return "-"
         case _:
-            return escape(str(value))
+            return as_text(value)

@@ -11,10 +11,9 @@ from typing import Annotated
 import typer
 from clickhouse_driver.errors import ServerException
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
-from citystream.commands.output import print_whole
+from citystream.commands.output import as_text, print_whole
 from citystream.installation import Installation
 from citystream.settings import SettingsError
 from sinks.clickhouse import first_line
@@ -65,7 +64,7 @@ def sql(
         writer = csv.writer(sys.stdout)
         writer.writerows([names, *rows])
     else:
-        table = Table(*map(escape, names), box=box.SIMPLE_HEAD)
+        table = Table(*map(as_text, names), box=box.SIMPLE_HEAD)
         for row in rows:
-            table.add_row(*("-" if value is None else escape(str(value)) for value in row))
+            table.add_row(*("-" if value is None else as_text(value) for value in row))
         print_whole(table)

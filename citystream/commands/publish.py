@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import timedelta
 from io import BufferedReader
 from pathlib import Path
@@ -62,13 +62,17 @@ def publish(  # noqa: PLR0913, PLR0917
     rejects: Annotated[
         Path | None, typer.Option(help="Where rejected lines go; without it FILE.rejects.csv in the working folder.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check the file and write down what is rejected.")
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Publish a file: check every line, send the valid ones in the order of their event time, report on the rest.
 
     Nothing is sent before the whole file is checked. A field takes the column mapped to it or the column of its own
     name. Records without an event_id get one from their content, so publishing a file twice adds nothing. Of a local
-    time that exists twice (clocks go back) the first is taken; one that does not exist is rejected.
+    time that exists twice (clocks go back) the first is taken, which the report says; one that does not exist is
+    rejected.
 
     While Kafka is away it waits. Ctrl-C or SIGTERM ends it, and it says how many records Kafka has.
 
@@ -92,7 +96,7 @@ def publish(  # noqa: PLR0913, PLR0917
             time_format=time_format,
             time_zone=time_zone,
         )
-        with _opened(file) as opened, _publisher(city, chosen, key) as publisher:
+        with _opened(file) as opened, nullcontext() if dry_run else _publisher(city, chosen, key) as publisher:
             now_ms = time.time_ns() // 1_000_000
             report = publish_file(chosen, opened, file, said, publisher, key, rejects, now_ms=now_ms)
     except (MappingProblem, FileProblem) as problem:
@@ -103,7 +107,9 @@ def publish(  # noqa: PLR0913, PLR0917
         typer.echo(json.dumps({"read": report.read, **dataclasses.asdict(report)}, indent=2))
     else:
         typer.echo(report.text())
-    if report.failed or report.rejected:
+        if dry_run:
+            typer.echo("Nothing was sent: the file was only checked.")
+    if report.failed or report.rejected or report.unaccounted:
         raise typer.Exit(3 if report.failed else 1)
 
 

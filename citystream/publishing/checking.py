@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -14,6 +15,7 @@ from uuid import UUID
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from citystream.printable import printable
 from citystream.publishing.mapping import FileMapping, MappingProblem, Take, bind, paths
 from citystream.publishing.sources import Row
 from citystream.publishing.values import Convert, NotConvertible, converter, time_converter
@@ -22,8 +24,30 @@ from schemas.fields import Place, Record
 from schemas.verdict import instant_ms, problem
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a value, or with a whole row where ``where`` is empty."""
+
+    where: str
+    shown: str
+    what: str
+
+    @property
+    def kind(self) -> str:
+        """The problem without the value, alike for all values that have it."""
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+    def __str__(self) -> str:
+        told = f"{self.shown} {self.what}" if self.shown else self.what
+        return f"{self.where}: {told}" if self.where else told
+
+
 class Rejected(ValueError):
-    """A row is no valid record; the message holds everything that is wrong with it."""
+    """A row is no valid record; ``problems`` are all that is wrong with it."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
 
 
 class Checker:
@@ -46,12 +70,14 @@ class Checker:
         self._now_ms = now_ms
         self._taken = bind(feed, mapping, columns)
         self._derived = mapping.derived
+        #: How many local times were read that exist twice.
+        self.twice = 0
         kinds = paths(feed)
         self._convert = {
             path: converter(
                 kinds[path],
                 _symbols(feed, path),
-                time_converter(mapping.time_format, mapping.time_zone, take.plus_minutes),
+                time_converter(mapping.time_format, mapping.time_zone, take.plus_minutes, self._on_twice),
             )
             for path, take in self._taken.items()
         }
@@ -73,33 +99,40 @@ class Checker:
             It cannot be read or breaks a rule of the feed.
         """
         if row.problem is not None:
-            raise Rejected(row.problem)
-        values = self._values(row.columns)
+            raise Rejected(Problem("", "", row.problem))
+        found, problems = self._converted(row.columns)
+        values = self._fields(found)
         identity = derived_id(self._id_key if self._personal else b"", self._feed, values, self._derived)
         values |= dict.fromkeys(self._derived, identity)
         if values.get("event_id") is None:
             values["event_id"] = identity
+        unread = {path.split(".")[0] for path in problems}
         try:
-            record = self._feed.record.model_validate(values)
+            record = self._feed.record.model_validate({n: v for n, v in values.items() if n not in unread})
         except ValidationError as error:
-            raise Rejected("; ".join(self._explain(one) for one in error.errors(include_url=False))) from None
+            others = [one for one in error.errors(include_url=False) if one["loc"][0] not in unread]
+            raise Rejected(*problems.values(), *map(self._explain, others)) from None
+        if problems:
+            raise Rejected(*problems.values())
         key = str(values[self._feed.key]).encode()
         broken = problem(self._feed, values, key, self._now_ms)
         if broken is not None:
-            raise Rejected(broken.replace("after arrival", "in the future"))
+            raise Rejected(Problem("", "", broken.replace("after arrival", "in the future")))
         return record
 
-    def _values(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        found, problems = dict(self._constants), []
+    def _converted(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Problem]]:
+        """The values of the fields that can be read, and the problems of the others, by path."""
+        found, problems = dict(self._constants), {}
         for path, take in self._taken.items():
             try:
                 value = _taken(row, take)
                 found[path] = None if value is None else self._convert[path](value)
             except NotConvertible as reason:
-                problems.append(f"{self._where(path)}: {self._shown(path, _taken(row, take))} {reason}")
-        if problems:
-            raise Rejected("; ".join(problems))
-        return self._fields(found)
+                problems[path] = Problem(self._where(path), self._shown(path, _taken(row, take)), str(reason))
+        return found, problems
+
+    def _on_twice(self) -> None:
+        self.twice += 1
 
     def _fields(self, found: Mapping[str, Any]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -111,26 +144,26 @@ class Checker:
                 values[field.name] = found.get(field.name)
         return values
 
-    def _explain(self, error: ErrorDetails) -> str:
+    def _explain(self, error: ErrorDetails) -> Problem:
         path = ".".join(str(part) for part in error["loc"])
         limits = error.get("ctx", {})
         shown = self._shown(path, error["input"])
         match error["type"]:
             case "missing" | "float_type":
-                what = "a value is needed"
+                shown, what = "", "a value is needed"
             case "greater_than_equal":
-                what = f"{shown} is below {limits['ge']}"
+                what = f"is below {limits['ge']}"
             case "less_than_equal":
-                what = f"{shown} is above {limits['le']}"
+                what = f"is above {limits['le']}"
             case "string_too_short":
-                what = f"{shown} is shorter than {limits['min_length']} characters"
+                what = f"is shorter than {limits['min_length']} characters"
             case "string_too_long":
-                what = f"{shown} is longer than {limits['max_length']} characters"
+                what = f"is longer than {limits['max_length']} characters"
             case "string_pattern_mismatch":
-                what = f"{shown} is not of the form {limits['pattern']}"
+                what = f"is not of the form {limits['pattern']}"
             case _:
-                what = f"{shown}: {error['msg']}"
-        return f"{self._where(path)}: {what}"
+                what = f"is refused: {error['msg']}"
+        return Problem(self._where(path), shown, what)
 
     def _where(self, path: str) -> str:
         take = self._taken.get(path)
@@ -140,8 +173,7 @@ class Checker:
         if path in self._personal:
             return "the value"
         text = value.isoformat() if isinstance(value, datetime) else str(value)
-        printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[:40])
-        return printable if len(text) <= 40 else f"{printable}..."
+        return printable(text) if len(text) <= 40 else f"{printable(text[:40])}..."
 
 
 def derived_id(key: bytes, feed: Feed, values: Mapping[str, Any], derived: Sequence[str] = ()) -> str:

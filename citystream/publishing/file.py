@@ -8,7 +8,7 @@ from pathlib import Path
 from citystream.progress import progress
 from citystream.publishing.checking import Checker, Rejected
 from citystream.publishing.mapping import FileMapping
-from citystream.publishing.report import SHOWN, Rejection, Rejects, Report, rejects_path
+from citystream.publishing.report import Rejects, Report, rejects_path
 from citystream.publishing.sending import Spool, send
 from citystream.publishing.sources import Source
 from schemas.feed import Feed
@@ -23,13 +23,13 @@ def publish_file(
     opened: BufferedReader,
     name: str,
     mapping: FileMapping,
-    publisher: Publisher,
+    publisher: Publisher | None,
     key: bytes,
     rejects: Path | None,
     *,
     now_ms: int,
 ) -> Report:
-    """Check a file, write down what is rejected, send the rest.
+    """Check a file, write down what is rejected, send the rest; without a publisher nothing is sent.
 
     Raises
     ------
@@ -43,24 +43,28 @@ def publish_file(
     with Spool() as spool, Rejects(path, source.header) as refused, progress() as bars:
         checking = bars.add_task("checking", total=_size(opened))
         for n, row in enumerate(source):
+            report.inside += row.lines - 1
             try:
                 record = checker.check(row)
             except Rejected as reason:
                 refused.add(row, str(reason))
-                if len(report.first_rejections) < SHOWN:
-                    report.first_rejections.append(Rejection(row.line, str(reason)))
+                report.add_rejected(row, reason.problems)
             else:
-                spool.add(row.line, instant_ms(getattr(record, feed.event_time)), *publisher.encode(record))
+                report.accepted += 1
+                if publisher is not None:
+                    spool.add(row.line, instant_ms(getattr(record, feed.event_time)), *publisher.encode(record))
             if n % REDRAW_EVERY == 0:
                 bars.update(checking, completed=_position(opened))
         bars.update(checking, completed=_position(opened))
-        report.accepted, report.rejected = len(spool), refused.count
+        report.lines, report.header, report.blank = source.lines, len(source.header.splitlines()), source.blank
+        report.times_twice = checker.twice
         written = refused.finish()
         if written:
             report.rejects_file, report.reasons_file = map(str, written)
-        sending = bars.add_task("publishing", total=len(spool))
-        sent = send(publisher, spool, lambda n: bars.update(sending, completed=n))
-    report.acknowledged, report.failed, report.failure = sent.acknowledged, sent.failed, sent.failure
+        if publisher is not None:
+            sending = bars.add_task("publishing", total=len(spool))
+            sent = send(publisher, spool, lambda n: bars.update(sending, completed=n))
+            report.acknowledged, report.failed, report.failure = sent.acknowledged, sent.failed, sent.failure
     return report
 
 

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from citystream.publishing.values import refuse_pattern
 from schemas.feed import Feed
 from schemas.model import Kind
 
@@ -50,6 +51,12 @@ class FileMapping(BaseModel):
     fields: dict[str, Take] = {}
     constants: dict[str, Scalar] = {}
     derived: tuple[str, ...] = ()
+
+    @field_validator("time_format")
+    @classmethod
+    def _format(cls, pattern: str) -> str:
+        refuse_pattern(pattern)
+        return pattern
 
     @field_validator("time_zone", mode="before")
     @classmethod

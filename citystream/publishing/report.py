@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import csv
 import filecmp
-from contextlib import suppress
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from citystream.printable import printable
+from citystream.publishing.checking import Problem
 from citystream.publishing.sources import Row
 
 #: Rejected lines shown on the screen and in JSON; the files beside have them all.
@@ -26,16 +32,25 @@ class Rejection:
 
 @dataclass
 class Report:
-    """``read`` = ``accepted`` + ``rejected``; ``accepted`` = ``acknowledged`` + ``failed``."""
+    """``read`` = ``accepted`` + ``rejected``; ``accepted`` = ``acknowledged`` + ``failed``, or nothing is sent.
+
+    ``lines`` of the file are those of the ``header``, ``blank`` ones, and one for each record with those ``inside`` it.
+    """
 
     feed: str
     file: str
+    lines: int = 0
+    header: int = 0
+    blank: int = 0
+    inside: int = 0
     accepted: int = 0
     rejected: int = 0
     acknowledged: int = 0
     failed: int = 0
     failure: str | None = None
+    times_twice: int = 0
     empty_fields: list[str] = field(default_factory=list)
+    reasons: dict[str, int] = field(default_factory=dict)
     first_rejections: list[Rejection] = field(default_factory=list)
     rejects_file: str | None = None
     reasons_file: str | None = None
@@ -45,18 +60,40 @@ class Report:
         """Records in the file."""
         return self.accepted + self.rejected
 
+    @property
+    def unaccounted(self) -> int:
+        """Lines that are in no record, which must not be."""
+        return self.lines - self.header - self.blank - self.read - self.inside
+
+    def _most_common(self) -> list[tuple[str, int]]:
+        return Counter(self.reasons).most_common(SHOWN)
+
+    def add_rejected(self, row: Row, problems: Sequence[Problem]) -> None:
+        """Count a rejected row, under each kind of problem it has."""
+        self.rejected += 1
+        for kind in {problem.kind for problem in problems}:
+            self.reasons[kind] = self.reasons.get(kind, 0) + 1
+        if len(self.first_rejections) < SHOWN:
+            self.first_rejections.append(Rejection(row.line, "; ".join(map(str, problems))))
+
     def text(self) -> str:
         """The report for people."""
-        lines = [f"{self.feed} from {self.file}: {self.read:,} records"]
+        lines = [f"{self.feed} from {printable(self.file)}: {self.read:,} records in {self.lines:,} lines"]
         numbers = ("accepted", "rejected", "acknowledged", "failed")
         lines += [f"  {name:<13}{getattr(self, name):>12,}" for name in numbers]
+        if not self.read:
+            lines.append("The file has a header line and no record.")
+        if self.unaccounted:
+            lines.append(f"{self.unaccounted:,} lines are in no record: do not rely on this, and report it.")
         if self.empty_fields:
             lines.append(f"No column for {', '.join(self.empty_fields)}: left empty.")
+        if self.times_twice:
+            lines.append(f"{self.times_twice:,} local times exist twice, as the clocks went back: the first was taken.")
         if self.rejected:
-            lines.append("Rejected:")
-            lines += [f"  line {one.line}: {one.reason}" for one in self.first_rejections]
-            if self.rejected > len(self.first_rejections):
-                lines.append(f"  and {self.rejected - len(self.first_rejections):,} more")
+            lines.append("Rejected, by reason:")
+            lines += [f"{count:>9,}  {printable(kind)}" for kind, count in self._most_common()]
+            lines.append("The first of them:" if self.rejected > SHOWN else "Line by line:")
+            lines += [f"  line {one.line}: {printable(one.reason)}" for one in self.first_rejections]
             lines.append(f"The rejected lines are in {self.rejects_file}, the reasons in {self.reasons_file}.")
             lines.append(f"Correct {self.rejects_file} and publish it with the same options.")
         if self.failure:
@@ -75,45 +112,47 @@ class Rejects:
     def __init__(self, path: Path, header: bytes) -> None:
         self._wanted = path
         self._header = header
-        self._parts = (path.with_name(path.name + ".part"), path.with_name(path.name + ".reasons.part"))
-        self.count = 0
+        self._opened = ExitStack()
+        self._parts: list[Path] = []
 
     def add(self, row: Row, reason: str) -> None:
         """Write a row down."""
-        if not self.count:
+        if not self._parts:
             self._start()
-        self._lines.write(row.raw if row.raw.endswith(b"\n") else row.raw + b"\n")
+        self._lines.write(row.raw if row.raw.endswith((b"\n", b"\r")) else row.raw + b"\n")
         self._table.writerow([self._next_line, row.line, reason])
-        self._next_line += row.raw.rstrip(b"\n").count(b"\n") + 1
-        self.count += 1
+        self._next_line += row.lines
 
     def _start(self) -> None:
-        for part in self._parts:
-            part.touch(0o600)
-        self._lines = self._parts[0].open("wb")
-        self._reasons = self._parts[1].open("w", encoding="utf-8", newline="")
-        self._table = csv.writer(self._reasons)
+        self._lines, reasons = self._part("wb"), self._part("w", encoding="utf-8", newline="")
+        self._table = csv.writer(reasons)
         self._lines.write(self._header)
         self._table.writerow(["line", "line_in_original_file", "reason"])
-        self._next_line = 1 + self._header.count(b"\n")
+        self._next_line = 1 + len(self._header.splitlines())
+
+    def _part(self, mode: str, **options: Any) -> Any:
+        """A new file of a name that nobody has, for the owner alone."""
+        file = tempfile.NamedTemporaryFile(  # noqa: SIM115
+            mode, dir=self._wanted.parent, prefix=f"{self._wanted.name}.", suffix=".part", delete=False, **options
+        )
+        self._opened.enter_context(file)
+        self._parts.append(Path(file.name))
+        return file
 
     def finish(self) -> tuple[Path, Path] | None:
         """Give the files their names and return them; None if nothing was rejected."""
-        if not self.count:
+        if not self._parts:
             return None
-        self._lines.close()
-        self._reasons.close()
-        number = 1
-        while True:
+        self._opened.close()
+        for number in count(1):
             stem = self._wanted.stem + (f".{number}" if number > 1 else "")
-            lines = self._wanted.with_name(stem + self._wanted.suffix)
-            reasons = self._wanted.with_name(stem + ".reasons.csv")
-            if not lines.exists() or filecmp.cmp(self._parts[0], lines, shallow=False):
+            names = self._wanted.with_name(stem + self._wanted.suffix), self._wanted.with_name(stem + ".reasons.csv")
+            there = [name for name in names if name.exists()]
+            if not there or (len(there) == len(names) and all(map(_equal, self._parts, names))):
                 break
-            number += 1
-        self._parts[0].replace(lines)
-        self._parts[1].replace(reasons)
-        return lines, reasons
+        for part, name in zip(self._parts, names, strict=True):
+            part.replace(name)
+        return names
 
     def __enter__(self) -> Self:
         return self
@@ -121,12 +160,13 @@ class Rejects:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.count:
-            self._lines.close()
-            self._reasons.close()
+        self._opened.close()
         for part in self._parts:
-            with suppress(FileNotFoundError):
-                part.unlink()
+            part.unlink(missing_ok=True)
+
+
+def _equal(one: Path, other: Path) -> bool:
+    return filecmp.cmp(one, other, shallow=False)
 
 
 def rejects_path(file: str, feed: str, suffix: str) -> Path:

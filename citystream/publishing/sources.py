@@ -1,4 +1,8 @@
-"""Reading a file line by line: CSV or JSON lines, gzip or not, a path or standard input."""
+"""Reading a file record by record: CSV or JSON lines, gzip or not, a path or standard input.
+
+A line ends with a line feed, a carriage return, or both. ``_Lines`` alone says where, and counts them; a CSV record
+ends where the csv module says so.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,20 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-#: Longest line that is taken for a record, in bytes.
+#: Longest record, in bytes, and so the longest cell; csv would take 128 KiB.
 LONGEST = 2**20
-#: Most lines a record with line breaks between quotes may have.
-MOST_LINES = 50
+csv.field_size_limit(LONGEST)
+BLOCK = 2**16
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+#: How a JSON list or object begins, and a column in brackets does not.
+JSON_LIST, JSON_OBJECT = re.compile(rb"\[\s*([{\[\]]|$)"), re.compile(rb"\{\s*([\"}]|$)")
 
 
 class FileProblem(ValueError):
@@ -31,6 +39,11 @@ class Row:
     columns: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
+    @property
+    def lines(self) -> int:
+        """How many lines of the file it takes."""
+        return len(self.raw.splitlines())
+
 
 class Unreadable(ValueError):
     """One record cannot be read; the message says why."""
@@ -39,7 +52,7 @@ class Unreadable(ValueError):
 class Source:
     """The rows of a file. ``columns`` is None if every record brings its own (JSON lines).
 
-    ``header`` is the header line as it stands there, empty without one.
+    ``header`` is the header line as it stands there, empty without one; ``blank`` counts lines with nothing on them.
 
     Raises
     ------
@@ -48,25 +61,24 @@ class Source:
     """
 
     def __init__(self, file: io.BufferedReader, name: str, columns: Sequence[str] | None = None) -> None:
-        self._name = name
         self._lines = _Lines(_unzipped(file), name)
         self.header = b""
+        self.blank = 0
         self.columns: list[str] | None = None
-        first = self._lines.peek()
+        first = self._peek()
         if not first:
             raise FileProblem(f"{name} is empty")
-        start = first.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-        if start == b"[":
+        start = first.removeprefix(BYTE_ORDER_MARK).strip()
+        if JSON_LIST.match(start):
             raise FileProblem(f"{name} is a JSON list; JSON lines are needed, one object a line")
-        if start == b"{":
+        if JSON_OBJECT.match(start):
             return
         if columns is not None:
             self.columns = list(columns)
             return
-        try:
-            self.header, values = self._csv_values(self._lines.take()[1])
-        except Unreadable as problem:
-            raise FileProblem(f"{name}: the header line cannot be read: {problem}") from None
+        self.header, values = self._csv_values()
+        if isinstance(values, Unreadable):
+            raise FileProblem(f"{name}: the header line cannot be read: {values}")
         self.columns = [value.strip() for value in values]
 
     @property
@@ -74,73 +86,114 @@ class Source:
         """JSON lines, else CSV."""
         return self.columns is None
 
+    @property
+    def lines(self) -> int:
+        """The lines read so far: those of the header, of rows, and the blank ones."""
+        return self._lines.number
+
     def __iter__(self) -> Iterator[Row]:
-        while self._lines.peek():
-            line, raw = self._lines.take()
-            if not raw.strip():
-                continue
-            try:
-                yield self._row(line, raw)
-            except Unreadable as problem:
-                yield Row(line, raw, problem=str(problem))
+        while self._peek():
+            line = self._lines.number + 1
+            raw, values = self._json_values() if self.columns is None else self._csv_values()
+            if isinstance(values, Unreadable):
+                yield Row(line, raw, problem=str(values))
+            elif isinstance(values, dict):
+                yield Row(line, raw, values)
+            elif self.columns is None or len(values) != len(self.columns):
+                yield Row(line, raw, problem=f"{len(values)} columns, {len(self.columns or ())} are expected")
+            else:
+                yield Row(line, raw, dict(zip(self.columns, values, strict=True)))
 
-    def _row(self, line: int, first: bytes) -> Row:
-        if self.columns is None:
-            return Row(line, first, _json_values(first))
-        raw, values = self._csv_values(first)
-        if len(values) != len(self.columns):
-            return Row(line, raw, problem=f"{len(values)} columns, {len(self.columns)} are expected")
-        return Row(line, raw, dict(zip(self.columns, values, strict=True)))
+    def _peek(self) -> bytes:
+        """The next line that is not blank, empty at the end."""
+        while (first := self._lines.peek()) and not first.removeprefix(BYTE_ORDER_MARK).strip():
+            self._lines.take()
+            self.blank += 1
+        return first
 
-    def _csv_values(self, raw: bytes) -> tuple[bytes, list[str]]:
-        """The record that begins with a line: its lines and its values."""
-        taken = [raw]
-        while True:
-            try:
-                return b"".join(taken), next(csv.reader(io.StringIO(_text(b"".join(taken)), newline=""), strict=True))
-            except csv.Error as error:
-                if "unexpected end of data" not in str(error):
-                    raise Unreadable(f"no CSV: {error}") from None
-                if len(taken) == MOST_LINES or not self._lines.peek():
-                    self._lines.give_back(taken[1:])
-                    raise Unreadable("a quotation mark is opened and never closed") from None
-                taken.append(self._lines.take()[1])
+    def _json_values(self) -> tuple[bytes, dict[str, Any] | Unreadable]:
+        raw = self._lines.take()
+        try:
+            record = json.loads(_text(raw), parse_constant=_no_number, object_pairs_hook=_once)
+            if not isinstance(record, dict):
+                return raw, Unreadable("no JSON object")
+            return raw, _flatten(record)
+        except (json.JSONDecodeError, RecursionError) as error:
+            return raw, Unreadable(f"no JSON: {error}")
+        except ValueError as error:
+            return raw, Unreadable(str(error))
+
+    def _csv_values(self) -> tuple[bytes, list[str] | Unreadable]:
+        """The lines of the next record and its values. What cannot be read is a record of one line."""
+        taken: list[bytes] = []
+        try:
+            values = next(csv.reader(self._texts(taken), strict=True))
+            return b"".join(taken), values
+        except csv.Error as error:
+            problem = Unreadable(f"no CSV: {error}")
+            if "unexpected end of data" in str(error):
+                problem = Unreadable("a quotation mark is opened and never closed")
+        except Unreadable as error:
+            problem = error
+        self._lines.give_back(taken[1:])
+        return taken[0], problem
+
+    def _texts(self, taken: list[bytes]) -> Iterator[str]:
+        """The next lines, one after the other, as far as a record may be long; each is ``taken``."""
+        size = 0
+        while raw := self._lines.peek():
+            size += len(raw)
+            if size > LONGEST:
+                return
+            taken.append(self._lines.take())
+            yield _text(raw)
 
 
 class _Lines:
-    """Numbered lines that can be looked at and given back."""
+    """Lines that can be looked at and given back; ``number`` counts those taken."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
         self._name = name
         self._ahead: deque[bytes] = deque()
-        self._number = 0
+        self._rest = b""
+        self.number = 0
 
     def peek(self) -> bytes:
         """The next line, empty at the end."""
-        if not self._ahead:
-            try:
-                line = self._file.readline(LONGEST + 1)
-            except (OSError, EOFError, zlib.error) as error:
-                raise FileProblem(f"{self._name} is damaged after line {self._number}: {error}") from None
-            if len(line) > LONGEST:
-                raise FileProblem(
-                    f"{self._name}: line {self._number + 1} has over {LONGEST} bytes: no CSV, no JSON lines"
-                )
-            self._ahead.append(line)
-        return self._ahead[0]
+        while not self._ahead and (block := self._read()):
+            self._ahead.extend((self._rest + block).splitlines(keepends=True))
+            # The last line may go on, or its line feed may follow.
+            self._rest = b"" if self._ahead[-1].endswith(b"\n") else self._ahead.pop()
+            self._check(self._rest)
+        if not self._ahead and self._rest:
+            self._ahead.append(self._rest)
+            self._rest = b""
+        if self._ahead:
+            self._check(self._ahead[0])
+        return self._ahead[0] if self._ahead else b""
 
-    def take(self) -> tuple[int, bytes]:
-        """The next line and its number."""
+    def take(self) -> bytes:
+        """The next line."""
         line = self.peek()
         self._ahead.popleft()
-        self._number += 1
-        return self._number, line
+        self.number += 1
+        return line
 
     def give_back(self, lines: Sequence[bytes]) -> None:
         """Have the last lines taken come again."""
         self._ahead.extendleft(reversed(lines))
-        self._number -= len(lines)
+        self.number -= len(lines)
+
+    def _read(self) -> bytes:
+        try:
+            return self._file.read(BLOCK)
+        except (OSError, EOFError, zlib.error) as error:
+            raise FileProblem(f"{self._name} is damaged after line {self.number}: {error}") from None
+
+    def _check(self, line: bytes) -> None:
+        if len(line) > LONGEST:
+            raise FileProblem(f"{self._name}: line {self.number + 1} has over {LONGEST} bytes: no CSV, no JSON lines")
 
 
 def _unzipped(file: io.BufferedReader) -> BinaryIO:
@@ -151,32 +204,31 @@ def _unzipped(file: io.BufferedReader) -> BinaryIO:
 
 def _text(raw: bytes) -> str:
     try:
-        return raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+        return raw.removeprefix(BYTE_ORDER_MARK).decode("utf-8")
     except UnicodeDecodeError as error:
         raise Unreadable(f"byte {error.start + 1} of the line is no UTF-8; save the file as UTF-8") from None
-
-
-def _json_values(raw: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(_text(raw), parse_constant=_no_number)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise Unreadable(f"no JSON: {error}") from None
-    except ValueError as error:
-        raise Unreadable(str(error)) from None
-    if not isinstance(record, dict):
-        raise Unreadable("no JSON object")
-    return _flatten(record)
 
 
 def _no_number(text: str) -> None:
     raise Unreadable(f"{text} is no JSON number")
 
 
-def _flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(record: dict[str, Any]) -> dict[str, Any]:
+    return _once([*_leaves(record, "")])
+
+
+def _leaves(record: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in record.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
-    return flat
+            yield prefix + name, value
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs as a dictionary; of two of one name nobody can say which is meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise Unreadable(f"{next(name for name in names if names.count(name) > 1)} is there twice")
+    return found

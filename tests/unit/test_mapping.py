@@ -113,6 +113,15 @@ def test_a_mapping_that_does_not_fit_is_refused_before_anything_is_read(
         ({"fields": 3}, [], "mapping, fields: "),
         ({"fields": {"address": {"column": "a", "after": ":"}}}, [], "mapping, fields.address.after: "),
         ({}, ["address"], "--map address: column=field is needed"),
+        ({"time_format": "%H:%M-%H:%M"}, [], "mapping, time_format: '%H:%M-%H:%M' cannot be read"),
+        ({"time_format": "%Q"}, [], "mapping, time_format: '%Q' cannot be read"),
+        (
+            {"time_format": "%Y-%m-%d %H:%M:%S %Z"},
+            [],
+            "mapping, time_format: %Z reads the name of a zone and forgets it",
+        ),
+        ({"time_format": "%Y-%m-%d %I:%M"}, [], "mapping, time_format: %I, hours to 12, and %p"),
+        ({"time_format": "%Y-%m-%d %H:%M %p"}, [], "mapping, time_format: %I, hours to 12, and %p"),
     ],
 )
 def test_a_mapping_of_the_wrong_form_is_refused(content: dict[str, Any], maps: list[str], reason: str) -> None:
@@ -144,6 +153,9 @@ def test_the_examples_are_mappings(path: Path) -> None:
     [
         ({"priority": "0"}, "priority: 0 is below 1"),
         ({"priority": "2,5"}, "priority: 2,5 is no whole number"),
+        ({"priority": "1.000"}, "priority: 1.000 may have a decimal point or one for thousands"),
+        ({"changed_at": "2026-03-01"}, "changed_at: 2026-03-01 has no time of day"),
+        ({"changed_at": "2026-W10"}, "changed_at: 2026-W10 has no time of day"),
         ({"priority": "1_0"}, "priority: 1_0 is no whole number"),
         ({"priority": True}, "priority: True is no whole number"),
         ({"status": "done"}, "status: done is none of reported, dispatched, on_scene, closed, unknown"),
@@ -207,19 +219,23 @@ def test_times_in_each_format(pattern: str, given: Any, expected: str) -> None:
 
 
 def test_of_a_local_time_that_exists_twice_the_first_is_taken_and_one_that_does_not_exist_is_refused() -> None:
-    convert = time_converter("iso", ZoneInfo("America/Chicago"))
+    twice: list[None] = []
+    convert = time_converter("iso", ZoneInfo("America/Chicago"), on_twice=lambda: twice.append(None))
     assert convert("2017-11-05 01:00") == datetime(2017, 11, 5, 6, tzinfo=UTC)
+    assert len(twice) == 1
     assert convert("2017-11-05 02:00") == datetime(2017, 11, 5, 8, tzinfo=UTC)
     assert convert("2017-03-12 01:59") == datetime(2017, 3, 12, 7, 59, tzinfo=UTC)
     with pytest.raises(NotConvertible, match="did not exist in America/Chicago"):
         convert("2017-03-12 02:00")
+    assert len(twice) == 1
 
 
 def test_a_time_no_calendar_has_is_refused() -> None:
     with pytest.raises(NotConvertible):
         time_converter("iso", ZoneInfo("Asia/Shanghai"))("0001-01-01 00:00")
-    with pytest.raises(NotConvertible):
-        time_converter("unix", None)("9" * 18)
+    for stamp in ("9" * 18, 1764201600123, 1764201600123456, 1764201600123456789, 1e300, float("nan")):
+        with pytest.raises(NotConvertible, match=r"as unix, see --time-format|is no number"):
+            time_converter("unix", None)(stamp)
 
 
 def test_the_same_content_has_the_same_id_and_any_other_content_another() -> None:

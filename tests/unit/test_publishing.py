@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,7 @@ from citystream.installation import Installation
 from citystream.publishing.file import publish_file
 from citystream.publishing.mapping import FileMapping
 from citystream.publishing.report import Report, rejects_path
-from citystream.publishing.sources import LONGEST, FileProblem, Row, Source
+from citystream.publishing.sources import BLOCK, LONGEST, FileProblem, Row, Source
 from citystream.stack.process import StackError
 from schemas.catalogue import Catalogue
 from schemas.rowcodec import decode
@@ -75,13 +76,19 @@ def opened(content: bytes) -> io.BufferedReader:
     return io.BufferedReader(io.BytesIO(content))
 
 
-def publish(content: str | bytes, folder: Path, memory: Memory | None = None, name: str = "a.csv") -> Report:
+def publish(
+    content: str | bytes,
+    folder: Path,
+    memory: Memory | None = None,
+    name: str = "a.csv",
+    mapping: FileMapping | None = None,
+) -> Report:
     """Publish a file of parking reports."""
     publisher = Publisher(memory or Memory(), PARKING, CATALOGUE.latest(PARKING.name), None)
     raw = content.encode() if isinstance(content, str) else content
     rejects = folder / rejects_path(name, PARKING.name, ".csv")
     now_ms = 1_800_000_000_000
-    return publish_file(PARKING, opened(raw), name, FileMapping(), publisher, b"", rejects, now_ms=now_ms)
+    return publish_file(PARKING, opened(raw), name, mapping or FileMapping(), publisher, b"", rejects, now_ms=now_ms)
 
 
 def line(minute: int, occupied: int = 5, site: str = "a") -> str:
@@ -149,6 +156,70 @@ def test_rejects_of_an_earlier_run_are_never_overwritten(tmp_path: Path) -> None
     ]
 
 
+def test_other_reasons_for_the_same_lines_are_kept_beside_those_of_the_first_run(tmp_path: Path) -> None:
+    first = publish(HEADER + line(1) + line(1, -1), tmp_path)
+    again = publish(HEADER + line(1, -1), tmp_path)
+    assert first.reasons_file is not None
+    assert again.reasons_file is not None
+    assert [Path(file).read_text().splitlines()[1] for file in (first.reasons_file, again.reasons_file)] == [
+        "2,3,occupied_spot_number: -1 is below 0",
+        "2,2,occupied_spot_number: -1 is below 0",
+    ]
+
+
+def test_a_link_of_the_name_of_a_file_to_be_written_is_not_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    for name in ("a.rejects.csv", "a.rejects.csv.part", "a.rejects.csv.reasons.part", "a.rejects.reasons.csv"):
+        (tmp_path / name).symlink_to(precious)
+    report = publish(HEADER + line(1, -1), tmp_path)
+    assert report.rejects_file is not None
+    assert "-1" in Path(report.rejects_file).read_text()
+    assert precious.read_text() == "kept"
+
+
+def test_rejections_are_counted_by_reason_and_a_line_under_each_it_has(tmp_path: Path) -> None:
+    two = "a,many,few,2026-03-01T08:00:00Z\n"
+    report = publish(HEADER + line(1, -1) + line(2, -7) + two + "b,10,x,yesterday\n" + "c\n", tmp_path)
+    assert report.reasons == {
+        "occupied_spot_number: is below 0": 2,
+        "occupied_spot_number: is no whole number": 2,
+        "total_spot_number: is no whole number": 1,
+        "observed_at: is no time such as 2026-03-29T08:00:00 (see --time-format)": 1,
+        "1 columns, 4 are expected": 1,
+    }
+    assert "        2  occupied_spot_number: is below 0\n" in report.text()
+
+
+def test_a_field_that_cannot_be_read_hides_no_other_problem(tmp_path: Path) -> None:
+    report = publish(HEADER + "a,many,-3,2026-03-01T08:00:00Z\n", tmp_path)
+    assert report.first_rejections[0].reason == (
+        "total_spot_number: many is no whole number; occupied_spot_number: -3 is below 0"
+    )
+
+
+def test_without_a_publisher_a_file_is_only_checked(tmp_path: Path) -> None:
+    content = (HEADER + line(1) + line(2, -1)).encode()
+    path = tmp_path / "a.rejects.csv"
+    report = publish_file(PARKING, opened(content), "a.csv", FileMapping(), None, b"", path, now_ms=1_800_000_000_000)
+    assert (report.accepted, report.rejected, report.acknowledged, report.failed) == (1, 1, 0, 0)
+    assert path.exists()
+
+
+def test_a_file_of_a_header_alone_says_so(tmp_path: Path) -> None:
+    report = publish(HEADER, tmp_path)
+    assert (report.read, report.lines, report.header, report.unaccounted) == (0, 1, 1, 0)
+    assert "a header line and no record" in report.text()
+
+
+def test_a_local_time_that_exists_twice_is_said(tmp_path: Path) -> None:
+    chicago = FileMapping(time_zone=ZoneInfo("America/Chicago"))
+    hours = "".join(f"a,10,{n},2017-11-05 0{hour}:00\n" for n, hour in enumerate((0, 1, 1, 2)))
+    report = publish(HEADER + hours, tmp_path, mapping=chicago)
+    assert (report.accepted, report.times_twice) == (4, 2)
+    assert "2 local times exist twice, as the clocks went back: the first was taken" in report.text()
+
+
 def test_reasons_can_be_shown_and_written_whatever_the_value(tmp_path: Path) -> None:
     values = {"site_id": "a", "occupied_spot_number": 1, "observed_at": "2026-03-01T08:00:00Z"}
     bad = ["\ud800", "\x1b[31m\n", 10**400, 1e999, [1], {"a": 1}]
@@ -208,6 +279,70 @@ def test_json_lines_are_flattened_and_bad_ones_named() -> None:
     assert found[2].problem == "NaN is no JSON number"
 
 
+@pytest.mark.parametrize(
+    "bad", ['{"a": 1, "a": 2}', '{"b": {"a": 1, "a": 1}}', '{"b.a": 1, "b": {"a": 2}}', '{"a": 1} {"a": 2}']
+)
+def test_a_name_that_is_there_twice_is_no_value(bad: str) -> None:
+    assert [row.problem is None for row in rows(bad + '\n{"a": 1}\n')] == [False, True]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_line_ends_with_a_line_feed_a_carriage_return_or_both(end: str) -> None:
+    found = rows(end.join(["a,b", "1,2", f'"x{end}y",3', "", "4,5"]))
+    assert [(row.line, row.columns) for row in found] == [
+        (2, {"a": "1", "b": "2"}),
+        (3, {"a": f"x{end}y", "b": "3"}),
+        (6, {"a": "4", "b": "5"}),
+    ]
+    assert [row.columns for row in rows(f'{{"a": 1}}{end}{{"a": 2}}')] == [{"a": 1}, {"a": 2}]
+
+
+def test_a_carriage_return_and_its_line_feed_are_one_end_wherever_the_file_is_cut() -> None:
+    for size in range(BLOCK - 40, BLOCK + 2):
+        found = rows(b"a\r\n" + b"x" * size + b"\r\n1\r\n")
+        assert [row.line for row in found] == [2, 3]
+
+
+@pytest.mark.parametrize("long", ["x\n" * 200, "x" * (LONGEST - 100), "x" * 200_000 + "\n" * 100])
+def test_long_quoted_texts_are_one_record(long: str) -> None:
+    assert [row.columns for row in rows(f'a,b\n"{long}",1\ny,2\n')] == [{"a": long, "b": "1"}, {"a": "y", "b": "2"}]
+
+
+def test_a_quotation_mark_that_makes_no_csv_spoils_its_own_line_only() -> None:
+    found = rows('a,b\n"1,x\n2,"y"\n3,z\n')
+    assert [(row.line, row.problem is None) for row in found] == [(2, False), (3, True), (4, True)]
+
+
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        (b"[site],[total]\n1,2\n", {"[site]": "1", "[total]": "2"}),
+        (b"{site},total\n1,2\n", {"{site}": "1", "total": "2"}),
+        (b"\n \r\n\xef\xbb\xbf\na,b\n1,2\n", {"a": "1", "b": "2"}),
+        (b'\n{"a": 1}\n', {"a": 1}),
+        (b'\xef\xbb\xbf { }\n{"a": 1}\n', {}),
+    ],
+)
+def test_what_a_file_is_shows_in_its_first_line_that_is_not_blank(content: bytes, columns: dict[str, Any]) -> None:
+    assert rows(content)[0].columns == columns
+
+
+@given(
+    st.lists(st.sampled_from([b"a", b",", b'"', b"\n", b"\r", b"\r\n", b" ", b"{", b"}", b'{"a":1}', b"\xff"])),
+    st.booleans(),
+)
+def test_every_line_is_in_a_record_in_the_header_or_blank(pieces: list[bytes], described: bool) -> None:
+    content = b"".join(pieces)
+    try:
+        source = Source(opened(content), "a.csv", ["a", "b"] if described else None)
+    except FileProblem:
+        return
+    found = list(source)
+    assert source.lines == len(content.splitlines())
+    assert source.lines == len(source.header.splitlines()) + source.blank + sum(row.lines for row in found)
+    assert all(row.raw in content for row in found)
+
+
 def test_a_line_that_is_no_utf_8_is_a_bad_line() -> None:
     assert [row.problem for row in rows(b"a\nx\n" + "\u00e4\n".encode("latin-1"))] == [
         None,
@@ -223,6 +358,10 @@ def test_gzip_is_read_whatever_the_file_is_called() -> None:
     ("content", "reason"),
     [
         (b"", "is empty"),
+        (b"\xef\xbb\xbf", "is empty"),
+        (b"\n\n", "is empty"),
+        (b'[\n{"a": 1}\n]', "is a JSON list"),
+        (gzip.compress(HEADER.encode() + line(1).encode()) + b"rest", "is damaged after line"),
         (b'[{"a": 1}]', "is a JSON list"),
         (b"a,\xff\n", "the header line cannot be read: byte 3"),
         (b"x" * (LONGEST + 1), "line 1 has over"),
@@ -270,9 +409,11 @@ def test_whatever_stands_in_a_file_every_record_is_accepted_or_rejected(
     memory = Memory()
     report = publish(content, tmp_path_factory.mktemp("any"), memory)
     assert len(memory.records) == report.accepted == report.acknowledged
+    assert report.lines == len(content.splitlines())
+    assert report.unaccounted == 0
     if report.rejects_file:
         kept = Path(report.rejects_file).read_bytes()
-        assert all(raw in content + b"\n" for raw in kept.removeprefix(HEADER.encode()).split(b"\n"))
+        assert all(raw in content + b"\n" for raw in kept.removeprefix(HEADER.encode()).splitlines())
 
 
 def test_publishing_told_to_end_says_how_many_records_kafka_has(monkeypatch: pytest.MonkeyPatch) -> None:

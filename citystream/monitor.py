@@ -26,7 +26,7 @@ CUT = ("group", "measures")
 
 @dataclass(frozen=True)
 class FeedStatus:
-    """One feed now. Ages are in seconds; None where nothing was stored yet."""
+    """One feed now. Ages are in seconds; None where nothing was stored yet. ``silent`` is longer than is normal."""
 
     name: str
     published: int
@@ -34,6 +34,7 @@ class FeedStatus:
     processor: TopicLag
     sink: TopicLag
     freshness: float | None
+    silent: bool
     quarantined: int
 
 
@@ -72,6 +73,7 @@ class Monitor:
         behind = {group: {lag.topic: lag for lag in by_topic(found, now_ms)} for group, found in
                   ((PROCESSOR, processor), (SINK, sink))}  # fmt: skip
         bad = quarantined(self._clickhouse)
+        newest = {name: newest_arrival_ms(self._clickhouse, feed) for name, feed in self._city.feeds.items()}
         feeds = [
             FeedStatus(
                 name,
@@ -79,7 +81,8 @@ class Monitor:
                 self._rate(name, ends[name], now_ms),
                 behind[PROCESSOR][name],
                 behind[SINK][name],
-                _age(newest_arrival_ms(self._clickhouse, feed), now_ms),
+                _age(newest[name], now_ms),
+                feed.is_silent(newest[name], now_ms),
                 bad.get(name, 0),
             )
             for name, feed in self._city.feeds.items()
@@ -124,7 +127,7 @@ def render(snapshot: Snapshot, note: str) -> RenderableType:
             f"{feed.processor.records:,}",
             f"{feed.processor.seconds:,.1f}",
             f"{feed.sink.records:,}",
-            "-" if feed.freshness is None else f"{feed.freshness:,.1f}",
+            "-" if feed.freshness is None else f"{feed.freshness:,.1f}{' silent' if feed.silent else ''}",
             f"{feed.quarantined:,}",
         )
     windows = Table(title="Newest windows in city", title_justify="left", box=box.SIMPLE_HEAD)

@@ -145,6 +145,22 @@ def misused(expression: Expression, kinds: Mapping[str, str], use: Use = "number
             yield from misused(operand, kinds)
 
 
+def is_whole(expression: Expression, kinds: Mapping[str, str]) -> bool:
+    """Whether the value of a number is never a fraction; ``kinds`` has every field's kind."""
+    match expression:
+        case Column(name):
+            return kinds.get(name) != "float"
+        case Constant(value):
+            return not isinstance(value, float)
+        case Binary("/", _, _):
+            return False
+        case Binary(_, left, right):
+            return is_whole(left, kinds) and is_whole(right, kinds)
+        case When(_, then):
+            return is_whole(then, kinds)
+    return True
+
+
 def _is_text(expression: Expression) -> bool:
     return isinstance(expression, Constant) and isinstance(expression.value, str)
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 
-from schemas.expressions import columns, misused
+from schemas.expressions import columns, is_whole, misused, written
 from schemas.fields import Record
 from schemas.measures import Measure
 from schemas.model import DeclarationError, Field, Kind, fields_of
@@ -148,6 +148,13 @@ class Feed:
             "partials": {p.name: p.definition for m in aggregate.measures for p in m.partials},
         }
 
+    def is_silent(self, newest_ms: int | None, now_ms: int) -> bool:
+        """Whether the pause since its newest record arrived is longer than is normal; both in ms since 1970.
+
+        A feed of which nothing ever arrived is not silent: it is not connected.
+        """
+        return newest_ms is not None and now_ms - newest_ms > milliseconds(self.silence)
+
     @property
     def allowance(self) -> timedelta:
         """How far an event time may lie after the record's arrival."""
@@ -246,9 +253,15 @@ def _aggregate_problems(aggregate: Aggregate, known: Mapping[str, Field]) -> Ite
         for name in read:
             if name not in known:
                 yield f"{aggregate.name} measures {name}, which is no field of the record"
-        for name in misused(partial.value, {name: declared.kind for name, declared in known.items()}):
+        kinds = {name: declared.kind for name, declared in known.items()}
+        for name in misused(partial.value, kinds):
             if name in known:
                 yield f"{aggregate.name} measures {name}, which is {known[name].kind} and does not fit there"
+        if not is_whole(partial.value, kinds):
+            yield (
+                f"{aggregate.name} measures {partial.name} from {written(partial.value)}, which may be a fraction: "
+                "quantiles count whole numbers; say Scaled(value, 1000) and divisor=1000 for steps of a thousandth"
+            )
 
 
 def milliseconds(span: timedelta) -> int:

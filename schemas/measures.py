@@ -217,6 +217,8 @@ def quantiles(
 ) -> Measure:
     """Quantiles of a positive integer ``value`` within 0.8%: columns ``<name>_p50``, ...
 
+    Of a fraction say how fine: ``Scaled(value, 1000)`` and ``divisor=1000``, for values that are large beside 0.001.
+
     DDSketch (Masson, Rim, Lee: VLDB 2019) with logarithms that are linear between powers of two: 64 equal buckets for
     each power, of which each stands for its middle, so the relative error is at most 1/128. The bucket is read off the
     bits of the double nearest to the value, which are the same everywhere, as a logarithm is not. The quantile q is the

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from schemas.expressions import Column, Scaled
+from schemas.measures import quantiles
 from sinks.sql import ToSql
 from tests.reference.partition import EDGES, bucket
 from tests.reference.results import results_of
@@ -34,3 +36,17 @@ def test_quantiles_of_any_integer_are_those_of_the_reference(connect: Callable[[
         if one != other
     ]
     assert not wrong, wrong[:5]
+
+
+def test_quantiles_of_steps_of_a_fraction_are_those_of_the_reference(connect: Callable[[str], Any]) -> None:
+    measure = quantiles("load", Scaled(Column("load"), 1000), (0.5, 0.9), unit="1", divisor=1000, description="Load")
+    (partial,) = measure.partials
+    loads = [12.934, 0.0004, 0.0005, 0.0, -0.0, -3.5, 1e-300, 99.9995, 2.0**43, None]
+    (found,) = connect("default").execute(
+        f"SELECT {', '.join(result.sql for result in measure.results)} FROM "
+        f"(SELECT {ToSql(FEED).partial(partial)} AS {partial.name} FROM loads)",
+        external_tables=[
+            {"name": "loads", "structure": [("load", "Nullable(Float64)")], "data": [{"load": load} for load in loads]}
+        ],
+    )
+    assert found == tuple(results_of(measure, [{"load": load} for load in loads]).values())

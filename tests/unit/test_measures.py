@@ -202,3 +202,10 @@ def test_partials_and_sql_say_what_was_declared(records: list[dict[str, Any]]) -
 def test_the_results_of_quantiles_are_named_alike() -> None:
     measure = quantiles("q", V, (0.5, 0.99, 0.999), unit="1", description="x")
     assert [result.name for result in measure.results] == list(results_of(measure, []))
+
+
+@given(st.floats(1, 1e6))
+def test_a_quantile_of_steps_of_a_fraction_is_within_the_relative_error_and_half_a_step(value: float) -> None:
+    measure = quantiles("x", Scaled(Column("x"), 1000), (0.5,), unit="1", divisor=1000, description="x")
+    (found,) = results_of(measure, [{"x": value}]).values()
+    assert found == pytest.approx(value, rel=RELATIVE_ERROR, abs=0.0005 * (1 + RELATIVE_ERROR))

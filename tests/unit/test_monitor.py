@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from citystream.monitor import Snapshot, WindowLine, render
+from citystream.monitor import FeedStatus, Snapshot, WindowLine, render
+from streams.lag import TopicLag
 
 WINDOW = WindowLine(
     "traffic_flow_15m_district",
@@ -35,3 +36,15 @@ def test_a_narrow_terminal_cuts_off_groups_and_measures_and_nothing_else(columns
     assert cells[2].startswith("xihu")
     assert "open" in cells
     assert max(map(len, lines)) <= columns
+
+
+def test_a_silent_feed_is_said_to_be() -> None:
+    lag = TopicLag("", 0, 0.0)
+    feeds = [
+        FeedStatus(name, 9, 0.0, lag, lag, 300.5, silent, 0) for name, silent in (("loud", False), ("quiet", True))
+    ]
+    console = Console(width=120)
+    with console.capture() as printed:
+        console.print(render(Snapshot(0, feeds, []), ""))
+    found = {line.split()[0]: "300.5 silent" in line for line in printed.get().splitlines() if "300.5" in line}
+    assert found == {"loud": False, "quiet": True}

@@ -20,7 +20,7 @@ import faust
 from bench.process import FEED, Timing
 from citystream.installation import Installation
 from schemas.rowcodec import decode, encode
-from schemas.verdict import instant_ms, problem
+from schemas.verdict import instant_ms, problems
 
 FLUSH_SECONDS = 1.0
 
@@ -61,7 +61,7 @@ class Agent:
     def take(self, event: Any) -> None:
         """Decode, validate, drop a repeat, aggregate."""
         record = decode(self.city.catalogue, event.value)
-        if problem(self.feed, record, event.key, int(event.message.timestamp * 1000)) is not None:
+        if problems(self.feed, record, event.key, int(event.message.timestamp * 1000)):
             return
         identity = (record[self.feed.key], record[self.feed.event_time], record["event_id"])
         if identity not in self.seen:

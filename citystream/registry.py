@@ -25,7 +25,7 @@ from schemas.catalogue import Catalogue, FrozenSchema, SchemaProblem, incompatib
 from streams.generations import source
 
 CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
-COMPATIBILITY = "FULL_TRANSITIVE"
+COMPATIBILITY = "BACKWARD_TRANSITIVE"
 MODE = "READONLY"
 VALUE = "-value"
 CONTEXT = ":.:"

@@ -12,6 +12,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from citystream.settings import Settings, SettingsError, variable
+from schemas.feed import Feed
+from schemas.pseudonyms import OtherDepartment, department_key
 
 FILE = "secrets.json"
 
@@ -56,6 +58,19 @@ def secret(settings: Settings, name: str) -> str:
     if not found:
         raise _missing(settings, [name])
     return found
+
+
+def pseudonym_key(settings: Settings, feed: Feed) -> bytes | None:
+    """The key of a feed's department, None if the feed has no personal fields.
+
+    ``SettingsError`` when it is missing or another department's.
+    """
+    if not any(field.personal for field in feed.fields):
+        return None
+    try:
+        return department_key(secret(settings, "pseudonym_key"), feed.department)
+    except OtherDepartment as error:
+        raise SettingsError(f"{variable('pseudonym_key')}: {error}") from None
 
 
 def _missing(settings: Settings, names: Sequence[str]) -> SettingsError:

@@ -52,7 +52,8 @@ class Settings(BaseSettings):
     analyst_password: SecretStr | None = Field(None, description="Password of the ClickHouse user analyst.")
     pseudonym_key: SecretStr | None = Field(
         None,
-        description="Key that turns identities into pseudonyms, at least 32 characters; a new key breaks all links.",
+        description="Key that turns identities into pseudonyms, at least 32 characters: the city's, or what "
+        "`citystream feeds key` printed for one department; a new key breaks all links.",
     )
 
     @field_validator("home", "packages")

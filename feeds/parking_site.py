@@ -23,7 +23,9 @@ class ParkingSite(Record):
 
     event_id: EventId
     site_id: Annotated[Text, Field(description="Parking site")]
-    total_spot_number: Annotated[Count, Field(description="Spots of the site"), Unit("{spot}")]
+    total_spot_number: Annotated[
+        Count | None, Field(description="Spots of the site; null when it does not tell"), Unit("{spot}")
+    ]
     occupied_spot_number: Annotated[
         Count, Field(description="Spots taken; real sites report more than they have"), Unit("{spot}")
     ]
@@ -57,6 +59,7 @@ class Site:
     place: Place
     has_gate_counter: bool
     has_display: bool
+    tells_total: bool
 
 
 @cache
@@ -76,6 +79,7 @@ def sites() -> tuple[Site, ...]:
                 place=Place(longitude=round(WEST + WIDTH * east, 6), latitude=round(SOUTH + HEIGHT * north, 6)),
                 has_gate_counter=random.random() < 0.9,
                 has_display=random.random() < 0.95,
+                tells_total=number % 20 != 19,
             )
         )
     return tuple(found)
@@ -111,7 +115,7 @@ def simulate(start: datetime, random: Random) -> Iterator[ParkingSite]:
             yield ParkingSite(
                 event_id=event_id(random),
                 site_id=site.id,
-                total_spot_number=site.spots,
+                total_spot_number=site.spots if site.tells_total else None,
                 occupied_spot_number=taken[number],
                 available_spot_number=max(0, site.spots - taken[number]) if site.has_display else None,
                 vehicle_entrance_count=entrances if site.has_gate_counter else None,

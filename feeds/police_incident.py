@@ -13,7 +13,7 @@ from pydantic import Field
 
 from schemas.expressions import Column, When
 from schemas.feed import Aggregate, Feed, NotAfter
-from schemas.fields import EventId, Instant, Location, Personal, Place, Record, Text
+from schemas.fields import Coarse, EventId, Instant, Location, Personal, Place, Record, Text
 from schemas.measures import count_where, quantiles
 from schemas.simulation import HEIGHT, SOUTH, WEST, WIDTH, arrivals, bump, city_hour, event_id
 
@@ -40,7 +40,7 @@ class PoliceIncident(Record):
     reported_at: Annotated[Instant, Field(description="When the incident was reported")]
     beat_id: Annotated[Text, Field(description="Beat responsible")]
     address: Annotated[Text, Field(description="Where to go, as a pseudonym"), Personal()]
-    place: Location
+    place: Annotated[Location, Coarse(decimals=2)]
 
 
 STATUS = Column("status")

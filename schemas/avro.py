@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.feed import Aggregate, Feed
-from schemas.fields import DAYS, INSTANTS, UUID
+from schemas.fields import DAYS, INSTANTS, PSEUDONYM, UUID
 from schemas.model import Field, Kind
 
 Schema = dict[str, Any]
@@ -76,8 +76,12 @@ def _avro_field(field: Field) -> Schema:
 
 
 def field_of(schema: Schema) -> Field:
-    """The description of a field of a frozen feed schema, whoever declared it."""
+    """The description of a field of a frozen feed schema, whoever declared it.
+
+    A personal field holds a pseudonym in every version, also in those frozen before schemas said so.
+    """
     nullable = isinstance(schema["type"], list)
+    personal = schema.get("sensitivity") == "personal"
     base = schema["type"][1] if nullable else schema["type"]
     kind = _kind(base, schema.get("format"))
     low, high = _FIXED_BOUNDS.get(kind) or [schema.get(name) for name in _BOUNDS.get(kind, ("", ""))]
@@ -89,9 +93,9 @@ def field_of(schema: Schema) -> Field:
         unit=schema.get("unit"),
         low=low,
         high=high,
-        pattern=UUID if kind == "uuid" else schema.get("pattern"),
+        pattern=UUID if kind == "uuid" else PSEUDONYM if personal else schema.get("pattern"),
         symbols=tuple(base["symbols"]) if kind == "enum" else (),
-        personal=schema.get("sensitivity") == "personal",
+        personal=personal,
         default=schema.get("default"),
         has_default="default" in schema,
     )

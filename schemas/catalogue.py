@@ -170,8 +170,9 @@ def incompatibilities(new: Any, old: Schema) -> list[str]:
     """What keeps the readers of one of two versions from the records of the other, by field; empty if nothing does.
 
     Both ways, since workers and publishers of both run at the same time. It is stricter than Avro, for which an
-    integer may become a date and a lost symbol is unknown: a value that was stored has to stay what it was. ``new`` may
-    be any Avro schema, ``old`` is a record.
+    integer may become a date and a lost symbol is unknown: a value that was stored has to stay what it was. In one
+    thing it is wider: from a version on a field may be null, for which a worker of an older declaration stops. ``new``
+    may be any Avro schema, ``old`` is a record.
     """
     if not (isinstance(new, dict) and new["type"] == "record"):
         return ["it is no record"]
@@ -181,15 +182,29 @@ def incompatibilities(new: Any, old: Schema) -> list[str]:
         *(f"{name} is gone and had no default" for name in _required(then, now)),
         *(f"{name} {reason}" for name in now if name in then for reason in _changes(now[name], then[name])),
     ]
-    return reasons or [*_mismatch(new, old), *_mismatch(old, new)]
+    return reasons or [
+        *_mismatch(new, old),
+        *_mismatch({**old, "fields": [_letting(now, f) for f in then.values()]}, new),
+    ]
 
 
 def _required(fields: Mapping[str, Schema], others: Mapping[str, Schema]) -> list[str]:
     return [name for name, field in fields.items() if name not in others and "default" not in field]
 
 
+def _widened(now: Schema, then: Schema) -> bool:
+    """Whether a field may be null that had to have a value."""
+    return _type(now) == f"{_type(then)} or null"
+
+
+def _letting(now: Mapping[str, Schema], field: Schema) -> Schema:
+    """An older field as it would read what may be null now."""
+    newer = now.get(field["name"], field)
+    return {"name": field["name"], "type": newer["type"]} if _widened(newer, field) else field
+
+
 def _changes(now: Schema, then: Schema) -> Iterator[str]:
-    if _type(now) != _type(then):
+    if _type(now) != _type(then) and not _widened(now, then):
         yield f"was {_type(then)} and is {_type(now)}"
     elif lost := [symbol for symbol in _symbols(then) if symbol not in _symbols(now)]:
         yield f"has lost the symbol {', '.join(lost)}"
@@ -256,7 +271,7 @@ def freeze(feeds: Mapping[str, Feed], folder: Path = FROZEN) -> list[FrozenSchem
     Raises
     ------
     SchemaProblem
-        A new version could not read an old one, or an old one the new (FULL_TRANSITIVE), or an aggregate has another
+        A new version could not read an old one, or an old one the new but for null, or an aggregate has another
         definition under an old version; nothing is written.
     """
     catalogue = Catalogue.load(folder)

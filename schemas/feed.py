@@ -169,6 +169,7 @@ def _check(feed: Feed) -> None:
     known = {f.name: f for f in feed.fields}
     reasons = [
         *_identity_problems(feed, known),
+        *_place_problems(feed),
         *_setting_problems(feed),
         *(reason for rule in feed.rules for reason in _rule_problems(rule, known)),
         *(reason for aggregate in feed.aggregates for reason in _name_problems(feed, aggregate)),
@@ -190,6 +191,13 @@ def _identity_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
         yield f"the key {feed.key} has to be a string field that is never null"
     if not is_a(feed.event_time, "instant"):
         yield f"the event time {feed.event_time} has to be an Instant that is never null"
+
+
+def _place_problems(feed: Feed) -> Iterator[str]:
+    """An exact place says which pseudonym is whose."""
+    if any(field.personal for field in feed.fields):
+        for name in (field.name for field in feed.fields if field.kind == "place" and field.decimals is None):
+            yield f"{name} is exact beside personal fields: declare it as Annotated[Location, Coarse(decimals=2)]"
 
 
 def _setting_problems(feed: Feed) -> Iterator[str]:

@@ -31,14 +31,23 @@ class Unit:
 
 #: Characters of a pseudonym, hexadecimal digits.
 PSEUDONYM_LENGTH = 32
+#: What a personal value is in the log; anything else there is invalid.
+PSEUDONYM = rf"^[0-9a-f]{{{PSEUDONYM_LENGTH}}}$"
 
 
 @dataclass(frozen=True)
 class Personal:
-    """The value tells of a person: the publisher replaces it by a keyed HMAC before the record leaves.
+    """The value tells of a person: the publisher replaces it by a pseudonym before the record leaves.
 
     Both have to keep the field's bounds, so it has no pattern and its lengths allow for ``PSEUDONYM_LENGTH``.
     """
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """Analysts see the place to so many decimals of a degree (2: about a kilometre); the log keeps it exact."""
+
+    decimals: int
 
 
 class Place(BaseModel):

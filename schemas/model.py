@@ -19,8 +19,10 @@ from schemas.fields import (
     DAYS,
     INSTANTS,
     INT32,
+    PSEUDONYM,
     PSEUDONYM_LENGTH,
     UUID,
+    Coarse,
     Day,
     Instant,
     Personal,
@@ -59,7 +61,8 @@ class DeclarationError(ValueError):
 class Field:
     """A field as every other part sees it: kind, nullability, bounds and metadata.
 
-    ``low`` and ``high`` bound a number's value or a string's length in characters.
+    ``low`` and ``high`` bound a number's value or a string's length in characters. The pattern of a personal field is
+    that of its pseudonym. ``decimals`` is how exact a place is for analysts, None for as it came.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Field:
     pattern: str | None = None
     symbols: tuple[str, ...] = ()
     personal: bool = False
+    decimals: int | None = None
     default: Any = None
     has_default: bool = False
 
@@ -122,9 +126,10 @@ def _field(record: str, name: str, info: FieldInfo) -> Field:
         unit=next((mark.symbol for mark in marks if isinstance(mark, Unit)), None),
         low=low,
         high=high,
-        pattern=pattern,
+        pattern=PSEUDONYM if personal else pattern,
         symbols=symbols,
         personal=personal,
+        decimals=next((mark.decimals for mark in marks if isinstance(mark, Coarse)), None),
         default=None if info.is_required() else info.default,
         has_default=not info.is_required(),
     )
@@ -157,7 +162,10 @@ def _type(record: str, name: str, annotation: Any) -> tuple[Kind, bool, tuple[st
 
 def _mark_problems(kind: Kind, marks: list[Any]) -> Iterator[str]:
     """What pydantic would hold a value against and the columns would not."""
-    constraints = [mark for mark in marks if not isinstance(mark, FieldInfo | Unit | Personal)]
+    constraints = [mark for mark in marks if not isinstance(mark, FieldInfo | Unit | Personal | Coarse)]
+    for coarse in (mark for mark in marks if isinstance(mark, Coarse)):
+        if kind != "place" or not 0 <= coarse.decimals <= 6:
+            yield f"has {coarse!r}; a place can be coarse, to 0 to 6 decimals"
     if kind in _WORDS:
         word, definition = _WORDS[kind]
         if sorted(constraints, key=repr) != sorted(_flatten(list(definition.__metadata__))[:2], key=repr):

@@ -10,10 +10,12 @@ from random import Random
 from schemas.avro import feed_schema
 from schemas.catalogue import FROZEN, Catalogue, FrozenSchema
 from schemas.feed import Feed
+from schemas.pseudonyms import replaced
 from schemas.rowcodec import encode
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 SEED = 0
+KEY = b"the key of the samples"
 
 
 def sample_file(frozen: FrozenSchema, folder: Path = FROZEN) -> Path:
@@ -32,6 +34,7 @@ def write_samples(feeds: Mapping[str, Feed], folder: Path = FROZEN) -> list[Path
         frozen = catalogue.latest(feed.name)
         path = sample_file(frozen, folder)
         if frozen.schema == feed_schema(feed) and not path.exists():
-            path.write_text(encode(frozen, next(iter(feed.simulate(START, Random(SEED))))).hex() + "\n")
+            record = next(iter(feed.simulate(START, Random(SEED)))).model_dump()
+            path.write_text(encode(frozen, replaced(feed, KEY, record)).hex() + "\n")
             written.append(path)
     return written

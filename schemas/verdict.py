@@ -6,7 +6,8 @@ nor on which version of the declaration the reader has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,10 +15,13 @@ import polars as pl
 from pydantic import ValidationError
 
 from schemas.feed import Feed, milliseconds
-from schemas.fields import INT32
+from schemas.fields import INT32, PSEUDONYM
 from schemas.model import UUID_PARTS, Field
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PSEUDONYM = re.compile(PSEUDONYM.removesuffix("$"))
+#: Between the reasons of a cause.
+AND = "; "
 
 
 def instant_ms(instant: datetime) -> int:
@@ -26,29 +30,46 @@ def instant_ms(instant: datetime) -> int:
     return delta.days * 86_400_000 + delta.seconds * 1000 + delta.microseconds // 1000
 
 
-def problem(feed: Feed, record: Mapping[str, Any], key: bytes | None, arrived_ms: int) -> str | None:
-    """Why a decoded record is invalid, or None. ``arrived_ms`` is the broker's timestamp."""
+def problems(feed: Feed, record: Mapping[str, Any], key: bytes | None, arrived_ms: int) -> list[str]:
+    """Everything that is wrong with a decoded record; nothing if it is valid. ``arrived_ms`` is the broker's timestamp.
+
+    A field that is wrong by itself is held to no more rules.
+    """
+    found = []
     try:
-        valid = feed.record.model_validate(_enums(feed, record))
+        feed.record.model_validate(_enums(feed, record))
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    values = valid.model_dump()
-    for name in (f.name for f in feed.fields if f.kind == "int" and values[f.name] is not None):
-        if not INT32[0] <= values[name] <= INT32[1]:
-            return f"{name}: does not fit 32 bits"
-    if key != values[feed.key].encode():
-        return f"{feed.key}: is not the record's key"
-    event_ms = instant_ms(values[feed.event_time])
-    if event_ms < instant_ms(feed.earliest):
-        return f"{feed.event_time}: before {feed.earliest:%Y-%m-%d}"
-    if event_ms > arrived_ms + milliseconds(feed.allowance):
-        return f"{feed.event_time}: more than {feed.allowance} after arrival"
+        for one in error.errors(include_input=False, include_url=False):
+            path = [str(part) for part in one["loc"]]
+            found.append((path[0], f"{'.'.join(path)}: {one['msg']}"))
+    for name, value in ((f.name, record[f.name]) for f in feed.fields if f.personal):
+        if value is not None and not _PSEUDONYM.fullmatch(value):
+            found.append((name, f"{name}: is no pseudonym"))
+    return [*(reason for _, reason in found), *broken(feed, record, key, arrived_ms, {name for name, _ in found})]
+
+
+def broken(
+    feed: Feed, record: Mapping[str, Any], key: bytes | None, arrived_ms: int, wrong: Container[str] = ()
+) -> Iterator[str]:
+    """What of a record breaks the feed's own rules, but for fields that are ``wrong`` already.
+
+    It holds personal values to no pattern, so it may be asked before they are replaced.
+    """
+    for name in (f.name for f in feed.fields if f.kind == "int" and f.name not in wrong):
+        if record[name] is not None and not INT32[0] <= record[name] <= INT32[1]:
+            yield f"{name}: does not fit 32 bits"
+    if feed.key not in wrong and key != record[feed.key].encode():
+        yield f"{feed.key}: is not the record's key"
+    if feed.event_time not in wrong:
+        event_ms = instant_ms(record[feed.event_time])
+        if event_ms < instant_ms(feed.earliest):
+            yield f"{feed.event_time}: before {feed.earliest:%Y-%m-%d}"
+        if event_ms > arrived_ms + milliseconds(feed.allowance):
+            yield f"{feed.event_time}: more than {feed.allowance} after arrival"
     for rule in feed.rules:
-        earlier, later = values[rule.earlier], values[rule.later]
-        if earlier is not None and later is not None and instant_ms(earlier) > instant_ms(later):
-            return f"{rule.earlier}: after {rule.later}"
-    return None
+        known = all(record.get(name) is not None for name in (rule.earlier, rule.later))
+        if known and rule.earlier not in wrong and instant_ms(record[rule.earlier]) > instant_ms(record[rule.later]):
+            yield f"{rule.earlier}: after {rule.later}"
 
 
 def _enums(feed: Feed, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +135,9 @@ def _string_rules(field: Field, value: pl.Expr) -> list[tuple[str, pl.Expr]]:
         checks.append((f"{field.name}: shorter than {field.low:g} characters", value.str.len_chars() >= field.low))
     if field.high is not None:
         checks.append((f"{field.name}: longer than {field.high:g} characters", value.str.len_chars() <= field.high))
-    if field.pattern is not None:
+    if field.personal:
+        checks.append((f"{field.name}: is no pseudonym", value.str.contains(PSEUDONYM)))
+    elif field.pattern is not None:
         checks.append((f"{field.name}: not of the form {field.pattern}", value.str.contains(field.pattern)))
     return checks
 
@@ -127,11 +150,10 @@ class ColumnarVerdict:
         self._holds = [holds.fill_null(True).alias(str(n)) for n, (_, holds) in enumerate(self._rules)]
 
     def problems(self, rows: pl.DataFrame) -> pl.Series | None:
-        """The first rule each row breaks (string, null where valid), or None if every row is valid."""
+        """Every rule each row breaks, joined by ``AND`` (null where it is valid), or None if every row is valid."""
         verdicts = rows.select(self._holds)
         if verdicts.select(pl.all_horizontal(pl.all().all())).item():
             return None
-        cause: pl.Expr = pl.lit(None, pl.String)
-        for n, (text, _) in reversed(list(enumerate(self._rules))):
-            cause = pl.when(pl.col(str(n))).then(cause).otherwise(pl.lit(text))
-        return verdicts.select(cause.alias("cause")).to_series()
+        causes = [pl.when(~pl.col(str(n))).then(pl.lit(text)) for n, (text, _) in enumerate(self._rules)]
+        cause = pl.concat_str(causes, separator=AND, ignore_nulls=True)
+        return verdicts.select(pl.when(~pl.all_horizontal(pl.all())).then(cause).alias("cause")).to_series()

@@ -69,7 +69,12 @@ DISK_FULL = "No space left on device"
 
 
 #: What is mended when the tables are made as the declarations say.
-UNPREPARED = {ErrorCodes.NO_SUCH_COLUMN_IN_TABLE, ErrorCodes.UNKNOWN_TABLE, ErrorCodes.UNKNOWN_DATABASE}
+UNPREPARED = {
+    ErrorCodes.CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN,
+    ErrorCodes.NO_SUCH_COLUMN_IN_TABLE,
+    ErrorCodes.UNKNOWN_TABLE,
+    ErrorCodes.UNKNOWN_DATABASE,
+}
 
 #: A column of this many different texts at most is sent as numbers; they have to fit a statement.
 MOST_WORDS, MOST_WORD_BYTES = 4_096, 65_536
@@ -175,6 +180,7 @@ class Writer:
         self._client = server.connect(
             use_numpy=True,
             async_insert=0,
+            insert_null_as_default=0,
             optimize_on_insert=0,
             max_insert_block_size=10_000_000,
             max_query_size=16 * 2**20,

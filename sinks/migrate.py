@@ -10,8 +10,8 @@ from schemas.feed import Feed
 from sinks.accounts import ledger_views
 from sinks.clickhouse import Server, patiently
 from sinks.sql import literal
-from sinks.tables import feed_tables, shared_tables
-from sinks.views import aggregate_view, conflict_view, feed_view
+from sinks.tables import feed_columns, feed_tables, shared_tables
+from sinks.views import aggregate_view, conflict_view, feed_view, masked_view
 from streams.generations import Generation
 
 #: Asks ClickHouse: a statement and its parameters.
@@ -21,6 +21,18 @@ Ask = Callable[..., Any]
 def statements(feed: Feed, timezone: str) -> list[str]:
     """What there has to be of a feed, but for the views of its aggregates; running it again changes nothing."""
     return [*feed_tables(feed, timezone), feed_view(feed, timezone), conflict_view(feed, timezone)]
+
+
+def widened(ask: Ask, feed: Feed, timezone: str) -> list[str]:
+    """What lets a feed's columns be null that were made when they never were; each is written anew."""
+    kinds = ask(
+        "SELECT name, type FROM system.columns WHERE database = 'raw' AND table = %(table)s", {"table": feed.name}
+    )
+    return [
+        f"ALTER TABLE raw.{feed.name} MODIFY COLUMN {column.declaration}"
+        for column in feed_columns(feed, timezone)
+        if column.type == f"Nullable({dict(kinds).get(column.name)})"
+    ]
 
 
 def shown(ask: Ask, feed: Feed) -> dict[str, str]:
@@ -65,6 +77,8 @@ def migrate(owner: Server, feeds: Iterable[Feed], timezone: str, say: Callable[[
     for feed in feeds:
         for statement in statements(feed, timezone):
             ask(statement)
+        for statement in widened(ask, feed, timezone):
+            ask(statement)
         now, ((rows,),) = shown(ask, feed), ask(f"SELECT count() FROM raw.{feed.name}")
         unbuilt = [a for a in feed.aggregates if now.get(a.name, "" if rows else a.topic) != a.topic]
         for aggregate in feed.aggregates:
@@ -73,7 +87,7 @@ def migrate(owner: Server, feeds: Iterable[Feed], timezone: str, say: Callable[[
         if unbuilt:
             names = ", ".join(f"city.{aggregate.name}" for aggregate in unbuilt)
             say(f"not shown as declared: {names}; run: citystream rebuild {feed.name}")
-    for statement in ledger_views(feeds):
+    for statement in [masked_view(feeds, timezone), *ledger_views(feeds)]:
         ask(statement)
     client.disconnect()
 

@@ -12,6 +12,7 @@ from clickhouse_driver import Client
 
 from schemas.feed import Feed
 from sinks.clickhouse import Server
+from sinks.tables import MASKED, QUARANTINE
 
 #: What is looked at together: letters, and bytes of them in hexadecimal.
 MOST_LETTERS, MOST_BYTES = 1_000, 16 * 2**20
@@ -89,10 +90,16 @@ _OPEN = (
 )
 
 
+def reader_of(feeds: Iterable[Feed]) -> str:
+    """The ClickHouse user that sees the bytes of these feeds' letters; those that may name a person only the owner."""
+    return "owner" if any(field.personal for feed in feeds for field in feed.fields) else "operator"
+
+
 class Quarantine:
-    """The quarantine as the operator reads it."""
+    """The quarantine as the owner reads it, or the operator."""
 
     def __init__(self, server: Server) -> None:
+        self._letters = f"{QUARANTINE} FINAL" if server.user == "owner" else MASKED
         self._client: Client = server.connect(max_query_size=2**20)
         self._columns: Client = server.connect(use_numpy=True)
 
@@ -111,7 +118,7 @@ class Quarantine:
 
     def _offsets(self, selection: Selection, topic: str, partition: int) -> Iterator[list[int]]:
         offsets, sizes = self._columns.execute(
-            "SELECT source_offset, toUInt64(length(ifNull(value, ''))) FROM raw.quarantine FINAL "
+            f"SELECT source_offset, toUInt64(length(ifNull(value, ''))) FROM {self._letters} "
             f"WHERE topic = %(here)s AND source_partition = %(there)s AND {selection.condition} AND {_OPEN} "
             "ORDER BY source_offset",
             selection.parameters | {"here": topic, "there": partition},
@@ -123,7 +130,7 @@ class Quarantine:
         """The letters at these offsets, in their order."""
         rows = self._client.execute(
             "SELECT source_offset, cause, unhex(key), unhex(value), toUnixTimestamp64Milli(published_at) "
-            "FROM raw.quarantine FINAL WHERE topic = %(topic)s AND source_partition = %(partition)s "
+            f"FROM {self._letters} WHERE topic = %(topic)s AND source_partition = %(partition)s "
             "AND source_offset IN %(offsets)s ORDER BY source_offset",
             {"topic": topic, "partition": partition, "offsets": tuple(offsets)},
             settings={"strings_as_bytes": True},

@@ -7,6 +7,7 @@ from typing import Any
 from clickhouse_driver import Client
 
 from schemas.feed import Aggregate, Feed
+from sinks.tables import MASKED
 from streams.positions import NO_EVENT_TIME
 from streams.watermark import ASIDE
 
@@ -96,10 +97,10 @@ def quarantine(client: Client, topic: str | None, limit: int) -> list[dict[str, 
 
 
 def quarantined_record(client: Client, topic: str, partition: int, offset: int) -> dict[str, Any] | None:
-    """One quarantined record with its bytes (hexadecimal), or None."""
+    """One quarantined record with its bytes (hexadecimal) if the operator may see them, or None."""
     found = _rows(
         client,
-        "SELECT * FROM raw.quarantine FINAL WHERE topic = %(topic)s AND source_partition = %(partition)s "
+        f"SELECT * FROM {MASKED} WHERE topic = %(topic)s AND source_partition = %(partition)s "
         "AND %(offset)s BETWEEN source_offset AND last_offset",
         {"topic": topic, "partition": partition, "offset": offset},
     )

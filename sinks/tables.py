@@ -16,6 +16,8 @@ from schemas.model import PARTS, Field
 from sinks.sql import behind_ms, is_late, literal
 from streams.watermark import ASIDE
 
+#: Dead letters as they came, and without the bytes that may name a person, for those who may not read ``BYTES``.
+QUARANTINE, MASKED, BYTES = "raw.quarantine", "raw.quarantine_masked", ("key", "value")
 #: Offsets a ledger row covers.
 LEDGER_BLOCK = 65_536
 RAW_KEPT = timedelta(days=400)
@@ -55,6 +57,12 @@ class TableColumn:
     def sent(self) -> tuple[tuple[str, str], ...]:
         """Name and type of what is sent for this column."""
         return self.wires or ((self.name, self.type),)
+
+    @property
+    def declaration(self) -> str:
+        """What stands for it in the statement that makes its table."""
+        default = f"DEFAULT {self.absent} " if self.absent else ""
+        return f"{self.name} {self.type} {default}COMMENT {literal(self.comment)}"
 
 
 #: What a feed's table has beside what the sink declares: values of fields that it does not.
@@ -251,7 +259,7 @@ def feed_tables(feed: Feed, timezone: str) -> list[str]:
         f"PARTITION BY toYYYYMM(arrived_at) TTL toDateTime(arrived_at) + INTERVAL {RAW_KEPT.days} DAY "
         f"COMMENT {literal(feed.description)}",
         f"ALTER TABLE raw.{feed.name} "
-        + ", ".join(f"ADD COLUMN IF NOT EXISTS {_declared(column)} {place}" for column, place in places),
+        + ", ".join(f"ADD COLUMN IF NOT EXISTS {column.declaration} {place}" for column, place in places),
         f"CREATE MATERIALIZED VIEW IF NOT EXISTS raw.{feed.name}_ledger TO raw.ledger AS "
         f"SELECT {literal(feed.name)} AS topic, source_partition, 'received' AS kind, "
         f"intDiv(source_offset, {LEDGER_BLOCK}) AS block, "
@@ -277,9 +285,4 @@ def aggregate_table(aggregate: Aggregate, timezone: str) -> str:
 
 
 def _body(columns: Iterable[TableColumn]) -> str:
-    return ", ".join(map(_declared, columns))
-
-
-def _declared(column: TableColumn) -> str:
-    default = f"DEFAULT {column.absent} " if column.absent else ""
-    return f"{column.name} {column.type} {default}COMMENT {literal(column.comment)}"
+    return ", ".join(column.declaration for column in columns)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 
 from schemas.feed import Aggregate, Feed, milliseconds
+from schemas.model import Field
 from sinks.sql import behind_ms, counted, is_late, literal, merged, window_start_ms
-from sinks.tables import TableColumn, feed_columns, field_columns, instant
+from sinks.tables import (
+    BYTES,
+    MASKED,
+    QUARANTINE,
+    TableColumn,
+    feed_columns,
+    field_columns,
+    instant,
+    quarantine_columns,
+)
 from streams.generations import Generation, generations
 from streams.watermark import closes_at
 
@@ -22,7 +34,15 @@ CONFLICTS_IN_MEMORY = 500_000_000
 def view_columns(feed: Feed, timezone: str) -> list[TableColumn]:
     """Columns of a feed's view."""
     arrived = next(c for c in feed_columns(feed, timezone) if c.name == "arrived_at")
-    return [c for field in feed.fields for c in field_columns(field, timezone)] + [arrived]
+    return [c for field in feed.fields for c in _shown(field, timezone)] + [arrived]
+
+
+def _shown(field: Field, timezone: str) -> list[TableColumn]:
+    """Columns of a field as analysts see them."""
+    columns = field_columns(field, timezone)
+    if field.decimals is None:
+        return columns
+    return [replace(c, comment=f"{c.comment}, to {field.decimals} decimals") for c in columns]
 
 
 def aggregate_view_columns(feed: Feed, aggregate: Aggregate, timezone: str) -> list[TableColumn]:
@@ -68,13 +88,35 @@ def conflict_view(feed: Feed, timezone: str) -> str:
         f"Events of the last {CONFLICTS_SHOWN // timedelta(hours=1)} hours, by arrival, that share an event_id under "
         f"different {feed.key} or {feed.event_time}; each of them counts"
     )
-    return _view(f"{feed.name}_conflicts", columns, about, select)
+    return _view(f"city.{feed.name}_conflicts", columns, about, select)
 
 
 def feed_view(feed: Feed, timezone: str) -> str:
     """Statement creating a feed's view."""
     columns = view_columns(feed, timezone)
-    return _view(feed.name, columns, feed.description, f"SELECT {_names(columns)} FROM raw.{feed.name} FINAL")
+    coarse = {
+        column.name: f"round({column.name}, {field.decimals}) AS {column.name}"
+        for field in feed.fields
+        if field.decimals is not None
+        for column in field_columns(field, timezone)
+    }
+    select = ", ".join(coarse.get(column.name, column.name) for column in columns)
+    return _view(f"city.{feed.name}", columns, feed.description, f"SELECT {select} FROM raw.{feed.name} FINAL")
+
+
+def masked_view(feeds: Iterable[Feed], timezone: str) -> str:
+    """Statement creating the quarantine as the operator sees it: no bytes but those of feeds without personal fields.
+
+    Whatever was sent to a feed with personal fields, or to the topic of dead letters itself, may name a person.
+    """
+    columns = quarantine_columns(timezone)
+    open_to_all = [feed.name for feed in feeds if not any(field.personal for field in feed.fields)]
+    is_open = f"has([{', '.join(map(literal, open_to_all))}]::Array(String), topic)"
+    names = [c.name if c.name not in BYTES else f"if({is_open}, {c.name}, NULL) AS {c.name}" for c in columns]
+    return _view(
+        MASKED, columns, "The quarantine, without bytes that may name a person",
+        f"SELECT {', '.join(names)} FROM {QUARANTINE} FINAL",
+    )  # fmt: skip
 
 
 def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
@@ -118,7 +160,7 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
         + f", fromUnixTimestamp64Milli(seen - {milliseconds(feed.disorder)}, {literal(timezone)}) AS as_of"
         + f" FROM ({progress}) AS progressed CROSS JOIN ({windows}) AS windows"
     )
-    return _view(aggregate.name, columns, aggregate.description, select)
+    return _view(f"city.{aggregate.name}", columns, aggregate.description, select)
 
 
 def _seen(feed: Feed, aggregate: Aggregate) -> str:
@@ -145,7 +187,7 @@ def _come_to(aggregate: Aggregate, generation: Generation) -> str:
 
 def _view(name: str, columns: list[TableColumn], description: str, select: str) -> str:
     body = ", ".join(f"{c.name} {c.type} COMMENT {literal(c.comment)}" for c in columns)
-    return f"CREATE OR REPLACE VIEW city.{name} ({body}) {SECURITY} AS {select} COMMENT {literal(description)}"
+    return f"CREATE OR REPLACE VIEW {name} ({body}) {SECURITY} AS {select} COMMENT {literal(description)}"
 
 
 def _names(columns: list[TableColumn]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import math
 import threading
 from collections.abc import Callable
@@ -15,7 +13,8 @@ from kafka.errors import IllegalStateError, KafkaTimeoutError
 
 from schemas.catalogue import FrozenSchema
 from schemas.feed import Feed
-from schemas.fields import PSEUDONYM_LENGTH, Record
+from schemas.fields import Record
+from schemas.pseudonyms import replaced
 from schemas.rowcodec import encode
 from streams.generations import generations
 from streams.topics import MAX_BATCH
@@ -29,11 +28,6 @@ STOP_SECONDS = 4.0
 RECONNECT_MS = 5_000
 
 OnResult = Callable[[Exception | None], None]
-
-
-def pseudonym(key: bytes, value: str) -> str:
-    """Keyed HMAC-SHA256 of a personal value, ``PSEUDONYM_LENGTH`` hexadecimal digits."""
-    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:PSEUDONYM_LENGTH]
 
 
 class Producer(KafkaProducer):
@@ -74,7 +68,10 @@ def new_producer(bootstrap: str) -> Producer:
 
 class Publisher:
     """Sends records of one feed; use as a context manager, leaving it without an error waits for the last
-    acknowledgement."""
+    acknowledgement.
+
+    ``pseudonym_key`` is that of the feed's department; a feed without personal fields needs none.
+    """
 
     def __init__(self, producer: KafkaProducer, feed: Feed, frozen: FrozenSchema, pseudonym_key: bytes | None) -> None:
         self._producer = producer
@@ -82,9 +79,9 @@ class Publisher:
         self._frozen = frozen
         self._key = pseudonym_key
         self._topic = generations(feed)[-1].topic
-        self._personal = [field.name for field in feed.fields if field.personal]
-        if self._personal and not pseudonym_key:
-            raise ValueError(f"{feed.name} has personal fields ({', '.join(self._personal)}); set a pseudonym key")
+        personal = [field.name for field in feed.fields if field.personal]
+        if personal and not pseudonym_key:
+            raise ValueError(f"{feed.name} has personal fields ({', '.join(personal)}); set a pseudonym key")
         self._slots = threading.BoundedSemaphore(IN_FLIGHT)
         self.acknowledged = 0
         self.failed = 0
@@ -96,10 +93,8 @@ class Publisher:
     def encode(self, record: Record) -> tuple[bytes, bytes]:
         """Key and value of a record as they are sent, personal values replaced by their pseudonyms."""
         values = record.model_dump()
-        for name in self._personal:
-            if values[name] is not None:
-                assert self._key is not None
-                values[name] = pseudonym(self._key, values[name])
+        if self._key:
+            values = replaced(self._feed, self._key, values)
         return values[self._feed.key].encode(), encode(self._frozen, values)
 
     def send(self, key: bytes | None, value: bytes | None, on_result: OnResult | None = None) -> None:

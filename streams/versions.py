@@ -14,6 +14,7 @@ from schemas.feed import Feed
 from schemas.model import PARTS, Field
 from schemas.rowcodec import NotDecodable, decode, schema_id
 from schemas.verdict import ColumnarVerdict
+from streams.positions import Stop
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Version:
 
 class Versions:
     """The versions of a subject, brought to the columns of its reader: what the feed declares, or the latest.
+
+    One by which a field may be null that the feed never lets be null stops its reader (``Stop``).
 
     ``empty`` is a frame of these columns without rows.
     """
@@ -70,9 +73,20 @@ class Versions:
         if self._feed is None:
             return Version(written.id, Layout(written), None, columns)
         fields = [field_of(schema) for schema in has.values()]
+        self._refuse_null(written, fields)
         if undeclared := [f for f in fields if f.name not in wanted]:
             columns.append(_as_json(undeclared).alias("_undeclared"))
         return Version(written.id, Layout(written), ColumnarVerdict(self._feed, fields), columns)
+
+    def _refuse_null(self, written: FrozenSchema, fields: Iterable[Field]) -> None:
+        """Where null would be stored as something else."""
+        never = {field.name for field in map(field_of, self._reader.schema["fields"]) if not field.nullable}
+        if lacking := [field.name for field in fields if field.nullable and field.name in never]:
+            raise Stop(
+                f"by schema {written.id} of {self._subject} {', '.join(lacking)} may be null, and never as this worker "
+                "declares it: install the newest version of the feed on the workers, run citystream init, and start "
+                "them again"
+            )
 
 
 def _as_json(fields: Iterable[Field]) -> pl.Expr:

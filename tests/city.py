@@ -302,8 +302,8 @@ class City:
             return {TopicPartition(p.topic, p.partition): p.end for p in meter.measure("sink", topics, waiting=False)}
 
     def snapshot(self) -> Snapshot:
-        """Everything an analyst or operator can see."""
-        client = self.installation.server("operator").connect()
+        """Everything that is stored and shown."""
+        client = self.installation.server("owner").connect()
         found = {}
         for name in FEEDS:
             feed = self.installation.feeds[name]

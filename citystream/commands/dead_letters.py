@@ -25,7 +25,7 @@ from citystream.redriving.outcome import Outcome, Result
 from citystream.settings import SettingsError
 from schemas.rowcodec import NotDecodable, decode
 from schemas.verdict import instant_ms
-from sinks.quarantine import Place, Quarantine, Selection
+from sinks.quarantine import Place, Quarantine, Selection, reader_of
 from sinks.queries import quarantine, quarantined_record
 from streams import deadletters
 from streams.generations import sources
@@ -81,6 +81,8 @@ def show_letter(
 ) -> None:
     """Show one quarantined record: where it came from, why it is here, its bytes, and its fields if they can be read.
 
+    Bytes and fields of a feed with personal fields are masked, because they may name a person.
+
     Example: citystream dead-letters show traffic_flow 0 4711
     """
     city = Installation.load()
@@ -88,6 +90,10 @@ def show_letter(
     if record is None:
         raise SettingsError(f"{topic}/{partition} has no quarantined record at offset {offset}")
     rows = [{"what": name, "value": value} for name, value in record.items()]
+    if topic not in city.feeds or reader_of([city.feeds[topic]]) == "owner":
+        rows.append({"what": "bytes", "value": "masked: they may name a person, and only the owner reads them"})
+        show(rows, output)
+        return
     try:
         fields = decode(city.catalogue, bytes.fromhex(record["value"] or ""))
         rows += [{"what": f"field {name}", "value": value} for name, value in fields.items()]
@@ -113,7 +119,7 @@ def export(
     city = Installation.load()
     selection = _selection(city, feeds, cause, since, until, partition, offset)
     unreadable = 0
-    with closing(Quarantine(city.server("operator"))) as letters:
+    with closing(_quarantine(city, selection)) as letters:
         for chunk in letters.chunks(selection):
             for letter in letters.letters(*chunk):
                 try:
@@ -153,7 +159,7 @@ def redrive(  # noqa: PLR0913, PLR0917
     selection = _selection(city, feeds, cause, since, until, partition, offset)
     corrections = None if corrected is None else _corrections(city, corrected)
     results: Counter[Result] = Counter()
-    with closing(Quarantine(city.server("operator"))) as letters, progress() as bars:
+    with closing(_quarantine(city, selection)) as letters, progress() as bars:
         waiting = bars.add_task("waiting for the sink", total=None)
         await_sink(
             city.bootstrap,
@@ -192,6 +198,10 @@ def _selection(
     zone = ZoneInfo(city.settings.timezone)
     since_ms, until_ms = _instant("since", since, zone), _instant("until", until, zone)
     return Selection(list(city.choose(feeds)), cause, since_ms, until_ms, partition, offset)
+
+
+def _quarantine(city: Installation, selection: Selection) -> Quarantine:
+    return Quarantine(city.server(reader_of(city.feeds[name] for name in selection.topics)))
 
 
 def _instant(name: str, text: str | None, zone: ZoneInfo) -> int | None:

@@ -15,9 +15,12 @@ from rich.table import Table
 
 from citystream.commands.output import Output, OutputOption, print_whole
 from citystream.installation import Installation
+from citystream.secrets import pseudonym_key
+from citystream.settings import SettingsError
 from schemas.catalogue import Catalogue
 from schemas.feed import Aggregate, Feed
 from schemas.model import Field
+from schemas.pseudonyms import handed_out, key_id
 from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns
 from sinks.views import aggregate_view_columns, view_columns
 from streams import deadletters
@@ -69,6 +72,23 @@ def show_feed(
         console.print(_table(f"{table['name']}: {table['description']}", table["columns"]))
 
 
+@app.command("key")
+def department_key(name: Annotated[str, typer.Argument(help="Name of a feed with personal fields.")]) -> None:
+    """Print the pseudonym key of a feed's department, for a machine of its own: the value of CITYSTREAM_PSEUDONYM_KEY.
+
+    It makes the pseudonyms of this department and of no other. Hand it over as you would a password.
+
+    Example: citystream feeds key police_incident
+    """
+    city = Installation.load()
+    feed = city.choose([name])[name]
+    key = pseudonym_key(city.settings, feed)
+    if key is None:
+        raise SettingsError(f"{name} has no personal fields and needs no key")
+    typer.echo(handed_out(key, feed.department))
+    typer.echo(f"citystream: its pseudonyms begin with {key_id(key)}", err=True)
+
+
 def describe(feed: Feed, catalogue: Catalogue, timezone: str) -> dict[str, Any]:
     """Everything about a feed as plain data; spans in seconds, column comments with units in brackets."""
     return {
@@ -105,7 +125,7 @@ def _field(field: Field) -> dict[str, Any]:
         "type": f"{field.kind} or null" if field.nullable else field.kind,
         "bounds": _bounds(field),
         "unit": field.unit,
-        "sensitivity": "personal" if field.personal else None,
+        "sensitivity": "personal" if field.personal else None if field.decimals is None else "coarse for analysts",
         "description": field.description,
     }
 

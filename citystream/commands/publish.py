@@ -24,7 +24,7 @@ from citystream.installation import Installation
 from citystream.publishing.file import publish_file
 from citystream.publishing.mapping import MappingProblem, make_mapping, read_mapping
 from citystream.publishing.sources import FileProblem
-from citystream.secrets import secret
+from citystream.secrets import pseudonym_key
 from citystream.settings import SettingsError
 from citystream.stack.process import StackError
 from schemas.feed import Feed
@@ -85,8 +85,7 @@ def publish(  # noqa: PLR0913, PLR0917
     log_patiently()
     city = Installation.load()
     chosen = next(iter(city.choose([feed]).values()))
-    personal = any(field.personal for field in chosen.fields)
-    key = secret(city.settings, "pseudonym_key").encode() if personal else b""
+    key = pseudonym_key(city.settings, chosen) or b""
     try:
         said = make_mapping(
             read_mapping(mapping) if mapping is not None else {},

@@ -20,7 +20,7 @@ from citystream.commands.output import Output, OutputOption, show
 from citystream.commands.workers import log_patiently
 from citystream.faults import Fault, FaultsError, parse_faults
 from citystream.installation import Installation
-from citystream.secrets import secret
+from citystream.secrets import pseudonym_key
 from citystream.simulation import Report, Simulation, SystemClock
 from schemas.feed import Feed
 from streams import topics
@@ -122,8 +122,7 @@ def _start(text: str | None, now: datetime, zone: ZoneInfo, *, live: bool) -> da
 @contextmanager
 def _publishers(city: Installation, feeds: Collection[Feed]) -> Iterator[tuple[Producer, dict[str, Publisher]]]:
     """A publisher for each feed, over one connection; leaving it waits for the last acknowledgement."""
-    personal = any(field.personal for feed in feeds for field in feed.fields)
-    key = secret(city.settings, "pseudonym_key").encode() if personal else None
+    keys = {feed.name: pseudonym_key(city.settings, feed) for feed in feeds}
     topics.wait_for_kafka(city.bootstrap, lambda message: typer.echo(message, err=True), KAFKA_PATIENCE)
     topics.states(city.bootstrap, [generations(feed)[-1].topic for feed in feeds])
     with ExitStack() as opened:
@@ -131,7 +130,9 @@ def _publishers(city: Installation, feeds: Collection[Feed]) -> Iterator[tuple[P
         yield (
             producer,
             {
-                feed.name: opened.enter_context(Publisher(producer, feed, city.catalogue.latest(feed.name), key))
+                feed.name: opened.enter_context(
+                    Publisher(producer, feed, city.catalogue.latest(feed.name), keys[feed.name])
+                )
                 for feed in feeds
             },
         )

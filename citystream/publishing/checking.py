@@ -21,7 +21,7 @@ from citystream.publishing.sources import Row
 from citystream.publishing.values import Convert, NotConvertible, converter, time_converter
 from schemas.feed import Feed
 from schemas.fields import Place, Record
-from schemas.verdict import instant_ms, problem
+from schemas.verdict import broken, instant_ms
 
 
 @dataclass(frozen=True)
@@ -107,17 +107,18 @@ class Checker:
         if values.get("event_id") is None:
             values["event_id"] = identity
         unread = {path.split(".")[0] for path in problems}
+        wrong, reasons, record = set(unread), [*problems.values()], None
         try:
             record = self._feed.record.model_validate({n: v for n, v in values.items() if n not in unread})
         except ValidationError as error:
             others = [one for one in error.errors(include_url=False) if one["loc"][0] not in unread]
-            raise Rejected(*problems.values(), *map(self._explain, others)) from None
-        if problems:
-            raise Rejected(*problems.values())
-        key = str(values[self._feed.key]).encode()
-        broken = problem(self._feed, values, key, self._now_ms)
-        if broken is not None:
-            raise Rejected(Problem("", "", broken.replace("after arrival", "in the future")))
+            wrong |= {str(one["loc"][0]) for one in others}
+            reasons += map(self._explain, others)
+        key = str(values.get(self._feed.key)).encode()
+        for rule in broken(self._feed, values, key, self._now_ms, wrong):
+            reasons.append(Problem("", "", rule.replace("after arrival", "in the future")))
+        if record is None or reasons:
+            raise Rejected(*reasons)
         return record
 
     def _converted(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Problem]]:

@@ -214,15 +214,15 @@ def _no_number(text: str) -> None:
 
 
 def _flatten(record: dict[str, Any]) -> dict[str, Any]:
-    return _once([*_leaves(record, "")])
+    return _once([*_members(record, "")])
 
 
-def _leaves(record: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _members(record: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Also objects as a whole: a field that takes one for its value has to refuse it."""
     for name, value in record.items():
+        yield prefix + name, value
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+            yield from _members(value, f"{prefix}{name}.")
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

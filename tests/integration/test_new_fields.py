@@ -5,29 +5,39 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import date
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 from unittest.mock import AsyncMock, MagicMock
 from zoneinfo import ZoneInfo
 
 import pytest
+from clickhouse_driver.errors import ServerException
 from faust.types import TP
+from pydantic import Field
 
 from citystream.installation import Installation
 from citystream.settings import Settings
+from schemas.avro import feed_schema
+from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import Feed
+from schemas.fields import Coarse, Location, Personal, Text
+from schemas.pseudonyms import pseudonym
+from schemas.rowcodec import encode
 from sinks.clickhouse import Refused, Writer
 from sinks.lanes import FeedLane
 from sinks.migrate import migrate
+from sinks.quarantine import Quarantine, reader_of
+from sinks.views import masked_view
 from sinks.worker import Sink
 from streams.batchworker import Held
 from streams.generations import generations
 from streams.positions import Position
 from tests.reference.batches import batch, run
 from tests.reference.newer import BOTH, NEW, NEWER, newer
-from tests.reference.toy import FEED, NOON, event_id, instant, value
+from tests.reference.toy import FEED, NOON, Toy, event_id, instant, record, value
 
 pytestmark = pytest.mark.integration
 
@@ -45,6 +55,27 @@ VALUES = (
     False, 120.1, -30.2,
 )  # fmt: skip
 DEFAULTS = (None, None, None, None, None, None, 4, "it's red", "unknown", True, None, None)
+
+
+class Unknown(Toy):
+    """A toy whose level may be unknown."""
+
+    level: Annotated[int | None, Field(ge=-1000, le=100_000, description="Level")]  # type: ignore[assignment]
+
+
+class Whose(Toy):
+    """A toy of somebody, who lives where it is."""
+
+    owner: Annotated[Text, Field(description="Whose it is"), Personal()]
+    place: Annotated[Location, Coarse(decimals=2)]
+
+
+UNKNOWN, WHOSE = replace(FEED, record=Unknown), replace(FEED, record=Whose)
+UNKNOWN_SCHEMA, WHOSE_SCHEMA = (
+    FrozenSchema(max(BOTH.by_id) + number, "toy", 2 + number, feed_schema(feed))
+    for number, feed in enumerate((UNKNOWN, WHOSE), 1)
+)
+ALL = Catalogue({**BOTH.by_id, **{frozen.id: frozen for frozen in (UNKNOWN_SCHEMA, WHOSE_SCHEMA)}})
 
 
 @pytest.fixture
@@ -70,7 +101,7 @@ def store(city: Installation, feed: Feed, base: int, *values: bytes) -> None:
     consumer = SimpleNamespace(resumed={tp: start}, flushed={}, assignment=lambda: {tp})
     app: Any = MagicMock(batch_consumer=consumer, unchanged=AsyncMock())
     sink = Sink(
-        app, [FeedLane(generations(replace(feed, aggregates=()))[0], BOTH, ZONE)], Writer(city.server("sink"), print)
+        app, [FeedLane(generations(replace(feed, aggregates=()))[0], ALL, ZONE)], Writer(city.server("sink"), print)
     )
     held = Held(start, sink.begin(tp, start))
     for offset, content in enumerate(values, base):
@@ -124,3 +155,70 @@ def test_a_sink_whose_table_lacks_a_column_says_what_to_run(city: Installation) 
         Refused, match=r"^ClickHouse refuses rows for raw\.toy, .* column .*size.*; run: citystream init"
     ):
         store(city, NEWER, 0, newer(**FULL))
+
+
+def test_null_is_stored_where_a_field_may_be_null_from_now_on_and_refused_before_the_table_can(
+    city: Installation, connect: Callable[[str], Any]
+) -> None:
+    def unknown(number: int, level: int | None) -> bytes:
+        return encode(UNKNOWN_SCHEMA, record(event_id=event_id(number), level=level))
+
+    store(city, FEED, 0, value(event_id=event_id(0), level=4))
+    with pytest.raises(Refused, match=r"^ClickHouse refuses rows for raw\.toy, .*; run: citystream init"):
+        store(city, UNKNOWN, 1, unknown(1, None))
+    declare(city, UNKNOWN)
+    store(city, UNKNOWN, 1, unknown(1, None), unknown(2, 5), value(event_id=event_id(3), level=6))
+    asked = "SELECT level FROM city.toy ORDER BY event_id"
+    assert connect("analyst").execute(asked) == [(4,), (None,), (5,), (6,)]
+    connect("owner").execute("OPTIMIZE TABLE raw.toy FINAL")
+    declare(city, UNKNOWN)
+    assert connect("analyst").execute(asked) == [(4,), (None,), (5,), (6,)]
+
+
+def test_analysts_see_a_place_beside_a_person_as_coarse_as_declared(
+    city: Installation, connect: Callable[[str], Any]
+) -> None:
+    declare(city, WHOSE)
+    exact = {"longitude": 120.128866, "latitude": 30.246282}
+    whose = record(place=exact) | {"owner": pseudonym(b"k", "Li Wei")}
+    store(city, WHOSE, 0, encode(WHOSE_SCHEMA, whose))
+    asked = "SELECT place_longitude, place_latitude FROM {}.toy"
+    for user in ("analyst", "operator"):
+        assert connect(user).execute(asked.format("city")) == [(120.13, 30.25)]
+    assert connect("operator").execute(asked.format("raw")) == [tuple(exact.values())]
+    assert connect("analyst").execute("SELECT count() FROM city.toy WHERE place_longitude = 120.128866") == [(0,)]
+
+
+def test_bytes_that_may_name_a_person_are_masked_for_all_but_the_owner(
+    city: Installation, connect: Callable[[str], Any]
+) -> None:
+    declare(city, WHOSE)
+    named, bytes_ = b"Wensan Road 17".hex(), "SELECT topic, key, value FROM {} ORDER BY topic"
+    columns = "topic, source_partition, source_offset, last_offset, stage, cause, key, value, published_at, arrived_at"
+    connect("owner").execute("TRUNCATE TABLE raw.quarantine")
+    for topic in ("dead_letters", "gone", "open", "toy"):
+        connect("sink").execute(
+            f"INSERT INTO raw.quarantine ({columns}) VALUES",
+            [(topic, 0, 0, 0, "VALIDATE", "owner: is no pseudonym", named, named, instant(NOON), instant(NOON))],
+        )
+    masked = [(topic, None, None) for topic in ("dead_letters", "gone", "open", "toy")]
+    open_feed = replace(FEED, name="open", aggregates=())
+    connect("owner").execute(masked_view([WHOSE, open_feed], ZONE))
+    shown = [*masked[:2], ("open", named, named), masked[3]]
+    assert connect("operator").execute(bytes_.format("raw.quarantine_masked")) == shown
+    assert connect("owner").execute(bytes_.format("raw.quarantine")) == [(t, named, named) for t, *_ in masked]
+    for user in ("operator", "sink", "analyst"):
+        for asked in (
+            bytes_.format("raw.quarantine"),
+            "SELECT * FROM raw.quarantine",
+            "SELECT count() FROM raw.quarantine WHERE value LIKE '57%'",
+        ):
+            with pytest.raises(ServerException, match="Not enough privileges"):
+                connect(user).execute(asked)
+    assert connect("operator").execute("SELECT count() FROM raw.quarantine FINAL") == [(4,)]
+
+    for user, found in (("operator", None), ("owner", b"Wensan Road 17")):
+        with closing(Quarantine(city.server(user))) as letters:
+            assert [one.value for one in letters.letters("toy", 0, [0])] == [found]
+    assert [reader_of([feed]) for feed in (WHOSE, open_feed)] == ["owner", "operator"]
+    connect("owner").execute("TRUNCATE TABLE raw.quarantine")

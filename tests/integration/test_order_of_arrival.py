@@ -229,7 +229,7 @@ def store(city: Installation, blocks: Sequence[Insert], merging: Random | None =
 
 def shown(city: Installation, log: Log) -> Snapshot:
     """All views, all that survives in the tables below them, and the accounts; numbers as their bits."""
-    client = city.server("operator").connect()
+    client = city.server("owner").connect()
     tables = client.execute(
         "SELECT database, name, engine = 'View' FROM system.tables "
         "WHERE database IN ('raw', 'city') AND engine != 'MaterializedView'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -203,6 +204,32 @@ def test_no_name_gets_onto_a_topic_by_a_correction(city: City, tmp_path: Path) -
     assert "line 1: address: is personal" in refused.stderr
     assert "Wensan" not in refused.stderr
     assert account(city, POISONED) == before
+
+
+def test_a_name_from_a_foreign_client_reaches_nobody_but_the_owner(city: City) -> None:
+    before = account(city, POISONED)
+    wrong(city, POISONED, simulated(city, POISONED, 8, 1, 0), address="Wensan Road 17")
+    found = account(city, POISONED)
+    assert (found.stored, found.quarantined) == (before.stored, before.quarantined + 1)
+    place, cause = f"topic = '{POISONED}' AND cause = 'address: is no pseudonym'", "is no pseudonym"
+    ((partition, offset, value),) = ask(
+        city, f"SELECT source_partition, source_offset, value FROM raw.quarantine_masked WHERE {place}"
+    )
+    assert value is None
+    owner = city.installation.server("owner").connect()
+    assert owner.execute(f"SELECT position(unhex(value), 'Wensan Road 17') > 0 FROM raw.quarantine WHERE {place}") == [
+        (1,)
+    ]
+    owner.disconnect()
+
+    shown = city.command("dead-letters", "show", POISONED, str(partition), str(offset))
+    assert shown.returncode == 0, shown.stderr
+    assert "masked" in shown.stdout
+    assert not re.search(f"Wensan|{b'Wensan'.hex()}", shown.stdout)
+    (line,) = exported(city, POISONED, "--cause", cause)
+    assert "address" not in line["record"]
+    assert outcomes(city, POISONED, "--cause", cause, code=1) == {"still bad": 1}
+    assert account(city, POISONED) == found
 
 
 def test_a_poisoned_feed_stops_and_is_redriven_once(city: City, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_it_is_told_what_goes_together(client: SchemaRegistryClient) -> None:
     assert client.test_compatibility(SUBJECT, with_fields(optional))
     assert not client.test_compatibility(SUBJECT, with_fields({"name": "colour", "type": "int"}))
     assert not client.test_compatibility_all_versions(SUBJECT, with_fields({"name": "colour", "type": "int"}))
-    assert client.get_compatibility(SUBJECT) == client.get_compatibility() == "FULL_TRANSITIVE"
+    assert client.get_compatibility(SUBJECT) == client.get_compatibility() == "BACKWARD_TRANSITIVE"
     assert client.get_mode(SUBJECT) == client.get_global_mode() == "READONLY"
 
 

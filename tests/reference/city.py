@@ -65,7 +65,7 @@ Log = tuple[int, int, list[Read]]
 class Letter:
     """A record that has to be quarantined, as it came; ``arrived_ms`` is when the broker stored it.
 
-    ``causes`` are the words of which its cause has to have one, or for VALIDATE the fields of which it has to name one.
+    ``causes`` are the words of which its cause has to have one, or for VALIDATE the fields it has to name.
     """
 
     stage: Literal["DECODE", "VALIDATE"]
@@ -77,7 +77,7 @@ class Letter:
     def is_explained_by(self, cause: str) -> bool:
         """Whether a cause says what is wrong with it."""
         if self.stage == "VALIDATE":
-            return re.split("[:.]", cause)[0] in self.causes
+            return {re.split("[:.]", reason)[0] for reason in cause.split("; ")} == self.causes
         return any(words in cause for words in self.causes)
 
     @property

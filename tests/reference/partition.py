@@ -239,6 +239,9 @@ def problems(feed: Feed, values: Values, key: bytes | None, arrived_ms: int) -> 
         feed.record.model_validate(logical)
     except ValidationError as error:
         wrong |= {str(one["loc"][0]) for one in error.errors()}
+    for name in (f.name for f in feed.fields if f.personal and values[f.name] is not None):
+        if len(values[name]) != 32 or set(values[name]) - set("0123456789abcdef"):
+            wrong.add(name)
     event_ms = instants[feed.event_time]
     earliest = (feed.earliest - datetime(1970, 1, 1, tzinfo=UTC)) // MILLISECOND
     latest = arrived_ms + ahead_ms(feed)

@@ -46,7 +46,7 @@ def compare(
     """
     found = Comparison()
     schemas = Schemas()
-    client = installation.server("operator").connect()
+    client = installation.server("owner").connect()
     try:
         for name in names:
             say(f"computing {name} from its topics")

@@ -22,6 +22,7 @@ from schemas.feed import Feed
 from schemas.rowcodec import encode, frame
 from streams.awaited import PATIENCE, PAUSE, Awaited
 from streams.decode import Decoded, Decoder
+from streams.positions import Stop
 from tests.reference.batches import batch, run
 from tests.reference.newer import BOTH, NEW, NEWER, NEWER_SCHEMA, Newer, newer
 from tests.reference.toy import CATALOGUE, FEED, NOON, Toy, instant, record, value
@@ -133,6 +134,31 @@ def test_bounds_hold_from_the_version_on_that_has_them() -> None:
         assert decoded.rows["_offset"].to_list() == [0]
         assert [letter.cause for letter in decoded.dead] == ["level: above 10"]
     assert bounded.definition == FEED.definition
+
+
+class Unknown(Toy):
+    level: Annotated[int | None, Field(ge=-1000, le=100_000, description="Level; null when nobody knows")]  # type: ignore[assignment]
+
+
+def test_from_the_version_on_by_which_a_field_may_be_null_it_is_and_counts_where_it_is_known() -> None:
+    unknown = replace(FEED, record=Unknown)
+    second = FrozenSchema(9, "toy", 2, feed_schema(unknown))
+    reader = Decoder(Catalogue({**CATALOGUE.by_id, 9: second}), "toy", unknown)
+    decoded = read(reader, [value(level=4), encode(second, record(level=None)), encode(second, record(level=100_001))])
+    assert decoded.rows["level"].to_list() == [4, None]
+    assert [letter.cause for letter in decoded.dead] == ["level: above 100000"]
+    assert (unknown.definition, unknown.fingerprints) == (FEED.definition, FEED.fingerprints)
+
+
+def test_a_worker_of_a_declaration_by_which_it_is_never_null_stops() -> None:
+    """Its sink would store 0."""
+    second = FrozenSchema(9, "toy", 2, feed_schema(replace(FEED, record=Unknown)))
+    reader = Decoder(Catalogue({**CATALOGUE.by_id, 9: second}), "toy", FEED)
+    assert read(reader, [value()]).dead == []
+    with pytest.raises(
+        Stop, match=r"^by schema 9 of toy level may be null, and never as this worker declares it: install"
+    ):
+        read(reader, [value(), encode(second, record(level=4))])
 
 
 def test_a_reader_whose_declaration_is_not_frozen_is_refused() -> None:

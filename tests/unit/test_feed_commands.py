@@ -9,6 +9,7 @@ import feeds
 from citystream import cli
 from citystream.commands import schemas as commands
 from schemas.catalogue import Catalogue, SchemaProblem, declared, freeze
+from schemas.pseudonyms import department_key, pseudonym
 from schemas.samples import write_samples
 from streams.topics import stored
 
@@ -74,6 +75,21 @@ def test_an_unknown_feed_is_answered_with_the_nearest_and_the_list(run: Any) -> 
     assert (code, printed) == (2, "")
     assert f"{name} is meant" in error
     assert all(known in error for known in FEEDS)
+
+
+def test_the_key_of_a_department_is_handed_out_and_works_in_place_of_the_citys(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CITYSTREAM_PSEUDONYM_KEY", "the key of the whole city, which is long")
+    code, printed, said = run("feeds", "key", "police_incident")
+    assert (code, printed.partition(":")[0]) == (0, "Police")
+    monkeypatch.setenv("CITYSTREAM_PSEUDONYM_KEY", printed.strip())
+    assert run("feeds", "key", "police_incident") == (0, printed, said)
+    pseudonyms = pseudonym(department_key(printed.strip(), "Police"), "Wensan Road 17")
+    assert f"its pseudonyms begin with {pseudonyms[:4]}" in said
+    code, printed, said = run("feeds", "key", "traffic_flow")
+    assert (code, printed) == (2, "")
+    assert "traffic_flow has no personal fields and needs no key" in said
 
 
 def test_check_is_content_with_what_is_committed(run: Any) -> None:

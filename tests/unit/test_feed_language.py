@@ -24,12 +24,13 @@ from pydantic import (
 from schemas.avro import feed_schema
 from schemas.catalogue import FrozenSchema
 from schemas.columnar import Layout
-from schemas.expressions import Column, Constant
+from schemas.expressions import Column, Constant, Scaled, When, written
 from schemas.feed import Aggregate, DeclarationError, Feed, NotAfter, Outgrown
 from schemas.fields import (
     DAYS,
     INSTANTS,
     INT32,
+    Coarse,
     Count,
     Day,
     EventId,
@@ -41,10 +42,10 @@ from schemas.fields import (
     Text,
     Unit,
 )
-from schemas.measures import Measure, count_where, total
+from schemas.measures import Measure, count_where, quantiles, total
 from schemas.model import fields_of
+from schemas.pseudonyms import pseudonym
 from schemas.rowcodec import encode
-from streams.publisher import pseudonym
 from tests.reference.toy import FEED, NOON, Mood, Toy, instant, record
 
 D = "Described"
@@ -78,6 +79,7 @@ DAY = INSTANT.replace("Instant", "Day")
 NO_DEFAULT = "has a default Avro cannot have; that of a nullable field is None"
 
 
+A_PLACE = "a place can be coarse, to 0 to 6 decimals"
 PSEUDONYM = "it is personal, and its bounds would refuse its pseudonym of 32 characters"
 
 
@@ -123,6 +125,8 @@ PSEUDONYM = "it is personal, and its bounds would refuse its pseudonym of 32 cha
         ),
         (Annotated[str, Personal(), Field(max_length=31, description=D)], PSEUDONYM),
         (Annotated[str | None, Personal(), Field(min_length=33, description=D)], PSEUDONYM),
+        (Annotated[Text, Coarse(2), Field(description=D)], f"it has Coarse(decimals=2); {A_PLACE}"),
+        (Annotated[Location, Coarse(7)], f"it has Coarse(decimals=7); {A_PLACE}"),
     ],
 )
 def test_a_field_outside_the_language_is_refused(annotation: Any, reason: str) -> None:
@@ -257,6 +261,20 @@ class NoId(Record):
     began_at: Annotated[Instant | None, Field(description=D)]
 
 
+class Whose(Toy):
+    owner: Annotated[Text, Field(description=D), Personal()]
+
+
+FRACTIONS = (
+    Column("load"), Column("level") * 0.5, Column("level") / 2, When(Column("open"), Column("wait") - Column("load"))
+)  # fmt: skip
+
+
+def test_quantiles_of_whole_numbers_and_of_steps_of_a_fraction_are_declared() -> None:
+    for value in (*(Scaled(value, 1000) for value in FRACTIONS), Column("level") - 3, Column("observed_at")):
+        replace(FEED, **aggregate(measures=(quantiles("n", value, (0.5,), unit="1", description=D),)))
+
+
 def level(name: str) -> tuple[Measure, ...]:
     return (total(name, Column("level"), unit="1", description=D),)
 
@@ -309,6 +327,11 @@ def level(name: str) -> tuple[Measure, ...]:
          "toy_4s measures n_sum from no field; the number of records is in events"),
         (aggregate(measures=(total("n", Column("nothing") + 1, unit="1", description=D),)),
          "toy_4s measures nothing, which is no field of the record"),
+        ({"record": Whose},
+         "place is exact beside personal fields: declare it as Annotated[Location, Coarse(decimals=2)]"),
+        *((aggregate(measures=(quantiles("n", value, (0.5,), unit="1", description=D),)),
+           f"toy_4s measures n_histogram from {written(value)}, which may be a fraction: quantiles count whole "
+           "numbers; say Scaled(value, 1000) and divisor=1000 for steps of a thousandth") for value in FRACTIONS),
     ],
 )  # fmt: skip
 def test_a_feed_that_makes_no_sense_is_refused(changes: dict[str, Any], reason: str) -> None:
@@ -403,3 +426,12 @@ def test_a_pseudonym_keeps_the_bounds_of_the_shortest_personal_field_there_may_b
     model = one_field(Annotated[str, Personal(), Field(min_length=32, max_length=32, description=D)])
     assert fields_of(model)[0].personal
     assert model.model_validate({"it": pseudonym(b"k" * 32, "Wensan Road 1")})
+
+
+@pytest.mark.parametrize(("pause_ms", "silent"), [(0, False), (60_000, False), (60_001, True)])
+def test_a_feed_is_silent_when_its_newest_record_is_older_than_the_longest_normal_pause(
+    pause_ms: int, silent: bool
+) -> None:
+    assert FEED.silence == timedelta(minutes=1)
+    assert FEED.is_silent(NOON, NOON + pause_ms) == silent
+    assert not FEED.is_silent(None, NOON), "nothing ever came: it is not connected"

@@ -184,6 +184,12 @@ def test_everything_wrong_with_a_row_is_said_at_once_and_with_its_column() -> No
     assert why(CALL | {"priority": "9", "beat_id": "b" * 200}).count(";") == 1
 
 
+def test_a_bad_optional_field_hides_no_other_reason() -> None:
+    """So that a count by reason has the record under each of them."""
+    reasons = why(CALL | {"priority": "high", "beat_id": "", "changed_at": "2027-03-01T09:00Z"}).split("; ")
+    assert {reason.split(":")[0] for reason in reasons} == {"priority", "beat_id", "changed_at"}
+
+
 @pytest.mark.parametrize(
     ("kind", "given", "value"),
     [

@@ -274,7 +274,7 @@ def test_a_file_without_header_line_has_the_columns_it_is_told() -> None:
 
 def test_json_lines_are_flattened_and_bad_ones_named() -> None:
     found = rows('{"a": 1, "place": {"longitude": 2.5}}\n[1]\n{"a": NaN}\n{"a"\n7\n' + "[" * 100_000 + "\n")
-    assert found[0].columns == {"a": 1, "place.longitude": 2.5}
+    assert found[0].columns == {"a": 1, "place": {"longitude": 2.5}, "place.longitude": 2.5}
     assert [row.problem is None for row in found] == [True, False, False, False, False, False]
     assert found[2].problem == "NaN is no JSON number"
 

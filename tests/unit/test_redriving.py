@@ -27,7 +27,7 @@ from citystream.redriving.outcome import Outcome
 from citystream.redriving.redrive import Redrive
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import Feed
-from schemas.fields import Personal
+from schemas.fields import Coarse, Location, Personal
 from schemas.rowcodec import NotDecodable, decode, encode
 from schemas.verdict import instant_ms
 from sinks.quarantine import MOST_BYTES, MOST_LETTERS, Identity, Letter, Place, Redriven, Selection, cuts
@@ -44,6 +44,7 @@ class Named(Toy):
     """A toy of somebody."""
 
     owner: Annotated[str | None, Field(max_length=64, description="Whose it is"), Personal()]
+    place: Annotated[Location, Coarse(decimals=2)]
 
 
 NAMED = replace(FEED, record=Named)

@@ -38,8 +38,9 @@ class Problem:
         return f"{self.where}: {self.what}" if self.where else self.what
 
     def __str__(self) -> str:
-        told = f"{self.shown} {self.what}" if self.shown else self.what
-        return f"{self.where}: {told}" if self.where else told
+        if not self.where:
+            return f"{self.what} ({self.shown})" if self.shown else self.what
+        return f"{self.where}: {self.shown} {self.what}" if self.shown else f"{self.where}: {self.what}"
 
 
 class Rejected(ValueError):
@@ -99,7 +100,7 @@ class Checker:
             It cannot be read or breaks a rule of the feed.
         """
         if row.problem is not None:
-            raise Rejected(Problem("", "", row.problem))
+            raise Rejected(Problem("", row.detail, row.problem))
         found, problems = self._converted(row.columns)
         values = self._fields(found)
         identity = derived_id(self._id_key if self._personal else b"", self._feed, values, self._derived)

@@ -12,7 +12,7 @@ import io
 import json
 import re
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -32,12 +32,13 @@ class FileProblem(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One record of a file: its columns, or the problem it has. ``raw`` is what stands there, unchanged."""
+    """One record of a file: its columns, or the problem it has, with its detail. ``raw`` is what stands there."""
 
     line: int
     raw: bytes
     columns: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    detail: str = ""
 
     @property
     def lines(self) -> int:
@@ -46,7 +47,12 @@ class Row:
 
 
 class Unreadable(ValueError):
-    """One record cannot be read; the message says why."""
+    """One record cannot be read; ``problem`` says why, alike for all such records, and ``detail`` what this one has."""
+
+    def __init__(self, problem: str, detail: object = "") -> None:
+        super().__init__(f"{problem} ({detail})" if detail else problem)
+        self.problem = problem
+        self.detail = str(detail)
 
 
 class Source:
@@ -96,11 +102,16 @@ class Source:
             line = self._lines.number + 1
             raw, values = self._json_values() if self.columns is None else self._csv_values()
             if isinstance(values, Unreadable):
-                yield Row(line, raw, problem=str(values))
+                yield Row(line, raw, problem=values.problem, detail=values.detail)
             elif isinstance(values, dict):
                 yield Row(line, raw, values)
             elif self.columns is None or len(values) != len(self.columns):
-                yield Row(line, raw, problem=f"{len(values)} columns, {len(self.columns or ())} are expected")
+                yield Row(
+                    line,
+                    raw,
+                    problem=f"{len(self.columns or ())} columns are expected",
+                    detail=f"there are {len(values)}",
+                )
             else:
                 yield Row(line, raw, dict(zip(self.columns, values, strict=True)))
 
@@ -119,9 +130,11 @@ class Source:
                 return raw, Unreadable("no JSON object")
             return raw, _flatten(record)
         except (json.JSONDecodeError, RecursionError) as error:
-            return raw, Unreadable(f"no JSON: {error}")
+            return raw, Unreadable("no JSON", error)
+        except Unreadable as problem:
+            return raw, problem
         except ValueError as error:
-            return raw, Unreadable(str(error))
+            return raw, Unreadable("a JSON number of too many digits", error)
 
     def _csv_values(self) -> tuple[bytes, list[str] | Unreadable]:
         """The lines of the next record and its values. What cannot be read is a record of one line."""
@@ -130,7 +143,7 @@ class Source:
             values = next(csv.reader(self._texts(taken), strict=True))
             return b"".join(taken), values
         except csv.Error as error:
-            problem = Unreadable(f"no CSV: {error}")
+            problem = Unreadable("no CSV", error)
             if "unexpected end of data" in str(error):
                 problem = Unreadable("a quotation mark is opened and never closed")
         except Unreadable as error:
@@ -206,11 +219,11 @@ def _text(raw: bytes) -> str:
     try:
         return raw.removeprefix(BYTE_ORDER_MARK).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Unreadable(f"byte {error.start + 1} of the line is no UTF-8; save the file as UTF-8") from None
+        raise Unreadable("no UTF-8; save the file as UTF-8", f"byte {error.start + 1} of the line") from None
 
 
 def _no_number(text: str) -> None:
-    raise Unreadable(f"{text} is no JSON number")
+    raise Unreadable("no JSON number", text)
 
 
 def _flatten(record: dict[str, Any]) -> dict[str, Any]:
@@ -229,6 +242,6 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """The pairs as a dictionary; of two of one name nobody can say which is meant."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise Unreadable(f"{next(name for name in names if names.count(name) > 1)} is there twice")
+        times = Counter(name for name, _ in pairs)
+        raise Unreadable("a name that is there twice", next(name for name, number in times.items() if number > 1))
     return found

@@ -133,10 +133,13 @@ def refuse_pattern(pattern: str) -> None:
         raise ValueError("%Z reads the name of a zone and forgets it; use %z for an offset, or say the time zone")
     if ("%I" in said) != ("%p" in said):
         raise ValueError("%I, hours to 12, and %p, before or after noon, mean something together only")
+    day = datetime(2001, 11, 23, tzinfo=UTC)
     try:
-        datetime.strptime(datetime(2000, 1, 1, tzinfo=UTC).strftime(pattern), pattern)  # noqa: DTZ007
+        read = datetime.strptime(day.strftime(pattern), pattern)  # noqa: DTZ007
     except (re.error, ValueError) as error:
         raise ValueError(f"{pattern!r} cannot be read: {error}") from None
+    if read.date() != day.date():
+        raise ValueError(f"{pattern!r} does not say which day it is")
 
 
 def _parse(pattern: str, value: Any) -> datetime:

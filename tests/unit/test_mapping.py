@@ -114,6 +114,8 @@ def test_a_mapping_that_does_not_fit_is_refused_before_anything_is_read(
         ({"fields": {"address": {"column": "a", "after": ":"}}}, [], "mapping, fields.address.after: "),
         ({}, ["address"], "--map address: column=field is needed"),
         ({"time_format": "%H:%M-%H:%M"}, [], "mapping, time_format: '%H:%M-%H:%M' cannot be read"),
+        ({"time_format": "%Y-%m %H:%M"}, [], "mapping, time_format: '%Y-%m %H:%M' does not say which day it is"),
+        ({"time_format": "%Y %U %H:%M"}, [], "mapping, time_format: '%Y %U %H:%M' does not say which day it is"),
         ({"time_format": "%Q"}, [], "mapping, time_format: '%Q' cannot be read"),
         (
             {"time_format": "%Y-%m-%d %H:%M:%S %Z"},

@@ -133,7 +133,7 @@ def test_rejected_lines_are_written_unchanged_with_reasons_and_can_be_corrected_
         ["line", "line_in_original_file", "reason"],
         ["2", "3", "occupied_spot_number: -1 is below 0"],
         ["3", "4", "occupied_spot_number: x is no whole number"],
-        ["5", "7", "2 columns, 4 are expected"],
+        ["5", "7", "4 columns are expected (there are 2)"],
         ["6", "8", "occupied_spot_number: -4 is below 0"],
     ]
     assert [(one.line, one.reason) for one in report.first_rejections] == [(int(r[1]), r[2]) for r in reasons[1:]]
@@ -186,9 +186,15 @@ def test_rejections_are_counted_by_reason_and_a_line_under_each_it_has(tmp_path:
         "occupied_spot_number: is no whole number": 2,
         "total_spot_number: is no whole number": 1,
         "observed_at: is no time such as 2026-03-29T08:00:00 (see --time-format)": 1,
-        "1 columns, 4 are expected": 1,
+        "4 columns are expected": 1,
     }
     assert "        2  occupied_spot_number: is below 0\n" in report.text()
+
+
+def test_reasons_are_as_few_as_the_kinds_of_problems(tmp_path: Path) -> None:
+    bad = [f'{{"a{n}": 1, "a{n}": 2}}\n{{"a": 1{" " * n}\n{{"a": "{n}}}\n' for n in range(50)]
+    report = publish('{"site_id": "a"}\n' + "".join(bad), tmp_path, name="a.jsonl")
+    assert {"no JSON": 100, "a name that is there twice": 50}.items() <= report.reasons.items()
 
 
 def test_a_field_that_cannot_be_read_hides_no_other_problem(tmp_path: Path) -> None:
@@ -276,7 +282,7 @@ def test_json_lines_are_flattened_and_bad_ones_named() -> None:
     found = rows('{"a": 1, "place": {"longitude": 2.5}}\n[1]\n{"a": NaN}\n{"a"\n7\n' + "[" * 100_000 + "\n")
     assert found[0].columns == {"a": 1, "place": {"longitude": 2.5}, "place.longitude": 2.5}
     assert [row.problem is None for row in found] == [True, False, False, False, False, False]
-    assert found[2].problem == "NaN is no JSON number"
+    assert (found[2].problem, found[2].detail) == ("no JSON number", "NaN")
 
 
 @pytest.mark.parametrize(
@@ -344,10 +350,9 @@ def test_every_line_is_in_a_record_in_the_header_or_blank(pieces: list[bytes], d
 
 
 def test_a_line_that_is_no_utf_8_is_a_bad_line() -> None:
-    assert [row.problem for row in rows(b"a\nx\n" + "\u00e4\n".encode("latin-1"))] == [
-        None,
-        "byte 1 of the line is no UTF-8; save the file as UTF-8",
-    ]
+    good, bad = rows(b"a\nx\n" + "\u00e4\n".encode("latin-1"))
+    assert good.problem is None
+    assert (bad.problem, bad.detail) == ("no UTF-8; save the file as UTF-8", "byte 1 of the line")
 
 
 def test_gzip_is_read_whatever_the_file_is_called() -> None:
@@ -363,7 +368,7 @@ def test_gzip_is_read_whatever_the_file_is_called() -> None:
         (b'[\n{"a": 1}\n]', "is a JSON list"),
         (gzip.compress(HEADER.encode() + line(1).encode()) + b"rest", "is damaged after line"),
         (b'[{"a": 1}]', "is a JSON list"),
-        (b"a,\xff\n", "the header line cannot be read: byte 3"),
+        (b"a,\xff\n", "the header line cannot be read: no UTF-8"),
         (b"x" * (LONGEST + 1), "line 1 has over"),
         (gzip.compress(HEADER.encode() + line(1).encode() * 1000)[:-12], "is damaged after line"),
     ],

@@ -147,7 +147,8 @@ def redrive(  # noqa: PLR0913, PLR0917
 
     They go to their own topic with the same bytes, or the corrected ones, and keep their key and event id. What was
     redriven is noted and left out the next time; an event that is stored already is only noted. Of a file of
-    corrections nothing is published unless all of it can be.
+    corrections nothing is published unless all of it can be. Those of feeds with personal
+    fields are read as the owner.
 
     Exit code 1 if records are still bad.
 

@@ -154,6 +154,7 @@ class ColumnarVerdict:
         verdicts = rows.select(self._holds)
         if verdicts.select(pl.all_horizontal(pl.all().all())).item():
             return None
+        bad = verdicts.select(~pl.all_horizontal(pl.all())).to_series().arg_true()
         causes = [pl.when(~pl.col(str(n))).then(pl.lit(text)) for n, (text, _) in enumerate(self._rules)]
-        cause = pl.concat_str(causes, separator=AND, ignore_nulls=True)
-        return verdicts.select(pl.when(~pl.all_horizontal(pl.all())).then(cause).alias("cause")).to_series()
+        found = verdicts[bad].select(pl.concat_str(causes, separator=AND, ignore_nulls=True)).to_series()
+        return pl.repeat(None, rows.height, dtype=pl.String, eager=True).scatter(bad, found)

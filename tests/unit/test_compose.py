@@ -108,6 +108,12 @@ def test_clickhouse_reads_the_same_files_and_options() -> None:
     assert f"clickhouse:{path.rstrip('/')}" in service["volumes"]
 
 
+def test_clickhouse_names_its_users_as_the_official_entrypoint_asks() -> None:
+    config = ElementTree.parse(clickhouse.CONFIG)
+    assert config.findtext("user_directories/users_xml/path") == "users.xml"
+    assert config.find("users_config") is None
+
+
 def secret_fields() -> dict[str, str]:
     return {name.removeprefix("CITYSTREAM_").lower(): value for name, value in SECRETS.items()}
 

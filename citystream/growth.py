@@ -13,11 +13,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from kafka import TopicPartition
+from kafka.errors import UnknownTopicOrPartitionError
 
 from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
 from sinks import GROUP as SINK
-from streams.clients import new_consumer
+from streams.clients import new_admin
 from streams.generations import Generation, generations
 from streams.lag import PartitionLag, measure
 from streams.positions import Position, resume
@@ -47,7 +48,9 @@ def end(bootstrap: str, generation: Generation, now_ms: int) -> None:
         A worker is running, or its position is lost.
     """
     topic, before = generation.topic, replace(generation, until=None)
-    if not measure(bootstrap, PROCESSOR, [topic]):
+    try:
+        measure(bootstrap, PROCESSOR, [topic])
+    except UnknownTopicOrPartitionError:
         return
     found = {group: _going_on(bootstrap, group, before, generation) for group in DEFINITIONS}
     if any(found.values()):
@@ -96,10 +99,10 @@ def _check_stopped(bootstrap: str, generation: Generation, now_ms: int) -> None:
     until = datetime.fromtimestamp(generation.until / 1000, UTC)
     if not _past(generation, now_ms):
         raise TopicProblem(f"{generation.topic} cannot end yet: {until} is still to come")
-    with closing(new_consumer(bootstrap)) as consumer:
-        numbers = range(generation.partitions)
-        later = consumer.offsets_for_times({TopicPartition(generation.topic, n): generation.until for n in numbers})
-    if any(later.values()):
+    with closing(new_admin(bootstrap)) as admin:  # a consumer takes a partition without leader for one without records
+        asked = {TopicPartition(generation.topic, n): generation.until for n in range(generation.partitions)}
+        later = admin.list_partition_offsets(asked)
+    if any(found.offset >= 0 for found in later.values()):
         raise TopicProblem(
             f"{generation.topic} cannot end: records came after {until}; stop its publishers, then declare a later time"
         )

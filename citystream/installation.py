@@ -82,7 +82,7 @@ class Installation:
             growth.end(self.bootstrap, generation, now_ms)
         owner = self.server("owner")
         migrate(owner, self.feeds.values(), self.settings.timezone, say)
-        settle(owner, [one for one in outgrown if growth.settled(self.bootstrap, one, now_ms)])
         created = topics.create(self.bootstrap, topics.topics(self.feeds.values()))
         if created:
             say(f"created {len(created)} topics")
+        settle(owner, [one for one in outgrown if growth.settled(self.bootstrap, one, now_ms)])

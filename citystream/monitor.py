@@ -16,7 +16,7 @@ from citystream.printable import printable
 from processors import GROUP as PROCESSOR
 from sinks import GROUP as SINK
 from sinks.queries import newest_arrival_ms, newest_windows, quarantined
-from streams.generations import numbered, sources
+from streams.generations import by_feed, sources
 from streams.lag import LagMeter, TopicLag, by_topic
 
 NEWEST_WINDOWS = 2
@@ -26,10 +26,13 @@ CUT = ("group", "measures")
 
 @dataclass(frozen=True)
 class FeedStatus:
-    """One feed now. Ages are in seconds; None where nothing was stored yet. ``silent`` is longer than is normal."""
+    """One feed now. Ages are in seconds; None where nothing was stored yet, or where Kafka does not say it.
+
+    ``silent`` is longer than is normal.
+    """
 
     name: str
-    published: int
+    published: int | None
     per_second: float
     processor: TopicLag
     sink: TopicLag
@@ -67,11 +70,18 @@ class Monitor:
     def take(self, now_ms: int) -> Snapshot:
         """Measure everything now."""
         names = sources(self._city.feeds.values())
-        processor = numbered(self._meter.measure(PROCESSOR, names))
-        sink = numbered(self._meter.measure(SINK, names, waiting=False))
-        ends = {name: sum(p.end for p in sink if p.topic == name) for name in self._city.feeds}
-        behind = {group: {lag.topic: lag for lag in by_topic(found, now_ms)} for group, found in
-                  ((PROCESSOR, processor), (SINK, sink))}  # fmt: skip
+        processor = by_feed(self._meter.look(PROCESSOR, names))
+        sink = by_feed(self._meter.look(SINK, names, waiting=False))
+        ends = {
+            name: None
+            if any(one.topic == name for one in sink.unknown)
+            else sum(p.end for p in sink.partitions if p.topic == name)
+            for name in self._city.feeds
+        }
+        behind = {
+            group: {lag.topic: lag for lag in by_topic(found, now_ms)}
+            for group, found in ((PROCESSOR, processor), (SINK, sink))
+        }
         bad = quarantined(self._clickhouse)
         newest = {name: newest_arrival_ms(self._clickhouse, feed) for name, feed in self._city.feeds.items()}
         feeds = [
@@ -96,11 +106,11 @@ class Monitor:
         self._before = Snapshot(now_ms, feeds, windows)
         return self._before
 
-    def _rate(self, name: str, end: int, now_ms: int) -> float:
+    def _rate(self, name: str, end: int | None, now_ms: int) -> float:
         if self._before is None or now_ms <= self._before.at_ms:
             return 0.0
         before = next(feed.published for feed in self._before.feeds if feed.name == name)
-        return (end - before) * 1000 / (now_ms - self._before.at_ms)
+        return 0.0 if end is None or before is None else (end - before) * 1000 / (now_ms - self._before.at_ms)
 
     def close(self) -> None:
         """Close the connections."""
@@ -123,12 +133,12 @@ def render(snapshot: Snapshot, note: str) -> RenderableType:
         feeds.add_row(
             feed.name,
             f"{feed.per_second:,.0f}",
-            f"{feed.published:,}",
-            f"{feed.processor.records:,}",
-            f"{feed.processor.seconds:,.1f}",
-            f"{feed.sink.records:,}",
-            "-" if feed.freshness is None else f"{feed.freshness:,.1f}{' silent' if feed.silent else ''}",
-            f"{feed.quarantined:,}",
+            _number(feed.published),
+            _number(feed.processor.records),
+            _number(feed.processor.seconds),
+            _number(feed.sink.records),
+            _number(feed.freshness) + (" silent" if feed.silent else ""),
+            _number(feed.quarantined),
         )
     windows = Table(title="Newest windows in city", title_justify="left", box=box.SIMPLE_HEAD)
     for title in ("view", "window", "group", "events", "final", "measures"):
@@ -156,6 +166,10 @@ def _window_cells(line: WindowLine) -> list[RenderableType]:
 
 def _cut(text: str) -> Text:
     return Text(printable(text), no_wrap=True, overflow="ellipsis")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
 
 
 def _short(value: float) -> str:

@@ -19,7 +19,7 @@ import polars as pl
 
 from schemas.feed import MOST_PARTITIONS, Feed, milliseconds
 from schemas.verdict import instant_ms
-from streams.lag import PartitionLag
+from streams.lag import Observation, PartitionLag
 
 _LATER = re.compile(r"([a-z0-9_]+)\.from([1-9][0-9]{0,4})")
 
@@ -107,6 +107,12 @@ def source(topic: str, partition: int) -> tuple[str, int]:
     if later is None or int(later[2]) + partition >= MOST_PARTITIONS:
         return topic, partition
     return later[1], int(later[2]) + partition
+
+
+def by_feed(seen: Observation) -> Observation:
+    """The same, with all topics of a feed as one."""
+    unknown = [replace(one, topic=source(one.topic, 0)[0]) for one in seen.unknown]
+    return Observation(numbered(seen.partitions), unknown)
 
 
 def numbered(log: Iterable[PartitionLag]) -> list[PartitionLag]:

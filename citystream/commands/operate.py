@@ -43,6 +43,9 @@ def lag(
 ) -> None:
     """Show how far the workers are behind, in records and seconds.
 
+    Exit code 1 if something is wrong or not known: a topic that is gone, a partition without a leader, a position
+    beyond the end of its log.
+
     Example: citystream lag --at-most 10000
     """
     city = Installation.load()
@@ -53,10 +56,10 @@ def lag(
         rows = [
             {"worker": group, **dataclasses.asdict(topic)}
             for group, names in ((PROCESSOR, feeds), (SINK, stored))
-            for topic in by_topic(meter.measure(group, names), now_ms)
+            for topic in by_topic(meter.look(group, names), now_ms)
         ]
     show(rows, output)
-    if at_most is not None and any(row["records"] > at_most for row in rows):
+    if any(row["problem"] or (at_most is not None and row["records"] > at_most) for row in rows):
         raise typer.Exit(1)
 
 

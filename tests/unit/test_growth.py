@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from kafka.errors import KafkaError, LeaderNotAvailableError
+from kafka.structs import OffsetAndTimestamp
 
 from citystream import growth
 from schemas.feed import Outgrown
@@ -34,7 +36,7 @@ class Brokers:
         monkeypatch.setattr(growth, "measure", self._measure)
         monkeypatch.setattr(growth, "standing", self._standing)
         monkeypatch.setattr(growth, "commit", self._commit)
-        monkeypatch.setattr(growth, "new_consumer", lambda _: self)
+        monkeypatch.setattr(growth, "new_admin", lambda _: self)
 
     def _measure(self, _: str, group: str, topics: Iterable[str]) -> list[PartitionLag]:
         return [PartitionLag(topic, 0, 0, 40, self.ends.get((group, topic), 40), None) for topic in topics]
@@ -53,9 +55,11 @@ class Brokers:
         assert list(positions) == [("toy", 0)]
         self.positions[group] = positions["toy", 0]
 
-    def offsets_for_times(self, times: Mapping[Any, int]) -> dict[Any, Any]:
+    def list_partition_offsets(self, times: Mapping[Any, int]) -> dict[Any, OffsetAndTimestamp]:
         assert set(times.values()) == {UNTIL}
-        return dict.fromkeys(times, self.later)
+        if isinstance(self.later, Exception):
+            raise self.later
+        return dict.fromkeys(times, OffsetAndTimestamp(-1 if self.later is None else 7, -1, None))
 
     def close(self) -> None:
         """Nothing is open."""
@@ -99,6 +103,14 @@ def test_its_publishers_have_to_be_stopped(monkeypatch: pytest.MonkeyPatch) -> N
     assert not growth.settled("", OPEN, UNTIL - 1)
     brokers.later = "a record"
     with pytest.raises(TopicProblem, match="records came after"):
+        growth.end("", OPEN, UNTIL)
+    assert brokers.positions == BEFORE
+
+
+def test_what_is_not_known_of_a_partition_is_not_taken_for_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    brokers = Brokers(monkeypatch)
+    brokers.later = LeaderNotAvailableError("toy/0")
+    with pytest.raises(KafkaError, match="toy/0"):
         growth.end("", OPEN, UNTIL)
     assert brokers.positions == BEFORE
 

@@ -39,7 +39,7 @@ def test_a_narrow_terminal_cuts_off_groups_and_measures_and_nothing_else(columns
 
 
 def test_a_silent_feed_is_said_to_be() -> None:
-    lag = TopicLag("", 0, 0.0)
+    lag = TopicLag("", 0, 0.0, None)
     feeds = [
         FeedStatus(name, 9, 0.0, lag, lag, 300.5, silent, 0) for name, silent in (("loud", False), ("quiet", True))
     ]

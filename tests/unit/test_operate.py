@@ -6,14 +6,17 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from unittest.mock import MagicMock
 
 import pytest
+from kafka.errors import LeaderNotAvailableError, UnknownTopicOrPartitionError
 
 from citystream import cli
 from citystream.commands import operate, output
 from citystream.stack.ports import free_ports
 from sinks.ledger import Stretch
 from sinks.reconciler import Check
+from streams.lag import Observation, PartitionLag, Unknown
 
 
 @pytest.mark.parametrize("command", ["lag", "ledger"])
@@ -33,6 +36,33 @@ def test_a_kafka_that_is_away_is_named_at_once_and_given_up(
     assert ended.value.code == cli.UNREACHABLE
     assert f"citystream: waiting for Kafka at {address}" in said
     assert "citystream: Kafka does not answer" in said
+
+
+@pytest.mark.parametrize(
+    ("seen", "words", "code"),
+    [
+        (Observation([PartitionLag("toy", 0, 0, 5, 9, 1)]), [], 0),
+        (Observation([PartitionLag("toy", 0, 0, 5, 9, 1)]), ["--at-most", "4"], 0),
+        (Observation([PartitionLag("toy", 0, 0, 5, 9, 1)]), ["--at-most", "3"], 1),
+        (Observation([PartitionLag("toy", 0, 0, 1000, 0, None), PartitionLag("toy", 1, 0, 0, 1, 1)]), [], 1),
+        (Observation([], [Unknown("toy", None, UnknownTopicOrPartitionError)]), ["--at-most", "9"], 1),
+        (Observation([], [Unknown("toy", 2, LeaderNotAvailableError)]), ["--at-most", "9"], 1),
+    ],
+    ids=["a look", "within", "above", "beyond the end", "gone", "no leader"],
+)
+def test_lag_fails_for_what_is_too_much_wrong_or_not_known(
+    seen: Observation, words: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meter = MagicMock()
+    meter.__enter__.return_value.look.return_value = seen
+    monkeypatch.setattr(operate, "_meter", lambda _: meter)
+    monkeypatch.setattr("sys.argv", ["citystream", "lag", *words, "--output", "json"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code or 0) == code
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["topic"] for row in rows] == ["toy", "toy"], "of both workers"
+    assert all(row["records"] is None or row["records"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("form", output.Output)

@@ -30,10 +30,10 @@ class Combined:
 
 
 def merge(kind: Merge, value: pl.Expr) -> pl.Expr:
-    """Merge a group's values."""
+    """Merge a group's values; a sum has 128 bits."""
     match kind:
         case "sum":
-            return value.sum()
+            return value.cast(pl.Int128).sum()
         case "min":
             return value.min()
         case "max":

@@ -75,6 +75,8 @@ class Partition:
             The run does not follow the one before.
         TooManyBad
             A block of offsets holds a larger share of bad records than the feed allows.
+        TooManyGroups
+            More groups are open than the feed declares.
         """
         if run.start > self._next:
             raise LogGap(f"{run.topic}/{run.partition}: offsets {self._next} to {run.start - 1} were not delivered")
@@ -112,6 +114,7 @@ class Partition:
             combined = self._combine(rows)
             for windows in into:
                 windows.add(combined)
+                windows.check(self._max_event_ms)
 
     def _catch_up(self) -> None:
         for windows in (*self._windows, *self._earlier):

@@ -8,16 +8,15 @@ import polars as pl
 from processors.combine import MOMENT, Combine, Combined, late, merge
 from schemas.expressions import to_polars
 from schemas.feed import Aggregate, Feed
-from schemas.measures import BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET, Partial
-from streams.generations import generations
+from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET, Partial
 from streams.positions import Stop
 from streams.watermark import closes_at, window_start
 
 _WHOLE = ("window_start", "_first", "_seen", "_last", "_changed", "events")
 
 
-class SumTooLarge(Stop):
-    """A sum comes near the end of 64 bits, behind which it would be another number."""
+class TooManyGroups(Stop):
+    """More groups are open than a feed declares, and they take memory."""
 
 
 class Windows:
@@ -27,18 +26,17 @@ class Windows:
         self.aggregate = aggregate
         self._late = late(aggregate)
         self._closes_at = closes_at(feed, aggregate)
+        self._most = feed.open_groups
         self._keys = [*aggregate.by, "window_start"]
         partials = [p for measure in aggregate.measures for p in measure.partials]
         self._scalars = [(p, combine.column(p)) for p in partials if p.merge != "histogram"]
         self._histograms = [p for p in partials if p.merge == "histogram"]
         self._sums = [p.name for p in partials if p.merge == "sum"]
-        #: The parts of all partitions, and as much again that came late, add up to less than 2**63.
-        self._largest = 2**62 // generations(feed)[-1].end
         columns = {
             **dict.fromkeys(aggregate.by, pl.String),
             **dict.fromkeys(_WHOLE, pl.Int64),
             "_changed": pl.Boolean,
-            **{p.name: pl.Int64 for p, _ in self._scalars},
+            **{p.name: pl.Int128 if p.merge == "sum" else pl.Int64 for p, _ in self._scalars},
         }
         self._open = pl.DataFrame(schema=columns)
         buckets = {**dict.fromkeys(aggregate.by, pl.String), **dict.fromkeys(("window_start", "_bucket"), pl.Int64)}
@@ -97,16 +95,11 @@ class Windows:
         Returns
         -------
         Group keys, ``window_start`` (ms), ``version`` (2 x last offset counted in, + 1 if final), ``events`` and the
-        partials; a histogram is two lists, ``<name>_buckets`` ascending and ``<name>_counts``.
-
-        Raises
-        ------
-        SumTooLarge
-            A sum could not be merged with those of other partitions in 64 bits.
+        partials; a sum that 64 bits do not hold is ``BEYOND``, a histogram is two lists, ``<name>_buckets`` ascending
+        and ``<name>_counts``.
         """
         closed = pl.col("window_start") + self._closes_at <= max_event_ms
         taken = self._open.filter(pl.col("_changed") | closed)
-        self._check_sums(taken)
         for partial in self._histograms:
             lists = (
                 self._counts[partial.name]
@@ -121,19 +114,31 @@ class Windows:
             taken = taken.join(lists, on=self._keys, how="left", maintain_order="left").with_columns(
                 pl.col(f"{partial.name}_{half}").fill_null(empty) for half in ("buckets", "counts")
             )
-        taken = taken.with_columns(version=2 * pl.col("_last") + closed.cast(pl.Int64))
+        sums = [pl.col(name) for name in self._sums]
+        taken = taken.with_columns(
+            *(pl.when(abs(one) <= -(BEYOND + 1)).then(one).otherwise(BEYOND).cast(pl.Int64) for one in sums),
+            version=2 * pl.col("_last") + closed.cast(pl.Int64),
+        )
         self._drop(closed)
         self._open = self._open.with_columns(_changed=pl.lit(False))
         return taken.drop("_first", "_seen", "_last", "_changed")
 
-    def _check_sums(self, taken: pl.DataFrame) -> None:
-        for name in self._sums:
-            beyond = taken.filter(~pl.col(name).is_between(-self._largest, self._largest))
-            if beyond.height:
-                group = ", ".join(map(str, beyond.select(self.aggregate.by).row(0)))
-                raise SumTooLarge(
-                    f"{self.aggregate.name}: {name} of {group} is too large to be summed exactly. "
-                    "Mend the publisher's values, or declare narrower bounds or a smaller scale under a new name"
+    def check(self, max_event_ms: int) -> None:
+        """Hold the number of groups that stay open to what the feed declares.
+
+        Raises
+        ------
+        TooManyGroups
+            There are more. They are of the log, so this depends on nothing else, and nothing of them was committed.
+        """
+        if self._open.height > self._most:
+            still_open = self._open.filter(pl.col("window_start") + self._closes_at > max_event_ms).height
+            if still_open > self._most:
+                raise TooManyGroups(
+                    f"{self.aggregate.name}: {still_open:,} groups by {', '.join(self.aggregate.by)} are open in one "
+                    f"partition, more than the {self._most:,} that the feed declares as open_groups. Mend the "
+                    "publisher if they are none; else declare more, for which the processor needs memory, and start "
+                    "it again: nothing is lost"
                 )
 
     def _drop(self, closed: pl.Expr) -> None:

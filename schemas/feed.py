@@ -78,7 +78,8 @@ class Feed:
     lie after the record's arrival, both together unless it is given. ``rate`` is events a second expected
     of a district and ``silence`` the longest pause that is normal. ``simulate`` yields records in order of event time
     from a start on, for ever. ``partitions`` is fixed for the life of a topic; ``outgrown`` are the topics of the feed
-    before the present one, oldest first.
+    before the present one, oldest first. ``open_groups`` is how many groups of an aggregate may be open in a partition,
+    in all its windows together: they are held in memory.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Feed:
     partitions: int = 4
     outgrown: tuple[Outgrown, ...] = ()
     bad_ratio: float = 0.5
+    open_groups: int = 100_000
     fields: tuple[Field, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -207,6 +209,8 @@ def _setting_problems(feed: Feed) -> Iterator[str]:
         yield "ahead cannot be negative"
     if not 0 < feed.bad_ratio <= 1:
         yield "bad_ratio is a share between 0 and 1"
+    if feed.open_groups < 1:
+        yield "open_groups is a number from 1 on"
     counts = [feed.partitions, *(topic.partitions for topic in feed.outgrown)]
     if min(counts) < 1:
         yield "a topic has at least one partition"

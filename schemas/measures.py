@@ -1,7 +1,8 @@
 """Measures of an aggregate: exact, mergeable partial results and what an analyst sees of them.
 
-A partial is a 64-bit integer merged by sum, min or max, or a histogram (bucket -> count) merged by adding counts, so
-any split of the same events merges to the same bits.
+A partial is an integer merged by sum, min or max, or a histogram (bucket -> count) merged by adding counts, so any
+split of the same events merges to the same bits. What is added has 128 bits, which no log can fill; what a partition
+contributes to a window is written as 64, or as ``BEYOND``.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from schemas.expressions import Expression, Present, Scaled, When, as_expression
 _BUCKET_BITS = 6
 BUCKET_SHIFT = 52 - _BUCKET_BITS
 FIRST_BUCKET = 1023 << _BUCKET_BITS
-#: The bucket of zero and less.
+#: The bucket of zero and less, and that of 2**63, next to which the largest integer is.
 NO_BUCKET = -1
+LAST_BUCKET = 63 << _BUCKET_BITS
 RELATIVE_ERROR = 0.5 / (1 << _BUCKET_BITS)
+
+#: Stands in a part for a sum that 64 bits do not hold: what rests on it is not known.
+BEYOND = -(2**63)
 
 Merge = Literal["sum", "min", "max", "histogram"]
 

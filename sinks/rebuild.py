@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from clickhouse_driver import Client
 
 from schemas.feed import Aggregate, Feed
-from sinks.sql import counted, is_late, literal, window_start_ms
+from sinks.sql import counted, is_late, literal, window_start_ms, written
 from sinks.tables import aggregate_table, late_column
 from sinks.views import aggregate_view
 from streams.positions import NO_EVENT_TIME, Position
@@ -73,12 +73,15 @@ class Rebuild:
         keys, start = ", ".join(aggregate.by), window_start_ms(self._feed, aggregate)
         since = f"if(source_offset < {self._since}, 0, {self._since})"
         final = f"({start} + {closes_at(self._feed, aggregate)} <= {self._newest})"
-        names = ["events", *(p.name for measure in aggregate.measures for p in measure.partials)]
+        partials = [p for measure in aggregate.measures for p in measure.partials]
+        names = ["events", *(p.name for p in partials)]
+        events, *values = counted(self._feed, aggregate)
+        parts = [events, *(written(p, value) for p, value in zip(partials, values, strict=True))]
         self._client.execute(
             f"INSERT INTO raw.{aggregate.topic} "
             f"({keys}, window_start, source_partition, since, version, {', '.join(names)}) "
             f"SELECT {keys}, fromUnixTimestamp64Milli({start}, {literal(self._timezone)}), source_partition, {since}, "
-            f"2 * max(source_offset) + {final}, {', '.join(counted(self._feed, aggregate))} "
+            f"2 * max(source_offset) + {final}, {', '.join(parts)} "
             f"FROM raw.{self._feed.name} FINAL WHERE source_offset < {self._processed} "
             f"AND {self._feed.event_time} >= fromUnixTimestamp64Milli({span.start}) "
             f"AND {self._feed.event_time} < fromUnixTimestamp64Milli({span.end}) "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schemas.expressions import LARGEST, Binary, Column, Constant, Expression, Present, Scaled, When
 from schemas.feed import Aggregate, Feed
-from schemas.measures import BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET, Partial
+from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET, Partial
 from schemas.model import Kind
 from streams.watermark import closes_at
 
@@ -38,11 +38,11 @@ class ToSql:
         raise TypeError(f"not an expression: {expression!r}")
 
     def partial(self, partial: Partial) -> str:
-        """Aggregate function giving a partial from raw rows."""
+        """Aggregate function giving a partial from raw rows; a sum has 128 bits."""
         value = self.expression(partial.value)
         match partial.merge:
             case "sum":
-                return f"sum(ifNull(toInt64({value}), 0))"
+                return f"sum(toInt128(ifNull({value}, 0)))"
             case "min" | "max":
                 return f"{partial.merge}OrNull(toInt64({value}))"
             case "histogram":
@@ -61,11 +61,21 @@ def literal(value: int | float | str) -> str:
     return repr(value)
 
 
+def written(partial: Partial, value: str) -> str:
+    """A partial as a part carries it."""
+    return f"if(abs({value}) < {-BEYOND}, toInt64({value}), {BEYOND})" if partial.merge == "sum" else value
+
+
+def read(partial: Partial) -> str:
+    """A partial that a part carries; null is a sum that it could not hold."""
+    return f"nullIf({partial.name}, {BEYOND})" if partial.merge == "sum" else partial.name
+
+
 def merged(partial: Partial) -> str:
-    """Aggregate function merging a partial's column, under its own name."""
+    """Aggregate function merging a partial's column, under its own name; a sum is null if one of its parts is."""
     match partial.merge:
         case "sum":
-            return f"sum({partial.name})"
+            return f"if(count({partial.name}) = count(), sum(toInt128({partial.name})), NULL)"
         case "min" | "max":
             return f"{partial.merge}({partial.name})"
         case "histogram":

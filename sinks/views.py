@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.model import Field
-from sinks.sql import behind_ms, counted, is_late, literal, merged, window_start_ms
+from sinks.sql import behind_ms, counted, is_late, literal, merged, read, window_start_ms
 from sinks.tables import (
     BYTES,
     MASKED,
@@ -141,7 +141,11 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
         f"WHERE {behind_ms(feed)} > {milliseconds(feed.lateness + feed.disorder)} AND {is_late(feed, aggregate)} "
         f"GROUP BY {keys}, window_start, source_partition"
     )
-    stream_parts = f"SELECT {keys}, window_start, source_partition, {', '.join(names)} FROM raw.{aggregate.topic} FINAL"
+    stream_parts = (
+        f"SELECT {keys}, window_start, source_partition, events"
+        + "".join(f", {read(p)} AS {p.name}" for p in partials)
+        + f" FROM raw.{aggregate.topic} FINAL"
+    )
     windows = (
         f"SELECT {keys}, window_start, sum(events) AS events"
         + "".join(f", {merged(p)} AS {p.name}" for p in partials)

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from schemas.expressions import Column, Scaled
-from schemas.measures import quantiles
-from sinks.sql import ToSql
+from schemas.measures import BEYOND, quantiles
+from sinks.sql import ToSql, merged, read, written
 from tests.reference.partition import EDGES, bucket
 from tests.reference.results import results_of
 from tests.reference.toy import FEED
 
 pytestmark = pytest.mark.integration
 
+SUM = next(m for aggregate in FEED.aggregates for m in aggregate.measures if m.partials[0].name == "level_sum")
 MEASURE = next(m for aggregate in FEED.aggregates for m in aggregate.measures if m.results[0].name == "wait_p50")
 
 
@@ -50,3 +51,33 @@ def test_quantiles_of_steps_of_a_fraction_are_those_of_the_reference(connect: Ca
         ],
     )
     assert found == tuple(results_of(measure, [{"load": load} for load in loads]).values())
+
+
+@pytest.mark.parametrize("sums", [[2**63 - 1, -(2**63) + 1], [7, 2**63 - 1, 2**63 - 1], [5, BEYOND], []], ids=str)
+def test_sums_of_parts_and_of_late_rows_are_exact_and_null_if_a_part_could_not_hold_its_own(
+    connect: Callable[[str], Any], sums: list[int]
+) -> None:
+    """What came late is added to them: 5,000 values of 2^52, which 64 bits do not hold."""
+    (partial,) = SUM.partials
+    rows = f"(SELECT {2**52} AS level FROM numbers(5000))"
+    late = f"SELECT {ToSql(FEED).partial(partial)} AS {partial.name} FROM {rows}"
+    parts = f"SELECT {read(partial)} AS {partial.name} FROM parts"
+    ((found, whole),) = connect("default").execute(
+        f"SELECT {SUM.results[0].sql}, toString({partial.name}) FROM "
+        f"(SELECT {merged(partial)} AS {partial.name} FROM ({parts} UNION ALL {late}))",
+        external_tables=[
+            {"name": "parts", "structure": [(partial.name, "Int64")], "data": [{partial.name: n} for n in sums]}
+        ],
+    )
+    exact = None if BEYOND in sums else sum(sums) + 5000 * 2**52
+    assert whole == (None if exact is None else str(exact))
+    assert found == (None if exact is None else exact)
+
+
+@pytest.mark.parametrize("total", [2**63 - 1, -(2**63) + 1, 2**63, -(2**63), 2**70, 0])
+def test_a_rebuilt_part_holds_the_sum_the_stream_would_have_written(connect: Callable[[str], Any], total: int) -> None:
+    (partial,) = SUM.partials
+    ((found, kind),) = connect("default").execute(
+        f"SELECT {written(partial, 'total')} AS written, toTypeName(written) FROM (SELECT toInt128('{total}') AS total)"
+    )
+    assert (found, kind) == (total if abs(total) < 2**63 else BEYOND, "Int64")

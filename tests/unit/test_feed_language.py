@@ -296,6 +296,7 @@ def level(name: str) -> tuple[Measure, ...]:
         ({"lateness": timedelta(seconds=-1)}, "disorder and lateness cannot be negative"),
         ({"bad_ratio": 0.0}, "bad_ratio is a share between 0 and 1"),
         ({"bad_ratio": 1.1}, "bad_ratio is a share between 0 and 1"),
+        ({"open_groups": 0}, "open_groups is a number from 1 on"),
         ({"partitions": 0}, "a topic has at least one partition"),
         ({"outgrown": (Outgrown(partitions=0, until=instant(NOON)),)}, "a topic has at least one partition"),
         ({"outgrown": (Outgrown(partitions=2**16, until=instant(NOON)),)},

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from processors.combine import Combine
 from processors.repeats import Repeats
-from processors.windows import SumTooLarge, Windows
-from schemas.feed import Outgrown
+from processors.windows import TooManyGroups, Windows
+from schemas.measures import BEYOND
 from schemas.model import UUID_PARTS
 from streams.decode import Decoder
 from streams.positions import NO_EVENT_TIME
@@ -24,7 +24,7 @@ from streams.watermark import SEEN_BEFORE, advance, closes_at, window_start
 from tests.reference import partition as reference
 from tests.reference.streams import Log, logs
 from tests.reference.streams import cuts as cuts_of
-from tests.reference.toy import CATALOGUE, FEED, NOON, event_id, halves, instant
+from tests.reference.toy import CATALOGUE, FEED, NOON, event_id, halves
 
 OLD = replace(FEED, earliest=datetime(1900, 1, 1, tzinfo=UTC))
 BY_DEVICE, BY_MOOD = FEED.aggregates
@@ -170,20 +170,31 @@ def test_a_histogram_has_ascending_buckets_and_is_empty_where_nothing_is_known()
     assert part["delay_histogram_buckets"] == part["delay_histogram_counts"] == []
 
 
-@pytest.mark.parametrize("outgrown", [(), (Outgrown(partitions=3, until=instant(NOON)),)])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_sum_that_could_wrap_when_merged_stops_the_worker(sign: int, outgrown: tuple[Outgrown, ...]) -> None:
-    """All partitions, of outgrown topics too, keep below 2**62 together; one record more is refused, and nothing wraps
-    before."""
-    before = sum(topic.partitions for topic in outgrown)
-    feed = replace(FEED, partitions=8 - before, outgrown=outgrown, aggregates=(BY_DEVICE,))
-    combine = Combine(feed)
-    windows = Windows(feed, BY_DEVICE, combine)
-    largest = sign * 2**52
-    for number in range(2**7):
-        windows.add(combine(rows_at(0, offset=number).with_columns(level=pl.lit(largest, pl.Int64))))
-    (total,) = windows.take(NOON)["level_sum"]
-    assert total * (before + feed.partitions) == sign * 2**62
-    windows.add(combine(rows_at(0, offset=2**7).with_columns(level=pl.lit(sign, pl.Int64))))
-    with pytest.raises(SumTooLarge, match="toy_4s: level_sum of d is too large to be summed exactly"):
-        windows.take(NOON)
+def test_a_sum_is_exact_up_to_the_ends_of_64_bits_and_not_known_behind_them(sign: int) -> None:
+    """Whatever comes first, and also if all of it comes at once; it stops nothing, and what comes back is exact."""
+    windows = Windows(FEED, BY_DEVICE, COMBINE)
+    largest = 2**52
+
+    def total(levels: list[int], offset: int) -> int:
+        rows = rows_at(*[0] * len(levels), offset=offset).with_columns(level=pl.Series(levels, dtype=pl.Int64))
+        windows.add(COMBINE(rows))
+        (found,) = windows.take(NOON)["level_sum"]
+        assert isinstance(found, int)
+        return found
+
+    assert total([sign * largest] * 2047 + [sign * (largest - 1)], 0) == sign * (2**63 - 1)
+    assert total([sign], 2048) == BEYOND
+    assert total([sign * largest] * 5000, 2049) == BEYOND
+    assert total([-sign * largest] * 5000, 7049) == BEYOND
+    assert total([-sign], 12_049) == sign * (2**63 - 1)
+
+
+def test_more_open_groups_than_declared_stop_the_feed_and_closed_ones_count_no_more() -> None:
+    windows = Windows(replace(FEED, open_groups=2), BY_DEVICE, COMBINE)
+    windows.add(COMBINE(rows_at(0, 4)))
+    windows.check(NOON)
+    windows.add(COMBINE(rows_at(8, offset=2)))
+    windows.check(NOON + 9000)
+    with pytest.raises(TooManyGroups, match="toy_4s: 3 groups by device_id are open in one partition, more than the 2"):
+        windows.check(NOON + 8999)

@@ -91,8 +91,7 @@ class Processor(BatchWorker[Partition]):
         for aggregate in one.feed.aggregates:
             bodies = await asyncio.to_thread(self._encode, aggregate, output.parts[aggregate.name])
             await sender.send_bodies(aggregate.topic, into, bodies)
-        for letter in output.dead:
-            await sender.send(deadletters.TOPIC, letter.key, letter.value, letter.headers())
+        await sender.send_letters(deadletters.TOPIC, output.dead)
         await sender.settle()
 
     def _encode(self, aggregate: Aggregate, parts: pl.DataFrame) -> list[Body]:

@@ -7,21 +7,27 @@ nor on which version of the declaration the reader has.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
 from pydantic import ValidationError
 
-from schemas.feed import Feed, milliseconds
-from schemas.fields import INT32, PSEUDONYM
+from schemas.feed import Aggregate, Feed, milliseconds
+from schemas.fields import INSTANTS, INT32, PSEUDONYM
+from schemas.measures import LAST_BUCKET, NO_BUCKET
 from schemas.model import UUID_PARTS, Field
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PSEUDONYM = re.compile(PSEUDONYM.removesuffix("$"))
 #: Between the reasons of a cause.
 AND = "; "
+#: How far the clocks of brokers that stamp a record and the windows it is counted into may differ.
+CLOCKS = timedelta(hours=1)
+
+#: Causes, each with the expression that is true where all is well, or null where the value is null.
+Rules = Sequence[tuple[str, pl.Expr]]
 
 
 def instant_ms(instant: datetime) -> int:
@@ -82,7 +88,7 @@ def _enums(feed: Feed, record: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def rules(feed: Feed, fields: Iterable[Field] | None = None) -> list[tuple[str, pl.Expr]]:
+def rules(feed: Feed, fields: Iterable[Field] | None = None) -> Rules:
     """Each rule's cause and the expression that is true where it holds, or null where the value is null.
 
     The frame has the columns of the codec for these fields, the feed's own unless others are given, with ``_key`` and
@@ -107,7 +113,37 @@ def rules(feed: Feed, fields: Iterable[Field] | None = None) -> list[tuple[str, 
     return checks
 
 
-def _field_rules(field: Field) -> list[tuple[str, pl.Expr]]:
+def part_rules(feed: Feed, aggregate: Aggregate) -> Rules:
+    """The same for parts of windows: what no processor can have written, and a server or a view might fall over.
+
+    Their topics are open to whom the feeds' are.
+    """
+    start, seen, window = pl.col("window_start"), pl.col("watermark"), milliseconds(aggregate.window)
+    partitions = sum(topic.partitions for topic in feed.outgrown) + feed.partitions
+    latest = pl.col("_arrived") + milliseconds(feed.allowance + CLOCKS)
+    checks = [
+        ("window_start: no start of a window", start.is_between(*INSTANTS) & (start % window == 0)),
+        ("window_start: after arrival", start <= latest),
+        ("source_partition: the feed has no such partition", pl.col("source_partition").is_between(0, partitions - 1)),
+        ("since: no offset", pl.col("since") >= 0),
+        ("version: no version", pl.col("version") >= 0),
+        ("watermark: no time", seen.is_between(*INSTANTS)),
+        ("watermark: after arrival", seen <= latest),
+        ("events: none", pl.col("events") > 0),
+    ]
+    for partial in (p for measure in aggregate.measures for p in measure.partials if p.merge == "histogram"):
+        buckets, counts = (pl.col(f"{partial.name}_{half}") for half in ("buckets", "counts"))
+        checks += [
+            (f"{partial.name}: not a count for each bucket", buckets.list.len() == counts.list.len()),
+            (f"{partial.name}: no such bucket", buckets.list.min() >= NO_BUCKET),
+            (f"{partial.name}: no such bucket", buckets.list.max() <= LAST_BUCKET),
+            (f"{partial.name}: buckets out of order", buckets.list.diff(null_behavior="drop").list.min() > 0),
+            (f"{partial.name}: an empty bucket", counts.list.min() > 0),
+        ]
+    return checks
+
+
+def _field_rules(field: Field) -> Rules:
     value = pl.col(field.name)
     if field.kind == "uuid":
         return [(f"{field.name}: not of the form {field.pattern}", value.struct.field(UUID_PARTS[0]).is_not_null())]
@@ -129,7 +165,7 @@ def _field_rules(field: Field) -> list[tuple[str, pl.Expr]]:
     return checks
 
 
-def _string_rules(field: Field, value: pl.Expr) -> list[tuple[str, pl.Expr]]:
+def _string_rules(field: Field, value: pl.Expr) -> Rules:
     checks = []
     if field.low is not None:
         checks.append((f"{field.name}: shorter than {field.low:g} characters", value.str.len_chars() >= field.low))
@@ -143,10 +179,10 @@ def _string_rules(field: Field, value: pl.Expr) -> list[tuple[str, pl.Expr]]:
 
 
 class ColumnarVerdict:
-    """The rules of a feed for records of these fields, its own unless others are given; compiled once."""
+    """Rules, compiled once."""
 
-    def __init__(self, feed: Feed, fields: Iterable[Field] | None = None) -> None:
-        self._rules = rules(feed, fields)
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
         self._holds = [holds.fill_null(True).alias(str(n)) for n, (_, holds) in enumerate(self._rules)]
 
     def problems(self, rows: pl.DataFrame) -> pl.Series | None:

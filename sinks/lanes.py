@@ -12,6 +12,7 @@ from aiokafka.errors import CorruptRecordException
 from schemas.catalogue import Catalogue
 from schemas.feed import Aggregate, Feed
 from schemas.model import PARTS
+from schemas.verdict import part_rules
 from sinks.following import Following
 from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns, quarantine_columns
 from streams import deadletters
@@ -19,7 +20,7 @@ from streams.awaited import Awaited
 from streams.deadletters import DeadLetter, NotADeadLetter
 from streams.decode import Decoder
 from streams.generations import Generation, generations, source
-from streams.recordbatch import BodyTooLarge, RecordBatch
+from streams.recordbatch import NotOpened, RecordBatch
 from streams.runs import Run
 from streams.watermark import advance
 
@@ -76,11 +77,12 @@ class FeedLane:
 class AggregateLane:
     """Parts of windows into the aggregate's table."""
 
-    def __init__(self, aggregate: Aggregate, catalogue: Catalogue, timezone: str) -> None:
+    def __init__(self, feed: Feed, aggregate: Aggregate, catalogue: Catalogue, timezone: str) -> None:
         self.topic = aggregate.topic
         self.table = f"raw.{aggregate.topic}"
         self.columns = aggregate_columns(aggregate, timezone)
-        self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue, math.inf))
+        rules = part_rules(feed, aggregate)
+        self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue, math.inf), rules=rules)
 
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
         return self._decoder.read(run, from_offset).rows, max_event_ms
@@ -128,10 +130,9 @@ def _letters(batch: RecordBatch, from_offset: int) -> Iterator[DeadLetter]:
     topic, partition, arrived_ms = deadletters.TOPIC, batch.partition, batch.arrived_ms
     try:
         records = batch.records()
-    except (BodyTooLarge, CorruptRecordException) as error:
+    except (NotOpened, CorruptRecordException) as error:
         cause = f"no dead letters: the batch cannot be read: {error}"
-        place = (topic, partition, batch.base_offset, batch.last_offset)
-        yield DeadLetter(*place, "DECODE", cause, None, None, arrived_ms)
+        yield from deadletters.of_batch(topic, partition, batch.base_offset, batch.last_offset, cause, arrived_ms)
         return
     for offset, key, value, headers in records:
         if offset >= from_offset:
@@ -148,5 +149,5 @@ def lanes(
     found: list[Lane] = [QuarantineLane(timezone)]
     for feed in feeds.values():
         found += [FeedLane(generation, catalogue, timezone, following) for generation in generations(feed)]
-        found += [AggregateLane(aggregate, catalogue, timezone) for aggregate in feed.aggregates]
+        found += [AggregateLane(feed, aggregate, catalogue, timezone) for aggregate in feed.aggregates]
     return found

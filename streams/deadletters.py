@@ -5,7 +5,7 @@ Header names are Kafka Connect's. A dead letter replaces an earlier one of the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +17,9 @@ Stage = Literal["DECODE", "VALIDATE"]
 Headers = list[tuple[str, bytes]]
 
 _PREFIX = "__connect.errors."
-#: Offsets that one letter can stand for beside the first; a batch that could be opened has fewer records.
-LONGEST = 2**26
+#: Offsets that one letter can stand for: anybody can write letters, and a longer range would cost the ledger more than
+#: the letter cost its writer. What lost more offsets at once has several letters.
+LONGEST = 2**16
 #: Bytes that a letter takes in memory beside its content, about.
 OVERHEAD = 500
 
@@ -63,6 +64,15 @@ class DeadLetter:
         ]
 
 
+def of_batch(
+    topic: str, partition: int, offset: int, last_offset: int, cause: str, arrived_ms: int
+) -> Iterator[DeadLetter]:
+    """The letters of a batch that could not be opened: without bytes, each for ``LONGEST`` offsets at most."""
+    for first in range(offset, last_offset + 1, LONGEST):
+        last = min(first + LONGEST - 1, last_offset)
+        yield DeadLetter(topic, partition, first, last, "DECODE", cause, None, None, arrived_ms)
+
+
 def parse(headers: Sequence[tuple[str, bytes | None]], key: bytes | None, value: bytes | None) -> DeadLetter:
     """Read a dead letter back.
 
@@ -77,7 +87,7 @@ def parse(headers: Sequence[tuple[str, bytes | None]], key: bytes | None, value:
         _text(fields, "topic"),
         _number(fields, "partition", 0, 2**16 - 1),
         offset,
-        _number(fields, "last_offset", offset, offset + LONGEST),
+        _number(fields, "last_offset", offset, offset + LONGEST - 1),
         _stage(fields),
         _text(fields, "exception.message"),
         key,

@@ -16,9 +16,10 @@ from schemas.catalogue import Catalogue
 from schemas.columnar import Block
 from schemas.feed import Feed
 from schemas.rowcodec import FRAME, NotDecodable, schema_id
+from schemas.verdict import Rules
 from streams.awaited import Awaited
-from streams.deadletters import DeadLetter, Stage
-from streams.recordbatch import MAX_BODY, BodyTooLarge, RecordBatch
+from streams.deadletters import DeadLetter, Stage, of_batch
+from streams.recordbatch import MAX_BODY, NotOpened, RecordBatch
 from streams.runs import Run
 from streams.unknown import GivenUp, Unknown
 from streams.versions import Version, Versions
@@ -50,7 +51,7 @@ def _held(batch: RecordBatch) -> list[tuple[int, int]]:
         return whole
     try:
         offsets = [offset for offset, *_ in batch.records()]
-    except (BodyTooLarge, CorruptRecordException):
+    except (NotOpened, CorruptRecordException):
         return whole
     return [(offset, offset) for offset in offsets] if _in_order(batch, offsets) else whole
 
@@ -73,7 +74,8 @@ class Decoded:
 class Decoder:
     """Reads one topic, whose name is its subject's unless given.
 
-    With ``feed``, rows are held against the feed's rules and have the columns it declares.
+    With ``feed``, rows are held against the feed's rules and have the columns it declares; those of another topic
+    against ``rules``.
 
     A record is read and judged by the version it names, which may be older than the declaration or newer; what it has
     and the feed does not declare is in ``_undeclared``, as JSON.
@@ -86,11 +88,12 @@ class Decoder:
         feed: Feed | None = None,
         awaited: Awaited | None = None,
         topic: str = "",
+        rules: Rules = (),
     ) -> None:
         self._catalogue = catalogue
         self._topic = topic or subject
         self._awaited = awaited or Awaited(catalogue)
-        self._versions = Versions(catalogue, subject, feed)
+        self._versions = Versions(catalogue, subject, feed, rules)
 
     @property
     def newest_schema(self) -> int:
@@ -141,8 +144,8 @@ class _Reading:
         for batch in batches:
             try:
                 block = batch.block()
-            except BodyTooLarge as error:
-                self.dead.append(self._batch_letter(batch, str(error)))
+            except NotOpened as error:
+                self.dead += self._batch_letters(batch, str(error))
                 continue
             if size + len(block.body) > MAX_BODY:
                 yield from self._alike(held)
@@ -191,10 +194,10 @@ class _Reading:
         try:
             records = batch.records()
         except CorruptRecordException as error:
-            self.dead.append(self._batch_letter(batch, f"the records of the batch have no borders: {error}"))
+            self.dead += self._batch_letters(batch, f"the records of the batch have no borders: {error}")
             return
         if not _in_order(batch, [offset for offset, *_ in records]):
-            self.dead.append(self._batch_letter(batch, "the offsets of the batch's records are out of order"))
+            self.dead += self._batch_letters(batch, "the offsets of the batch's records are out of order")
             return
         by_frame: dict[bytes, list[tuple[int, bytes, bytes]]] = defaultdict(list)
         for offset, key, value, _ in records:
@@ -263,6 +266,5 @@ class _Reading:
             cause, key, value = f"{cause}; its {size} bytes stay in the log", None, None
         return DeadLetter(self._topic, batch.partition, offset, offset, stage, cause, key, value, batch.arrived_ms)
 
-    def _batch_letter(self, batch: RecordBatch, cause: str) -> DeadLetter:
-        place = (self._topic, batch.partition, batch.base_offset, batch.last_offset)
-        return DeadLetter(*place, "DECODE", cause, None, None, batch.arrived_ms)
+    def _batch_letters(self, batch: RecordBatch, cause: str) -> Iterable[DeadLetter]:
+        return of_batch(self._topic, batch.partition, batch.base_offset, batch.last_offset, cause, batch.arrived_ms)

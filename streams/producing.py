@@ -10,7 +10,7 @@ from typing import Any
 from aiokafka.errors import KafkaError
 
 from schemas.writing import Body
-from streams.deadletters import Headers
+from streams.deadletters import DeadLetter
 from streams.recordbatch import packed
 
 log = logging.getLogger("citystream")
@@ -59,6 +59,12 @@ async def send_unwaited(producer: Any, topic: str, records: Sequence[tuple[bytes
         note(error)
 
 
+def _appended(batch: Any, letter: DeadLetter) -> bool:
+    """Whether a batch took a letter; an empty one takes any."""
+    added = batch.append(timestamp=None, key=letter.key, value=letter.value, headers=letter.headers())
+    return added is not None
+
+
 class Sender:
     """Sends through a Faust producer and collects the futures; ``settle`` raises what failed."""
 
@@ -66,9 +72,21 @@ class Sender:
         self._producer = producer._ensure_producer()
         self._pending: list[asyncio.Future[Any]] = []
 
-    async def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
-        """Send one record."""
-        self._pending.append(await self._producer.send(topic, key=key, value=value, headers=headers))
+    async def send_letters(self, topic: str, letters: Sequence[DeadLetter]) -> None:
+        """Send dead letters to the topic's one partition, in order.
+
+        In batches, as ``send`` of aiokafka takes no record with neither key nor value, and Kafka does.
+        """
+        batch = self._producer.create_batch()
+        for letter in letters:
+            while not _appended(batch, letter):
+                await self._send_batch(batch, topic)
+                batch = self._producer.create_batch()
+        if batch.record_count():
+            await self._send_batch(batch, topic)
+
+    async def _send_batch(self, batch: Any, topic: str) -> None:
+        self._pending.append(await self._producer.send_batch(batch, topic, partition=0))
 
     async def send_bodies(self, topic: str, partition: int, bodies: Sequence[Body]) -> None:
         """Send batches of records to one partition, in order."""

@@ -28,7 +28,8 @@ LZ4 = 3
 CODECS = {0: "none", 1: "gzip", 2: "snappy", LZ4: "lz4", 4: "zstd"}
 #: A batch whose body is larger than this is quarantined undecoded.
 MAX_BODY = 64 * 2**20
-
+#: So is one of more records: a kilobyte can hold thousands without content, and each takes hundreds of bytes to read.
+MAX_RECORDS = 2**17
 
 #: Offset, key, value and headers.
 BatchRecord = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes]]]
@@ -38,8 +39,8 @@ class CorruptBatch(RuntimeError):
     """A batch the broker should not have sent: wrong checksum, magic or timestamp type."""
 
 
-class BodyTooLarge(ValueError):
-    """A batch's body decompresses to more than ``MAX_BODY``, or not at all."""
+class NotOpened(ValueError):
+    """A batch holds more than ``MAX_RECORDS``, or its body decompresses to more than ``MAX_BODY``, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class RecordBatch:
 
         Raises
         ------
-        BodyTooLarge
-            The body is larger than ``MAX_BODY`` or cannot be decompressed.
+        NotOpened
+            It holds too much, or cannot be decompressed.
         """
         return Block(self._body(), self.count, self.base_offset, self.last_offset, self.arrived_ms)
 
@@ -85,7 +86,7 @@ class RecordBatch:
 
         Raises
         ------
-        BodyTooLarge
+        NotOpened
             See ``block``.
         CorruptRecordException
             The records do not follow the format.
@@ -101,6 +102,8 @@ class RecordBatch:
             return list(_records(body, self.base_offset, self.count))
 
     def _body(self) -> bytes:
+        if self.count > MAX_RECORDS:
+            raise NotOpened(f"the batch holds more than {MAX_RECORDS:,} records; send smaller ones")
         data = self.raw[HEADER.size :]
         try:
             match CODECS.get(self.attributes & CODEC_MASK):
@@ -115,11 +118,11 @@ class RecordBatch:
                 case "zstd":
                     body = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read(MAX_BODY + 1)
                 case _:
-                    raise BodyTooLarge(f"unknown compression {self.attributes & CODEC_MASK}")
+                    raise NotOpened(f"unknown compression {self.attributes & CODEC_MASK}")
         except (zlib.error, RuntimeError, zstandard.ZstdError, cramjam.DecompressionError, struct.error) as error:
-            raise BodyTooLarge(f"the batch cannot be decompressed: {error}") from error
+            raise NotOpened(f"the batch cannot be decompressed: {error}") from error
         if len(body) > MAX_BODY:
-            raise BodyTooLarge(f"the batch decompresses to more than {MAX_BODY >> 20} MiB")
+            raise NotOpened(f"the batch decompresses to more than {MAX_BODY >> 20} MiB")
         return body
 
 

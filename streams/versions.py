@@ -13,7 +13,7 @@ from schemas.columnar import Layout
 from schemas.feed import Feed
 from schemas.model import PARTS, Field
 from schemas.rowcodec import NotDecodable, decode, schema_id
-from schemas.verdict import ColumnarVerdict
+from schemas.verdict import ColumnarVerdict, Rules, rules
 from streams.positions import Stop
 
 
@@ -32,13 +32,15 @@ class Versions:
 
     One by which a field may be null that the feed never lets be null stops its reader (``Stop``).
 
-    ``empty`` is a frame of these columns without rows.
+    Records of a subject that is no feed's are held against ``own_rules``. ``empty`` is a frame of these columns without
+    rows.
     """
 
-    def __init__(self, catalogue: Catalogue, subject: str, feed: Feed | None = None) -> None:
+    def __init__(self, catalogue: Catalogue, subject: str, feed: Feed | None = None, own_rules: Rules = ()) -> None:
         self._catalogue = catalogue
         self._subject = subject
         self._feed = feed
+        self._own_rules = own_rules
         self._reader = catalogue.of(subject, feed_schema(feed)) if feed else catalogue.latest(subject)
         own = self._of(self._reader)
         self._known = {own.layout.frame: own}
@@ -71,12 +73,13 @@ class Versions:
         ]
         columns += [pl.col("_key", "_offset", "_arrived")]
         if self._feed is None:
-            return Version(written.id, Layout(written), None, columns)
+            own = [rule for rule in self._own_rules if {*rule[1].meta.root_names()} <= {*has, "_arrived"}]
+            return Version(written.id, Layout(written), ColumnarVerdict(own) if own else None, columns)
         fields = [field_of(schema) for schema in has.values()]
         self._refuse_null(written, fields)
         if undeclared := [f for f in fields if f.name not in wanted]:
             columns.append(_as_json(undeclared).alias("_undeclared"))
-        return Version(written.id, Layout(written), ColumnarVerdict(self._feed, fields), columns)
+        return Version(written.id, Layout(written), ColumnarVerdict(rules(self._feed, fields)), columns)
 
     def _refuse_null(self, written: FrozenSchema, fields: Iterable[Field]) -> None:
         """Where null would be stored as something else."""

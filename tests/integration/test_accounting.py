@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,18 +12,23 @@ from datetime import timedelta
 from itertools import islice
 from random import Random
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from kafka import KafkaProducer
 
-from schemas.fields import Record
-from schemas.rowcodec import encode
+from schemas.fields import INSTANTS, Record
+from schemas.rowcodec import encode, frame
 from sinks.ledger import Account, accounts
 from sinks.queries import quarantine
-from streams.deadletters import LONGEST, TOPIC
+from streams.deadletters import LONGEST, TOPIC, DeadLetter
+from streams.decode import LARGEST_LETTER, Decoder
 from streams.lag import measure
+from streams.producing import Sender
 from tests.city import START, City, own_city
+from tests.reference.batches import CODECS, batch, batch_of, record_bytes, run
 
 pytestmark = pytest.mark.integration
 
@@ -161,6 +168,115 @@ def test_what_is_no_dead_letter_is_kept_counted_and_shown(city: City) -> None:
     ((counted,),) = ask(city, f"SELECT groupBitmapMerge(offsets) FROM raw.ledger WHERE {own}", "operator")
     assert counted == len(found)
     assert all(row["partition"] == 0 for row in found)
+
+
+def test_every_kind_of_dead_letter_is_written_and_stored(city: City) -> None:
+    """A record with neither key nor value among them, which kills no worker; and what has no bytes of its own."""
+    feed, catalogue = city.installation.feeds[FEED], city.installation.catalogue
+    good, bad, *_ = simulated(city, 3, 4)
+    frozen, other = catalogue.latest(FEED), catalogue.latest("parking_site")
+    key, value = good.segment_id.encode(), encode(frozen, good)
+    records = [
+        (None, None), (None, value), (key, None), (key, b""), (key, b'{"event_id": 1}'), (key, frame(2**31 - 1)),
+        (key, frame(other.id)), (key, value[:-3]), (key, value + b"\0"), (b"other", encode(frozen, bad)),
+        (key, frame(frozen.id) + b"\1" * (LARGEST_LETTER + 1)),
+    ]  # fmt: skip
+    empty, number = batch_of(b"".join(record_bytes(n, None, None) for n in range(9)), 9, 50), len(records)
+    logged = [batch([(*one, [])], offset) for offset, one in enumerate(records)] + [
+        batch_of(b"no gzip", 2, 20, CODECS["gzip"]),
+        batch_of(b"\1 no records", 2, 30),
+        empty,
+        batch_of(b"", 2**18, 90),
+    ]
+    dead = Decoder(catalogue, FEED, feed, topic="elsewhere").read(run(*logged, topic="elsewhere"), 0).dead
+    assert [letter.offset for letter in dead[:number]] == list(range(number))
+    before = account(city)
+
+    async def write() -> None:
+        here = AIOKafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all", max_request_size=2**21)
+        async with here:
+            sender = Sender(SimpleNamespace(_ensure_producer=lambda: here))
+            await sender.send_letters(TOPIC, dead)
+            for one in records:
+                built = here.create_batch()
+                built.append(timestamp=None, key=one[0], value=one[1])
+                await (await here.send_batch(built, FEED, partition=0))
+
+    asyncio.run(write())
+    after = account(city)
+    assert after.balances
+    assert after.quarantined - before.quarantined == number
+    columns = "source_offset, last_offset, stage, cause, unhex(key), unhex(value), isNull(key), isNull(value)"
+    found = ask(city, f"SELECT {columns} FROM raw.quarantine FINAL WHERE topic = 'elsewhere' ORDER BY 1", "owner")
+    assert [(*row[:4], None if row[6] else row[4].encode(), row[7]) for row in found] == [
+        (letter.offset, letter.last_offset, letter.stage, letter.cause, letter.key, letter.value is None)
+        for letter in dead
+    ]  # fmt: skip
+    own = f"topic = '{FEED}' AND source_partition = 0 ORDER BY source_offset DESC LIMIT {number}"
+    causes = ask(city, f"SELECT cause, isNull(key), isNull(value) FROM raw.quarantine FINAL WHERE {own}", "owner")
+    expected = [(letter.cause, letter.key is None, letter.value is None) for letter in dead[:number]]
+    assert causes == expected[::-1]
+
+
+def test_letters_that_anybody_wrote_cost_the_ledger_little(city: City) -> None:
+    """A thousand that claim 67 million offsets each, and a thousand at the ends of what a letter may claim."""
+
+    def forged(number: int, first: int, last: int) -> DeadLetter:
+        return DeadLetter(f"forged_{number % 3}", number % 7, first, last, "DECODE", "forged", None, b"", 1)
+
+    far = 2**63 - 1 - 2 * LONGEST
+    letters = [forged(n, n * 2**26, (n + 1) * 2**26) for n in range(1000)]
+    letters += [forged(n, far - n * LONGEST, far - (n - 1) * LONGEST - 1) for n in range(1000)]
+
+    async def write() -> None:
+        async with AIOKafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all") as here:
+            sender = Sender(SimpleNamespace(_ensure_producer=lambda: here))
+            await sender.send_letters(TOPIC, letters)
+            await sender.settle()
+
+    began = time.monotonic()
+    asyncio.run(write())
+    assert account(city).balances
+    assert time.monotonic() - began < 60
+    count = "SELECT count() FROM raw.quarantine FINAL WHERE cause"
+    assert ask(city, f"{count} = 'forged'", "operator") == [(1000,)]
+    impossible = ask(city, f"{count} LIKE '%last_offset is no number from%'", "operator")
+    assert impossible == [(1000,)]
+
+
+def test_parts_of_windows_that_anybody_wrote_stop_neither_the_sink_nor_a_view(city: City) -> None:
+    """Each value of a part at the ends of what Avro can carry, and at the ends of what the sink lets pass."""
+    feed = city.installation.feeds["police_incident"]
+    (aggregate,) = feed.aggregates
+    frozen = city.installation.catalogue.latest(aggregate.topic)
+    start = round(START.timestamp()) * 1000
+    ends = {
+        "window_start": [-(2**63), INSTANTS[0] // 900_000 * 900_000, 2**63 - 900_000],
+        "source_partition": [-(2**31), 2**31 - 1],
+        "watermark": [-(2**63), 2**63 - 1, INSTANTS[0]],
+    }
+    common: dict[str, Any] = {"window_start": start, "source_partition": 0, "since": 0, "version": 2, "events": 1}
+    default = {
+        field["name"]: common.get(field["name"], "forged" if field["type"] == "string" else 1)
+        for field in frozen.schema["fields"]
+    }
+    for name in (name for name in default if name.endswith(("_buckets", "_counts"))):
+        default[name] = []
+    numbers = [name for name, value in default.items() if isinstance(value, int) and name not in ends]
+    lists = [name for name in default if name.endswith("_buckets")]
+    changes: list[dict[str, Any]] = [{name: value} for name, values in ends.items() for value in values]
+    changes += [{name: end} for name in numbers for end in (-(2**63), 2**63 - 1)]
+    changes += [{name: [2**31 - 1, 0]} for name in lists] + [
+        {name: [-1], f"{name[:-8]}_counts": [2**63 - 1]} for name in lists
+    ]
+    forged = [{**default, **change, "version": change.get("version", 2 * n)} for n, change in enumerate(changes)]
+    with closing(producer(city)) as to:
+        for part in forged:
+            to.send(aggregate.topic, key=b"forged", value=encode(frozen, part))
+        to.flush()
+    city.drain()
+    names = ", ".join(r.name for measure in aggregate.measures for r in measure.results)
+    assert ask(city, f"SELECT window_start, {names}, final, as_of FROM city.{aggregate.name}")
 
 
 def test_final_is_never_claimed_of_parts_that_cannot_be_seen(city: City) -> None:

@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from schemas.avro import feed_schema
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.rowcodec import encode, frame
 from streams import decode, recordbatch
-from streams.deadletters import DeadLetter
+from streams.deadletters import LONGEST, DeadLetter
 from streams.decode import LARGEST_LETTER, Decoded, Decoder, gaps
 from tests.reference.batches import CODECS, COMPRESS, batch, batch_of, record_bytes, run, sized, varint
 from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, event_id, instant, record, value
@@ -73,6 +74,7 @@ CUT_OFF = "the record is cut off: a record of schema 1 has more bytes"
 
 BAD: dict[str, tuple[Raw, str, str]] = {
     "no key": ((None, PLAIN, NO_HEADERS), "DECODE", "the record has no key"),
+    "neither key nor value": ((None, None, NO_HEADERS), "DECODE", "the record has no key"),
     "no value": ((KEY, None, NO_HEADERS), "DECODE", "the record has no value"),
     "empty value": ((KEY, b"", NO_HEADERS), "DECODE", "the value does not start with 0x00 and a schema id"),
     "JSON": ((KEY, b'{"event_id": 1}', NO_HEADERS), "DECODE", "the value does not start with 0x00 and a schema id"),
@@ -259,6 +261,31 @@ def test_a_decompression_bomb_is_quarantined_by_its_offsets_in_bounded_memory(co
     (letter,) = decoded.dead
     assert (letter.offset, letter.last_offset, letter.value) == (BASE + 1, BASE + 7, None)
     assert letter.cause == "the batch decompresses to more than 64 MiB"
+
+
+def test_a_batch_of_millions_of_empty_records_is_quarantined_by_its_offsets_in_bounded_memory() -> None:
+    count = 3_000_000
+    body = lz4.frame.compress(b"".join(record_bytes(delta, None, None) for delta in range(count)))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _highest_memory()
+    decoded = read(batch_of(body, count, BASE, CODECS["lz4"]), batch_with([(KEY, GOOD, NO_HEADERS)], BASE + count))
+    assert _highest_memory() - before < 64 * 2**20
+    assert decoded.rows["_offset"].to_list() == [BASE + count]
+    assert {letter.cause for letter in decoded.dead} == {"the batch holds more than 131,072 records; send smaller ones"}
+    borders = [letter.offset for letter in decoded.dead] + [BASE + count]
+    assert borders[0] == BASE
+    assert [letter.last_offset + 1 for letter in decoded.dead] == borders[1:]
+    assert all(0 < end - start <= LONGEST for start, end in pairwise(borders))
+
+
+def test_a_batch_is_quarantined_one_record_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = batch_with([(KEY, GOOD, NO_HEADERS)] * 8 + [(KEY, b"bad", NO_HEADERS)])
+    monkeypatch.setattr(recordbatch, "MAX_RECORDS", 9)
+    assert read(raw).rows.height == 8
+    monkeypatch.setattr(recordbatch, "MAX_RECORDS", 8)
+    decoded = read(raw)
+    assert decoded.rows.is_empty()
+    assert [(d.offset, d.last_offset) for d in decoded.dead] == [(BASE, BASE + 8)]
 
 
 def _highest_memory() -> int:

@@ -23,7 +23,7 @@ from schemas.feed import Feed, milliseconds
 from schemas.fields import Record
 from schemas.pseudonyms import replaced
 from schemas.rowcodec import decode, encode
-from schemas.verdict import AND, ColumnarVerdict, instant_ms, problems
+from schemas.verdict import AND, ColumnarVerdict, instant_ms, problems, rules
 from tests import city
 from tests.reference import toy
 
@@ -90,7 +90,7 @@ def test_simulated_records_are_valid_one_by_one_and_in_columns(feed: Feed) -> No
         assert problems(feed, pseudonymous(feed, record), key_of(feed, record), at) == []
     keys = [key_of(feed, record) for record in records]
     rows = decoded_rows(feed).with_columns(_key=pl.Series(keys), _arrived=pl.Series(arrived))
-    assert ColumnarVerdict(feed).problems(rows) is None
+    assert ColumnarVerdict(rules(feed)).problems(rows) is None
 
 
 @every_feed
@@ -103,7 +103,7 @@ def test_both_verdicts_refuse_an_event_from_the_future(feed: Feed) -> None:
     ]
     keys = [key_of(feed, record) for record in records]
     rows = decoded_rows(feed).head(10).with_columns(_key=pl.Series(keys), _arrived=pl.Series(early))
-    together = ColumnarVerdict(feed).problems(rows)
+    together = ColumnarVerdict(rules(feed)).problems(rows)
     assert together is not None
     assert alone == together.to_list()
     assert "" not in alone

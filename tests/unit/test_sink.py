@@ -46,12 +46,14 @@ def test_progress_is_inserted_after_the_parts_and_the_position_moves_last() -> N
     tp = TP(AGGREGATE.name, 0)
     consumer = SimpleNamespace(resumed={tp: Position(0, 0, 0, "", "")}, flushed={}, assignment=lambda: {tp})
     app: Any = MagicMock(batch_consumer=consumer, unchanged=AsyncMock())
-    lane = AggregateLane(AGGREGATE, CATALOGUE, "UTC")
+    lane = AggregateLane(FEED, AGGREGATE, CATALOGUE, "UTC")
     server = Recording(consumer.flushed)
     sink = Sink(app, [lane], server)  # type: ignore[arg-type]
     empty = lane.read(run(batch([], 0), topic=AGGREGATE.name), 0, 0)[0]
     part: dict[str, Any] = {
-        name: [] if dtype.is_nested() else None if name == "watermark" else "calm" if dtype == pl.String else 1
+        name: {"watermark": None, "window_start": 0, "source_partition": 0}.get(
+            name, [] if dtype.is_nested() else "calm" if dtype == pl.String else 1
+        )
         for name, dtype in empty.schema.items()
         if not name.startswith("_")
     }

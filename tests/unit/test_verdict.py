@@ -135,7 +135,7 @@ class Subject:
         self.catalogue = Catalogue({1: self.frozen})
         self.layout = Layout(self.frozen)
         self.writer = unbounded(self.frozen.schema)
-        self.verdict = ColumnarVerdict(feed)
+        self.verdict = ColumnarVerdict(rules(feed))
         simulated = feed.simulate(START, Random(1))
         self.good = [on_the_wire(feed, replaced(feed, b"k", next(simulated).model_dump())) for _ in range(20)]
 
@@ -311,9 +311,8 @@ def test_what_is_no_pseudonym_is_invalid_in_every_version() -> None:
     (address,) = (field for field in schema["fields"] if field.get("sensitivity") == "personal")
     assert address["pattern"] == PSEUDONYM
     before = field_of({name: value for name, value in address.items() if name != "pattern"})
-    verdict = ColumnarVerdict(
-        FEEDS["police_incident"], [field_of(f) for f in schema["fields"] if f != address] + [before]
-    )
+    fields = [field_of(f) for f in schema["fields"] if f != address] + [before]
+    verdict = ColumnarVerdict(rules(FEEDS["police_incident"], fields))
     subject = SUBJECTS["police_incident"]
     plain = subject.good[0] | {"address": "Wensan Road 17"}
     rows = [(values, values["incident_id"].encode(), values["changed_at"]) for values in (plain, subject.good[0])]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 from clickhouse_driver.errors import Error as ClickHouseError
@@ -54,6 +56,12 @@ COMMANDS = (
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"citystream {metadata.version('citystream')}")
+        raise typer.Exit
+
+
 def build() -> typer.Typer:
     """The application with all commands; each module of ``COMMANDS`` adds its own."""
     app = typer.Typer(
@@ -66,9 +74,19 @@ def build() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+    app.callback()(_common)
     for module in COMMANDS:
         module.add_to(app)
     return app
+
+
+def _common(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say which this is.")
+    ] = False,
+) -> None:
+    """Options of no command."""
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from citystream.settings import Settings, SettingsError, load_settings
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from sinks.clickhouse import Server
-from sinks.migrate import migrate, settle
+from sinks.migrate import made_for, migrate, settle
 from streams import topics
 
 
@@ -32,8 +33,11 @@ class Installation:
 
     @cached_property
     def feeds(self) -> dict[str, Feed]:
-        """All declared feeds."""
-        return declared.load()
+        """All declared feeds whose files are right; says of the others what is wrong with them."""
+        found, wrong = declared.look()
+        for problem in wrong.values():
+            print(f"citystream: {problem}; this feed is left out", file=sys.stderr)
+        return found
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -47,7 +51,13 @@ class Installation:
         ------
         SettingsError
             There is no such feed; the message has the nearest name and the list.
+        DeclarationError
+            The file of one of them is wrong.
         """
+        wrong = declared.look()[1]
+        for name, problem in wrong.items():
+            if not names or name in names:
+                raise problem
         chosen = list(names or self.feeds)
         for name in chosen:
             if name not in self.feeds:
@@ -75,12 +85,22 @@ class Installation:
         ------
         TopicProblem, PositionProblem
             A topic cannot be ended yet.
+        DeclarationError
+            The file of a feed is wrong.
+        SettingsError
+            The tables were made for another time zone.
         """
+        declared.load()
         topics.wait_for_kafka(self.bootstrap, say)
         outgrown, now_ms = growth.outgrown(self.feeds.values()), time.time_ns() // 1_000_000
         for generation in outgrown:
             growth.end(self.bootstrap, generation, now_ms)
         owner = self.server("owner")
+        if (zone := made_for(owner, say)) not in {None, self.settings.timezone}:
+            raise SettingsError(
+                f"CITYSTREAM_TIMEZONE is {self.settings.timezone}, and the tables and views here were made for {zone}, "
+                f"which is for good: set it to {zone}, or begin anew with empty servers"
+            )
         migrate(owner, self.feeds.values(), self.settings.timezone, say)
         created = topics.create(self.bootstrap, topics.topics(self.feeds.values()))
         if created:

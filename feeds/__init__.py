@@ -4,24 +4,53 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import traceback
 from functools import cache
 
 from schemas.feed import DeclarationError, Feed
 
 
-@cache
 def load() -> dict[str, Feed]:
     """Every declared feed by name.
 
     Raises
     ------
     DeclarationError
-        A file declares no ``FEED``, or under another name than its own.
+        A file is wrong.
     """
-    feeds = {}
+    found, wrong = look()
+    for problem in wrong.values():
+        raise problem
+    return found
+
+
+@cache
+def look() -> tuple[dict[str, Feed], dict[str, DeclarationError]]:
+    """Every declared feed by name, and what is wrong with the files that declare none."""
+    found: dict[str, Feed] = {}
+    wrong: dict[str, DeclarationError] = {}
     for module in pkgutil.iter_modules(__path__):
-        feed = getattr(importlib.import_module(f"feeds.{module.name}"), "FEED", None)
-        if not isinstance(feed, Feed) or feed.name != module.name:
-            raise DeclarationError(f"feeds/{module.name}.py has to declare FEED = Feed(name='{module.name}', ...)")
-        feeds[feed.name] = feed
-    return feeds
+        try:
+            found[module.name] = _declared(module.name)
+        except Exception as error:  # noqa: BLE001  whatever a file raises is a mistake in that file
+            wrong[module.name] = _problem(module.name, error)
+    return found, wrong
+
+
+def _declared(name: str) -> Feed:
+    feed = getattr(importlib.import_module(f"feeds.{name}"), "FEED", None)
+    if not isinstance(feed, Feed) or feed.name != name:
+        raise DeclarationError(f"has to declare FEED = Feed(name='{name}', ...)")
+    return feed
+
+
+def _problem(name: str, error: Exception) -> DeclarationError:
+    """Where a file is wrong, and what is."""
+    file = f"feeds/{name}.py"
+    if isinstance(error, SyntaxError):
+        line, what = error.lineno, error.msg
+    else:
+        lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename.endswith(f"/{file}")]
+        line = lines[-1] if lines else None
+        what = str(error) if isinstance(error, DeclarationError) else f"{type(error).__name__}: {error}"
+    return DeclarationError(f"{file}{f', line {line}' if line else ''}: {what}")

@@ -58,6 +58,20 @@ def settle(owner: Server, generations: Iterable[Generation]) -> None:
     client.disconnect()
 
 
+def made_for(owner: Server, say: Callable[[str], None]) -> str | None:
+    """The time zone the tables were made for, or None if there are none; waits for a server that is away."""
+    client = owner.connect()
+    rows = patiently(
+        lambda: client.execute(
+            "SELECT extract(type, '\\'(.+)\\'') FROM system.columns "
+            "WHERE database = 'raw' AND table = 'quarantine' AND name = 'published_at'"
+        ),
+        say,
+    )
+    client.disconnect()
+    return str(rows[0][0]) if rows else None
+
+
 def migrate(owner: Server, feeds: Iterable[Feed], timezone: str, say: Callable[[str], None]) -> None:
     """Create what is missing; waits for a server that is away.
 

@@ -11,6 +11,12 @@ from sinks.tables import MASKED
 from streams.positions import NO_EVENT_TIME
 from streams.watermark import ASIDE
 
+#: Whether a quarantined record was published again.
+_REDRIVEN = (
+    "if((topic, source_partition, source_offset) IN "
+    "(SELECT topic, source_partition, source_offset FROM raw.redriven), 'yes', 'no')"
+)
+
 
 def newest_arrival_ms(client: Client, feed: Feed) -> int | None:
     """When the newest stored record of a feed reached the broker, or None if nothing is stored."""
@@ -89,7 +95,8 @@ def quarantine(client: Client, topic: str | None, limit: int) -> list[dict[str, 
     """The newest quarantined records, without their bytes."""
     return _rows(
         client,
-        "SELECT published_at, topic, source_partition AS partition, source_offset AS offset, last_offset, stage, cause "
+        "SELECT published_at, topic, source_partition AS partition, source_offset AS offset, last_offset, stage, "
+        f"cause, {_REDRIVEN} AS redriven "
         "FROM raw.quarantine FINAL WHERE %(topic)s = '' OR topic = %(topic)s "
         "ORDER BY published_at DESC, topic, partition, offset DESC LIMIT %(limit)s",
         {"topic": topic or "", "limit": limit},
@@ -100,7 +107,7 @@ def quarantined_record(client: Client, topic: str, partition: int, offset: int) 
     """One quarantined record with its bytes (hexadecimal) if the operator may see them, or None."""
     found = _rows(
         client,
-        f"SELECT * FROM {MASKED} WHERE topic = %(topic)s AND source_partition = %(partition)s "
+        f"SELECT *, {_REDRIVEN} AS redriven FROM {MASKED} WHERE topic = %(topic)s AND source_partition = %(partition)s "
         "AND %(offset)s BETWEEN source_offset AND last_offset",
         {"topic": topic, "partition": partition, "offset": offset},
     )

@@ -66,7 +66,10 @@ def show_feed(
         return
     console = Console()
     console.print(_facts(found))
-    for title in ("fields", "topics", "aggregates"):
+    console.print(
+        _table("Tables and views", [{k: table[k] for k in ("name", "description")} for table in found["tables"]])
+    )
+    for title in ("topics", "aggregates", "fields"):
         console.print(_table(title.capitalize(), found[title]))
     for table in found["tables"]:
         console.print(_table(f"{table['name']}: {table['description']}", table["columns"]))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from clickhouse_driver.errors import Error as ClickHouseError
@@ -20,6 +20,7 @@ from citystream.installation import Installation
 from processors import GROUP as PROCESSOR
 from sinks import GROUP as SINK
 from sinks.clickhouse import first_line, passes
+from sinks.ledger import Account
 from sinks.reconciler import Check, Reconciler
 from streams import topics
 from streams.generations import sources
@@ -27,6 +28,8 @@ from streams.lag import LagMeter, by_topic
 
 #: How long a look waits for Kafka before it gives up.
 PATIENCE = timedelta(seconds=10)
+#: Feeds that a table of the ledger has beside each other.
+BESIDE = 4
 #: Stretches of offsets that are named at most.
 MOST_PLACES = 20
 
@@ -91,10 +94,28 @@ def ledger(
             return
         with waiting_for("ClickHouse to count all rows"):
             found = reconciler.accounts()
-        show([dataclasses.asdict(a) | {"balances": a.balances} for a in found], output)
+        if output is Output.JSON:
+            show([dataclasses.asdict(a) | {"balances": a.balances} for a in found], output)
+        else:
+            for start in range(0, len(found), BESIDE):
+                show(sums(found[start : start + BESIDE]), output)
         if any(account.wrong for account in found):
             _name(reconciler.check())
             raise typer.Exit(1)
+
+
+def sums(found: Sequence[Account]) -> list[dict[str, Any]]:
+    """The accounts of some feeds as lines of a table with a column a feed."""
+    names = [one.name for one in dataclasses.fields(Account) if one.name != "topic"]
+    lines: list[dict[str, Any]] = [
+        {"records": name.replace("_", " ")} | {a.topic: getattr(a, name) for a in found} for name in names
+    ]
+    return [*lines, {"records": "balances"} | {a.topic: balance(a) for a in found}]
+
+
+def balance(account: Account) -> str:
+    """Whether the sum is right, in a word: what is only on its way is no fault."""
+    return "yes" if account.balances else "no" if account.wrong else "on its way"
 
 
 def watch(look: Callable[[], Check], pause: Callable[[], None], say: Callable[[Check | Exception], None]) -> None:

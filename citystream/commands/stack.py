@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
+from collections.abc import Mapping, Sequence
 
 import typer
-from rich.console import Console
+from clickhouse_driver.errors import Error as ClickHouseError
+from kafka.errors import KafkaError
+from rich.markup import escape
 from rich.table import Table
 
-from citystream.commands.output import Output, OutputOption
+from citystream.commands.output import Output, OutputOption, print_whole
 from citystream.installation import Installation
 from citystream.settings import load_settings
 from citystream.stack.stack import Stack, State, Status
+from processors import GROUP as PROCESSOR
+from sinks import GROUP as SINK
+from sinks.queries import newest_arrival_ms
+from streams import topics
+from streams.generations import sources
+from streams.members import Member, members, unread
+
+#: How each worker is started.
+STARTED_BY = {PROCESSOR: "citystream process --instance processor-1", SINK: "citystream sink --instance sink-1"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -52,25 +65,91 @@ def down() -> None:
 
 
 def status(output: OutputOption = Output.TABLE) -> None:
-    """Show what runs, where and since when; exit code 1 when something does not answer.
+    """Show what runs, where and since when: the services, and each worker with what it reads.
+
+    Exit code 1 when something does not answer, or nobody reads a topic for a worker. Feeds from which nothing has come
+    for longer than is normal are named.
 
     Example: citystream status -o json
     """
-    found = Stack(load_settings()).status()
+    city = Installation.load()
+    services = Stack(city.settings).status()
+    down = [one.name for one in services if one.state is not State.UP]
+    todo = [f"{', '.join(down)}: what is down is started by: citystream up"] if down else []
+    wanted = {PROCESSOR: list(sources(city.feeds.values())), SINK: [t.name for t in topics.stored(city.feeds.values())]}
+    workers: list[Status] = []
+    try:
+        there = members(city.bootstrap, wanted) if services[0].state is State.UP else None
+    except KafkaError:
+        there = None
+    if there is None:
+        workers = [
+            Status(group, State.UNREACHABLE, "-", reads="nothing is known: Kafka does not say") for group in wanted
+        ]
+    else:
+        for group, names in wanted.items():
+            workers += _workers(group, there)
+            todo += _missing(group, names, there)
+    found = [*services, *workers]
     if output is Output.JSON:
         typer.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
     else:
-        Console().print(_table(found))
-    if any(one.state is not State.UP for one in found):
-        typer.echo("what is down is started by: citystream up", err=True)
+        print_whole(_table(found))
+    for line in [*todo, *(_silent(city) if not down else ())]:
+        typer.echo(line, err=True)
+    if todo or any(one.state is not State.UP for one in found):
         raise typer.Exit(1)
 
 
+def _workers(group: str, there: Sequence[Member]) -> list[Status]:
+    """A line for each member of a group, or one that says it has none."""
+    return [
+        Status(group, State.UP, one.host, reads=f"{one.name}: {_reads(one.topics)}")
+        for one in there
+        if one.group == group
+    ] or [Status(group, State.DOWN, "-", reads="nothing: the group has no member")]
+
+
+def _reads(has: Mapping[str, int]) -> str:
+    return f"{sum(has.values())} partitions of {len(has)} topics" if has else "nothing yet"
+
+
+def _missing(group: str, names: Sequence[str], there: Sequence[Member]) -> list[str]:
+    """What to do for topics that nobody reads."""
+    if not any(one.group == group for one in there):
+        return [f"{group}: no worker runs; start one: {STARTED_BY[group]}"]
+    if left := unread(there, group, names):
+        return [
+            f"{group}: nobody reads {', '.join(left)}; look again in a moment, or start one more: {STARTED_BY[group]}"
+        ]
+    return []
+
+
+def _silent(city: Installation) -> list[str]:
+    """The feeds from which nothing has come for longer than is normal."""
+    now_ms = time.time_ns() // 1_000_000
+    client = city.server("operator").connect()
+    try:
+        newest = {name: newest_arrival_ms(client, feed) for name, feed in city.feeds.items()}
+    except (ClickHouseError, OSError, EOFError):
+        return []
+    finally:
+        client.disconnect()
+    return [
+        f"{name} is silent: its newest record came {_duration((now_ms - at) / 1000)} ago, "
+        f"{_duration(city.feeds[name].silence.total_seconds())} are normal; is its publisher running?"
+        for name, at in newest.items()
+        if at is not None and city.feeds[name].is_silent(at, now_ms)
+    ]
+
+
 def _table(found: list[Status]) -> Table:
-    table = Table("Service", "State", "Address", "Process", "Up for")
+    table = Table("Service", "State", "Address", "Process", "Up for", "Reads")
     for one in found:
         state = f"[green]{one.state}[/]" if one.state is State.UP else f"[red]{one.state}[/]"
-        table.add_row(one.name, state, one.address, str(one.pid or "-"), _duration(one.uptime))
+        table.add_row(
+            one.name, state, one.address, str(one.pid or "-"), _duration(one.uptime), escape(one.reads or "-")
+        )
     return table
 
 

@@ -31,13 +31,17 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """One service of the stack. ``pid`` and ``uptime`` (seconds) are known for local processes only."""
+    """One service of the stack, or a worker with what it ``reads``.
+
+    ``pid`` and ``uptime`` (seconds) are known for local services only.
+    """
 
     name: str
     state: State
     address: str
     pid: int | None = None
     uptime: float | None = None
+    reads: str | None = None
 
 
 @dataclass(frozen=True)

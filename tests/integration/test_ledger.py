@@ -18,6 +18,7 @@ from citystream.installation import Installation
 from citystream.settings import PROJECT
 from citystream.stack.stack import Stack
 from sinks.ledger import EVERYWHERE, Stretch, absent, arrived
+from sinks.queries import quarantine, quarantined_record
 from sinks.reconciler import Check, Reconciler
 from sinks.tables import LEDGER_BLOCK
 from streams import deadletters
@@ -57,6 +58,17 @@ def put(sink: Any, table: str, ranges: list[tuple[int, int]], **settings: Any) -
     columns = "(topic, source_partition, source_offset, last_offset)"
     sink.execute(f"INSERT INTO raw.{table} {columns} VALUES", [(TOPIC, 3, *one) for one in ranges], settings=settings)
     return {o for first, last in ranges for o in range(first, last + 1)} if not settings else set()
+
+
+def test_a_redriven_letter_looks_redriven(sink: Any, connect: Callable[[str], Any]) -> None:
+    put(sink, "quarantine", [(1, 1), (2, 2)])
+    connect("owner").execute(
+        "INSERT INTO raw.redriven (topic, source_partition, source_offset) VALUES", [(TOPIC, 3, 2)]
+    )
+    operator = connect("operator")
+    assert [(row["offset"], row["redriven"]) for row in quarantine(operator, TOPIC, 9)] == [(2, "yes"), (1, "no")]
+    found = [quarantined_record(operator, TOPIC, 3, offset) for offset in (1, 2)]
+    assert [row["redriven"] for row in found if row] == ["no", "yes"]
 
 
 @pytest.mark.parametrize("seed", range(3))

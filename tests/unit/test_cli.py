@@ -1,14 +1,25 @@
 """The command line as a whole."""
 
+from __future__ import annotations
+
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from rich.text import Text
 
+import feeds
+from citystream import installation
 from citystream.cli import _fail
 from citystream.commands.output import as_text
+from citystream.installation import Installation
 from citystream.printable import printable
+from citystream.settings import Settings, SettingsError
+from schemas.feed import DeclarationError
 
 
 def test_a_command_loads_only_what_it_takes() -> None:
@@ -28,3 +39,59 @@ def test_nor_by_a_message(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         _fail("no column \x1b[2J\nsecond line", 2)
     assert capsys.readouterr().err == "citystream: no column \\x1b[2J\nsecond line\n"
+
+
+def test_it_says_which_version_it_is() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "citystream.cli", "--version"], check=True, capture_output=True, text=True
+    )
+    assert found.stdout == f"citystream {version('citystream')}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose files are feeds, too."""
+    monkeypatch.setattr(feeds, "__path__", [*feeds.__path__, str(tmp_path / "feeds")])
+    (tmp_path / "feeds").mkdir()
+    feeds.look.cache_clear()
+    yield tmp_path / "feeds"
+    feeds.look.cache_clear()
+    sys.modules.pop("feeds.odd", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("FEED = (\n", "feeds/odd.py, line 1: '(' was never closed"),
+        ("\nFEED = Feed(name='odd')\n", "feeds/odd.py, line 2: NameError: name 'Feed' is not defined"),
+        ("x = 1\n", "feeds/odd.py: has to declare FEED = Feed(name='odd', ...)"),
+        (
+            "import dataclasses\nfrom feeds.traffic_flow import FEED as T\nFEED = dataclasses.replace(T, key='none')\n",
+            "feeds/odd.py, line 3: ",
+        ),
+    ],
+    ids=["syntax", "name", "none", "declaration"],
+)
+def test_a_wrong_feed_file_is_named_and_only_what_is_its_own_is_refused(
+    text: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "odd.py").write_text(text)
+    city = Installation(Settings())
+    assert "traffic_flow" in city.feeds
+    assert "odd" not in city.feeds
+    assert said in capsys.readouterr().err
+    assert list(city.choose(["traffic_flow"])) == ["traffic_flow"]
+    for refused in (lambda: city.choose(["odd"]), lambda: city.choose(None), lambda: city.prepare(print)):
+        with pytest.raises(DeclarationError, match=re.escape(said)):
+            refused()
+
+
+def test_another_time_zone_than_that_of_the_tables_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr("streams.topics.wait_for_kafka", lambda *_: None)
+    monkeypatch.setattr(installation, "made_for", lambda *_: "Asia/Shanghai")
+    monkeypatch.setattr(installation, "migrate", lambda *_: done.append("migrated"))
+    monkeypatch.setattr(Installation, "server", lambda *_: None)
+    with pytest.raises(SettingsError, match="were made for Asia/Shanghai"):
+        Installation(Settings(timezone="Europe/Berlin")).prepare(print)
+    assert not done

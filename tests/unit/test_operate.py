@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from functools import partial
 from unittest.mock import MagicMock
@@ -12,11 +12,13 @@ import pytest
 from kafka.errors import LeaderNotAvailableError, UnknownTopicOrPartitionError
 
 from citystream import cli
-from citystream.commands import operate, output
+from citystream.commands import operate, output, stack
 from citystream.stack.ports import free_ports
-from sinks.ledger import Stretch
+from citystream.stack.stack import State, Status
+from sinks.ledger import Account, Stretch
 from sinks.reconciler import Check
 from streams.lag import Observation, PartitionLag, Unknown
+from streams.members import Member
 
 
 @pytest.mark.parametrize("command", ["lag", "ledger"])
@@ -85,3 +87,63 @@ def test_a_look_is_a_line_and_only_what_went_wrong_since_the_first_is_named(
             " (2 of them known)",
         ]
     assert said.err.splitlines() == [f"lost to retention: toy/0: offsets {part}" for part in ("0 to 1", "2 to 2")]
+
+
+def account(topic: str, **found: int) -> Account:
+    names = [one.name for one in fields(Account) if one.name != "topic"]
+    return Account(topic, **(dict.fromkeys(names, 0) | found))
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [({}, "yes"), ({"on_its_way": 3}, "on its way"), ({"lost": 1, "on_its_way": 3}, "no"), ({"beyond": 1}, "no")],
+)
+def test_what_is_only_on_its_way_is_no_fault_of_the_sum(found: dict[str, int], word: str) -> None:
+    assert operate.balance(account("toy", **found)) == word
+
+
+def test_the_ledger_fits_a_hundred_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [one.name for one in fields(Account) if one.name != "topic"]
+    many = [account(f"police_incident_{n}", **dict.fromkeys(names, 10**11)) for n in range(operate.BESIDE)]
+    output.show(operate.sums(many), output.Output.TABLE)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum("100,000,000,000" in line for line in lines) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("there", "code", "said"),
+    [
+        ([], 1, ["processor: no worker runs; start one: citystream process", "sink: no worker runs"]),
+        ([("processor", True), ("sink", True)], 0, []),
+        ([("processor", True), ("sink", False)], 1, ["sink: nobody reads "]),
+    ],
+    ids=["none", "both", "half"],
+)
+def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
+    there: list[tuple[str, bool]],
+    code: int,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def members(_: str, wanted: dict[str, list[str]]) -> list[Member]:
+        return [
+            Member(group, f"{group}-1", "10.0.0.1", dict.fromkeys(wanted[group][: None if whole else 1], 4))
+            for group, whole in there
+        ]
+
+    services = [Status(name, State.UP, "here") for name in ("kafka", "clickhouse", "registry")]
+    monkeypatch.setattr(stack, "Stack", lambda _: MagicMock(status=lambda: services))
+    monkeypatch.setattr(stack, "members", members)
+    monkeypatch.setattr(stack, "_silent", lambda _: [])
+    monkeypatch.setattr("sys.argv", ["citystream", "status", "--output", "json"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    assert (ended.value.code or 0) == code
+    workers = [(row["name"], row["state"]) for row in json.loads(printed.out)[3:]]
+    assert workers == [(group, "up" if there else "down") for group in ("processor", "sink")]
+    lines = printed.err.splitlines()
+    assert len(lines) == len(said)
+    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from kafka import KafkaProducer
 from kafka.errors import IllegalStateError, KafkaTimeoutError
+from kafka.producer.future import RecordMetadata
 
 from schemas.catalogue import FrozenSchema
 from schemas.feed import Feed
@@ -27,7 +28,8 @@ STOP_SECONDS = 4.0
 #: Longest pause between two attempts to reach a broker.
 RECONNECT_MS = 5_000
 
-OnResult = Callable[[Exception | None], None]
+#: Hears where a record is in the log, once all replicas have it, or the error.
+OnResult = Callable[[RecordMetadata | Exception], None]
 
 
 class Producer(KafkaProducer):
@@ -74,11 +76,11 @@ class Publisher:
     """
 
     def __init__(self, producer: KafkaProducer, feed: Feed, frozen: FrozenSchema, pseudonym_key: bytes | None) -> None:
-        self._producer = producer
+        self.producer = producer
         self._feed = feed
         self._frozen = frozen
         self._key = pseudonym_key
-        self._topic = generations(feed)[-1].topic
+        self.topic = generations(feed)[-1].topic
         personal = [field.name for field in feed.fields if field.personal]
         if personal and not pseudonym_key:
             raise ValueError(f"{feed.name} has personal fields ({', '.join(personal)}); set a pseudonym key")
@@ -87,7 +89,7 @@ class Publisher:
         self.failed = 0
 
     def publish(self, record: Record, on_result: OnResult | None = None) -> None:
-        """Send one record; ``on_result`` hears None once all replicas have it, or the error."""
+        """Send one record."""
         self.send(*self.encode(record), on_result)
 
     def encode(self, record: Record) -> tuple[bytes, bytes]:
@@ -101,28 +103,29 @@ class Publisher:
         """Send bytes as they are; to a producer that was closed meanwhile they are one of the failed."""
         self._slots.acquire()
         try:
-            future = self._producer.send(self._topic, key=key, value=value)
+            future = self.producer.send(self.topic, key=key, value=value)
         except IllegalStateError as closed:
             self._failed(on_result, closed)
             return
-        future.add_callback(self._done, on_result, None)
+        future.add_callback(self._acknowledged, on_result)
         future.add_errback(self._failed, on_result)
 
-    def _failed(self, on_result: OnResult | None, error: Exception) -> None:
-        self._done(on_result, error, None)
+    def _acknowledged(self, on_result: OnResult | None, place: RecordMetadata) -> None:
+        self.acknowledged += 1
+        self._done(on_result, place)
 
-    def _done(self, on_result: OnResult | None, error: Exception | None, _metadata: Any) -> None:
+    def _failed(self, on_result: OnResult | None, error: Exception) -> None:
+        self.failed += 1
+        self._done(on_result, error)
+
+    def _done(self, on_result: OnResult | None, result: RecordMetadata | Exception) -> None:
         self._slots.release()
-        if error is None:
-            self.acknowledged += 1
-        else:
-            self.failed += 1
         if on_result:
-            on_result(error)
+            on_result(result)
 
     def flush(self) -> None:
         """Wait until every record sent so far is acknowledged or has failed."""
-        self._producer.flush()
+        self.producer.flush()
 
     def __enter__(self) -> Self:
         return self

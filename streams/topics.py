@@ -1,4 +1,4 @@
-"""The topics of the platform: those of feeds, one an aggregate, the dead letters, and the checkpoints of positions."""
+"""The topics of the platform: those of feeds, one an aggregate, dead letters, checkpoints, published files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kafka.errors import KafkaError, NoError, TopicAlreadyExistsError, UnknownTo
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, stop_never, wait_exponential
 
 from schemas.feed import Feed, milliseconds
-from streams import checkpoints, deadletters
+from streams import checkpoints, deadletters, publications
 from streams.clients import new_admin
 from streams.generations import generations
 from streams.positions import Stop
@@ -57,7 +57,7 @@ class TopicProblem(Stop):
 
 def topics(feeds: Iterable[Feed]) -> list[Topic]:
     """Every topic these feeds need."""
-    return [*stored(feeds), Topic(checkpoints.TOPIC, 1, None)]
+    return [*stored(feeds), Topic(checkpoints.TOPIC, 1, None), Topic(publications.TOPIC, 1, None)]
 
 
 def stored(feeds: Iterable[Feed]) -> list[Topic]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import json
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from datetime import timedelta
 from io import BufferedReader
 from pathlib import Path
 from typing import Annotated
+from uuid import uuid4
 
 import typer
 from kafka.errors import KafkaError
@@ -21,14 +24,18 @@ from kafka.errors import KafkaError
 from citystream.commands.output import Output, OutputOption
 from citystream.commands.workers import log_patiently
 from citystream.installation import Installation
+from citystream.printable import printable
 from citystream.publishing.file import publish_file
 from citystream.publishing.mapping import MappingProblem, make_mapping, read_mapping
+from citystream.publishing.report import Report
 from citystream.publishing.sources import FileProblem
 from citystream.secrets import pseudonym_key
 from citystream.settings import SettingsError
 from citystream.stack.process import StackError
 from schemas.feed import Feed
-from streams.generations import generations
+from streams import publications
+from streams.generations import generations, source
+from streams.publications import Publication, Stretch
 from streams.publisher import Publisher, new_producer
 from streams.topics import states, wait_for_kafka
 
@@ -96,8 +103,16 @@ def publish(  # noqa: PLR0913, PLR0917
             time_zone=time_zone,
         )
         with _opened(file) as opened, nullcontext() if dry_run else _publisher(city, chosen, key) as publisher:
+            earlier = [] if publisher is None else publications.read(city.bootstrap)
+
+            def write_down(report: Report, stretches: Mapping[int, tuple[Stretch, ...]]) -> None:
+                assert publisher is not None
+                publications.note(publisher.producer, _publication(report, publisher.topic, stretches))
+
             now_ms = time.time_ns() // 1_000_000
-            report = publish_file(chosen, opened, file, said, publisher, key, rejects, now_ms=now_ms)
+            report = publish_file(
+                chosen, opened, file, said, publisher, key, rejects, now_ms=now_ms, on_sent=write_down
+            )
     except (MappingProblem, FileProblem) as problem:
         raise SettingsError(str(problem)) from None
     except OSError as error:
@@ -106,10 +121,28 @@ def publish(  # noqa: PLR0913, PLR0917
         typer.echo(json.dumps({"read": report.read, **dataclasses.asdict(report)}, indent=2))
     else:
         typer.echo(report.text())
+        for last in [one for one in earlier if one.digest == report.digest and one.feed == feed][-1:]:
+            typer.echo(
+                f"The same content was published before, by {printable(last.publisher)} from {printable(last.file)} "
+                f"({last.records:,} records): what was there already is not counted twice."
+            )
         if dry_run:
             typer.echo("Nothing was sent: the file was only checked.")
     if report.failed or report.rejected or report.unaccounted:
         raise typer.Exit(3 if report.failed else 1)
+
+
+def _publication(report: Report, topic: str, stretches: Mapping[int, tuple[Stretch, ...]]) -> Publication:
+    return Publication(
+        id=str(uuid4()),
+        feed=report.feed,
+        file=report.file,
+        digest=report.digest,
+        publisher=f"{getpass.getuser()}@{socket.gethostname()}",
+        accepted=report.accepted,
+        rejected=report.rejected,
+        stretches={source(topic, partition)[1]: found for partition, found in stretches.items()},
+    )
 
 
 @contextmanager
@@ -127,7 +160,7 @@ def _publisher(city: Installation, feed: Feed, key: bytes) -> Iterator[Publisher
     frozen = city.catalogue.latest(feed.name)
     try:
         wait_for_kafka(city.bootstrap, lambda text: typer.echo(f"citystream: {text}", err=True), PATIENCE)
-        states(city.bootstrap, [generations(feed)[-1].topic])
+        states(city.bootstrap, [generations(feed)[-1].topic, publications.TOPIC])
         producer = new_producer(city.bootstrap)
     except KafkaError:
         raise StackError(f"Kafka at {city.bootstrap} does not answer; run: citystream up") from None

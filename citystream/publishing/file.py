@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from io import BufferedReader
 from pathlib import Path
 
@@ -9,16 +10,19 @@ from citystream.progress import progress
 from citystream.publishing.checking import Checker, Rejected
 from citystream.publishing.mapping import FileMapping
 from citystream.publishing.report import Rejects, Report, rejects_path
-from citystream.publishing.sending import Spool, send
+from citystream.publishing.sending import Sent, Spool, send
 from citystream.publishing.sources import Source
 from schemas.feed import Feed
 from schemas.verdict import instant_ms
+from streams.publications import Stretch, stretches
 from streams.publisher import Publisher
+
+OnSent = Callable[[Report, Mapping[int, tuple[Stretch, ...]]], None]
 
 REDRAW_EVERY = 1000
 
 
-def publish_file(
+def publish_file(  # noqa: PLR0913
     feed: Feed,
     opened: BufferedReader,
     name: str,
@@ -28,8 +32,11 @@ def publish_file(
     rejects: Path | None,
     *,
     now_ms: int,
+    on_sent: OnSent = lambda _report, _offsets: None,
 ) -> Report:
     """Check a file, write down what is rejected, send the rest; without a publisher nothing is sent.
+
+    ``on_sent`` hears the report and which offsets the records got, by partition, also when it is interrupted.
 
     Raises
     ------
@@ -57,14 +64,19 @@ def publish_file(
                 bars.update(checking, completed=_position(opened))
         bars.update(checking, completed=_position(opened))
         report.lines, report.header, report.blank = source.lines, len(source.header.splitlines()), source.blank
-        report.times_twice = checker.twice
+        report.times_twice, report.digest = checker.twice, source.digest
         written = refused.finish()
         if written:
             report.rejects_file, report.reasons_file = map(str, written)
         if publisher is not None:
             sending = bars.add_task("publishing", total=len(spool))
-            sent = send(publisher, spool, lambda n: bars.update(sending, completed=n))
-            report.acknowledged, report.failed, report.failure = sent.acknowledged, sent.failed, sent.failure
+            sent = Sent()
+            try:
+                send(publisher, spool, sent, lambda n: bars.update(sending, completed=n))
+            finally:
+                report.acknowledged, report.failed = sent.acknowledged, len(spool) - sent.acknowledged
+                report.failure = sent.failure
+                on_sent(report, {partition: stretches(found) for partition, found in sent.offsets.items()})
     return report
 
 

@@ -34,11 +34,13 @@ class Rejection:
 class Report:
     """``read`` = ``accepted`` + ``rejected``; ``accepted`` = ``acknowledged`` + ``failed``, or nothing is sent.
 
-    ``lines`` of the file are those of the ``header``, ``blank`` ones, and one for each record with those ``inside`` it.
+    ``digest`` is the SHA-256 of the content, uncompressed. ``lines`` of the file are those of the ``header``, ``blank``
+    ones, and one for each record with those ``inside`` it.
     """
 
     feed: str
     file: str
+    digest: str = ""
     lines: int = 0
     header: int = 0
     blank: int = 0

@@ -6,12 +6,12 @@ import mmap
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from kafka.errors import KafkaError
+from kafka.producer.future import RecordMetadata
 
 from streams.publisher import Publisher
 
@@ -55,35 +55,40 @@ class Spool:
         self._file.close()
 
 
-@dataclass(frozen=True)
 class Sent:
-    """What became of the records; ``failed`` were not acknowledged, ``failure`` says why."""
+    """What became of the records, known at any time: the offsets of those Kafka has, by partition, and the first
+    failure."""
 
-    acknowledged: int
-    failed: int
-    failure: str | None
+    def __init__(self) -> None:
+        self.offsets: dict[int, array[int]] = {}
+        self.failure: str | None = None
+
+    @property
+    def acknowledged(self) -> int:
+        """How many records Kafka has."""
+        return sum(map(len, self.offsets.values()))
+
+    def take(self, result: RecordMetadata | Exception) -> None:
+        """Note the result of one record."""
+        if not isinstance(result, Exception):
+            self.offsets.setdefault(result.partition, array("q")).append(result.offset)
+        elif self.failure is None:
+            self.failure = str(result) or type(result).__name__
 
 
-def send(publisher: Publisher, spool: Spool, progress: Callable[[int], None]) -> Sent:
+def send(publisher: Publisher, spool: Spool, sent: Sent, progress: Callable[[int], None]) -> None:
     """Send all records and wait for their acknowledgements; the first failure ends it.
 
     ``progress`` hears how many are acknowledged.
     """
-    failures: list[str] = []
-
-    def on_result(error: Exception | None) -> None:
-        if error is not None and not failures:
-            failures.append(str(error) or type(error).__name__)
-
     try:
         for n, (_, key, value) in enumerate(spool.by_event_time()):
-            if failures:
+            if sent.failure:
                 break
-            publisher.send(key, value, on_result)
+            publisher.send(key, value, sent.take)
             if n % 1000 == 0:
                 progress(publisher.acknowledged)
         publisher.flush()
     except KafkaError as error:
-        on_result(error)
+        sent.take(error)
     progress(publisher.acknowledged)
-    return Sent(publisher.acknowledged, len(spool) - publisher.acknowledged, failures[0] if failures else None)

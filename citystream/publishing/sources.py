@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -97,6 +98,11 @@ class Source:
         """The lines read so far: those of the header, of rows, and the blank ones."""
         return self._lines.number
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was read so far, uncompressed."""
+        return self._lines.digest.hexdigest()
+
     def __iter__(self) -> Iterator[Row]:
         while self._peek():
             line = self._lines.number + 1
@@ -163,7 +169,7 @@ class Source:
 
 
 class _Lines:
-    """Lines that can be looked at and given back; ``number`` counts those taken."""
+    """Lines that can be looked at and given back; ``number`` counts those taken, ``digest`` is of what was read."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
@@ -171,6 +177,7 @@ class _Lines:
         self._ahead: deque[bytes] = deque()
         self._rest = b""
         self.number = 0
+        self.digest = hashlib.sha256()
 
     def peek(self) -> bytes:
         """The next line, empty at the end."""
@@ -200,9 +207,11 @@ class _Lines:
 
     def _read(self) -> bytes:
         try:
-            return self._file.read(BLOCK)
+            block = self._file.read(BLOCK)
         except (OSError, EOFError, zlib.error) as error:
             raise FileProblem(f"{self._name} is damaged after line {self.number}: {error}") from None
+        self.digest.update(block)
+        return block
 
     def _check(self, line: bytes) -> None:
         if len(line) > LONGEST:

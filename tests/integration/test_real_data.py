@@ -31,7 +31,7 @@ from citystream.secrets import Secrets
 from citystream.settings import Settings
 from citystream.stack.stack import Stack
 from schemas.fields import Record
-from streams import deadletters
+from streams import deadletters, publications
 from streams.lag import LagMeter
 from streams.publisher import Publisher, new_producer
 
@@ -142,6 +142,11 @@ class City:
             f"WHERE topic = '{feed}' AND kind = 'received' GROUP BY source_partition, block)",
         )
         return int(count)
+
+    def places(self, feed: str) -> Rows:
+        """Event id, partition and offset of stored rows."""
+        query = f"SELECT toString(event_id), source_partition, source_offset FROM raw.{feed} FINAL"
+        return self._execute("operator", query)
 
     def stored(self, feed: str) -> int:
         """Rows of a feed's view."""
@@ -450,6 +455,16 @@ def test_incident_windows_are_those_of_file_and_live_events(published: Round) ->
     assert {key: counted[2] for key, counted in answer.items() if counted[2] is not None} == pytest.approx(
         medians, rel=0.011
     )
+
+
+def test_a_stored_row_says_which_file_brought_it_and_a_live_one_that_none_did(city: City, published: Round) -> None:
+    notes = publications.read(city.installation.bootstrap)
+    for data in DATA_SETS:
+        live = {event.model_dump()["event_id"] for event in published.live[data.feed]}
+        for event_id, *place in city.places(data.feed):
+            files = {one.file for one in notes if one.brought(data.feed, *place)}
+            assert not files if event_id in live else len(files) == 1, (event_id, place, files)
+            assert files <= {"-", *(str(path[data.feed]) for path in (published.files, published.before))}
 
 
 def test_publishing_again_adds_nothing(city: City, published: Round, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 import typer
+from kafka import TopicPartition
+from kafka.producer.future import RecordMetadata
 
 from citystream.cli import build
 from citystream.installation import Installation
@@ -250,13 +252,14 @@ class Memory:
     def __init__(self) -> None:
         self.values: list[bytes] = []
 
-    def send(self, _topic: str, key: bytes, value: bytes) -> Memory:
+    def send(self, topic: str, key: bytes, value: bytes) -> Memory:
         self.values.append(value)
+        self._place = RecordMetadata(topic, 0, TopicPartition(topic, 0), len(self.values) - 1, 0, -1, 0, 0, -1)
         return self
 
     def add_callback(self, call: object, *args: object) -> None:
         assert callable(call)
-        call(*args, None)
+        call(*args, self._place)
 
     def add_errback(self, _call: object, *args: object) -> None:
         """Nothing fails."""

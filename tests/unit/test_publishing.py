@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import signal
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -17,7 +19,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
+from kafka.producer.future import RecordMetadata
 
 import feeds
 from citystream.commands import publish as command
@@ -39,16 +43,21 @@ HEADER = "site_id,total_spot_number,occupied_spot_number,observed_at\n"
 class Acknowledged:
     """The future of a record, decided at once."""
 
-    def __init__(self, error: Exception | None) -> None:
-        self._error = error
+    def __init__(self, result: RecordMetadata | Exception) -> None:
+        self._result = result
 
     def add_callback(self, call: Callable[..., None], *args: Any) -> None:
-        if self._error is None:
-            call(*args, None)
+        if not isinstance(self._result, Exception):
+            call(*args, self._result)
 
     def add_errback(self, call: Callable[..., None], *args: Any) -> None:
-        if self._error is not None:
-            call(*args, self._error)
+        if isinstance(self._result, Exception):
+            call(*args, self._result)
+
+
+def at(topic: str, offset: int) -> RecordMetadata:
+    """Where a record is that is acknowledged."""
+    return RecordMetadata(topic, 0, TopicPartition(topic, 0), offset, 0, -1, 0, 0, -1)
 
 
 class Memory:
@@ -65,7 +74,7 @@ class Memory:
             return Acknowledged(KafkaTimeoutError("no broker"))
         self.records.append(decode(CATALOGUE, value))
         assert key == self.records[-1]["site_id"].encode()
-        return Acknowledged(None)
+        return Acknowledged(at(topic, len(self.records) - 1))
 
     def flush(self) -> None:
         pass
@@ -202,6 +211,37 @@ def test_a_field_that_cannot_be_read_hides_no_other_problem(tmp_path: Path) -> N
     assert report.first_rejections[0].reason == (
         "total_spot_number: many is no whole number; occupied_spot_number: -3 is below 0"
     )
+
+
+def test_where_the_records_are_is_said_also_when_it_is_interrupted(tmp_path: Path) -> None:
+    class Interrupted(Memory):
+        def send(self, topic: str, key: bytes, value: bytes) -> Acknowledged:
+            if len(self.records) == 2:
+                raise KeyboardInterrupt
+            return super().send(topic, key, value)
+
+    heard: list[tuple[int, int, Any]] = []
+    content = (HEADER + "".join(map(line, range(5)))).encode()
+    for memory in (Memory(), Memory(limit=3), Interrupted()):
+        with suppress(KeyboardInterrupt):
+            publish_file(
+                PARKING,
+                opened(content),
+                "a.csv",
+                FileMapping(),
+                Publisher(memory, PARKING, CATALOGUE.latest(PARKING.name), None),
+                b"",
+                tmp_path / "rejects.csv",
+                now_ms=1_800_000_000_000,
+                on_sent=lambda report, found: heard.append((report.acknowledged, report.failed, found)),
+            )
+    assert heard == [(5, 0, {0: ((0, 4),)}), (3, 2, {0: ((0, 2),)}), (2, 3, {0: ((0, 1),)})]
+
+
+def test_a_digest_is_of_the_content_however_it_is_packed(tmp_path: Path) -> None:
+    content = (HEADER + line(1)).encode()
+    found = {publish(one, tmp_path).digest for one in (content, gzip.compress(content))}
+    assert found == {hashlib.sha256(content).hexdigest()}
 
 
 def test_without_a_publisher_a_file_is_only_checked(tmp_path: Path) -> None:

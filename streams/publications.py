@@ -1,0 +1,110 @@
+"""Which file brought a record: a note of every file that was published, on a compacted topic that keeps them for good.
+
+A publisher writes it when Kafka has acknowledged the records, or as many as it took. Of a publisher that was killed
+there is none, nor of records that came from no file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+from kafka import KafkaProducer, TopicPartition
+
+from streams.clients import new_consumer
+
+TOPIC = "publications"
+
+#: Stretches of offsets in one record; a publication among others' records has many.
+MOST_STRETCHES = 10_000
+
+#: First and last offset.
+Stretch = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A file that was published: what it was, who published it, and where its records are.
+
+    ``digest`` is of the content, uncompressed, SHA-256. Partitions are numbered through all topics of the feed, as in
+    ClickHouse. ``at_ms`` is the brokers' time, None before they have it.
+    """
+
+    id: str
+    feed: str
+    file: str
+    digest: str
+    publisher: str
+    accepted: int
+    rejected: int
+    stretches: Mapping[int, tuple[Stretch, ...]]
+    at_ms: int | None = None
+
+    @property
+    def records(self) -> int:
+        """How many records Kafka acknowledged."""
+        return sum(last - first + 1 for of_one in self.stretches.values() for first, last in of_one)
+
+    def brought(self, feed: str, partition: int, offset: int) -> bool:
+        """Whether a record is of this file."""
+        of_one = self.stretches.get(partition, ()) if feed == self.feed else ()
+        begun = bisect_right(of_one, offset, key=itemgetter(0))
+        return begun > 0 and offset <= of_one[begun - 1][1]
+
+
+def stretches(offsets: Iterable[int]) -> tuple[Stretch, ...]:
+    """Offsets, in any order, as stretches without a gap."""
+    found = np.unique(np.fromiter(offsets, dtype=np.int64))
+    if not len(found):
+        return ()
+    ends = np.flatnonzero(np.diff(found) > 1)
+    firsts, lasts = found[np.r_[0, ends + 1]], found[np.r_[ends, len(found) - 1]]
+    return tuple(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def note(producer: KafkaProducer, publication: Publication) -> None:
+    """Write a publication down; the producer's owner waits for it."""
+    for n, (partition, some) in enumerate(_pieces(publication.stretches)):
+        fields = dataclasses.asdict(publication) | {"partition": partition, "stretches": some}
+        del fields["at_ms"]
+        producer.send(TOPIC, key=f"{publication.id}/{n}".encode(), value=json.dumps(fields).encode())
+
+
+def _pieces(found: Mapping[int, tuple[Stretch, ...]]) -> Iterator[tuple[int, tuple[Stretch, ...]]]:
+    for partition, of_one in found.items():
+        for begin in range(0, len(of_one), MOST_STRETCHES):
+            yield partition, of_one[begin : begin + MOST_STRETCHES]
+
+
+def read(bootstrap: str) -> list[Publication]:
+    """All publications, the oldest first."""
+    found: dict[str, Publication] = {}
+    with closing(new_consumer(bootstrap)) as consumer:
+        here = TopicPartition(TOPIC, 0)
+        consumer.assign([here])
+        consumer.seek_to_beginning(here)
+        end = consumer.end_offsets([here])[here]
+        while consumer.position(here) < end:
+            for records in consumer.poll(timeout_ms=1000).values():
+                for kept in records:
+                    take(found, kept.value, kept.timestamp)
+    return list(found.values())
+
+
+def take(found: dict[str, Publication], value: bytes | None, at_ms: int) -> None:
+    """Note a part of a publication; one that cannot be read counts as none."""
+    try:
+        fields: dict[str, Any] = json.loads(value or b"")
+        partition, some = int(fields.pop("partition")), [(int(a), int(b)) for a, b in fields.pop("stretches")]
+        known = found.get(fields["id"]) or Publication(**fields, stretches={}, at_ms=at_ms)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return
+    of_one = (*known.stretches.get(partition, ()), *some)
+    found[known.id] = dataclasses.replace(known, stretches={**known.stretches, partition: of_one})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
 from citystream.installation import Installation
@@ -123,8 +124,15 @@ def _watch(crew: Crew, monitor: Monitor, seconds: float | None) -> None:
         while seconds is None or time.monotonic() - began < seconds:
             crew.watch()
             snapshot = monitor.take(time.time_ns() // 1_000_000)
+            fit(live.console)
             live.update(render(snapshot, _note(crew, time.monotonic() - began, seconds, snapshot)))
             time.sleep(REFRESH_SECONDS)
+
+
+def fit(console: Console) -> None:
+    """Take the size the terminal has now: rich believes COLUMNS, which is what it had when a shell exported it."""
+    with suppress(OSError):
+        console.size = ConsoleDimensions(*os.get_terminal_size())
 
 
 def _note(crew: Crew, elapsed: float, seconds: float | None, snapshot: Snapshot) -> str:
@@ -134,7 +142,7 @@ def _note(crew: Crew, elapsed: float, seconds: float | None, snapshot: Snapshot)
         f"\n{name} ended {len(words)} times by itself and was started again; it said: {words[-1] or 'nothing'}"
         for name, words in crew.ended.items()
     )
-    return f"{total:,.0f} events/s in all; {elapsed:.0f} s; {left}{again}"
+    return f"{total:,.0f} records/s in all; {elapsed:.0f} s; {left}{again}"
 
 
 def _drain(city: Installation, say: Callable[[str], None]) -> bool:

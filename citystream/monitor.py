@@ -125,7 +125,7 @@ def _age(then_ms: int | None, now_ms: int) -> float | None:
 
 def render(snapshot: Snapshot, note: str) -> RenderableType:
     """The live view."""
-    feeds = Table(title="Feeds", title_justify="left", box=box.SIMPLE_HEAD)
+    feeds = Table(title="Feeds", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     feeds.add_column("feed")
     for title in ("records/s", "published", "lag", "lag s", "to store", "age s", "quarantined"):
         feeds.add_column(title, justify="right")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from unittest.mock import MagicMock
 
-from citystream.demo import Crew, _note
+import pytest
+from rich.console import Console
+
+from citystream.demo import Crew, _note, fit
 from citystream.monitor import Snapshot
 from citystream.stack.process import Process
 
@@ -23,3 +27,14 @@ def test_what_was_started_again_is_shown_with_its_last_words() -> None:
     note = _note(crew, 3.0, None, Snapshot(0, [], []))
     assert "sink ended 2 times by itself and was started again; it said: second" in note
     assert "processor ended 1 times by itself and was started again; it said: nothing" in note
+
+
+def test_the_live_view_has_the_width_of_the_terminal_and_not_what_a_shell_exported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    console = Console()
+    for columns in (160, 100):
+        monkeypatch.setattr(os, "get_terminal_size", lambda columns=columns: os.terminal_size((columns, 40)))
+        fit(console)
+        assert console.width == columns

@@ -38,6 +38,27 @@ def test_a_narrow_terminal_cuts_off_groups_and_measures_and_nothing_else(columns
     assert max(map(len, lines)) <= columns
 
 
+def test_the_feeds_fit_eighty_columns() -> None:
+    feed = FeedStatus(
+        "police_incident", 12_345_678, 1_200.0, TopicLag("", 9_999, 12.5, None), TopicLag("", 9_999, None, None), 3.4,
+        False, 12_345,
+    )  # fmt: skip
+    console = Console(width=80)
+    with console.capture() as printed:
+        console.print(render(Snapshot(0, [feed], []), ""))
+    (line,) = [line for line in printed.get().splitlines() if "police" in line]
+    assert line.split() == ["police_incident", "1,200", "12,345,678", "9,999", "12.5", "9,999", "3.4", "12,345"]
+
+
+def test_what_kafka_does_not_say_is_left_open() -> None:
+    unknown = TopicLag("", None, None, "toy does not exist")
+    console = Console(width=80)
+    with console.capture() as printed:
+        console.print(render(Snapshot(0, [FeedStatus("toy", None, 0.0, unknown, unknown, None, False, 0)], []), ""))
+    (line,) = [line for line in printed.get().splitlines() if "toy" in line]
+    assert line.split() == ["toy", "0", "-", "-", "-", "-", "-", "0"]
+
+
 def test_a_silent_feed_is_said_to_be() -> None:
     lag = TopicLag("", 0, 0.0, None)
     feeds = [

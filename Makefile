@@ -78,9 +78,13 @@ bench: setup
 faults: setup
 	@$(BIN)/python -m tests.campaign
 
+# Two of Python's: with the developers' tools, and the same versions without them for the image.
+PIP_COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
+
 lock: .venv/project.stamp
-	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
-		--no-emit-find-links --no-emit-trusted-host --no-emit-options --extra dev --output-file requirements.lock pyproject.toml
+	$(PIP_COMPILE) --extra dev --output-file requirements.lock pyproject.toml
+	$(PIP_COMPILE) --constraint requirements.lock --output-file deploy/docker/requirements.lock pyproject.toml
 	@$(COPY_KAFKA) && $(KAFKA_SUMS) > $(KAFKA_LOCK)
 
 clean:

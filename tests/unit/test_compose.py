@@ -2,7 +2,11 @@
 
 import json
 import re
+import socket
+import struct
 import subprocess
+import sys
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from citystream.cli import build
 from citystream.secrets import Secrets, secret
 from citystream.settings import LOCALHOST, PROJECT, Settings, load_settings, variable
 from citystream.stack import clickhouse, kafka
+from citystream.stack.ports import free_ports
 from streams.producing import LARGEST_BODY
 from streams.topics import MAX_BATCH
 
@@ -28,7 +33,7 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 DOCKERFILE = (PROJECT / "deploy/docker/Dockerfile").read_text()
 PASSWORDS = {f"CITYSTREAM_{user}_PASSWORD": f"password of {user}" for user in ("OWNER", "SINK", "OPERATOR", "ANALYST")}
 SECRETS = PASSWORDS | {"CITYSTREAM_PSEUDONYM_KEY": "k" * 32}
-OWN_IMAGE = {name for name, service in SERVICES.items() if "build" in service}
+OWN_IMAGE = {name for name, service in SERVICES.items() if service["image"].startswith("citystream:")}
 DEFAULTS = load_settings({})
 VARIABLE = re.compile(r"\$\{(\w+)(?::(.)([^}]*))?\}")
 
@@ -61,7 +66,8 @@ def test_versions_are_pinned_and_those_of_the_local_stack() -> None:
 
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     assert {SERVICES[name]["image"] for name in OWN_IMAGE} == {f"citystream:{project['version']}"}
-    assert re.match(r"# .*\nFROM python:3\.11\.\d+-slim-\w+\n", DOCKERFILE)
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", COMPOSE["x-images"]["python"])
+    assert re.findall("^FROM (.*)$", DOCKERFILE, re.MULTILINE) == ["${PYTHON_IMAGE}"]
 
 
 def test_the_broker_is_set_as_the_local_one() -> None:
@@ -207,13 +213,87 @@ def test_the_image_has_what_it_needs_and_no_more() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     packages = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
     sources = set(re.findall(r"^COPY (\S+) ", DOCKERFILE, re.MULTILINE))
-    assert sources == packages | {"requirements.lock", "pyproject.toml", "README.md", "deploy/docker/healthy.py"}
+    files = {"requirements.lock", "healthy.py", "compile.py"}
+    assert sources == packages | {f"deploy/docker/{name}" for name in files}
     ignored = (PROJECT / "deploy/docker/Dockerfile.dockerignore").read_text().splitlines()
     assert ignored[1] == "*"
     assert {line[1:] for line in ignored if line.startswith("!")} == sources
     assert "pip install --no-cache-dir --require-hashes --requirement requirements.lock" in DOCKERFILE
-    *_, user, folder, start = DOCKERFILE.strip().splitlines()
-    assert (user, folder, start) == ("USER citystream", "WORKDIR /home/citystream", 'ENTRYPOINT ["citystream"]')
+    *_, user, folder, compiled, start = DOCKERFILE.strip().splitlines()
+    assert (user, folder) == ("USER citystream", "WORKDIR /home/citystream")
+    assert compiled == "RUN python /opt/citystream/compile.py"
+    assert start == 'ENTRYPOINT ["python", "-m", "citystream"]'
     for name in OWN_IMAGE:
-        assert SERVICES[name]["build"] == {"context": ".", "dockerfile": "deploy/docker/Dockerfile"}
         assert SERVICES[name]["cap_drop"] == ["ALL"]
+        assert SERVICES[name]["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_one_service_builds_the_image_of_all() -> None:
+    assert {name: service["build"] for name, service in SERVICES.items() if "build" in service} == {
+        "init": {
+            "context": ".",
+            "dockerfile": "deploy/docker/Dockerfile",
+            "args": {"PYTHON_IMAGE": COMPOSE["x-images"]["python"]},
+        }
+    }
+
+
+def test_an_init_that_fails_is_given_up() -> None:
+    assert SERVICES["init"]["restart"] == "on-failure:3"
+
+
+def test_the_broker_has_time_to_start_and_to_end() -> None:
+    assert SERVICES["kafka"]["stop_grace_period"] == "60s"
+    assert SERVICES["kafka"]["healthcheck"]["start_period"] == "300s"
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_the_broker_is_probed_with_one_request(answers: bool) -> None:
+    (port,) = free_ports(1)
+    *program, script = (word.replace("$$", "$") for word in SERVICES["kafka"]["healthcheck"]["test"][1:])
+    asked = []
+
+    def serve(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            asked.append(connection.recv(14, socket.MSG_WAITALL))
+            if answers:
+                connection.sendall(struct.pack(">iih", 6, 0, 0))
+
+    with socket.create_server((LOCALHOST, port)) as listening:
+        broker = threading.Thread(target=serve, args=(listening,))
+        broker.start()
+        done = subprocess.run([*program, script.replace("/19092", f"/{port}")], check=False)
+        broker.join()
+    assert (done.returncode == 0) is answers
+    assert asked == [struct.pack(">ihhih", 10, kafka.API_VERSIONS, 0, 0, -1)]
+
+
+def test_the_image_has_the_locked_versions_without_the_tools_of_developers() -> None:
+    everything, image = pins(PROJECT / "requirements.lock"), pins(PROJECT / "deploy/docker/requirements.lock")
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert image.items() <= everything.items()
+    assert {line.partition("==")[0] for line in project["dependencies"]} <= image.keys()
+    assert not {line.partition("==")[0].lower() for line in project["optional-dependencies"]["dev"]} & image.keys() - {
+        "pyyaml"
+    }
+    assert "://" not in (PROJECT / "deploy/docker/requirements.lock").read_text()
+
+
+def pins(lock: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The version and the hashes of each package of a lock."""
+    found = re.findall(r"^(\S+)==(\S+) \\\n((?: +--hash=.*\n)+)", lock.read_text(), re.MULTILINE)
+    return {name: (version, tuple(sorted(re.findall("sha256:[0-9a-f]+", hashes)))) for name, version, hashes in found}
+
+
+def test_a_new_container_finds_the_kernels_compiled(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, PROJECT / "deploy/docker/compile.py"],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(PROJECT), "NUMBA_CACHE_DIR": str(tmp_path)},
+        check=True,
+    )
+    assert done.returncode == 0
+    compiled = {path.name.partition("-")[0] for path in tmp_path.rglob("*.nbi")}
+    assert {
+        "kernel.walk_blocks", "kernel.walk_values", "kernel.fill_views", "kernel.fill_longs", "writing.write_records",
+    } <= compiled  # fmt: skip

@@ -182,7 +182,8 @@ def test_every_kind_of_dead_letter_is_written_and_stored(city: City) -> None:
         (key, frame(frozen.id) + b"\1" * (LARGEST_LETTER + 1)),
     ]  # fmt: skip
     empty, number = batch_of(b"".join(record_bytes(n, None, None) for n in range(9)), 9, 50), len(records)
-    logged = [batch([(*one, [])], offset) for offset, one in enumerate(records)] + [
+    now_ms = round(time.time() * 1000)
+    logged = [batch([(*one, [])], offset, arrived_ms=now_ms) for offset, one in enumerate(records)] + [
         batch_of(b"no gzip", 2, 20, CODECS["gzip"]),
         batch_of(b"\1 no records", 2, 30),
         empty,

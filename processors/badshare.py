@@ -1,4 +1,4 @@
-"""The share of bad records: many in a row are a broken publisher or a missing schema, and the worker stops."""
+"""The share of bad records: many in a row are a broken publisher or a missing schema, and their feed stops."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 from schemas.feed import Feed
+from schemas.verdict import ahead_of_arrival
 from streams.deadletters import DeadLetter
 from streams.positions import Position, Stop
 
@@ -78,10 +79,16 @@ class BadShare:
         if 0 <= room < bad and self._judged_from is not None and decided >= self._judged_from:
             raise TooManyBad(
                 f"{self._where}: {self._allowed + 1:,} of the records from offset {block * self._size} to {decided} "
-                f"are bad, more than {self._feed.bad_ratio:.0%} of a block of {self._size:,} ({cause}). Mend the "
-                "publisher, or freeze the schema it uses and start again; or go on with: citystream process "
-                "--accept-bad, which makes dead letters of them"
+                f"are bad, more than {self._feed.bad_ratio:.0%} of a block of {self._size:,} ({cause}). "
+                f"{self._advice(cause)}, and start the worker again; or go on with: citystream process --accept-bad "
+                f"{self._feed.name}, which makes dead letters of them"
             )
+
+    def _advice(self, cause: str) -> str:
+        who = self._feed.department
+        if ahead_of_arrival(self._feed) in cause:
+            return f"The clock of {who} is probably fast: have it set by the network's time"
+        return f"Have {who} mend the publisher, or freeze the schema it uses"
 
     def before(self, rewind: int) -> int:
         """Bad offsets before a new rewind offset, in its block; older ones are forgotten."""

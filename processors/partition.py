@@ -71,6 +71,8 @@ class Partition:
 
         Raises
         ------
+        NotYet
+            A schema is waited for; nothing of the run was taken.
         LogGap
             The run does not follow the one before.
         TooManyBad
@@ -82,7 +84,7 @@ class Partition:
             raise LogGap(f"{run.topic}/{run.partition}: offsets {self._next} to {run.start - 1} were not delivered")
         if run.next <= self._next:
             return 0
-        decoded = self._decoder.read(run, self._next, GivenUp(self._unknown, run.next - 1))
+        decoded = self._decoder.read(run, self._next, GivenUp(self._unknown, run.next - 1, self.start.newest_schema))
         rows, dead = decoded.rows, decoded.dead
         self._bad.add(dead, self._next)
         if self._next < self._written < run.next:

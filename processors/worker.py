@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import polars as pl
 from faust.types import TP
@@ -16,6 +16,7 @@ from schemas.catalogue import Catalogue, declared
 from schemas.feed import Aggregate, Feed
 from schemas.writing import Body, encode_bodies
 from streams import deadletters
+from streams.awaited import Awaited
 from streams.batchworker import BatchWorker, Held
 from streams.decode import Decoder
 from streams.generations import generations, source_definitions, sources
@@ -36,20 +37,22 @@ class Processor(BatchWorker[Partition]):
     """Windows of the assigned partitions, written to Kafka."""
 
     def __init__(
-        self, app: BatchApp, feeds: Mapping[str, Feed], catalogue: Catalogue, *, accept_bad: bool = False
+        self, app: BatchApp, feeds: Mapping[str, Feed], catalogue: Catalogue, *, accept_bad: Container[str] = ()
     ) -> None:
         self._accept_bad = accept_bad
         self._schemas = {name: catalogue.of(name, schema) for name, schema in declared(feeds).items()}
         self._sources = sources(feeds.values())
         self._decoders = {
-            topic: Decoder(catalogue, one.feed.name, one.feed, topic=topic) for topic, one in self._sources.items()
+            topic: Decoder(catalogue, one.feed.name, one.feed, Awaited(catalogue), topic)
+            for topic, one in self._sources.items()
         }
-        super().__init__(app, self._sources)
+        super().__init__(app, {topic: one.feed.name for topic, one in self._sources.items()})
 
     def begin(self, tp: TP, start: Position) -> Partition:
         """A partition that rebuilds its open windows from the rewind offset."""
         one, decoder = self._sources[tp.topic], self._decoders[tp.topic]
-        return Partition(one.feed, one.first + tp.partition, decoder, start, accept_bad=self._accept_bad)
+        accept = one.feed.name in self._accept_bad
+        return Partition(one.feed, one.first + tp.partition, decoder, start, accept_bad=accept)
 
     def take(self, state: Partition, run: Run) -> None:
         """Process a run."""
@@ -60,7 +63,7 @@ class Processor(BatchWorker[Partition]):
         return state.unwritten
 
     async def flush(self, held: Mapping[TP, Held[Partition]]) -> None:
-        """Write what changed, wait for every acknowledgement, then let the positions be committed."""
+        """Write what changed of a feed, wait for every acknowledgement, then let the positions be committed."""
         await asyncio.gather(*(self._flush(tp, partition) for tp, partition in held.items()))
 
     async def _flush(self, tp: TP, held: Held[Partition]) -> None:
@@ -105,9 +108,10 @@ def main(
     bootstrap: str,
     instance: str | None = None,
     *,
-    accept_bad: bool = False,
+    accept_bad: Container[str] = (),
 ) -> None:
-    """Process these feeds until a signal ends it; ``accept_bad`` goes on whatever the share of bad records."""
+    """Process these feeds until a signal ends it; ``accept_bad`` names those to go on with whatever their share of bad
+    records."""
     definitions = source_definitions(feeds.values())
     app = BatchApp(GROUP, bootstrap, definitions, topics(feeds.values()), instance=instance)
     Processor(app, feeds, catalogue, accept_bad=accept_bad)

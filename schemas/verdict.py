@@ -36,6 +36,11 @@ def instant_ms(instant: datetime) -> int:
     return delta.days * 86_400_000 + delta.seconds * 1000 + delta.microseconds // 1000
 
 
+def ahead_of_arrival(feed: Feed) -> str:
+    """What is wrong with a record from a device whose clock is fast."""
+    return f"{feed.event_time}: more than {feed.allowance} after arrival"
+
+
 def problems(feed: Feed, record: Mapping[str, Any], key: bytes | None, arrived_ms: int) -> list[str]:
     """Everything that is wrong with a decoded record; nothing if it is valid. ``arrived_ms`` is the broker's timestamp.
 
@@ -71,7 +76,7 @@ def broken(
         if event_ms < instant_ms(feed.earliest):
             yield f"{feed.event_time}: before {feed.earliest:%Y-%m-%d}"
         if event_ms > arrived_ms + milliseconds(feed.allowance):
-            yield f"{feed.event_time}: more than {feed.allowance} after arrival"
+            yield ahead_of_arrival(feed)
     for rule in feed.rules:
         known = all(record.get(name) is not None for name in (rule.earlier, rule.later))
         if known and rule.earlier not in wrong and instant_ms(record[rule.earlier]) > instant_ms(record[rule.later]):
@@ -100,10 +105,7 @@ def rules(feed: Feed, fields: Iterable[Field] | None = None) -> Rules:
     checks += [
         (f"{feed.key}: is not the record's key", pl.col(feed.key).cast(pl.Binary) == pl.col("_key")),
         (f"{feed.event_time}: before {feed.earliest:%Y-%m-%d}", event >= instant_ms(feed.earliest)),
-        (
-            f"{feed.event_time}: more than {feed.allowance} after arrival",
-            event <= pl.col("_arrived") + milliseconds(feed.allowance),
-        ),
+        (ahead_of_arrival(feed), event <= pl.col("_arrived") + milliseconds(feed.allowance)),
     ]
     checks += [
         (f"{r.earlier}: after {r.later}", pl.col(r.earlier) <= pl.col(r.later))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -174,18 +175,26 @@ def patiently(call: Callable[[], Any], say: Callable[[str], None], wanted: Calla
 
 
 class Writer:
-    """Inserts frames into tables, one block an insert."""
+    """Inserts frames into tables, one block an insert; each thread over a connection of its own."""
 
     def __init__(self, server: Server, say: Callable[[str], None]) -> None:
-        self._client = server.connect(
-            use_numpy=True,
-            async_insert=0,
-            insert_null_as_default=0,
-            optimize_on_insert=0,
-            max_insert_block_size=10_000_000,
-            max_query_size=16 * 2**20,
-        )
+        self._server = server
+        self._own = threading.local()
         self._say = say
+
+    @property
+    def _client(self) -> Client:
+        if not hasattr(self._own, "client"):
+            self._own.client = self._server.connect(
+                use_numpy=True,
+                async_insert=0,
+                insert_null_as_default=0,
+                optimize_on_insert=0,
+                max_insert_block_size=10_000_000,
+                max_query_size=16 * 2**20,
+            )
+        client: Client = self._own.client
+        return client
 
     def insert(
         self,

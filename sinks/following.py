@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kafka.errors import KafkaError
 
 from schemas.catalogue import AHEAD, Catalogue
+from streams.awaited import NotYet
 from streams.positions import Position
 from streams.runs import Run
 from streams.unknown import Unknown
-
-log = logging.getLogger("citystream")
-
-#: Seconds between two looks at the processor's commits.
-PAUSE = 0.5
 
 #: By topic and partition.
 Positions = Mapping[tuple[str, int], Position]
@@ -26,15 +20,12 @@ Positions = Mapping[tuple[str, int], Position]
 class Following:
     """The processor's positions, asked for again only where those that were seen do not decide.
 
-    ``positions`` asks the brokers; ``sleep`` is in seconds.
+    ``positions`` asks the brokers.
     """
 
-    def __init__(
-        self, catalogue: Catalogue, positions: Callable[[], Positions], sleep: Callable[[float], None] = time.sleep
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, positions: Callable[[], Positions]) -> None:
         self._catalogue = catalogue
         self._positions = positions
-        self._sleep = sleep
         self._known_at_first = catalogue.newest_id
         self._seen: Positions | None = None
 
@@ -42,28 +33,44 @@ class Following:
         """What the processor has decided, or will have, of a run."""
         return _OfRun(self, run)
 
+    def of_parts(self, run: Run) -> Unknown:
+        """What the processor has decided of a run of its own windows."""
+        return _OfParts(self, run)
+
     def decision(self, run: Run, schema_id: int) -> Position | None:
-        """A position that decides for an id in a run; waits for the processor to get there. None if there is none, and
-        the id is known or never will be."""
-        asked = 0
-        while True:
-            seen = self._seen
+        """A position that decides for an id in a run; None if there is none, and the id is known or never will be.
+
+        Raises
+        ------
+        NotYet
+            The processor has not got there.
+        """
+        for ask in (False, True):
+            seen = self._ask() if ask else self._seen
             position = None if seen is None else _begun(seen.get((run.topic, run.partition)))
-            if seen is not None and self._decides(position, run, schema_id, fresh=asked > 0):
+            if seen is not None and self._decides(position, run, schema_id, fresh=ask):
                 return position
-            if asked == 1:
-                log.warning(
-                    "%s/%d: a record before offset %d names the schema id %d, which the processor does not know yet; "
-                    "waiting for it to say whether the record counts",
-                    *(run.topic, run.partition, run.next, schema_id),
-                )
-            if asked:
-                self._sleep(PAUSE)
-            asked += 1
-            try:
-                self._seen = self._positions()
-            except (KafkaError, OSError) as error:
-                log.warning("Kafka does not say where the processor is (%s); it will be asked again", error)
+        raise NotYet(
+            f"{run.topic}/{run.partition}: a record before offset {run.next} names the schema id {schema_id}, which "
+            "the processor does not know yet; waiting for it to say whether the record counts"
+        )
+
+    def knows(self, schema_id: int) -> bool:
+        """Whether a processor has this id by now.
+
+        Raises
+        ------
+        NotYet
+            Kafka does not say.
+        """
+        return any(schema_id <= position.newest_schema for position in self._ask().values())
+
+    def _ask(self) -> Positions:
+        try:
+            self._seen = self._positions()
+        except (KafkaError, OSError) as error:
+            raise NotYet(f"Kafka does not say where the processor is ({error}); it will be asked again") from error
+        return self._seen
 
     def _decides(self, position: Position | None, run: Run, schema_id: int, *, fresh: bool) -> bool:
         """A processor that was never there may have come since; one that was passes over nothing it would wait for."""
@@ -94,3 +101,29 @@ class _OfRun:
 
     def give_up(self, schema_id: int) -> None:
         """The processor decides."""
+
+    def in_vain(self, _: int, /) -> bool:
+        """What it knows is waited for as long as it takes."""
+        return False
+
+
+@dataclass(frozen=True)
+class _OfParts:
+    following: Following
+    run: Run
+
+    def dead_to(self, _: int, /) -> int:
+        """Parts are read whenever they can be."""
+        return -1
+
+    def give_up(self, schema_id: int) -> None:
+        """Only what no processor can have written."""
+        if self.following.knows(schema_id):
+            raise NotYet(
+                f"{self.run.topic}/{self.run.partition}: a part of a window before offset {self.run.next} names the "
+                f"schema id {schema_id}, which the processor has and which is not frozen here; waiting for its files"
+            )
+
+    def in_vain(self, _: int, /) -> bool:
+        """Every start of the sink waits anew."""
+        return False

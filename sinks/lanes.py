@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -23,6 +24,8 @@ from streams.generations import Generation, generations, source
 from streams.recordbatch import NotOpened, RecordBatch
 from streams.runs import Run
 from streams.watermark import advance
+
+log = logging.getLogger("citystream")
 
 
 class Lane(Protocol):
@@ -75,17 +78,37 @@ class FeedLane:
 
 
 class AggregateLane:
-    """Parts of windows into the aggregate's table."""
+    """Parts of windows into the aggregate's table.
 
-    def __init__(self, feed: Feed, aggregate: Aggregate, catalogue: Catalogue, timezone: str) -> None:
+    What another program wrote to their topic is left out and said; it stays in the log.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        aggregate: Aggregate,
+        catalogue: Catalogue,
+        timezone: str,
+        following: Following | None = None,
+    ) -> None:
+        self._following = following
         self.topic = aggregate.topic
         self.table = f"raw.{aggregate.topic}"
         self.columns = aggregate_columns(aggregate, timezone)
         rules = part_rules(feed, aggregate)
-        self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue, math.inf), rules=rules)
+        self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue), rules=rules)
 
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
-        return self._decoder.read(run, from_offset).rows, max_event_ms
+        read = self._decoder.read(run, from_offset, self._following.of_parts(run) if self._following else None)
+        if read.dead:
+            first = read.dead[0]
+            log.warning(
+                "%s/%d: %d records from offset %d on are no parts of windows (%s) and are left out. Only the processor "
+                "may write there; if a schema was missing, bring its files, then: citystream positions reset sink %s",
+                *(run.topic, run.partition, sum(d.last_offset - d.offset + 1 for d in read.dead)),
+                *(first.offset, first.cause, self.topic),
+            )
+        return read.rows, max_event_ms
 
     def progress(self, parts: pl.DataFrame) -> pl.DataFrame:
         """Rows of ``raw.progress`` to be inserted once these parts are stored."""
@@ -149,5 +172,5 @@ def lanes(
     found: list[Lane] = [QuarantineLane(timezone)]
     for feed in feeds.values():
         found += [FeedLane(generation, catalogue, timezone, following) for generation in generations(feed)]
-        found += [AggregateLane(feed, aggregate, catalogue, timezone) for aggregate in feed.aggregates]
+        found += [AggregateLane(feed, aggregate, catalogue, timezone, following) for aggregate in feed.aggregates]
     return found

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -35,6 +37,10 @@ log = logging.getLogger("citystream")
 #: Rows up to which frames that wait are joined. A frame of 20 rows was seen to take 27 KiB for 4 KiB of values, and one
 #: comes of each partition every second while ClickHouse is away.
 SMALL = 10_000
+#: Seconds that an insert may take before its topic is paused.
+PATIENCE = 2.0
+#: Seconds in which the same message of several inserts is said once.
+TOGETHER = 1.0
 
 
 class Reading:
@@ -95,7 +101,10 @@ class Sink(BatchWorker[Reading]):
     def __init__(self, app: BatchApp, ways: list[Lane], writer: Writer) -> None:
         self._lanes = {lane.topic: lane for lane in ways}
         self._writer = writer
-        super().__init__(app, self._lanes)
+        self._threads = ThreadPoolExecutor(len(ways), "insert")
+        #: Topics of which ClickHouse does not take the rows, and what is said of them.
+        self._stuck: dict[str, str] = {}
+        super().__init__(app, {topic: topic for topic in self._lanes})
 
     def begin(self, tp: TP, start: Position) -> Reading:
         """A partition of which nothing waits."""
@@ -105,6 +114,10 @@ class Sink(BatchWorker[Reading]):
         """Let the rows of a run wait for the next flush."""
         state.take(run)
 
+    def waits(self, state: Reading) -> str:
+        """That ClickHouse does not take the rows there are."""
+        return self._stuck.get(state.lane.topic, "")
+
     def unwritten(self, state: Reading) -> int:
         """Bytes of its rows."""
         return state.unwritten
@@ -112,8 +125,22 @@ class Sink(BatchWorker[Reading]):
     async def flush(self, held: Mapping[TP, Held[Reading]]) -> None:
         """Insert what waits, wait for the acknowledgement, then let the positions be committed.
 
-        While the server does not take it, it is given up when all its partitions have been taken away.
+        While the server does not take it, no more is read of its topic, and it is given up when all its partitions have
+        been taken away.
         """
+        storing = asyncio.create_task(self._store(held))
+        await asyncio.wait([storing], timeout=PATIENCE)
+        if not storing.done():
+            for lane in {reading.state.lane for reading in held.values()}:
+                self._stuck[lane.topic] = f"{lane.topic}: ClickHouse has not taken rows for {lane.table} yet"
+            self.taken()
+        try:
+            await storing
+        finally:
+            for tp in held:
+                self._stuck.pop(tp.topic, None)
+
+    async def _store(self, held: Mapping[TP, Held[Reading]]) -> None:
         frames: dict[Lane, list[pl.DataFrame]] = {}
         without: list[tuple[str, int, int, int]] = []
         positions = {}
@@ -149,7 +176,24 @@ class Sink(BatchWorker[Reading]):
         self, table: str, columns: Sequence[TableColumn], rows: pl.DataFrame, wanted: Callable[[], bool]
     ) -> None:
         if rows.height:
-            await asyncio.to_thread(self._writer.insert, table, columns, rows, wanted)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._threads, self._writer.insert, table, columns, rows, wanted)
+
+
+class Saying:
+    """Says once what all inserts say when ClickHouse is away. ``clock`` is in seconds."""
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._say = say
+        self._clock = clock
+        self._last = "", 0.0
+
+    def __call__(self, text: str) -> None:
+        """Say it, unless it was just said."""
+        (before, at), now = self._last, self._clock()
+        if text != before or now - at > TOGETHER:
+            self._last = text, now
+            self._say(text)
 
 
 def main(
@@ -172,5 +216,5 @@ def main(
     wanted = topics(feeds.values())
     own = definitions(feeds.values())
     app = BatchApp(GROUP, bootstrap, own, wanted, instance=instance, agrees_with=(processor, of_others))
-    Sink(app, ways, Writer(server, log.warning))
+    Sink(app, ways, Writer(server, Saying(log.warning)))
     run(app, own)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import suppress
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import wraps
@@ -14,9 +16,12 @@ from typing import Any, Generic, TypeVar
 import faust
 from faust.types import TP
 
-from streams.positions import Position
+from streams.awaited import NotYet
+from streams.positions import LogGap, Position, Stop
 from streams.runs import Run
 from streams.worker import BatchApp, end_process
+
+log = logging.getLogger("citystream")
 
 S = TypeVar("S")
 
@@ -24,6 +29,10 @@ FLUSH_EVERY = timedelta(seconds=1)
 #: Bytes waiting for a flush, over all partitions, with which it is time for one, and beyond which reading waits. As
 #: much again may be on its way.
 ENOUGH, MOST = 32 * 2**20, 64 * 2**20
+#: Seconds between two looks whether a partition can go on: they begin with the one and grow to the other.
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.25, 2.0
+#: After these nothing the process holds can be trusted, whichever feed they came up in.
+NOT_ALONE = (LogGap, MemoryError)
 
 
 def _or_end(call: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any, Any, None]]:
@@ -43,24 +52,38 @@ def _or_end(call: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any
 
 @dataclass
 class Held(Generic[S]):
-    """The state of a partition since the assignment ``start`` belongs to; ``lock`` is held while it takes a run."""
+    """The state of a partition since the assignment ``start`` belongs to; ``lock`` is held while it takes a run.
+
+    ``runs`` are those that wait to be taken: one, or, while the partition is paused, what one fetch has brought.
+    """
 
     start: Position
     state: S
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    runs: deque[Run] = field(default_factory=deque)
 
 
 class BatchWorker(Generic[S]):
-    """Takes runs into the states of their partitions, several partitions side by side, and flushes them.
+    """Takes runs into the states of their partitions, several partitions side by side, and flushes them, feed by feed.
 
     It flushes once a second, and at once when the end of the log is reached after a backlog.
+
+    Feeds do not hold each other up. A partition that has to wait is *paused*: it is not read on, what was read of it is
+    kept, and it is tried again. A feed with which something is wrong is *stopped*: its partitions are paused until the
+    worker is started again, and what is not committed of them is read again then. Commits say why one is paused.
     """
 
-    def __init__(self, app: BatchApp, topics: Iterable[str]) -> None:
+    def __init__(self, app: BatchApp, topics: Mapping[str, str]) -> None:
+        """``topics`` are those it reads, each with the name of its feed: what is flushed and stopped together."""
         self.app = app
         self.held: dict[TP, Held[S]] = {}
+        #: The feeds that are stopped, and why.
+        self.stopped: dict[str, str] = {}
+        self._feeds = topics
         self._hands = asyncio.Semaphore(os.cpu_count() or 1)
         self._working: set[asyncio.Task[None]] = set()
+        self._flushing: set[str] = set()
+        self._again: set[str] = set()
         self._behind: set[TP] = set()
         self._due = asyncio.Event()
         self._taken = asyncio.Event()
@@ -74,25 +97,39 @@ class BatchWorker(Generic[S]):
         raise NotImplementedError
 
     def take(self, state: S, run: Run) -> None:
-        """Take a run into a state; in a thread, one run of a partition after the other."""
+        """Take a run into a state; in a thread, one run of a partition after the other.
+
+        Raises
+        ------
+        NotYet
+            It has to wait, and nothing of it was taken.
+        """
         raise NotImplementedError
+
+    def waits(self, _: S, /) -> str:
+        """Why a state can take nothing for now; empty if it can."""
+        return ""
 
     def unwritten(self, state: S) -> int:
         """Bytes of a state that wait for the next flush."""
         raise NotImplementedError
 
     async def flush(self, held: Mapping[TP, Held[S]]) -> None:
-        """Write what changed and let the positions be committed; ``taken`` says when a state gave up what waited."""
+        """Write what changed in the partitions of a feed and let the positions be committed; ``taken`` says when a
+        state gave up what waited."""
         raise NotImplementedError
 
     async def room(self) -> None:
-        """Wait for a flush if too much waits for it."""
-        while (waiting := sum(self.unwritten(held.state) for held in self.held.values())) >= ENOUGH:
+        """Wait for a flush if too much waits for it, but for what has to wait anyway."""
+        while (waiting := sum(map(self._unwritten, self.held.values()))) >= ENOUGH:
             self._taken.clear()
             self.flush_soon()
             if waiting < MOST:
                 return
             await self._taken.wait()
+
+    def _unwritten(self, held: Held[S]) -> int:
+        return 0 if self.waits(held.state) else self.unwritten(held.state)
 
     def taken(self) -> None:
         """Let reading look for room again: a flush took what waited, or there is less of it to wait for."""
@@ -113,22 +150,67 @@ class BatchWorker(Generic[S]):
             start = self.app.batch_consumer.resumed.get(tp)
             await self.room()
             await self._hands.acquire()
-            task = asyncio.create_task(_or_end(self._take)(tp, run, start))
-            self._working.add(task)
-            task.add_done_callback(self._working.discard)
+            self._work(self._take(tp, run, start))
+
+    def _work(self, doing: Coroutine[Any, Any, None]) -> None:
+        async def work() -> None:
+            await doing
+
+        task = asyncio.create_task(_or_end(work)())
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
 
     async def _take(self, tp: TP, run: Run, start: Position | None) -> None:
         """Take a run that was read from ``start`` on, unless the partition was taken away while it waited."""
+        consumer = self.app.batch_consumer
         try:
-            if start is None or self.app.batch_consumer.resumed.get(tp) is not start:
+            if start is None or consumer.resumed.get(tp) is not start:
                 return
-            held = self.held.get(tp)
-            if held is None or held.start is not start:
-                held = self.held[tp] = Held(start, self.begin(tp, start))
-            async with held.lock:
-                await asyncio.to_thread(self.take, held.state, run)
+            if reason := self.stopped.get(self._feeds[tp.topic]):
+                consumer.pause(tp, reason)
+                return
+            with self._alone(self._feeds[tp.topic]):
+                held = self.held.get(tp)
+                if held is None or held.start is not start:
+                    held = self.held[tp] = Held(start, self.begin(tp, start))
+                async with held.lock:
+                    held.runs.append(run)
+                    if tp not in consumer.paused:
+                        await self._take_what_waits(tp, held)
         finally:
             self._hands.release()
+
+    async def _take_what_waits(self, tp: TP, held: Held[S]) -> None:
+        """Take runs in their order; pause the partition where one has to wait, and else let it go on."""
+        consumer, reason = self.app.batch_consumer, ""
+        while held.runs and self.held.get(tp) is held and not (reason := self.waits(held.state)):
+            try:
+                await asyncio.to_thread(self.take, held.state, held.runs[0])
+            except NotYet as wait:
+                reason = str(wait)
+                break
+            self._note_end(tp, held.runs.popleft())
+        if not reason:
+            if tp in consumer.paused and self.held.get(tp) is held:
+                consumer.go_on(tp)
+                log.info("%s/%d goes on", *tp)
+        elif tp not in consumer.paused and self.keeps(tp, held):
+            log.warning("%s. Other topics go on", reason)
+            consumer.pause(tp, reason)
+            self._behind.discard(tp)
+            self._work(self._try_again(tp, held))
+
+    async def _try_again(self, tp: TP, held: Held[S]) -> None:
+        """Look now and then, at growing intervals, whether a paused partition can go on."""
+        pause = SHORTEST_PAUSE
+        while self.held.get(tp) is held and self.keeps(tp, held) and tp in self.app.batch_consumer.paused:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            with self._alone(self._feeds[tp.topic]):
+                async with self._hands, held.lock:
+                    await self._take_what_waits(tp, held)
+
+    def _note_end(self, tp: TP, run: Run) -> None:
         if run.next < self.app.batch_consumer.highwater(tp):
             self._behind.add(tp)
         elif tp in self._behind:
@@ -137,11 +219,61 @@ class BatchWorker(Generic[S]):
                 self.flush_soon()
 
     async def _keep_flushing(self) -> None:
+        """A feed whose flush takes long is left alone until it is through."""
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._due.wait(), FLUSH_EVERY.total_seconds())
+            due = self._due.is_set()
             self._due.clear()
-            self.held = {tp: held for tp, held in self.held.items() if self.keeps(tp, held)}
-            self._behind &= self.held.keys()
+            self._keep({tp: held for tp, held in self.held.items() if self.keeps(tp, held)})
+            feeds = {self._feeds[tp.topic] for tp in self.held}
+            if due:
+                self._again |= feeds & self._flushing
+            for feed in feeds - self._flushing:
+                self._flushing.add(feed)
+                self._work(self._flush_feed(feed))
+
+    async def _flush_feed(self, feed: str) -> None:
+        try:
+            with self._alone(feed):
+                await self.flush({tp: held for tp, held in self.held.items() if self._feeds[tp.topic] == feed})
+        finally:
+            self._flushing.discard(feed)
+        if feed in self._again:
+            self._again.discard(feed)
+            self.flush_soon()
+
+    @contextmanager
+    def _alone(self, feed: str) -> Iterator[None]:
+        """What goes wrong in here stops this feed, and no other."""
+        try:
+            yield
+        except (asyncio.CancelledError, *NOT_ALONE):
+            raise
+        except BaseException as error:  # noqa: BLE001 - corrupt bytes can make Polars panic, which is no Exception
+            self._stop(feed, error)
+
+    def _stop(self, feed: str, error: BaseException) -> None:
+        if feed in self.stopped:
+            return
+        known = isinstance(error, Stop)
+        self.stopped[feed] = reason = str(error) if known else f"{type(error).__name__}; its log says where"
+        if self.stopped.keys() >= set(self._feeds.values()):
+            end_process(error)
+        log.error("%s", error if known else f"{type(error).__name__}: {error}", exc_info=None if known else error)
+        log.error(
+            "%s is stopped, the other feeds of this %s go on. What is not committed of it stays in the log",
+            *(feed, self.app.conf.id),
+        )
+        consumer = self.app.batch_consumer
+        self._keep({tp: held for tp, held in self.held.items() if self._feeds[tp.topic] != feed})
+        for tp in consumer.assignment():
+            if self._feeds.get(tp.topic) == feed:
+                consumer.pause(tp, reason)
+
+    def _keep(self, held: dict[TP, Held[S]]) -> None:
+        """Forget the other partitions, and what waited of them."""
+        if held.keys() < self.held.keys():
             self.taken()
-            await self.flush(dict(self.held))
+        self.held = held
+        self._behind &= held.keys()

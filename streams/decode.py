@@ -74,8 +74,8 @@ class Decoded:
 class Decoder:
     """Reads one topic, whose name is its subject's unless given.
 
-    With ``feed``, rows are held against the feed's rules and have the columns it declares; those of another topic
-    against ``rules``.
+        self._awaited = awaited or Awaited(catalogue, 0)
+        self._versions = Versions(catalogue, subject, feed, rules)
 
     A record is read and judged by the version it names, which may be older than the declaration or newer; what it has
     and the feed does not declare is in ``_undeclared``, as JSON.
@@ -92,7 +92,7 @@ class Decoder:
     ) -> None:
         self._catalogue = catalogue
         self._topic = topic or subject
-        self._awaited = awaited or Awaited(catalogue)
+        self._awaited = awaited or Awaited(catalogue, 0)
         self._versions = Versions(catalogue, subject, feed, rules)
 
     @property
@@ -109,8 +109,12 @@ class Decoder:
     def read(self, run: Run, from_offset: int, unknown: Unknown | None = None) -> Decoded:
         """Decode and judge the records of a run from an offset on.
 
-        A schema id that is not known is waited for. ``unknown`` says what is dead whatever the files say, and is told
-        what did not come.
+        ``unknown`` says what is dead whatever the files say, and is told what did not come.
+
+        Raises
+        ------
+        NotYet
+            A schema id is not known and is waited for, as ``awaited`` says; read the same run again later.
         """
         reading = _Reading(
             self._versions, self._catalogue, self._awaited, self._topic, unknown or GivenUp({}, run.next - 1)
@@ -213,7 +217,8 @@ class _Reading:
             version = self._versions.named(frame)
             if version is None and stated is not None and found[-1][0] > dead_to:
                 may_come = self._catalogue.may_come(stated)
-                if self._awaited.came(stated, f"{self._topic}/{batch.partition} at offset {found[0][0]}"):
+                where = f"{self._topic}/{batch.partition} at offset {found[0][0]}"
+                if self._awaited.came(stated, where, self._unknown.in_vain):
                     version = self._versions.named(frame)
                 elif may_come:
                     self._unknown.give_up(stated)

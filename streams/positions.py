@@ -15,6 +15,8 @@ from typing import NamedTuple
 from streams.generations import source
 
 NO_EVENT_TIME = -(2**63)
+#: Characters of why a worker does not go on; a commit's metadata has no room for more.
+LONGEST_REASON = 200
 
 #: What an operator can do about a position that cannot be trusted, as subcommands of ``citystream positions``; see
 #: ``streams.choices``.
@@ -49,6 +51,8 @@ class Position:
     Whether a schema's files are there is the one thing about a record that the log does not say, so a processor's
     position does: ``unknown`` are the schema ids it gave up, each with the offset up to which what names it is dead,
     and ``newest_schema`` is the newest id it knew.
+
+    ``paused`` says why the worker does not go on there, while it does not: for people, nothing follows from it.
     """
 
     processed: int
@@ -61,6 +65,7 @@ class Position:
     since: int = 0
     unknown: Mapping[int, int] = field(default_factory=dict)
     newest_schema: int = 0
+    paused: str = ""
 
     @property
     def reach(self) -> int:
@@ -80,6 +85,7 @@ class Position:
                 "since": self.since,
                 "unknown": [*self.unknown.items()],
                 "schema": self.newest_schema,
+                "paused": self.paused[:LONGEST_REASON],
             },
             separators=(",", ":"),
         )
@@ -100,6 +106,7 @@ def parse(processed: int, metadata: str) -> Position | None:
             int(fields["since"]),
             {int(schema_id): int(offset) for schema_id, offset in fields["unknown"]},
             int(fields["schema"]),
+            str(fields.get("paused", "")),
         )
     except (ValueError, KeyError, TypeError, OverflowError):
         return None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from aiokafka.consumer import consumer as clients
@@ -72,8 +73,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._ensure_consumer()._fetcher._prefetch_backoff = UNTIL_TAKEN
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        consumer = self._ensure_consumer()
-        committing = dict(cast("Consumer", self.consumer).committing)
+        consumer, ours = self._ensure_consumer(), cast("Consumer", self.consumer)
+        committing = dict(ours.committing)
         positions = {
             _plain(tp): OffsetAndMetadata(offset, committing[tp].metadata())
             for tp, offset in offsets.items()
@@ -91,8 +92,19 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 await self.app.crash(error)
             log.warning("Kafka did not take a commit (%s); it will be tried again", error)
             return False
-        cast("Consumer", self.consumer).committed.update({tp: offsets[tp] for tp in offsets if _plain(tp) in positions})
+        taken = [tp for tp in offsets if _plain(tp) in positions]
+        ours.committed.update({tp: offsets[tp] for tp in taken})
+        ours.told.update({tp: committing[tp].paused for tp in taken})
         return True
+
+    def set_paused(self, tp: TP, paused: bool) -> None:
+        """Fetch no more of a partition, or go on; what was fetched and is not handed on yet is fetched again then."""
+        self.thread_loop.call_soon_threadsafe(self._set_paused, _plain(tp), paused)
+
+    def _set_paused(self, tp: TopicPartition, paused: bool) -> None:
+        consumer = self._ensure_consumer()
+        if tp in consumer.assignment():
+            (consumer.pause if paused else consumer.resume)(tp)
 
     def highwater(self, tp: TP) -> int:
         """End of a partition's log at the last fetch; 0 if it is not known or not assigned (any more)."""
@@ -140,6 +152,8 @@ class Consumer(driver.Consumer):
 
     ``resumed`` holds, per assigned partition, the position read from after the last assignment; each assignment makes
     new objects, so a state built for an older one can be told apart. ``flushed`` holds what may be committed.
+    ``paused`` are the partitions that are not read on for now, each with the reason, which its commit says, too: so it
+    can be seen from outside. ``told`` is what the last commit said.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -148,6 +162,8 @@ class Consumer(driver.Consumer):
         self.flushed: dict[TP, Position] = {}
         self.committing: dict[TP, Position] = {}
         self.committed: dict[TP, int] = {}
+        self.paused: dict[TP, str] = {}
+        self.told: dict[TP, str] = {}
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -179,7 +195,7 @@ class Consumer(driver.Consumer):
         position = self.flushed.get(tp)
         if position is None:
             return None
-        self.committing[tp] = position
+        self.committing[tp] = position = replace(position, paused=self.paused.get(tp, ""))
         return position.processed
 
     def on_buffer_full(self, tp: TP) -> None:
@@ -194,10 +210,23 @@ class Consumer(driver.Consumer):
             self.flushed.pop(tp, None)
             self.committing.pop(tp, None)
             self.resumed.pop(tp, None)
+            self.paused.pop(tp, None)
         await super().on_partitions_revoked(revoked)
 
     def _should_commit(self, tp: TP, offset: int) -> bool:
-        return self.committed.get(tp) != offset
+        return self.committed.get(tp) != offset or self.told.get(tp, "") != self.paused.get(tp, "")
+
+    def pause(self, tp: TP, reason: str) -> None:
+        """Read no more of a partition until it is told to go on."""
+        if tp in self.resumed:
+            self.paused[tp] = reason
+            self.flushed.setdefault(tp, self.resumed[tp])
+            cast("ConsumerThread", self._thread).set_paused(tp, True)
+
+    def go_on(self, tp: TP) -> None:
+        """Read a paused partition on."""
+        if self.paused.pop(tp, None) is not None:
+            cast("ConsumerThread", self._thread).set_paused(tp, False)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit, and keep what was committed a second time; nothing waits for that to be acknowledged."""
@@ -242,8 +271,13 @@ class Consumer(driver.Consumer):
         if assignment != self._assignment_number():
             raise IllegalStateError("the group is rebalancing again")
         self.flushed.clear()
+        for tp in [*self.paused]:
+            self.go_on(tp)
         for tp, position in positions.items():
-            self.resumed[tp] = position
+            self.resumed[tp] = replace(position, paused="")
+            self.told[tp] = position.paused
+            if position.paused:
+                self.flushed[tp] = self.resumed[tp]
             self.committed[tp] = position.processed
             self._committed_offset[tp] = position.processed
             self._read_offset[tp] = position.rewind

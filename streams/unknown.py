@@ -17,7 +17,7 @@ MOST = 64
 class Unknown(Protocol):
     """What counts as unknown in the records of one run."""
 
-    def dead_to(self, schema_id: int) -> int:
+    def dead_to(self, schema_id: int, /) -> int:
         """The offset up to which what names an id is dead, whatever the files say now; -1 for nothing."""
         ...
 
@@ -25,13 +25,21 @@ class Unknown(Protocol):
         """An id did not come."""
         ...
 
+    def in_vain(self, newest: int, /) -> bool:
+        """Whether an earlier life of the worker has waited since the newest id there is came."""
+        ...
+
 
 @dataclass(frozen=True)
 class GivenUp:
-    """What a processor gave up in a partition, of which a run up to ``last_offset`` is read."""
+    """What a processor gave up in a partition, of which a run up to ``last_offset`` is read.
+
+    ``newest_before`` is the newest id that the life of the worker before this one knew.
+    """
 
     dead: dict[int, int]
     last_offset: int
+    newest_before: int = 0
 
     def dead_to(self, schema_id: int) -> int:
         """The end of the last run in which it did not come."""
@@ -40,6 +48,10 @@ class GivenUp:
     def give_up(self, schema_id: int) -> None:
         """In all of the run: should the files come while it is read, they come for the next one."""
         self.dead[schema_id] = self.last_offset
+
+    def in_vain(self, newest: int) -> bool:
+        """By an earlier life of the worker, which had the files that are here."""
+        return newest == self.newest_before and any(schema_id > newest for schema_id in self.dead)
 
 
 def newest(dead: Mapping[int, int]) -> dict[int, int]:

@@ -64,8 +64,13 @@ def process(
     feeds: Feeds = None,
     instance: Instance = None,
     accept_bad: Annotated[
-        bool, typer.Option("--accept-bad", help="Go on although a feed's share of bad records is above its limit.")
-    ] = False,
+        list[str] | None,
+        typer.Option(
+            "--accept-bad",
+            metavar="FEED",
+            help="Go on with this feed although its share of bad records is too large; may be given several times.",
+        ),
+    ] = None,
 ) -> None:
     """Validate, deduplicate and aggregate feeds until Ctrl-C.
 
@@ -75,7 +80,8 @@ def process(
 
     log_patiently()
     city = Installation.load()
-    main(city.choose(feeds), city.catalogue, city.bootstrap, instance, accept_bad=accept_bad)
+    accepted = city.choose(accept_bad) if accept_bad else ()
+    main(city.choose(feeds), city.catalogue, city.bootstrap, instance, accept_bad=accepted)
 
 
 def move(feeds: Feeds = None, instance: Instance = None) -> None:

@@ -152,10 +152,10 @@ def test_a_new_version_is_published_while_workers_run_and_old_producers_go_on(tm
             restart("processor")
             city.process("sink").stop()
             city.start("sink")
-            city.wait(lambda: city.process("sink").running() is None)
+            city.wait(partial(city.logged, "sink", f"{FEED} is stopped"))
             assert city.logged("sink", "run: citystream init")
             city.prepare()
-            city.start("sink")
+            restart("sink")
             city.wait(lambda: number("countIf(crew IS NOT NULL AND undeclared = '')") > 10 * AT_ONCE)
         city.drain()
 

@@ -1,4 +1,4 @@
-"""Poison: a feed that is all bad stops the processor; what became dead letters is published again, once."""
+"""Poison: a feed that is all bad stops alone; what became dead letters is published again, once."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ from kafka import KafkaProducer
 
 from citystream.secrets import load_secrets
 from citystream.settings import PROJECT
-from schemas.catalogue import Catalogue, FrozenSchema
+from schemas.catalogue import AHEAD, Catalogue, FrozenSchema
 from schemas.fields import Record
-from schemas.rowcodec import encode
+from schemas.rowcodec import encode, frame
 from sinks.ledger import Account, accounts
 from streams.lag import measure
 from streams.publisher import Publisher, new_producer
+from streams.standing import committed_positions
 from tests.city import FEEDS, START, WORKERS, City, copy_sources, own_city
 
 pytestmark = pytest.mark.integration
 
-POISONED, CORRECTED, COMING = "police_incident", "traffic_flow", "parking_site"
+POISONED, CORRECTED, COMING, JUNK = "police_incident", "traffic_flow", "parking_site", "parking_spot"
+#: Whose records go all the way whatever happens to others.
+FRESH = "traffic_flow"
+#: Each time other ones.
+HOURS = iter(range(1_000))
 #: More than half a block of each partition.
 BAD, MANY = 2_600, 6_000
 
@@ -246,10 +251,12 @@ def test_a_poisoned_feed_stops_and_is_redriven_once(city: City, tmp_path: Path) 
     city.drain()
 
     publish(city, POISONED, newer, simulated(city, POISONED, 4, BAD, 2))
-    stopped(city, newer)
+    stopped(city, POISONED, newer)
+    city.process("processor").stop()
     city.start("processor")
-    stopped(city, newer)
-    city.options["processor"] = ["--accept-bad"]
+    stopped(city, POISONED, newer)
+    city.process("processor").stop()
+    city.options["processor"] = ["--accept-bad", POISONED]
     city.start("processor")
     city.drain()
     city.kill("processor")
@@ -303,10 +310,11 @@ def test_a_poisoned_feed_whose_schema_comes_loses_nothing(city: City, tmp_path: 
     publish(city, COMING, city.installation.catalogue.latest(COMING), simulated(city, COMING, 6, 300, 1))
     city.drain()
     publish(city, COMING, newer, simulated(city, COMING, 7, MANY, 2))
-    stopped(city, newer)
+    stopped(city, COMING, newer)
     city.wait(lambda: city.logged("sink", f"names the schema id {newer.id}, which the processor does not know yet"))
 
     city.version = tmp_path / "later"
+    city.process("processor").stop()
     city.start("processor")
     city.process("sink").stop()
     city.start("sink")
@@ -347,10 +355,59 @@ def later_version(city: City, name: str, folder: Path) -> FrozenSchema:
     return newer
 
 
-def stopped(city: City, newer: FrozenSchema) -> None:
-    """Wait until the processor has stopped by itself; it says why, and what to do."""
-    city.wait(lambda: city.process("processor").running() is None, 180)
+def stopped(city: City, feed: str, newer: FrozenSchema) -> None:
+    """Wait until the processor has stopped this feed; it says why, and what to do, and so does its commit.
+
+    What is published of another feed meanwhile gets all the way.
+    """
+    city.wait(lambda: city.logged("processor", f"{feed} is stopped"), 180)
+    others_are_fresh(city)
+    paused = {t: p.paused for (t, _), p in committed_positions(city.installation.bootstrap, "processor").items()}
+    assert {topic for topic, reason in paused.items() if reason} == {feed}
     said = city.process("processor").log.read_text()
     assert f"schema id {newer.id} is not in the catalogue" in said, said
     assert "more than 50% of a block of 1," in said
-    assert "citystream process --accept-bad" in said
+    assert f"citystream process --accept-bad {feed}" in said
+
+
+def others_are_fresh(city: City) -> None:
+    """Records of another feed become rows, and windows are counted of them."""
+    asked = f"SELECT (SELECT count() FROM raw.{FRESH}), (SELECT sum(events) FROM city.traffic_flow_1m)"
+    ((rows, events),) = ask(city, asked)
+    hours = 12 + next(HOURS)
+    publish(city, FRESH, city.installation.catalogue.latest(FRESH), simulated(city, FRESH, hours, 50, hours))
+
+    def arrived() -> bool:
+        ((rows_now, events_now),) = ask(city, asked)
+        return bool(rows_now >= rows + 50 and events_now >= events + 50)
+
+    city.wait(arrived)
+
+
+def test_junk_and_a_missing_table_hit_their_own_feed_alone(city: City) -> None:
+    """Ids that nobody knows on a feed and on one of its topics of windows, and the feed's table moved away."""
+    feed, catalogue = city.installation.feeds[JUNK], city.installation.catalogue
+    windows, table = feed.aggregates[0].topic, f"raw.{JUNK}"
+    start = account(city, JUNK)
+    owner = city.installation.server("owner").connect()
+    owner.execute(f"RENAME TABLE {table} TO raw.away")
+    publish(city, JUNK, catalogue.latest(JUNK), simulated(city, JUNK, 8, 100, 1))
+    city.wait(lambda: city.logged("sink", f"ClickHouse has not taken rows for {table} yet"))
+    others_are_fresh(city)
+    with closing(KafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all")) as producer:
+        for topic, ids in ((JUNK, AHEAD), (windows, 1)):
+            for number in range(ids):
+                producer.send(topic, key=b"junk", value=frame(catalogue.newest_id + 1 + number) + b"\x00", partition=0)
+        producer.flush()
+    city.wait(lambda: city.logged("processor", f"{JUNK}/0 at offset") and city.logged("sink", f"{windows}/0 at offset"))
+    others_are_fresh(city)
+    city.wait(lambda: city.logged("sink", "are no parts of windows"), 60)
+    city.wait(lambda: not any(p.records for p in measure(city.installation.bootstrap, "processor", [JUNK])), 60)
+    assert city.process("processor").log.read_text().count(" did not come (") == 1
+    others_are_fresh(city)
+    paused = committed_positions(city.installation.bootstrap, "sink")
+    assert {topic for (topic, _), position in paused.items() if position.paused} == {JUNK}
+    owner.execute(f"RENAME TABLE raw.away TO {table}")
+    found = account(city, JUNK)
+    assert (found.stored - start.stored, found.quarantined - start.quarantined) == (100, AHEAD)
+    owner.disconnect()

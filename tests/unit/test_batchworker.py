@@ -1,10 +1,12 @@
-"""What happens to a run that waits while its partition is taken away."""
+"""How partitions wait, stop and go on, each feed by itself, and what happens when one is taken away meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock, MagicMock
@@ -12,11 +14,15 @@ from unittest.mock import AsyncMock, MagicMock
 import polars as pl
 import pytest
 from faust.types import TP
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from sinks import worker as sink_worker
 from sinks.worker import Sink
 from streams import batchworker
+from streams.awaited import NotYet
 from streams.batchworker import ENOUGH, MOST, BatchWorker, Held
-from streams.positions import Position, first
+from streams.positions import LogGap, Position, Stop, first
 from streams.runs import Run
 from streams.worker import BatchApp
 
@@ -29,7 +35,7 @@ class Counting(BatchWorker[list[int]]):
     def __init__(self, consumer: Any) -> None:
         self.free = asyncio.Event()
         self.waiting = asyncio.Event()
-        super().__init__(MagicMock(batch_consumer=consumer), ["toy"])
+        super().__init__(MagicMock(batch_consumer=consumer), {"toy": "toy"})
 
     def begin(self, tp: TP, start: Position) -> list[int]:
         return []
@@ -45,10 +51,29 @@ class Counting(BatchWorker[list[int]]):
         """Nothing to write."""
 
 
+class Assigned:
+    """A consumer with these partitions."""
+
+    def __init__(self, *tps: TP) -> None:
+        self.resumed = {tp: first("id", "def", 0) for tp in tps}
+        self.flushed: dict[TP, Any] = {}
+        self.paused: dict[TP, str] = {}
+
+    def assignment(self) -> set[TP]:
+        return set(self.resumed)
+
+    def highwater(self, _: TP) -> int:
+        return 0
+
+    def pause(self, tp: TP, reason: str) -> None:
+        self.paused[tp] = reason
+
+    def go_on(self, tp: TP) -> None:
+        del self.paused[tp]
+
+
 def a_consumer() -> Any:
-    return SimpleNamespace(
-        resumed={HERE: first("id", "def", 0)}, assignment=lambda: {HERE}, highwater=lambda _: 0, flushed={}
-    )
+    return Assigned(HERE)
 
 
 async def one_run() -> AsyncIterator[Any]:
@@ -60,7 +85,7 @@ def test_faust_keeps_no_list_of_the_runs_that_were_taken() -> None:
 
     class Worker(Counting):
         def __init__(self, app: Any) -> None:
-            BatchWorker.__init__(self, app, ["toy"])
+            BatchWorker.__init__(self, app, {"toy": "toy"})
 
     async def work() -> None:
         app = BatchApp("processor", "127.0.0.1:1", {"toy": "def"}, [])
@@ -124,7 +149,7 @@ class Weighing(BatchWorker[list[int]]):
     """States whose numbers are bytes that wait."""
 
     def __init__(self) -> None:
-        super().__init__(MagicMock(batch_consumer=a_consumer()), ["toy"])
+        super().__init__(MagicMock(batch_consumer=a_consumer()), {"toy": "toy"})
 
     def unwritten(self, state: list[int]) -> int:
         return sum(state)
@@ -220,12 +245,7 @@ class OneRow:
 def test_a_sink_inserts_and_commits_what_it_has_while_a_partition_waits() -> None:
     """A record that names an unknown schema holds up its own partition, and of that only what comes behind."""
     stuck, free = TP("stuck", 0), TP("free", 0)
-    consumer = SimpleNamespace(
-        resumed={tp: first("id", "def", 0) for tp in (stuck, free)},
-        assignment=lambda: {stuck, free},
-        highwater=lambda _: 0,
-        flushed={},
-    )
+    consumer = Assigned(stuck, free)
     stored: list[tuple[str, list[Any]]] = []
 
     def insert(table: str, columns: Any, rows: pl.DataFrame, wanted: Any) -> None:
@@ -253,3 +273,189 @@ def test_a_sink_inserts_and_commits_what_it_has_while_a_partition_waits() -> Non
         assert ("raw.stuck", [20]) in stored
 
     asyncio.run(work())
+
+
+#: A feed of two topics, and two of one.
+TOPICS = {"grown": "grown", "grown.from1": "grown", "other": "other", "third": "third"}
+AWAY = "the table is not there"
+#: A partition and an offset.
+Place = tuple[TP, int]
+
+
+class Unruly(BatchWorker[list[int]]):
+    """States are the offsets of the runs that were taken; some runs have to wait so many times, some are too bad."""
+
+    def __init__(
+        self, consumer: Assigned, waits: Mapping[tuple[TP, int], int], bad: Mapping[tuple[TP, int], Exception]
+    ):
+        self.waits_left, self.bad = dict(waits), bad
+        self.consumer = consumer
+        super().__init__(MagicMock(batch_consumer=consumer), TOPICS)
+
+    def begin(self, tp: TP, start: Position) -> list[int]:
+        return [*range(start.processed)]
+
+    def take(self, state: list[int], run: Run) -> None:
+        place = TP(run.topic, run.partition), run.start
+        if self.waits_left.get(place, 0):
+            self.waits_left[place] -= 1
+            raise NotYet(AWAY)
+        if place in self.bad:
+            raise self.bad[place]
+        assert state == [*range(run.start)]
+        state.append(run.start)
+
+    def unwritten(self, state: list[int]) -> int:
+        return 0
+
+    async def flush(self, held: Mapping[TP, Held[list[int]]]) -> None:
+        assert len({TOPICS[tp.topic] for tp in held}) == 1
+        for tp, one in held.items():
+            self.consumer.flushed[tp] = replace(one.start, processed=len(one.state))
+
+    async def work(self, log: list[TP]) -> None:
+        """Take a run of each of these partitions, flushing now and then, until all that can be is done."""
+        ends = {tp: tp_start.processed for tp, tp_start in self.consumer.resumed.items()}
+        for number, tp in enumerate(log):
+            await self._hands.acquire()
+            self._work(
+                self._take(tp, Run(tp.topic, tp.partition, ends[tp], ends[tp] + 1, ()), self.consumer.resumed[tp])
+            )
+            ends[tp] += 1
+            if number % 3 == 0:
+                await self.flush_all()
+        while self._working:
+            await asyncio.gather(*self._working)
+        await self.flush_all()
+
+    async def flush_all(self) -> None:
+        for feed in {TOPICS[tp.topic] for tp in self.held}:
+            await self._flush_feed(feed)
+
+
+ALL = [TP(topic, number) for topic in TOPICS for number in (0, 1)]
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_what_waits_or_stops_leaves_all_other_feeds_as_they_are_and_then_goes_on(data: st.DataObject) -> None:
+    """Whatever has to wait, and wherever one feed stops: the others take and flush all there is, in order. The next
+    life of the worker, in which nothing is wrong, takes the rest of it as if nothing had been."""
+    log = data.draw(st.lists(st.sampled_from(ALL), max_size=30))
+    places = [(tp, log[:number].count(tp)) for number, tp in enumerate(log)]
+    waits = data.draw(st.dictionaries(st.sampled_from(places), st.integers(1, 2), max_size=4)) if places else {}
+    place = data.draw(st.sampled_from([None, *places]))
+    error: Exception = data.draw(st.sampled_from([Stop("too many are bad"), ValueError("nobody thought of it")]))
+    bad = {} if place is None else {place: error}
+    consumer, ends = Assigned(*ALL), {tp: log.count(tp) for tp in ALL}
+
+    def processed() -> dict[TP, int]:
+        return {tp: position.processed for tp, position in consumer.flushed.items()}
+
+    with pytest.MonkeyPatch.context() as quick:
+        quick.setattr(batchworker, "SHORTEST_PAUSE", 0.001)
+        worker = Unruly(consumer, waits, bad)
+        asyncio.run(worker.work(log))
+        assert not any(worker.waits_left[one] for one in waits if TOPICS[one[0].topic] not in worker.stopped)
+        stopped = {TOPICS[place[0].topic]} if place else set()
+        assert worker.stopped.keys() == stopped
+        assert consumer.paused.keys() == {tp for tp in ALL if TOPICS[tp.topic] in stopped}
+        for tp in ALL:
+            if TOPICS[tp.topic] not in stopped:
+                assert processed().get(tp, 0) == ends[tp]
+        if place:
+            assert processed().get(place[0], 0) <= place[1], "what is bad was not taken"
+
+        consumer.resumed = {tp: replace(first("id", "def", 0), processed=processed().get(tp, 0)) for tp in ALL}
+        consumer.paused.clear()
+        left = [tp for tp in ALL for _ in range(consumer.resumed[tp].processed, ends[tp])]
+        asyncio.run(Unruly(consumer, {}, {}).work(left))
+        assert {tp: processed().get(tp, 0) for tp in ALL} == ends
+
+
+def ended(error: Exception, *tps: TP) -> list[BaseException]:
+    """What a process ends with when this comes up in these partitions."""
+    reasons: list[BaseException] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batchworker, "end_process", reasons.append)
+        asyncio.run(Unruly(Assigned(*ALL), {}, {(tp, 0): error for tp in tps}).work([*tps]))
+    return reasons
+
+
+def test_the_process_ends_when_nothing_is_left_to_do() -> None:
+    error = Stop("too many are bad")
+    assert ended(error, TP("grown", 0), TP("grown.from1", 0), TP("other", 1)) == []
+    assert ended(error, TP("grown", 0), TP("other", 1), TP("third", 0)) == [error]
+
+
+@pytest.mark.parametrize("error", [LogGap("offsets are missing"), MemoryError()])
+def test_the_process_ends_when_it_cannot_be_trusted(error: Exception) -> None:
+    assert ended(error, TP("other", 1)) == [error]
+
+
+def test_a_stopped_feed_is_said_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    consumer = Assigned(*ALL)
+    worker = Unruly(consumer, {}, {(TP("grown", 0), 1): Stop("too many are bad; run this")})
+    asyncio.run(worker.work([TP("grown", 0)] * 3))
+    first_said, then = caplog.messages
+    assert first_said == "too many are bad; run this"
+    assert then.startswith("grown is stopped, the other feeds of this ")
+    assert set(consumer.paused.values()) == {"too many are bad; run this"}
+    assert not caplog.records[0].exc_info
+    caplog.clear()
+    asyncio.run(Unruly(consumer, {}, {(TP("other", 0), 0): ValueError("a street")}).work([TP("other", 0)]))
+    assert caplog.records[0].exc_info
+    assert "a street" not in consumer.paused[TP("other", 0)], "what anybody can read has nothing of a record"
+
+
+def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other's rows are inserted and committed meanwhile; what was read of the first is inserted when it can be."""
+    monkeypatch.setattr(sink_worker, "PATIENCE", 0.01)
+    monkeypatch.setattr(batchworker, "SHORTEST_PAUSE", 0.001)
+    missing, free = TP("missing", 0), TP("free", 0)
+    consumer, there = Assigned(missing, free), threading.Event()
+    stored: list[tuple[str, list[int]]] = []
+
+    def insert(table: str, columns: Any, rows: pl.DataFrame, wanted: Any) -> None:
+        if table == "raw.missing":
+            assert there.wait(60)
+        if "start" in rows.columns:
+            stored.append((table, rows["start"].to_list()))
+
+    async def read(sink: Sink, tp: TP, start: int) -> None:
+        await sink._hands.acquire()
+        await sink._take(tp, Run(tp.topic, 0, start, start + 10, ()), consumer.resumed[tp])
+
+    async def until(condition: Callable[[], bool]) -> None:
+        while not condition():  # noqa: ASYNC110 - what it looks at tells nobody
+            await asyncio.sleep(0.001)
+
+    def committed(tp: TP, end: int) -> bool:
+        return tp in consumer.flushed and consumer.flushed[tp].processed == end
+
+    async def work() -> None:
+        ways = [OneRow("missing"), OneRow("free")]
+        for way in ways:
+            way.came.set()
+        sink = Sink(MagicMock(batch_consumer=consumer, unchanged=AsyncMock()), ways, SimpleNamespace(insert=insert))  # type: ignore[arg-type]
+        flushing = asyncio.create_task(sink._keep_flushing())
+        await read(sink, missing, 0)
+        sink.flush_soon()
+        await until(lambda: bool(sink._stuck))
+        for start in (10, 20):
+            await read(sink, missing, start)
+        assert consumer.paused == {missing: "missing: ClickHouse has not taken rows for raw.missing yet"}
+        for start in (0, 10, 20):
+            await read(sink, free, start)
+            sink.flush_soon()
+            await until(partial(committed, free, start + 10))
+        assert missing not in consumer.flushed
+        assert {table for table, _ in stored} == {"raw.free"}
+        there.set()
+        await until(lambda: not consumer.paused)
+        sink.flush_soon()
+        await until(partial(committed, missing, 30))
+        flushing.cancel()
+        assert [n for table, rows in stored if table == "raw.missing" for n in rows] == [0, 10, 20]
+
+    asyncio.run(asyncio.wait_for(work(), 60))

@@ -43,7 +43,7 @@ def resumed(committed: int | None = 500, metadata: str = GOOD.metadata(), **chan
     "position",
     [
         GOOD, KEPT, Position(0, 0, NO_EVENT_TIME, "id-1", "def-1"), Position(7, 7, -5, "id-1", "def-1", 1, -5, 7),
-        replace(GOOD, unknown={7: 431, 9: 12}, newest_schema=6),
+        replace(GOOD, unknown={7: 431, 9: 12}, newest_schema=6), replace(GOOD, paused="ClickHouse has no table"),
     ],
 )  # fmt: skip
 def test_a_position_survives_its_metadata_and_its_checkpoint(position: Position) -> None:
@@ -71,7 +71,8 @@ def test_what_is_no_checkpoint_counts_as_none(key: bytes | None, value: bytes | 
 def test_metadata_fits_what_kafka_takes() -> None:
     unknown = newest({2**32 - n: 2**63 - 1 - n for n in range(2 * MOST)})
     largest = Position(
-        2**63 - 1, 2**63 - 1, -(2**63), "x" * 36, "x" * 16, 2**63 - 1, -(2**63), 2**63 - 1, unknown, 2**32 - 1
+        2**63 - 1, 2**63 - 1, -(2**63), "x" * 36, "x" * 16, 2**63 - 1, -(2**63), 2**63 - 1, unknown, 2**32 - 1,
+        "\u6e56" * 5_000,
     )  # fmt: skip
     assert len(unknown) == MOST
     assert len(largest.metadata().encode()) < 4096

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -41,7 +42,7 @@ from faust.types import TP
 
 from streams import checkpoints, runs, transport
 from streams.membership import MemberCoordinator, member_name
-from streams.positions import Position
+from streams.positions import Position, parse
 from streams.transport import Consumer, ConsumerThread
 from tests.reference.batches import ABORT, COMMIT, marker_key, plain
 
@@ -88,6 +89,8 @@ def parameters(function: Any) -> list[str]:
         (GroupCoordinator, "check_errors", "self"),
         (aiokafka.AIOKafkaConsumer, "beginning_offsets", "self partitions"),
         (aiokafka.AIOKafkaConsumer, "commit", "self offsets"),
+        (aiokafka.AIOKafkaConsumer, "pause", "self partitions"),
+        (aiokafka.AIOKafkaConsumer, "resume", "self partitions"),
     ],
     ids=lambda part: part if isinstance(part, str) and " " not in part else getattr(part, "__name__", ""),
 )
@@ -104,7 +107,7 @@ def test_an_extension_point_is_where_it_was(owner: Any, name: str, expected: str
         (fetcher.Fetcher._proc_fetch_request, {"MemoryRecords", "PartitionRecords", "has_next", "size_in_bytes"}),
         (fetcher.FetchResult.getall, {"_update_position"}),
         (fetcher.FetchResult._update_position, {"next_fetch_offset", "consumed_to"}),
-        (fetcher.FetchResult.check_assignment, {"next_fetch_offset", "position"}),
+        (fetcher.FetchResult.check_assignment, {"next_fetch_offset", "position", "paused"}),
         (
             aiokafka.AIOKafkaConsumer.start,
             {"_isolation_level", "_auto_offset_reset", "_fetch_max_wait_ms", "GroupCoordinator"},
@@ -122,7 +125,7 @@ def test_an_extension_point_is_where_it_was(owner: Any, name: str, expected: str
         (faust.App.on_rebalance_start, {"rebalancing_count"}),
         (driver.ConsumerRebalanceListener.on_partitions_assigned, {"consumer_generation_id"}),
         (fetcher.Fetcher._proc_fetch_request, {"_prefetch_backoff"}),
-        (fetcher.Fetcher._get_actions_per_node, {"_fetch_max_bytes", "calculate_backoff"}),
+        (fetcher.Fetcher._get_actions_per_node, {"_fetch_max_bytes", "calculate_backoff", "paused", "resume_fut"}),
         (fetcher.FetchResult.calculate_backoff, {"_backoff"}),
         (FaustConsumer.force_commit, {"_filter_tps_with_pending_acks", "_commit_tps"}),
         (FaustConsumer._filter_committable_offsets, {"_new_offset", "_should_commit"}),
@@ -186,7 +189,7 @@ def committing() -> Consumer:
     """A consumer about to commit."""
     consumer = Consumer.__new__(Consumer)
     consumer.committing = {TP0: position(20, 15), TP1: position(30, 25)}
-    consumer.committed = {}
+    consumer.committed, consumer.paused, consumer.told = {}, {}, {}
     return consumer
 
 
@@ -505,7 +508,7 @@ def test_nobody_looks_into_a_client_that_is_not_there_yet() -> None:
 
 def test_only_what_was_flushed_is_committed() -> None:
     consumer = Consumer.__new__(Consumer)
-    consumer.flushed, consumer.committing = {TP0: position(20)}, {}
+    consumer.flushed, consumer.committing, consumer.paused = {TP0: position(20)}, {}, {}
     assert list(consumer._filter_tps_with_pending_acks()) == [TP0]
     assert list(consumer._filter_tps_with_pending_acks({"toy"})) == [TP0]
     assert list(consumer._filter_tps_with_pending_acks({TP1})) == []
@@ -550,7 +553,54 @@ def assigned(app: _Assigning) -> Consumer:
     consumer.app, consumer._thread = app, _Assigned()
     consumer.flushed, consumer.resumed, consumer.committing, consumer.committed = {TP1: position(9)}, {}, {}, {}
     consumer._committed_offset, consumer._read_offset = {}, {}
+    consumer.paused, consumer.told = {}, {}
     return consumer
+
+
+class _Pausing:
+    """The thread of a consumer that is told which partitions to fetch."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[TP, bool]] = []
+
+    def set_paused(self, tp: TP, paused: bool) -> None:
+        self.told.append((tp, paused))
+
+
+def test_the_commit_of_a_paused_partition_says_why() -> None:
+    """It is the last one that was flushed, or the one read from; when it goes on, the next commit says that."""
+    consumer, client = committing(), _Client()
+    consumer._thread = thread = _Pausing()
+    consumer.resumed, consumer.flushed = {TP0: position(9), TP1: position(5)}, {TP0: position(20)}
+    consumer.committing, consumer.committed = {}, {TP0: 20, TP1: 5}
+    for tp in (TP0, TP1, TP("toy", 2)):
+        consumer.pause(tp, "no table")
+    assert thread.told == [(TP0, True), (TP1, True)], "the third is not assigned"
+    offsets = consumer._filter_committable_offsets({TP0, TP1})
+    assert offsets == {TP0: 20, TP1: 5}
+    assert commit(offsets, client, {TP0, TP1}, consumer=consumer)
+    written = {tp: parse(c.offset, c.metadata) for tp, c in client.commits[0].items()}
+    assert written == {
+        TopicPartition(*tp): replace(position(at), paused="no table") for tp, at in ((TP0, 20), (TP1, 5))
+    }
+    assert consumer._filter_committable_offsets({TP0, TP1}) == {}
+    consumer.go_on(TP0)
+    consumer.go_on(TP0)
+    assert thread.told[2:] == [(TP0, False)]
+    assert consumer._filter_committable_offsets({TP0, TP1}) == {TP0: 20}
+    assert consumer.committing[TP0] == position(20)
+
+
+def test_what_a_position_says_of_an_earlier_life_is_taken_back_by_the_next() -> None:
+    class App(_Assigning):
+        async def decide_positions(self, commits: Any) -> dict[TP, Position]:
+            return {TP0: replace(position(20, 12), paused="no table")}
+
+    consumer = assigned(App())
+    asyncio.run(consumer.perform_seek())
+    assert consumer.resumed == consumer.flushed == {TP0: position(20, 12)}
+    assert consumer.flushed[TP0] is consumer.resumed[TP0]
+    assert consumer._filter_committable_offsets({TP0}) == {TP0: 20}
 
 
 def test_a_seek_reads_from_the_rewind_and_counts_from_the_processed_offset() -> None:

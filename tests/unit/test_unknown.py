@@ -13,9 +13,9 @@ from kafka.errors import NodeNotReadyError
 
 from processors.partition import Output, Partition
 from schemas.catalogue import AHEAD, Catalogue, freeze
-from sinks.following import PAUSE, Following, Positions
+from sinks.following import Following, Positions
 from sinks.lanes import FeedLane
-from streams.awaited import Awaited
+from streams.awaited import Awaited, NotYet
 from streams.decode import Decoder
 from streams.generations import generations
 from streams.positions import NO_EVENT_TIME, Position, Stop, first
@@ -139,7 +139,6 @@ class Processor:
 
     def __init__(self, *answers: Positions | Exception) -> None:
         self.answers = list(answers)
-        self.slept: list[float] = []
 
     def ask(self) -> Positions:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -177,9 +176,11 @@ def test_the_sink_goes_by_what_the_processor_decided(
     """Of a run from offset 0 to 6, whether the sink has the files or not."""
     here, processor = logged(LOG), Processor(*answers)
     assert here.next == 7
-    following = Following(Catalogue.load(files.folder), processor.ask, processor.slept.append)
+    following = Following(Catalogue.load(files.folder), processor.ask)
+    for _ in range(asked_again):
+        with pytest.raises(NotYet):
+            following.of(here).dead_to(schema_id)
     assert following.of(here).dead_to(schema_id) == dead_to
-    assert processor.slept == [PAUSE] * asked_again
     processor.answers = [AssertionError("it has an answer")]
     assert following.of(here).dead_to(schema_id) == dead_to
 
@@ -187,7 +188,7 @@ def test_the_sink_goes_by_what_the_processor_decided(
 def test_that_there_was_no_processor_does_not_hold_for_ever(files: Files) -> None:
     processor = Processor({}, at(6, OLD, 4))
     catalogue = Catalogue.load(files.folder)
-    following, here = Following(catalogue, processor.ask, processor.slept.append), logged(LOG[:3])
+    following, here = Following(catalogue, processor.ask), logged(LOG[:3])
     assert following.of(here).dead_to(OLD) == -1
     files.come()
     catalogue.refresh()
@@ -197,7 +198,7 @@ def test_that_there_was_no_processor_does_not_hold_for_ever(files: Files) -> Non
 def test_the_sink_stores_what_the_processor_counted(files: Files) -> None:
     files.come()
     catalogue = Catalogue.load(files.folder)
-    following = Following(catalogue, Processor(at(6, OLD, 5), at(7, LATE, 5)).ask, lambda _: None)
+    following = Following(catalogue, Processor(at(6, OLD, 5), at(7, LATE, 5)).ask)
     (generation,) = generations(FEED)
     rows, _ = FeedLane(generation, catalogue, "UTC", following).read(logged(LOG), 0, NO_EVENT_TIME)
     assert rows["source_offset"].to_list() == [0, 3, 5, 6]

@@ -17,7 +17,7 @@ from schemas.verdict import part_rules
 from sinks.following import Following
 from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns, quarantine_columns
 from streams import deadletters
-from streams.awaited import Awaited
+from streams.awaited import PATIENCE, Awaited
 from streams.deadletters import DeadLetter, NotADeadLetter
 from streams.decode import Decoder
 from streams.generations import Generation, generations, source
@@ -90,13 +90,15 @@ class AggregateLane:
         catalogue: Catalogue,
         timezone: str,
         following: Following | None = None,
+        patience: float = PATIENCE,
     ) -> None:
+        """``patience`` in seconds is for schema ids that nobody knows."""
         self._following = following
         self.topic = aggregate.topic
         self.table = f"raw.{aggregate.topic}"
         self.columns = aggregate_columns(aggregate, timezone)
         rules = part_rules(feed, aggregate)
-        self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue), rules=rules)
+        self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue, patience), rules=rules)
 
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
         read = self._decoder.read(run, from_offset, self._following.of_parts(run) if self._following else None)

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from processors.badshare import TooManyBad, block_size, most_bad
+from processors.badshare import BadShare, TooManyBad, block_size, most_bad
 from processors.partition import Output, Partition
 from schemas.feed import Aggregate, Feed
+from schemas.verdict import ahead_of_arrival
 from streams.choices import freeze, rebuilt, rebuilt_from
+from streams.deadletters import DeadLetter
 from streams.decode import Decoded, Decoder
 from streams.positions import (
     NO_EVENT_TIME,
@@ -538,8 +540,19 @@ def test_too_many_bad_records_stop_the_worker_at_the_one_that_decides_it(ratio: 
     partition = fresh(BAD_LOG, replace(FEED, bad_ratio=ratio))
     assert partition.process(next_run(BAD_LOG, 0, allowed)) == allowed
     said = f"toy/0: {allowed + 1} of the records from offset 0 to {allowed} are bad, more than {ratio:.0%} of a block"
-    with pytest.raises(TooManyBad, match=said):
+    with pytest.raises(TooManyBad, match=said) as stopped:
         partition.process(next_run(BAD_LOG, allowed, 1))
+    assert "Have Toys mend the publisher" in str(stopped.value)
+    assert "citystream process --accept-bad toy," in str(stopped.value)
+
+
+@pytest.mark.usefixtures("blocks_of_ten")
+def test_a_fast_clock_is_said_to_its_department() -> None:
+    """Its records lie after their arrival, more than the feed allows."""
+    bad = BadShare(FEED, 0, first(TOPIC_ID, FEED.definition, 0), accept=False)
+    letters = [DeadLetter("toy", 0, n, n, "VALIDATE", ahead_of_arrival(FEED), b"", b"", NOON) for n in range(6)]
+    with pytest.raises(TooManyBad, match="The clock of Toys is probably fast: have it set by the network's time"):
+        bad.add(letters, 0)
 
 
 @pytest.mark.usefixtures("blocks_of_ten")

@@ -13,8 +13,9 @@ from kafka.errors import NodeNotReadyError
 
 from processors.partition import Output, Partition
 from schemas.catalogue import AHEAD, Catalogue, freeze
+from schemas.rowcodec import frame
 from sinks.following import Following, Positions
-from sinks.lanes import FeedLane
+from sinks.lanes import AggregateLane, FeedLane
 from streams.awaited import Awaited, NotYet
 from streams.decode import Decoder
 from streams.generations import generations
@@ -202,3 +203,51 @@ def test_the_sink_stores_what_the_processor_counted(files: Files) -> None:
     (generation,) = generations(FEED)
     rows, _ = FeedLane(generation, catalogue, "UTC", following).read(logged(LOG), 0, NO_EVENT_TIME)
     assert rows["source_offset"].to_list() == [0, 3, 5, 6]
+
+
+def test_a_restarted_processor_does_not_wait_again(files: Files) -> None:
+    """What the earlier life gave up says that it has waited, with the files that are here."""
+    waits = logged([[newer()]])
+    given_up = replace(first("id", FEED.definition, 0), unknown={LATE + 1: 0}, newest_schema=OLD)
+    assert Partition(FEED, 0, files.reader(patience=60), given_up).process(waits) == 1
+    for start in (replace(given_up, unknown={OLD: 0}), replace(given_up, newest_schema=OLD - 1)):
+        partition = Partition(FEED, 0, files.reader(patience=60), start)
+        with pytest.raises(NotYet):
+            partition.process(waits)
+        files_came = partition.flush()
+        assert files_came is None, "nothing of the run was taken"
+
+
+def test_a_run_that_had_to_wait_is_taken_as_if_it_had_not(files: Files) -> None:
+    partition = Partition(FEED, 0, files.reader(patience=60), first("id", FEED.definition, 0))
+    for _ in range(2):
+        with pytest.raises(NotYet):
+            partition.process(logged(LOG))
+    files.come()
+    undisturbed = Partition(FEED, 0, files.reader(), first("id", FEED.definition, 0))
+    found, expected = (processed(one, logged(LOG)) for one in (partition, undisturbed))
+    assert found.position == expected.position
+    assert (found.dead, events(found)) == (expected.dead, events(expected)) == ([], 1)
+
+
+@pytest.mark.parametrize("known", [OLD, LATE])
+def test_a_topic_of_windows_waits_only_for_what_the_processor_has(
+    files: Files, caplog: pytest.LogCaptureFixture, known: int
+) -> None:
+    """Anybody may write there. Time is over at once here; what is junk is left out, and said."""
+    catalogue = Catalogue.load(files.folder)
+    aggregate = FEED.aggregates[0]
+
+    def following(said: Positions) -> Following:
+        return Following(catalogue, Processor(said).ask)
+
+    junk = run(batch([(KEY, frame(LATE) + b"\x00", [])], 0), topic=aggregate.topic)
+    lane = AggregateLane(FEED, aggregate, catalogue, "UTC", following(at(6, known)), patience=0)
+    if known == LATE:
+        with pytest.raises(NotYet, match="which the processor has and which is not frozen here"):
+            lane.read(junk, 0, NO_EVENT_TIME)
+    else:
+        assert lane.read(junk, 0, NO_EVENT_TIME)[0].is_empty()
+        assert "1 records from offset 0 on are no parts of windows" in caplog.text
+    with pytest.raises(NotYet, match="waiting for its files"):
+        AggregateLane(FEED, aggregate, catalogue, "UTC", following(at(6))).read(junk, 0, 0)

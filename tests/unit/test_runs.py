@@ -226,6 +226,16 @@ def test_aiokafka_hands_out_a_run_and_moves_its_position_behind_it(one_by_one: b
     assert not (result.getone() if one_by_one else result.has_more())
 
 
+def test_what_was_fetched_of_a_partition_that_is_paused_is_let_go_and_fetched_again() -> None:
+    """Kept, it would hold up every other partition of its broker; passed over, it would be lost."""
+    assignment = _Assignment()
+    assignment.state.paused = True
+    result = fetcher.FetchResult(HERE, assignment=assignment, partition_records=fetched(plain(10), 10), backoff=0)
+    assert result.getall() == []
+    assert not result.has_more()
+    assert assignment.state.position == 10
+
+
 def test_the_bytes_of_a_fetch_say_whether_it_holds_anything() -> None:
     assert runs._Fetched(plain(10)).has_next()
     assert not runs._Fetched(plain(10)[:-1]).has_next()

@@ -591,6 +591,17 @@ def test_the_commit_of_a_paused_partition_says_why() -> None:
     assert consumer.committing[TP0] == position(20)
 
 
+def test_only_what_is_assigned_is_paused_at_the_client() -> None:
+    """It may have been taken away meanwhile."""
+    client = MagicMock(assignment=lambda: {TopicPartition("toy", 0)})
+    thread: Any = SimpleNamespace(_ensure_consumer=lambda: client)
+    for tp in (TopicPartition("toy", 0), TopicPartition("toy", 1)):
+        for paused in (True, False):
+            ConsumerThread._set_paused(thread, tp, paused)
+    client.pause.assert_called_once_with(TopicPartition("toy", 0))
+    client.resume.assert_called_once_with(TopicPartition("toy", 0))
+
+
 def test_what_a_position_says_of_an_earlier_life_is_taken_back_by_the_next() -> None:
     class App(_Assigning):
         async def decide_positions(self, commits: Any) -> dict[TP, Position]:

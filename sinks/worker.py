@@ -38,7 +38,7 @@ log = logging.getLogger("citystream")
 #: comes of each partition every second while ClickHouse is away.
 SMALL = 10_000
 #: Seconds that an insert may take before its topic is paused.
-PATIENCE = 2.0
+PATIENCE = 5.0
 #: Seconds in which the same message of several inserts is said once.
 TOGETHER = 1.0
 
@@ -128,19 +128,6 @@ class Sink(BatchWorker[Reading]):
         While the server does not take it, no more is read of its topic, and it is given up when all its partitions have
         been taken away.
         """
-        storing = asyncio.create_task(self._store(held))
-        await asyncio.wait([storing], timeout=PATIENCE)
-        if not storing.done():
-            for lane in {reading.state.lane for reading in held.values()}:
-                self._stuck[lane.topic] = f"{lane.topic}: ClickHouse has not taken rows for {lane.table} yet"
-            self.taken()
-        try:
-            await storing
-        finally:
-            for tp in held:
-                self._stuck.pop(tp.topic, None)
-
-    async def _store(self, held: Mapping[TP, Held[Reading]]) -> None:
         frames: dict[Lane, list[pl.DataFrame]] = {}
         without: list[tuple[str, int, int, int]] = []
         positions = {}
@@ -152,6 +139,25 @@ class Sink(BatchWorker[Reading]):
         self.taken()
         if frames or without:
             await self.app.unchanged()
+        storing = asyncio.create_task(self._store(held, frames, without, positions))
+        await asyncio.wait([storing], timeout=PATIENCE)
+        if not storing.done():
+            for lane in {reading.state.lane for reading in held.values()}:
+                self._stuck[lane.topic] = f"{lane.topic}: ClickHouse has not taken rows for {lane.table} yet"
+            self.taken()
+        try:
+            await storing
+        finally:
+            for tp in held:
+                self._stuck.pop(tp.topic, None)
+
+    async def _store(
+        self,
+        held: Mapping[TP, Held[Reading]],
+        frames: Mapping[Lane, list[pl.DataFrame]],
+        without: list[tuple[str, int, int, int]],
+        positions: Mapping[TP, Position],
+    ) -> None:
         insert = partial(self._insert, wanted=lambda: any(self.keeps(tp, held[tp]) for tp in positions))
         with suppress(Abandoned):
             progress = []

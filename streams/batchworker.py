@@ -195,7 +195,7 @@ class BatchWorker(Generic[S]):
                 consumer.go_on(tp)
                 log.info("%s/%d goes on", *tp)
         elif tp not in consumer.paused and self.keeps(tp, held):
-            log.warning("%s. Other topics go on", reason)
+            log.warning("%s. No other topic waits for it", reason)
             consumer.pause(tp, reason)
             self._behind.discard(tp)
             self._work(self._try_again(tp, held))

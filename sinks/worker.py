@@ -145,6 +145,9 @@ class Sink(BatchWorker[Reading]):
             for lane in {reading.state.lane for reading in held.values()}:
                 self._stuck[lane.topic] = f"{lane.topic}: ClickHouse has not taken rows for {lane.table} yet"
             self.taken()
+            for tp, reading in held.items():
+                async with reading.lock:
+                    await self.take_what_waits(tp, reading)
         try:
             await storing
         finally:

@@ -176,14 +176,14 @@ class BatchWorker(Generic[S]):
                 async with held.lock:
                     held.runs.append(run)
                     if tp not in consumer.paused:
-                        await self._take_what_waits(tp, held)
+                        await self.take_what_waits(tp, held)
         finally:
             self._hands.release()
 
-    async def _take_what_waits(self, tp: TP, held: Held[S]) -> None:
+    async def take_what_waits(self, tp: TP, held: Held[S]) -> None:
         """Take runs in their order; pause the partition where one has to wait, and else let it go on."""
         consumer, reason = self.app.batch_consumer, ""
-        while held.runs and self.held.get(tp) is held and not (reason := self.waits(held.state)):
+        while not (reason := self.waits(held.state)) and held.runs and self.held.get(tp) is held:
             try:
                 await asyncio.to_thread(self.take, held.state, held.runs[0])
             except NotYet as wait:
@@ -208,7 +208,7 @@ class BatchWorker(Generic[S]):
             pause = min(2 * pause, LONGEST_PAUSE)
             with self._alone(self._feeds[tp.topic]):
                 async with self._hands, held.lock:
-                    await self._take_what_waits(tp, held)
+                    await self.take_what_waits(tp, held)
 
     def _note_end(self, tp: TP, run: Run) -> None:
         if run.next < self.app.batch_consumer.highwater(tp):

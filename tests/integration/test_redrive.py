@@ -18,9 +18,9 @@ from kafka import KafkaProducer
 
 from citystream.secrets import load_secrets
 from citystream.settings import PROJECT
-from schemas.catalogue import Catalogue, FrozenSchema
+from schemas.catalogue import AHEAD, Catalogue, FrozenSchema
 from schemas.fields import Record
-from schemas.rowcodec import encode
+from schemas.rowcodec import encode, frame
 from sinks.ledger import Account, accounts
 from streams.lag import measure
 from streams.publisher import Publisher, new_producer
@@ -29,7 +29,7 @@ from tests.city import FEEDS, START, WORKERS, City, copy_sources, own_city
 
 pytestmark = pytest.mark.integration
 
-POISONED, CORRECTED, COMING = "police_incident", "traffic_flow", "parking_site"
+POISONED, CORRECTED, COMING, JUNK = "police_incident", "traffic_flow", "parking_site", "parking_spot"
 #: Whose records go all the way whatever happens to others.
 FRESH = "traffic_flow"
 #: Each time other ones.
@@ -382,3 +382,32 @@ def others_are_fresh(city: City) -> None:
         return bool(rows_now >= rows + 50 and events_now >= events + 50)
 
     city.wait(arrived)
+
+
+def test_junk_and_a_missing_table_hit_their_own_feed_alone(city: City) -> None:
+    """Ids that nobody knows on a feed and on one of its topics of windows, and the feed's table moved away."""
+    feed, catalogue = city.installation.feeds[JUNK], city.installation.catalogue
+    windows, table = feed.aggregates[0].topic, f"raw.{JUNK}"
+    start = account(city, JUNK)
+    owner = city.installation.server("owner").connect()
+    owner.execute(f"RENAME TABLE {table} TO raw.away")
+    publish(city, JUNK, catalogue.latest(JUNK), simulated(city, JUNK, 8, 100, 1))
+    city.wait(lambda: city.logged("sink", f"ClickHouse has not taken rows for {table} yet"))
+    others_are_fresh(city)
+    with closing(KafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all")) as producer:
+        for topic, ids in ((JUNK, AHEAD), (windows, 1)):
+            for number in range(ids):
+                producer.send(topic, key=b"junk", value=frame(catalogue.newest_id + 1 + number) + b"\x00", partition=0)
+        producer.flush()
+    city.wait(lambda: city.logged("processor", f"{JUNK}/0 at offset") and city.logged("sink", f"{windows}/0 at offset"))
+    others_are_fresh(city)
+    city.wait(lambda: city.logged("sink", "are no parts of windows"), 60)
+    city.wait(lambda: not any(p.records for p in measure(city.installation.bootstrap, "processor", [JUNK])), 60)
+    assert city.process("processor").log.read_text().count(" did not come (") == 1
+    others_are_fresh(city)
+    paused = committed_positions(city.installation.bootstrap, "sink")
+    assert {topic for (topic, _), position in paused.items() if position.paused} == {JUNK}
+    owner.execute(f"RENAME TABLE raw.away TO {table}")
+    found = account(city, JUNK)
+    assert (found.stored - start.stored, found.quarantined - start.quarantined) == (100, AHEAD)
+    owner.disconnect()

@@ -441,7 +441,7 @@ def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: p
         flushing = asyncio.create_task(sink._keep_flushing())
         await read(sink, missing, 0)
         sink.flush_soon()
-        await until(lambda: bool(sink._stuck))
+        await until(lambda: missing in consumer.paused)
         for start in (10, 20):
             await read(sink, missing, start)
         assert consumer.paused == {missing: "missing: ClickHouse has not taken rows for raw.missing yet"}

@@ -15,6 +15,7 @@ from rich.live import Live
 
 from citystream.installation import Installation
 from citystream.monitor import Monitor, Snapshot, render
+from citystream.settings import variable
 from citystream.stack.process import Launch, Process
 from citystream.stack.stack import Stack, State
 from processors import GROUP as PROCESSOR
@@ -46,10 +47,13 @@ class Crew:
     def _launch(self, name: str) -> Launch:
         if name in self.workers:
             words = ["process" if name == "processor" else name, "--instance", f"{name}-1"]
+            needed = f"{name}_password"
         else:
             feed = self.city.feeds[name.removeprefix("simulator-")]
             words = ["simulate", feed.name, "--rate", str(RATE), "--start", self._start(feed).isoformat()]
-        return Launch((sys.executable, "-m", "citystream.cli", *words))
+            needed = "pseudonym_key"
+        given = {name: os.environ[name] for name in (variable(needed),) if name in os.environ}
+        return Launch((sys.executable, "-m", "citystream.cli", *words), given)
 
     @property
     def workers(self) -> list[str]:

@@ -25,6 +25,16 @@ from streams.watermark import closes_at
 #: Lets a view read ``raw`` for a reader who may not.
 SECURITY = "DEFINER = owner SQL SECURITY DEFINER"
 
+#: A view fixes what its numbers depend on: a query may change any setting in a subquery of its own, whoever asks.
+FIXED = "SETTINGS " + ", ".join(
+    [
+        "do_not_merge_across_partitions_select_final = 0",
+        # Late rows are found by a skip index under FINAL, which is right in this mode only.
+        "use_skip_indexes_if_final_exact_mode = 1",
+        *(f"{kind}_overflow_mode = 'throw'" for kind in ("group_by", "join", "set", "distinct", "sort", "read")),
+    ]
+)
+
 #: Raw rows that conflicts are looked for in, by arrival: all of them would take too much memory.
 CONFLICTS_SHOWN = timedelta(days=1)
 #: Bytes that looking for conflicts takes before it goes on from disk.
@@ -191,7 +201,7 @@ def _come_to(aggregate: Aggregate, generation: Generation) -> str:
 
 def _view(name: str, columns: list[TableColumn], description: str, select: str) -> str:
     body = ", ".join(f"{c.name} {c.type} COMMENT {literal(c.comment)}" for c in columns)
-    return f"CREATE OR REPLACE VIEW {name} ({body}) {SECURITY} AS {select} COMMENT {literal(description)}"
+    return f"CREATE OR REPLACE VIEW {name} ({body}) {SECURITY} AS {select} {FIXED} COMMENT {literal(description)}"
 
 
 def _names(columns: list[TableColumn]) -> str:

@@ -57,8 +57,12 @@ def connect(settings: Settings, secrets: Secrets) -> Iterator[Callable[[str], An
     with ExitStack() as opened:
 
         def as_user(user: str) -> Any:
-            password = "" if user == "default" else secrets.password(user)
-            client = Client(settings.clickhouse_address, port=settings.clickhouse_port, user=user, password=password)
+            client = Client(
+                settings.clickhouse_address,
+                port=settings.clickhouse_port,
+                user=user,
+                password=secrets.password(user),
+            )
             opened.callback(client.disconnect)
             return client
 

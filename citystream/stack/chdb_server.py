@@ -21,6 +21,7 @@ STARTING_SECONDS = 20
 
 def main(library: str, options: list[str]) -> int:
     """Serve until killed; returns only when ClickHouse could not start."""
+    os.umask(0o077)
     clickhouse = ctypes.CDLL(library)
     clickhouse.chdb_query_cmdline.restype = ctypes.c_void_p
     clickhouse.chdb_result_error.argtypes = [ctypes.c_void_p]

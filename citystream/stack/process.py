@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from citystream.secrets import Secrets
+from citystream.settings import variable
+
 POLL_SECONDS = 0.05
 LOG_LINES = 20
 
@@ -88,7 +91,7 @@ class Process:
         pid = os.posix_spawn(
             program,
             launch.command,
-            {**os.environ, **launch.environment},
+            {**_inherited(), **launch.environment},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(self.log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
@@ -136,6 +139,12 @@ class Process:
 
     def _printed(self) -> list[str]:
         return self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+
+
+def _inherited() -> dict[str, str]:
+    """This process's environment without the secrets of others: whoever needs one is given it, or finds it."""
+    hidden = {variable(name) for name in Secrets.model_fields}
+    return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
 def command_line(pid: int) -> list[str]:

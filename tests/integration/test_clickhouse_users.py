@@ -1,13 +1,18 @@
 """What each ClickHouse user of deploy/clickhouse/users.xml can do, and what it cannot."""
 
-from collections.abc import Callable
+import http.client
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from clickhouse_driver import Client, errors
 
+from citystream.secrets import Secrets
 from citystream.settings import Settings
 from sinks.tables import shared_tables
+from sinks.views import FIXED
 
 pytestmark = pytest.mark.integration
 
@@ -90,25 +95,23 @@ def test_operator_notes_what_was_redriven_and_changes_nothing_of_it(connect: Con
     assert operator.execute(asked) == [(9,)]
     for change in ("ALTER TABLE raw.redriven DELETE WHERE 1", "TRUNCATE TABLE raw.redriven", "DROP TABLE raw.redriven"):
         assert code_of(operator, change) == DENIED
-    for user in ("analyst", "default"):
-        assert code_of(connect(user), asked) == DENIED
+    assert code_of(connect("analyst"), asked) == DENIED
 
 
-@pytest.mark.parametrize("user", ["operator", "analyst", "default"])
+@pytest.mark.parametrize("user", ["operator", "analyst"])
 def test_readers_change_nothing(connect: Connect, user: str) -> None:
     client = connect(user)
     assert {code_of(client, statement) for statement in CHANGES} <= {DENIED, READONLY}
 
 
-@pytest.mark.parametrize("user", ["sink", "operator", "analyst", "default"])
+@pytest.mark.parametrize("user", ["sink", "operator", "analyst"])
 def test_nobody_gets_outside(connect: Connect, user: str) -> None:
     client = connect(user)
     assert {code_of(client, statement) for statement in OUTSIDE} <= {DENIED, READONLY}
 
 
-@pytest.mark.parametrize("user", ["analyst", "default"])
-def test_raw_is_out_of_sight(connect: Connect, user: str) -> None:
-    client = connect(user)
+def test_raw_is_out_of_sight(connect: Connect) -> None:
+    client = connect("analyst")
     for statement in (
         "SELECT * FROM raw.access_test",
         "SELECT * FROM view(SELECT * FROM raw.access_test)",
@@ -129,21 +132,19 @@ def test_operator_sees_the_servers_state(connect: Connect) -> None:
         assert code_of(operator, f"SELECT * FROM system.{table} LIMIT 1") == 0, table
 
 
-def test_default_reads_no_data(connect: Connect) -> None:
-    assert code_of(connect("default"), "SELECT * FROM city.access_test") == DENIED
-
-
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
         ("max_execution_time", 0),
-        ("max_execution_time", 61),
+        ("max_execution_time", 601),
         ("max_memory_usage", 0),
         ("max_memory_usage", 2_000_000_001),
         ("max_memory_usage_for_user", 0),
+        ("max_temporary_data_on_disk_size_for_user", 0),
+        ("max_threads", 3),
+        ("priority", 1),
         ("max_result_rows", 0),
         ("max_result_rows", 1_000_001),
-        ("result_overflow_mode", "break"),
         ("timeout_overflow_mode", "break"),
         ("readonly", 0),
     ],
@@ -166,3 +167,112 @@ def test_a_password_is_needed(settings: Settings, connect: Connect, user: str, p
     client = Client("127.0.0.1", port=settings.clickhouse_port, user=user, password=password)
     assert code_of(client, "SELECT 1") == WRONG_PASSWORD
     client.disconnect()
+
+
+#: What an analyst may change, within bounds: limits of its own, and how a value is written.
+CHANGEABLE = {
+    "max_execution_time", "max_memory_usage", "max_result_rows", "result_overflow_mode", "max_threads",
+    "max_block_size", "log_comment", "date_time_output_format", "output_format_json_quote_64bit_integers",
+    "output_format_json_quote_decimals", "output_format_json_quote_denormals", "output_format_arrow_string_as_string",
+    "enable_http_compression", "http_zlib_compression_level", "network_compression_method",
+    "send_progress_in_http_headers",
+}  # fmt: skip
+
+
+def other(kind: str, value: str) -> str:
+    """Another value of a setting."""
+    if kind == "Bool":
+        return str(1 - int(value))
+    return "7" if value != "7" and not kind.endswith(("String", "Mode", "Map")) else "x"
+
+
+def test_an_analyst_changes_no_setting_but_the_listed(connect: Connect, settings: Settings, secrets: Secrets) -> None:
+    analyst = connect("analyst")
+    assert {name for (name,) in analyst.execute("SELECT name FROM system.settings WHERE NOT readonly")} == CHANGEABLE
+    connection = http.client.HTTPConnection("127.0.0.1", settings.clickhouse_http_port, timeout=30)
+    login = {"X-ClickHouse-User": "analyst", "X-ClickHouse-Key": secrets.password("analyst")}
+
+    def ask(query: str, **changed: str) -> tuple[int, str]:
+        connection.request("POST", "/?" + urlencode(changed), query.encode(), login)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+    every = [line.split("\t") for line in ask("SELECT name, type, value FROM system.settings")[1].splitlines()]
+    assert len(every) > 1000
+    changed = {name for name, kind, value in every if ask("SELECT 1", **{name: other(kind, value)})[0] == HTTPStatus.OK}
+    connection.close()
+    assert changed <= CHANGEABLE
+
+
+@pytest.fixture
+def numbers(connect: Connect) -> Iterator[str]:
+    """A query of the numbers of two views, with a place for settings of each view's subquery."""
+    owner = connect("owner")
+    columns = "k UInt32, g UInt32, x Nullable(Int64), v UInt64"
+    groups = (
+        "SELECT g, count() AS n, sum(x) / count(x) AS mean, groupUniqArray(v) AS versions FROM (SELECT * FROM "
+        "raw.settings_test FINAL WHERE k < 40 UNION ALL SELECT * FROM raw.settings_test FINAL WHERE k >= 40) GROUP BY g"
+    )
+    for statement in (
+        f"CREATE OR REPLACE TABLE raw.settings_test ({columns}) ENGINE = ReplacingMergeTree(v) PARTITION BY v "
+        "ORDER BY k",
+        "INSERT INTO raw.settings_test SELECT number, number % 7, number, 1 FROM numbers(100)",
+        "INSERT INTO raw.settings_test SELECT number, number % 7, if(number % 3 = 0, NULL, -number), 2 "
+        "FROM numbers(50)",
+        f"CREATE OR REPLACE VIEW city.settings_rows {AS_OWNER} AS SELECT * FROM raw.settings_test FINAL {FIXED}",
+        f"CREATE OR REPLACE VIEW city.settings_groups {AS_OWNER} AS {groups} {FIXED}",
+    ):
+        owner.execute(statement)
+    yield (
+        "SELECT toString((SELECT (count(), sum(x), countIf(x IS NULL)) FROM (SELECT * FROM city.settings_rows {0}))), "
+        "toString(groupArray((g, n, mean))) FROM (SELECT * FROM (SELECT * FROM city.settings_groups {0}) ORDER BY g)"
+    )
+    for what in ("VIEW city.settings_rows", "VIEW city.settings_groups", "TABLE raw.settings_test"):
+        owner.execute(f"DROP {what}")
+
+
+def test_no_setting_changes_what_a_view_shows(connect: Connect, numbers: str) -> None:
+    """A subquery may carry any setting, whoever asks, as ClickHouse looks at those of the whole query alone."""
+    operator = connect("operator")
+    right = operator.execute(numbers.format(""))
+    every = operator.execute("SELECT name, type, value FROM system.settings WHERE type = 'Bool'")
+    assert len(every) > 800
+    tried = [f"{name} = {other(kind, value)}" for name, kind, value in every]
+    tried += [f"max_rows_to_{kind} = 1, {kind}_overflow_mode = 'break'" for kind in ("group_by", "sort", "read")]
+    tried += ["max_rows_to_group_by = 1, group_by_overflow_mode = 'any', max_block_size = 1"]
+    tried += [f"max_rows_in_{kind} = 1, {kind}_overflow_mode = 'break'" for kind in ("join", "set", "distinct")]
+    tried += ["compatibility = '21.1'", "session_timezone = 'UTC'", "final = 1"]
+    tried += ["additional_table_filters = {'raw.settings_test': 'k < 10'}"]
+    wrong = []
+    for setting in tried:
+        try:
+            if operator.execute(numbers.format(f"SETTINGS {setting}")) != right:
+                wrong.append(setting)
+        except errors.ServerException:
+            continue
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"max_execution_time": 600}, {"max_execution_time": 1}, {"max_memory_usage": 100_000_000},
+        {"max_result_rows": 100, "result_overflow_mode": "break"}, {"max_result_rows": 10}, {"max_threads": 1},
+        {"max_block_size": 1}, {"max_block_size": 1_000_000}, {"log_comment": "a board"},
+        {"network_compression_method": "ZSTD"}, {"date_time_output_format": "unix_timestamp"},
+        {"output_format_json_quote_64bit_integers": 1}, {"output_format_json_quote_decimals": 1},
+        {"output_format_json_quote_denormals": 1}, {"output_format_arrow_string_as_string": 0},
+        {"enable_http_compression": 0}, {"http_zlib_compression_level": 9}, {"send_progress_in_http_headers": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_an_analyst_may_change_changes_no_number(
+    connect: Connect, numbers: str, setting: dict[str, object]
+) -> None:
+    right = connect("operator").execute(numbers.format(""))
+    assert connect("analyst").execute(numbers.format(""), settings=setting) == right
+
+
+def test_what_an_analyst_sorts_on_disk_is_bounded(connect: Connect) -> None:
+    limits = [f"getSetting('max_temporary_data_on_disk_size_for_{whom}')" for whom in ("query", "user")]
+    assert connect("analyst").execute(f"SELECT {', '.join(limits)}") == [(2_000_000_000, 4_000_000_000)]

@@ -25,7 +25,7 @@ def test_quantiles_of_any_integer_are_those_of_the_reference(connect: Callable[[
     (partial,) = MEASURE.partials
     columns = ", ".join(result.sql for result in MEASURE.results)
     rows = [{"wait": wait} for wait in (*EDGES, None)]
-    found = connect("default").execute(
+    found = connect("operator").execute(
         f"SELECT wait, {partial.name}, {columns} FROM (SELECT wait, {ToSql(FEED).partial(partial)} AS {partial.name} "
         f"FROM waits GROUP BY wait) ORDER BY wait",
         external_tables=[{"name": "waits", "structure": [("wait", "Nullable(Int64)")], "data": rows}],

@@ -108,8 +108,10 @@ def test_clickhouse_reads_the_same_files_and_options() -> None:
         assert mounts[f"./deploy/clickhouse/{name}"] == f"/etc/clickhouse-server/{name}:ro"
     assert service["command"][0] == "--"
     options = {word.partition("=")[0] for word in service["command"][1:]}
-    local = clickhouse.launch(DEFAULTS, Secrets.model_validate(secret_fields())).command
-    assert options == {word.partition("=")[0] for word in local if word.startswith("--")} - {"--config-file"}
+    local = clickhouse.launch(DEFAULTS, Secrets.model_validate(secret_fields()))
+    written = {"--config-file", "--logger.log", "--logger.console", "--log-level"}
+    assert options == {word.partition("=")[0] for word in local.command if word.startswith("--")} - written
+    assert local.environment["TZ"] == environment("clickhouse")["TZ"] == DEFAULTS.timezone
     path = next(word.partition("=")[2] for word in service["command"] if word.startswith("--path="))
     assert f"clickhouse:{path.rstrip('/')}" in service["volumes"]
 
@@ -118,6 +120,22 @@ def test_clickhouse_names_its_users_as_the_official_entrypoint_asks() -> None:
     config = ElementTree.parse(clickhouse.CONFIG)
     assert config.findtext("user_directories/users_xml/path") == "users.xml"
     assert config.find("users_config") is None
+
+
+def test_the_container_has_no_user_without_password_and_reads_no_file_for_anybody() -> None:
+    users, config = ElementTree.parse(clickhouse.USERS), ElementTree.parse(clickhouse.CONFIG)
+    assert {user.tag for user in users.findall("users/*")} == {"owner", "sink", "operator", "analyst"}
+    for user in users.findall("users/*"):
+        assert user.find("password") is None
+        assert (user.find("password_sha256_hex").get("from_env") or "").endswith("_PASSWORD_SHA256")  # type: ignore[union-attr]
+    assert {config.findtext(name) for name in clickhouse.EMPTY} == {
+        f"/var/lib/clickhouse/{folder}/" for folder in clickhouse.EMPTY.values()
+    }
+    handlers = {rule.findtext("url"): rule.findtext("methods") for rule in config.findall("http_handlers/rule")}
+    assert handlers == {"/": "GET,HEAD,POST", "/ping": "GET,HEAD"}
+    refused = users.find("profiles/default/constraints")
+    assert refused is not None
+    assert refused.find("add_http_cors_header/const") is not None
 
 
 def secret_fields() -> dict[str, str]:

@@ -88,6 +88,12 @@ def committed_positions(bootstrap: str, worker: str) -> dict[tuple[str, int], Po
     return {place: position for place, position in found.items() if position is not None}
 
 
+def waiting(bootstrap: str, worker: str) -> dict[str, str]:
+    """Why a worker does not go on in a topic, where it does not, as it last committed."""
+    found = committed_positions(bootstrap, worker).items()
+    return {topic: position.paused for (topic, _), position in found if position.paused}
+
+
 def check_stopped(bootstrap: str, workers: Iterable[str]) -> None:
     """Look whether workers are stopped.
 

@@ -25,6 +25,7 @@ from sinks.reconciler import Check, Reconciler
 from streams import topics
 from streams.generations import sources
 from streams.lag import LagMeter, by_topic
+from streams.standing import waiting
 
 #: How long a look waits for Kafka before it gives up.
 PATIENCE = timedelta(seconds=10)
@@ -46,8 +47,8 @@ def lag(
 ) -> None:
     """Show how far the workers are behind, in records and seconds.
 
-    Exit code 1 if something is wrong or not known: a topic that is gone, a partition without a leader, a position
-    beyond the end of its log.
+    Exit code 1 if something is wrong or not known: a topic that is gone or in which a worker waits or is stopped, a
+    partition without a leader, a position beyond the end of its log.
 
     Example: citystream lag --at-most 10000
     """
@@ -57,8 +58,9 @@ def lag(
     with _meter(city) as meter:
         now_ms = time.time_ns() // 1_000_000
         rows = [
-            {"worker": group, **dataclasses.asdict(topic)}
+            {"worker": group, **dataclasses.asdict(topic), "problem": topic.problem or held_up.get(topic.topic)}
             for group, names in ((PROCESSOR, feeds), (SINK, stored))
+            for held_up in [waiting(city.bootstrap, group)]
             for topic in by_topic(meter.look(group, names), now_ms)
         ]
     show(rows, output)

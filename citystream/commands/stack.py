@@ -23,6 +23,7 @@ from sinks.queries import newest_arrival_ms
 from streams import topics
 from streams.generations import sources
 from streams.members import Member, members, unread
+from streams.standing import waiting
 
 #: How each worker is started.
 STARTED_BY = {PROCESSOR: "citystream process --instance processor-1", SINK: "citystream sink --instance sink-1"}
@@ -67,8 +68,8 @@ def down() -> None:
 def status(output: OutputOption = Output.TABLE) -> None:
     """Show what runs, where and since when: the services, and each worker with what it reads.
 
-    Exit code 1 when something does not answer, or nobody reads a topic for a worker. Feeds from which nothing has come
-    for longer than is normal are named.
+    Exit code 1 when something does not answer, or nobody reads a topic for a worker, or it waits or is stopped there.
+    Feeds from which nothing has come for longer than is normal are named.
 
     Example: citystream status -o json
     """
@@ -90,6 +91,7 @@ def status(output: OutputOption = Output.TABLE) -> None:
         for group, names in wanted.items():
             workers += _workers(group, there)
             todo += _missing(group, names, there)
+            todo += _held_up(city.bootstrap, group, there)
     found = [*services, *workers]
     if output is Output.JSON:
         typer.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
@@ -112,6 +114,13 @@ def _workers(group: str, there: Sequence[Member]) -> list[Status]:
 
 def _reads(has: Mapping[str, int]) -> str:
     return f"{sum(has.values())} partitions of {len(has)} topics" if has else "nothing yet"
+
+
+def _held_up(bootstrap: str, group: str, there: Sequence[Member]) -> list[str]:
+    """What a worker that runs says of topics in which it does not go on."""
+    if not any(one.group == group for one in there):
+        return []
+    return [f"{group}: {topic} does not go on: {reason}" for topic, reason in waiting(bootstrap, group).items()]
 
 
 def _missing(group: str, names: Sequence[str], there: Sequence[Member]) -> list[str]:

@@ -44,13 +44,14 @@ def test_a_kafka_that_is_away_is_named_at_once_and_given_up(
     ("seen", "words", "code"),
     [
         (Observation([PartitionLag("toy", 0, 0, 5, 9, 1)]), [], 0),
+        (Observation([PartitionLag("toy", 0, 0, 5, 9, 1)]), ["held up"], 1),
         (Observation([PartitionLag("toy", 0, 0, 5, 9, 1)]), ["--at-most", "4"], 0),
         (Observation([PartitionLag("toy", 0, 0, 5, 9, 1)]), ["--at-most", "3"], 1),
         (Observation([PartitionLag("toy", 0, 0, 1000, 0, None), PartitionLag("toy", 1, 0, 0, 1, 1)]), [], 1),
         (Observation([], [Unknown("toy", None, UnknownTopicOrPartitionError)]), ["--at-most", "9"], 1),
         (Observation([], [Unknown("toy", 2, LeaderNotAvailableError)]), ["--at-most", "9"], 1),
     ],
-    ids=["a look", "within", "above", "beyond the end", "gone", "no leader"],
+    ids=["a look", "held up", "within", "above", "beyond the end", "gone", "no leader"],
 )
 def test_lag_fails_for_what_is_too_much_wrong_or_not_known(
     seen: Observation, words: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -58,7 +59,8 @@ def test_lag_fails_for_what_is_too_much_wrong_or_not_known(
     meter = MagicMock()
     meter.__enter__.return_value.look.return_value = seen
     monkeypatch.setattr(operate, "_meter", lambda _: meter)
-    monkeypatch.setattr("sys.argv", ["citystream", "lag", *words, "--output", "json"])
+    monkeypatch.setattr(operate, "waiting", lambda *_: {"toy": "its table is missing"} if words == ["held up"] else {})
+    monkeypatch.setattr("sys.argv", ["citystream", "lag", *(w for w in words if w != "held up"), "--output", "json"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (ended.value.code or 0) == code
@@ -112,16 +114,28 @@ def test_the_ledger_fits_a_hundred_columns(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("there", "code", "said"),
+    ("there", "held_up", "code", "said"),
     [
-        ([], 1, ["processor: no worker runs; start one: citystream process", "sink: no worker runs"]),
-        ([("processor", True), ("sink", True)], 0, []),
-        ([("processor", True), ("sink", False)], 1, ["sink: nobody reads "]),
+        (
+            [],
+            {"parking_spot": "old"},
+            1,
+            ["processor: no worker runs; start one: citystream process", "sink: no worker runs"],
+        ),
+        ([("processor", True), ("sink", True)], {}, 0, []),
+        ([("processor", True), ("sink", False)], {}, 1, ["sink: nobody reads "]),
+        (
+            [("processor", True), ("sink", True)],
+            {"parking_spot": "too many bad records"},
+            1,
+            [f"{worker}: parking_spot does not go on: too many bad records" for worker in ("processor", "sink")],
+        ),
     ],
-    ids=["none", "both", "half"],
+    ids=["none", "both", "half", "stopped"],
 )
 def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
     there: list[tuple[str, bool]],
+    held_up: dict[str, str],
     code: int,
     said: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -137,6 +151,7 @@ def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
     monkeypatch.setattr(stack, "Stack", lambda _: MagicMock(status=lambda: services))
     monkeypatch.setattr(stack, "members", members)
     monkeypatch.setattr(stack, "_silent", lambda _: [])
+    monkeypatch.setattr(stack, "waiting", lambda *_: held_up)
     monkeypatch.setattr("sys.argv", ["citystream", "status", "--output", "json"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -31,7 +31,7 @@ from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from sinks.ledger import accounts
 from streams import checkpoints, deadletters
-from streams.lag import LagMeter, committed_offsets, measure
+from streams.lag import LagMeter, committed_offsets
 from streams.publisher import Publisher, new_producer
 from streams.worker import EX_CONFIG
 from tests.conftest import settings_in
@@ -316,7 +316,8 @@ class City:
             "SELECT * EXCEPT arrived_at FROM raw.quarantine FINAL ORDER BY topic, source_partition, source_offset"
         )
         chosen = {name: self.installation.feeds[name] for name in FEEDS}
-        log = measure(self.installation.bootstrap, "sink", FEEDS)
+        with LagMeter(self.installation.bootstrap) as meter:
+            log = meter.look("sink", FEEDS, waiting=False).partitions
         found["ledger"] = [(a, a.balances) for a in accounts(client, chosen, log)]
         return found
 

@@ -386,7 +386,7 @@ def others_are_fresh(city: City) -> None:
 
 def test_junk_and_a_missing_table_hit_their_own_feed_alone(city: City) -> None:
     """Ids that nobody knows on a feed and on one of its topics of windows, and the feed's table moved away."""
-    feed, catalogue = city.installation.feeds[JUNK], city.installation.catalogue
+    feed, catalogue = city.installation.feeds[JUNK], Catalogue.load((city.version or PROJECT) / "schemas" / "frozen")
     windows, table = feed.aggregates[0].topic, f"raw.{JUNK}"
     start = account(city, JUNK)
     owner = city.installation.server("owner").connect()

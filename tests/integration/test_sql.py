@@ -43,7 +43,7 @@ def test_quantiles_of_steps_of_a_fraction_are_those_of_the_reference(connect: Ca
     measure = quantiles("load", Scaled(Column("load"), 1000), (0.5, 0.9), unit="1", divisor=1000, description="Load")
     (partial,) = measure.partials
     loads = [12.934, 0.0004, 0.0005, 0.0, -0.0, -3.5, 1e-300, 99.9995, 2.0**43, None]
-    (found,) = connect("default").execute(
+    (found,) = connect("operator").execute(
         f"SELECT {', '.join(result.sql for result in measure.results)} FROM "
         f"(SELECT {ToSql(FEED).partial(partial)} AS {partial.name} FROM loads)",
         external_tables=[
@@ -62,7 +62,7 @@ def test_sums_of_parts_and_of_late_rows_are_exact_and_null_if_a_part_could_not_h
     rows = f"(SELECT {2**52} AS level FROM numbers(5000))"
     late = f"SELECT {ToSql(FEED).partial(partial)} AS {partial.name} FROM {rows}"
     parts = f"SELECT {read(partial)} AS {partial.name} FROM parts"
-    ((found, whole),) = connect("default").execute(
+    ((found, whole),) = connect("operator").execute(
         f"SELECT {SUM.results[0].sql}, toString({partial.name}) FROM "
         f"(SELECT {merged(partial)} AS {partial.name} FROM ({parts} UNION ALL {late}))",
         external_tables=[
@@ -77,7 +77,7 @@ def test_sums_of_parts_and_of_late_rows_are_exact_and_null_if_a_part_could_not_h
 @pytest.mark.parametrize("total", [2**63 - 1, -(2**63) + 1, 2**63, -(2**63), 2**70, 0])
 def test_a_rebuilt_part_holds_the_sum_the_stream_would_have_written(connect: Callable[[str], Any], total: int) -> None:
     (partial,) = SUM.partials
-    ((found, kind),) = connect("default").execute(
+    ((found, kind),) = connect("operator").execute(
         f"SELECT {written(partial, 'total')} AS written, toTypeName(written) FROM (SELECT toInt128('{total}') AS total)"
     )
     assert (found, kind) == (total if abs(total) < 2**63 else BEYOND, "Int64")

@@ -26,7 +26,7 @@ if ( $(2) ) > $(HOME_DIR)/setup.log 2>&1; then echo "$$(( $$(date +%s) - from ))
 else echo "failed"; tail -n 30 $(HOME_DIR)/setup.log >&2; exit 1; fi
 endef
 
-.PHONY: help setup demo test bench faults lock clean
+.PHONY: help setup demo test bench faults containers lock clean
 
 help:
 	@echo 'make setup   install everything into .venv and .citystream'
@@ -34,6 +34,7 @@ help:
 	@echo 'make test    setup, then style, types, imports and all tests'
 	@echo 'make bench   setup, then the measurements (BEFORE=<another checkout>: both versions in turns)'
 	@echo 'make faults  setup, then kill and cut off every part of a running city and compare with a reference (LONG=1: longer)'
+	@echo 'make containers  setup, then docker-compose.yml for real, where a Docker engine is there'
 	@echo 'make lock    pin all dependencies again, in requirements.lock and deploy/kafka/checksums.lock'
 	@echo 'make clean   remove what setup installed and the local data'
 
@@ -77,6 +78,9 @@ bench: setup
 
 faults: setup
 	@$(BIN)/python -m tests.campaign
+
+containers: setup
+	@$(BIN)/python -m deploy.containers
 
 # Two of Python's: with the developers' tools, and the same versions without them for the image.
 PIP_COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \

@@ -24,6 +24,7 @@ from citystream.secrets import Secrets, secret
 from citystream.settings import LOCALHOST, PROJECT, Settings, load_settings, variable
 from citystream.stack import clickhouse, kafka
 from citystream.stack.ports import free_ports
+from deploy import containers
 from streams.producing import LARGEST_BODY
 from streams.topics import MAX_BATCH
 
@@ -315,3 +316,15 @@ def test_a_new_container_finds_the_kernels_compiled(tmp_path: Path) -> None:
     assert {
         "kernel.walk_blocks", "kernel.walk_values", "kernel.fill_views", "kernel.fill_longs", "writing.write_records",
     } <= compiled  # fmt: skip
+
+
+def test_without_an_engine_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(containers, "LOG", tmp_path / "log")
+    with pytest.raises(containers.NotRun, match="No Docker engine with Compose answers here"):
+        containers.engine()
+
+
+def test_each_image_has_a_stand_in() -> None:
+    recipes = {path.name.removesuffix(".Dockerfile") for path in containers.STANDINS.glob("*.Dockerfile")}
+    assert recipes == COMPOSE["x-images"].keys()

@@ -56,7 +56,9 @@ def test_services() -> None:
 
 
 def test_versions_are_pinned_and_those_of_the_local_stack() -> None:
-    images = {name: SERVICES[name]["image"] for name in ("kafka", "clickhouse")}
+    assert all(SERVICES[name]["image"] == COMPOSE["x-images"][name] for name in ("kafka", "clickhouse"))
+    assert all(re.fullmatch("[^@]+@sha256:[0-9a-f]{64}", image) for image in COMPOSE["x-images"].values())
+    images = {name: image.partition("@")[0] for name, image in COMPOSE["x-images"].items()}
     pom = (PROJECT / "deploy/kafka/pom.xml").read_text()
     (version,) = re.findall(r"kafka_2.13</artifactId>\s*<version>(.*)</version>", pom)
     assert images["kafka"] == f"apache/kafka:{version}"
@@ -67,7 +69,7 @@ def test_versions_are_pinned_and_those_of_the_local_stack() -> None:
 
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     assert {SERVICES[name]["image"] for name in OWN_IMAGE} == {f"citystream:{project['version']}"}
-    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", COMPOSE["x-images"]["python"])
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", images["python"])
     assert re.findall("^FROM (.*)$", DOCKERFILE, re.MULTILINE) == ["${PYTHON_IMAGE}"]
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
 
 from rich.console import Console, ConsoleDimensions
 from rich.live import Live
@@ -16,7 +20,7 @@ from rich.live import Live
 from citystream.installation import Installation
 from citystream.monitor import Monitor, Snapshot, render
 from citystream.settings import variable
-from citystream.stack.process import Launch, Process
+from citystream.stack.process import Launch, Process, StackError
 from citystream.stack.stack import Stack, State
 from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
@@ -36,7 +40,7 @@ RATE = 120
 
 @dataclass
 class Crew:
-    """The workers and simulators of the demo, started again when one ends by itself.
+    """The workers and simulators of the demo, started again when one ends by itself; they end with it.
 
     ``ended`` keeps the last words of each that did, one for each time.
     """
@@ -46,14 +50,14 @@ class Crew:
 
     def _launch(self, name: str) -> Launch:
         if name in self.workers:
-            words = ["process" if name == "processor" else name, "--instance", f"{name}-1"]
+            words = ["process" if name == "processor" else name, "--instance", f"demo-{name}"]
             needed = f"{name}_password"
         else:
             feed = self.city.feeds[name.removeprefix("simulator-")]
             words = ["simulate", feed.name, "--rate", str(RATE), "--start", self._start(feed).isoformat()]
             needed = "pseudonym_key"
         given = {name: os.environ[name] for name in (variable(needed),) if name in os.environ}
-        return Launch((sys.executable, "-m", "citystream.cli", *words), given)
+        return Launch((sys.executable, "-m", "citystream.stack.tethered", str(os.getpid()), *words), given)
 
     @property
     def workers(self) -> list[str]:
@@ -76,6 +80,7 @@ class Crew:
         """Start again what ended by itself, and remember it."""
         for name in [*self.workers, *self.simulators]:
             process = Process(name, self.city.settings.home)
+            process.bound_log()
             if process.running() is None:
                 self.ended.setdefault(name, []).append(process.last_words())
                 self.start([name])
@@ -97,7 +102,51 @@ class Crew:
 
 
 def run(city: Installation, seconds: float | None, say: Callable[[str], None]) -> bool:
-    """Run the demo for some seconds or until Ctrl-C; true if events arrived, lag drained and the ledger balances."""
+    """Run the demo for some seconds or until Ctrl-C; true if events arrived, lag drained and the ledger balances.
+
+    Told to end, by SIGTERM or a closed terminal, it ends all at once.
+
+    Raises
+    ------
+    StackError
+        Another demo runs here.
+    """
+    with _alone(city.settings.home), _ended_by_signals():
+        return _run(city, seconds, say)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Two demos would start again what the other one ends."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (home / "demo.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackError(
+                f"a demo runs in {home} already: end it, or set CITYSTREAM_HOME and the ports of another one"
+            ) from None
+        yield
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(city: Installation, seconds: float | None, say: Callable[[str], None]) -> bool:
     stack, crew = Stack(city.settings), Crew(city)
     was_up = all(service.state is State.UP for service in stack.status())
     try:

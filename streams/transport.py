@@ -4,8 +4,9 @@ Extension points of faust-streaming 0.15.3 and aiokafka 0.14.0 that this stands 
 moves): Faust's ``Consumer._to_message``,
 ``_add_gap``, ``_filter_tps_with_pending_acks``, ``_new_offset``, ``_should_commit``, ``on_buffer_full``,
 ``on_partitions_revoked``, ``verify_event_path``, ``perform_seek``, ``_getmany``, ``_commit``; its consumer thread's
-``_create_worker_consumer``, ``on_start`` and ``_commit``; aiokafka's ``_fetch_max_bytes``, ``_request_timeout_ms`` and
-``_prefetch_backoff``; ``aiokafka.consumer.consumer.GroupCoordinator``, see ``streams.membership``.
+``_create_worker_consumer``, ``on_start``, ``_commit``, ``_wakeup_timer_in_thread``; aiokafka's ``_fetch_max_bytes``,
+``_request_timeout_ms`` and ``_prefetch_backoff``; ``aiokafka.consumer.consumer.GroupCoordinator``, see
+``streams.membership``.
 """
 
 from __future__ import annotations
@@ -71,6 +72,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Fetch again only when what was fetched is taken: one fetch waits for the worker, however many partitions."""
         await super().on_start()
         self._ensure_consumer()._fetcher._prefetch_backoff = UNTIL_TAKEN
+
+    async def _wakeup_timer_in_thread(self) -> None:
+        """Leave out the time, by which Mode says that the thread does not respond.
+
+        It knows nothing of the thread, and says so when the main loop was busy for 3 s. ``check`` asks the thread.
+        """
+        await self.sleep(0)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         consumer, ours = self._ensure_consumer(), cast("Consumer", self.consumer)

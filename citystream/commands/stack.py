@@ -58,7 +58,7 @@ def init() -> None:
 
 
 def down() -> None:
-    """End what `citystream up` started; the data stay.
+    """End what `citystream up` and `citystream demo` started; the data stay.
 
     Example: citystream down
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from citystream.settings import LOCALHOST, PROJECT, Settings
 from citystream.stack.ports import free_ports, is_free
-from citystream.stack.process import Launch, StackError
+from citystream.stack.process import Launch, Process, StackError
 
 NAME = "kafka"
 FORMAT_SECONDS = 120
@@ -59,8 +59,9 @@ def _jars(settings: Settings) -> Path:
 
 
 def _java(settings: Settings) -> tuple[str, ...]:
-    log4j = PROJECT / "deploy" / NAME / "log4j2.xml"
-    return "java", "-cp", f"{_jars(settings)}/*", "-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={log4j}"
+    log4j, log = PROJECT / "deploy" / NAME / "log4j2.xml", Process(NAME, settings.home).log
+    options = ("-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={log4j}", f"-Dcitystream.log={log}")
+    return "java", "-cp", f"{_jars(settings)}/*", *options
 
 
 def _controller_port(folder: Path) -> int:

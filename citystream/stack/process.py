@@ -17,6 +17,8 @@ from citystream.settings import variable
 
 POLL_SECONDS = 0.05
 LOG_LINES = 20
+#: Bytes at which a log goes on from nothing; as many as before are kept beside it.
+LOG_BYTES = 10 * 2**20
 
 
 class StackError(Exception):
@@ -67,6 +69,10 @@ class Process:
         """What the process prints; the log of the run before is kept beside it."""
         return self.home / "log" / f"{self.name}.log"
 
+    @property
+    def _previous_log(self) -> Path:
+        return self.log.with_suffix(".previous.log")
+
     def running(self) -> Running | None:
         """The process if it is alive; a process id that another program got meanwhile does not count."""
         try:
@@ -84,7 +90,7 @@ class Process:
         self.note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.log.exists():
-            self.log.replace(self.log.with_suffix(".previous.log"))
+            self.log.replace(self._previous_log)
         program = shutil.which(launch.command[0])
         if program is None:
             raise StackError(f"{self.name}: {launch.command[0]} is not on this machine; run make setup")
@@ -128,6 +134,12 @@ class Process:
                 self.note.unlink(missing_ok=True)
                 return True
         raise StackError(f"{self.name}: process {found.pid} cannot be ended")
+
+    def bound_log(self) -> None:
+        """Move a log that has grown to its bound to the one before; the process goes on writing to its file."""
+        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+            shutil.copyfile(self.log, self._previous_log)
+            os.truncate(self.log, 0)
 
     def last_words(self) -> str:
         """The last line it printed; empty if there is none."""

@@ -83,9 +83,12 @@ class Stack:
                     pass
 
     def down(self, report: Callable[[str], None] = lambda _: None) -> None:
-        """End what runs here; the data stay."""
-        with self._locked(), ThreadPoolExecutor(max_workers=3) as pool:
-            for line in pool.map(_stop, self._services()):
+        """End what runs here, also workers and simulators that a demo left; the data stay."""
+        services = [service.process for service in self._services()]
+        with self._locked(), ThreadPoolExecutor(max_workers=8) as pool:
+            noted = [Process(path.stem, self.settings.home) for path in self.settings.home.glob("run/*.json")]
+            left = [process for process in noted if process not in services and process.running()]
+            for line in [*pool.map(_stop, left), *pool.map(_stop, services)]:
                 report(line)
 
     def status(self) -> list[Status]:
@@ -159,8 +162,8 @@ def _start(service: _Service, running: bool, report: Callable[[str], None]) -> N
     report(f"{service.name} is up at {service.address} ({time.monotonic() - begin:.1f} s)")
 
 
-def _stop(service: _Service) -> str:
-    return f"{service.name} is down" if service.process.stop() else f"{service.name} was not running"
+def _stop(process: Process) -> str:
+    return f"{process.name} is down" if process.stop() else f"{process.name} was not running"
 
 
 def _local_status(service: _Service) -> Status:

@@ -1,8 +1,10 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ from clickhouse_driver import Client
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
+import feeds
 from citystream.secrets import load_secrets
-from citystream.settings import Settings
+from citystream.settings import Settings, variable
 from citystream.stack import kafka
 from citystream.stack.ports import free_ports
-from citystream.stack.process import Process, StackError
+from citystream.stack.process import Launch, Process, StackError
 from citystream.stack.stack import Stack, State
 from streams.publisher import new_producer
 
@@ -109,6 +112,57 @@ def test_life_of_a_stack(own: Stack) -> None:
     assert states(own) == {"kafka": State.DOWN, "clickhouse": State.DOWN, "registry": State.DOWN}
     own.up(lines.append)
     assert read(own) == (b"there", [(1,)])
+
+
+def demo(stack: Stack) -> subprocess.Popen[str]:
+    """A demo in the home of a stack."""
+    names = ("home", "packages", "kafka_port", "clickhouse_port", "clickhouse_http_port", "registry_port")
+    environment = {variable(name): str(getattr(stack.settings, name)) for name in names}
+    return subprocess.Popen(
+        [sys.executable, "-m", "citystream.cli", "demo"],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def running(stack: Stack) -> set[str]:
+    """What runs of a home."""
+    notes = [Process(note.stem, stack.settings.home) for note in stack.settings.home.glob("run/*.json")]
+    return {process.name for process in notes if process.running()}
+
+
+def until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_a_demo_started_ends_with_it(own: Stack) -> None:
+    services = {"kafka", "clickhouse", "registry"}
+    crew = {"processor", "sink", *(f"simulator-{name}" for name in feeds.load())}
+    first = demo(own)
+    try:
+        until(lambda: running(own) == services | crew)
+        second = demo(own)
+        assert "a demo runs in" in second.communicate(timeout=30)[1]
+        assert second.returncode == 3
+        first.send_signal(signal.SIGHUP)
+        first.communicate(timeout=60)
+        assert running(own) == set()
+
+        first = demo(own)
+        until(lambda: running(own) == services | crew)
+        first.kill()
+        until(lambda: running(own) == services)
+    finally:
+        first.kill()
+        first.communicate()
+    Process("sink", own.settings.home).start(Launch(("sleep", "600")))
+    own.down()
+    assert running(own) == set()
 
 
 def test_a_foreign_process_id_is_left_alone(own: Stack) -> None:

@@ -38,3 +38,17 @@ def test_the_live_view_has_the_width_of_the_terminal_and_not_what_a_shell_export
         monkeypatch.setattr(os, "get_terminal_size", lambda columns=columns: os.terminal_size((columns, 40)))
         fit(console)
         assert console.width == columns
+
+
+def test_a_log_is_bounded_while_its_process_writes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("citystream.stack.process.LOG_BYTES", 100)
+    process = Process("sink", tmp_path)
+    process.log.parent.mkdir()
+    with process.log.open("a") as written:
+        for line in range(1000):
+            print(line, file=written, flush=True)
+            process.bound_log()
+            assert process.log.stat().st_size <= 100
+    kept = (process.log.parent / "sink.previous.log").read_text() + process.log.read_text()
+    assert kept.endswith("\n998\n999\n")
+    assert len(kept) < 300

@@ -39,6 +39,7 @@ from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer as FaustConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode import threads
 
 from streams import checkpoints, runs, transport
 from streams.membership import MemberCoordinator, member_name
@@ -80,6 +81,7 @@ def parameters(function: Any) -> list[str]:
         (driver.AIOKafkaConsumerThread, "_create_worker_consumer", "self transport"),
         (driver.AIOKafkaConsumerThread, "_commit", "self offsets"),
         (driver.AIOKafkaConsumerThread, "on_start", "self"),
+        (driver.AIOKafkaConsumerThread, "_wakeup_timer_in_thread", "self"),
         (driver.AIOKafkaConsumerThread, "_ensure_consumer", "self"),
         (driver.AIOKafkaConsumerThread, "assignment", "self"),
         (driver.AIOKafkaConsumerThread, "seek_wait", "self partitions"),
@@ -115,6 +117,7 @@ def test_an_extension_point_is_where_it_was(owner: Any, name: str, expected: str
         (GroupCoordinator.commit_offsets, {"_do_commit_offsets", "IllegalGenerationError"}),
         (GroupCoordinator.reset_generation, {"DEFAULT_GENERATION_ID", "generation"}),
         (GroupCoordinator._on_join_prepare, {"begin_reassignment"}),
+        (threads.ServiceThread._keepalive2, {"last_wakeup_at", "_wakeup_timer_in_thread"}),
         (fetcher.Fetcher._proc_fetch_request, {"OffsetOutOfRangeError", "_set_error"}),
         (fetcher.Fetcher._update_fetch_positions, {"NoOffsetForPartitionError", "_set_error"}),
         (aiokafka.AIOKafkaConsumer.start, {"_fetch_max_bytes", "_fetcher"}),
@@ -385,6 +388,21 @@ def test_only_a_member_commits_and_only_for_its_assignment(
         with pytest.raises(IllegalGenerationError):
             asyncio.run(attempt)
     assert sent == ([{TP0: 20}] if commits else [])
+
+
+def test_a_busy_loop_is_no_thread_that_does_not_respond(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "monotonic", iter(range(100, 10_000, 100)).__next__)
+    thread = MagicMock(should_stop=False, last_wakeup_at=0.0)
+    rounds = iter(range(6))
+
+    async def sleep(_: float) -> None:
+        thread.should_stop = next(rounds) == 5
+
+    thread.sleep = sleep
+    thread._wakeup_timer_in_thread = lambda: ConsumerThread._wakeup_timer_in_thread(thread)
+    thread.parent_loop = MagicMock()
+    asyncio.run(ConsumerThread._keepalive2(thread))
+    thread.log.error.assert_not_called()
 
 
 def test_an_offset_the_log_does_not_have_stops_the_worker() -> None:

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import closing
 
-from kafka import TopicPartition
-
-from streams.clients import new_consumer
+from streams.clients import records_of
 from streams.positions import Position, parse
 
 TOPIC = "checkpoints"
@@ -39,15 +36,8 @@ def place_of(key: bytes) -> Place:
 def read(bootstrap: str) -> Mapping[Place, Position]:
     """The newest checkpoint of every worker in every partition."""
     found: dict[Place, Position] = {}
-    with closing(new_consumer(bootstrap)) as consumer:
-        here = TopicPartition(TOPIC, 0)
-        consumer.assign([here])
-        consumer.seek_to_beginning(here)
-        end = consumer.end_offsets([here])[here]
-        while consumer.position(here) < end:
-            for records in consumer.poll(timeout_ms=1000).values():
-                for kept in records:
-                    take(found, kept.key, kept.value)
+    for kept in records_of(bootstrap, TOPIC):
+        take(found, kept.key, kept.value)
     return found
 
 

@@ -6,10 +6,11 @@ again while the brokers are away would run out of files.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 
 def new_admin(bootstrap: str, **settings: Any) -> KafkaAdminClient:
@@ -32,6 +33,18 @@ def new_consumer(bootstrap: str, **settings: Any) -> KafkaConsumer:
         No broker has answered within ``bootstrap_timeout_ms``, by default 30 s.
     """
     return _connected(KafkaConsumer, bootstrap, {"enable_auto_commit": False, **settings})
+
+
+def records_of(bootstrap: str, topic: str) -> Iterator[Any]:
+    """The records of a topic of one partition, from its beginning to where it ends now."""
+    with closing(new_consumer(bootstrap)) as consumer:
+        here = TopicPartition(topic, 0)
+        consumer.assign([here])
+        consumer.seek_to_beginning(here)
+        end = consumer.end_offsets([here])[here]
+        while consumer.position(here) < end:
+            for records in consumer.poll(timeout_ms=1000).values():
+                yield from records
 
 
 def _connected(kind: Any, bootstrap: str, settings: dict[str, Any]) -> Any:

@@ -10,15 +10,14 @@ import dataclasses
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
-from kafka import KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 
-from streams.clients import new_consumer
+from streams.clients import records_of
 
 TOPIC = "publications"
 
@@ -86,15 +85,8 @@ def _pieces(found: Mapping[int, tuple[Stretch, ...]]) -> Iterator[tuple[int, tup
 def read(bootstrap: str) -> list[Publication]:
     """All publications, the oldest first."""
     found: dict[str, Publication] = {}
-    with closing(new_consumer(bootstrap)) as consumer:
-        here = TopicPartition(TOPIC, 0)
-        consumer.assign([here])
-        consumer.seek_to_beginning(here)
-        end = consumer.end_offsets([here])[here]
-        while consumer.position(here) < end:
-            for records in consumer.poll(timeout_ms=1000).values():
-                for kept in records:
-                    take(found, kept.value, kept.timestamp)
+    for kept in records_of(bootstrap, TOPIC):
+        take(found, kept.value, kept.timestamp)
     return list(found.values())
 
 

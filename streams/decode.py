@@ -74,9 +74,6 @@ class Decoded:
 class Decoder:
     """Reads one topic, whose name is its subject's unless given.
 
-        self._awaited = awaited or Awaited(catalogue, 0)
-        self._versions = Versions(catalogue, subject, feed, rules)
-
     A record is read and judged by the version it names, which may be older than the declaration or newer; what it has
     and the feed does not declare is in ``_undeclared``, as JSON.
     """

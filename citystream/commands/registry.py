@@ -5,6 +5,7 @@ Only where it runs is loaded what it takes: a web server.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from typing import Annotated
@@ -12,6 +13,8 @@ from typing import Annotated
 import typer
 
 from citystream.settings import LOCALHOST, SettingsError, load_settings, variable
+from citystream.stack.process import BoundedHandler, Process
+from citystream.stack.registry import NAME
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,7 +38,10 @@ def registry(
     """
     from citystream import registry as server  # noqa: PLC0415
 
-    port = port or load_settings().registry_port
+    settings = load_settings()
+    port = port or settings.registry_port
+    # A client that breaks off or talks nonsense is worth two kilobytes to the web server.
+    logging.getLogger().addHandler(BoundedHandler(Process(NAME, settings.home)))
     try:
         server.serve(host, port, typer.echo)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from citystream.secrets import Secrets
 from citystream.settings import variable
@@ -151,6 +153,19 @@ class Process:
 
     def _printed(self) -> list[str]:
         return self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+
+
+class BoundedHandler(logging.StreamHandler[TextIO]):
+    """Prints what is logged, and bounds the file it goes to: that of a process of the stack, which nobody watches."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self._process = process
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        self._process.bound_log()
+        super().emit(record)
 
 
 def _inherited() -> dict[str, str]:

@@ -230,6 +230,12 @@ def test_what_runs_on_is_watched_and_started_again() -> None:
     assert groups == {"processor": processors.GROUP, "sink": sinks.GROUP}
 
 
+def test_what_a_service_prints_is_kept_within_bounds() -> None:
+    for name, service in SERVICES.items():
+        assert service["logging"]["driver"] == "json-file", name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+
+
 def test_the_image_has_what_it_needs_and_no_more() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     packages = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])

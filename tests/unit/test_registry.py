@@ -1,11 +1,15 @@
 import asyncio
+import contextlib
 import json
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from citystream import cli
 from citystream.registry import CONTENT_TYPE, application
 from schemas.catalogue import Catalogue, FrozenSchema, SchemaProblem
 
@@ -254,3 +258,29 @@ def test_serves_what_is_frozen_now() -> None:
     load = lambda: next(catalogues)  # noqa: E731
     assert ask("GET", "/subjects", load=load) == (200, [])
     assert ask("GET", "/subjects", load=load)[1] == ["report-value", "report_1m-value"]
+
+
+def test_what_the_web_server_says_of_broken_requests_is_kept_within_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log" / "registry.log"
+    log.parent.mkdir()
+    sizes = []
+
+    def serve(*_: object) -> None:
+        for number in range(100):
+            logging.getLogger("aiohttp.server").error("Error handling request %d", number)
+            sizes.append(log.stat().st_size)
+
+    monkeypatch.setattr("citystream.stack.process.LOG_BYTES", 1_000)
+    monkeypatch.setattr("citystream.registry.serve", serve)
+    monkeypatch.setenv("CITYSTREAM_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["citystream", "registry"])
+    before = list(logging.getLogger().handlers)
+    try:
+        with log.open("a") as written, contextlib.redirect_stderr(written), pytest.raises(SystemExit):
+            cli.main()
+    finally:
+        logging.getLogger().handlers[:] = before
+    assert max(sizes) < 1_100
+    assert log.read_text().endswith("Error handling request 99\n")

@@ -219,7 +219,7 @@ def _drain(city: Installation, say: Callable[[str], None]) -> bool:
 def _summary(found: list[Account], drained: bool, say: Callable[[str], None]) -> bool:
     for account in found:
         say(
-            f"{account.topic}: published {account.published:,} = stored {account.stored:,} + duplicate "
+            f"{account.feed}: published {account.published:,} = stored {account.stored:,} + duplicate "
             f"{account.duplicate:,} + quarantined {account.quarantined:,} + control {account.control:,} "
             f"+ on its way {account.on_its_way:,} + lost {account.lost:,} + missing {account.missing:,}"
         )

@@ -127,7 +127,7 @@ def render(snapshot: Snapshot, note: str) -> RenderableType:
     """The live view."""
     feeds = Table(title="Feeds", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     feeds.add_column("feed")
-    for title in ("records/s", "published", "lag", "lag s", "to store", "age s", "quarantined"):
+    for title in ("records/s", "published", "lag", "lag s", "sink lag", "age s", "quarantined"):
         feeds.add_column(title, justify="right")
     for feed in snapshot.feeds:
         feeds.add_row(

@@ -87,7 +87,7 @@ class Account:
     ids that came with different keys or event times of late (see ``sinks.views``). Both are no part of the sum.
     """
 
-    topic: str
+    feed: str
     published: int
     stored: int
     duplicate: int
@@ -202,17 +202,17 @@ def balance(books: Books, feeds: Iterable[str], log: Sequence[PartitionLag]) -> 
     return [_account(books, feed, [p for p in numbered(log) if p.topic == feed]) for feed in feeds]
 
 
-def _account(books: Books, topic: str, log: Sequence[PartitionLag]) -> Account:
+def _account(books: Books, feed: str, log: Sequence[PartitionLag]) -> Account:
     nothing = dict.fromkeys(("stored", "duplicate", "quarantined", "control", "late", "disputed"), 0)
     gone = [absent(books.arrived, p) for p in log]
     return Account(
-        topic=topic,
+        feed=feed,
         published=sum(p.end for p in log),
         on_its_way=sum(len(s) for one in gone for s in one.on_its_way),
         lost=sum(len(s) for one in gone for s in one.lost),
         missing=sum(len(s) for one in gone for s in one.missing),
         beyond=sum(one.beyond for one in gone),
-        conflicts=books.conflicts[topic],
-        redriven=books.redriven.get(topic, 0),
-        **books.sums.get(topic, nothing),
+        conflicts=books.conflicts[feed],
+        redriven=books.redriven.get(feed, 0),
+        **books.sums.get(feed, nothing),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from clickhouse_driver import Client
@@ -91,15 +92,15 @@ def newest_windows(client: Client, aggregate: Aggregate, limit: int) -> list[dic
     )
 
 
-def quarantine(client: Client, topic: str | None, limit: int) -> list[dict[str, Any]]:
-    """The newest quarantined records, without their bytes."""
+def quarantine(client: Client, topics: Sequence[str], limit: int) -> list[dict[str, Any]]:
+    """The newest quarantined records of these topics, or of all, without their bytes."""
     return _rows(
         client,
         "SELECT published_at, topic, source_partition AS partition, source_offset AS offset, last_offset, stage, "
         f"cause, {_REDRIVEN} AS redriven "
-        "FROM raw.quarantine FINAL WHERE %(topic)s = '' OR topic = %(topic)s "
+        "FROM raw.quarantine FINAL WHERE empty(%(topics)s) OR has(%(topics)s, topic) "
         "ORDER BY published_at DESC, topic, partition, offset DESC LIMIT %(limit)s",
-        {"topic": topic or "", "limit": limit},
+        {"topics": list(topics), "limit": limit},
     )
 
 
@@ -107,7 +108,9 @@ def quarantined_record(client: Client, topic: str, partition: int, offset: int) 
     """One quarantined record with its bytes (hexadecimal) if the operator may see them, or None."""
     found = _rows(
         client,
-        f"SELECT *, {_REDRIVEN} AS redriven FROM {MASKED} WHERE topic = %(topic)s AND source_partition = %(partition)s "
+        "SELECT topic, source_partition AS partition, source_offset AS offset, "
+        "* EXCEPT (topic, source_partition, source_offset), "
+        f"{_REDRIVEN} AS redriven FROM {MASKED} WHERE topic = %(topic)s AND source_partition = %(partition)s "
         "AND %(offset)s BETWEEN source_offset AND last_offset",
         {"topic": topic, "partition": partition, "offset": offset},
     )

@@ -123,7 +123,7 @@ class City:
             WORKERS[name.partition("-")[0]],
             "--instance",
             f"{name}-1",
-            *(word for feed in FEEDS for word in ("--feeds", feed)),
+            *FEEDS,
             *self.options.get(name, ()),
         ]
 

@@ -58,18 +58,20 @@ def add_to(app: typer.Typer) -> None:
 
 
 def list_letters(
-    topic: Annotated[str | None, typer.Option(help="Only of this topic.")] = None,
+    topics: Annotated[
+        list[str] | None, typer.Argument(help="Of which topics, by the names of the feeds; all unless given.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 50,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List quarantined records, the newest first, with the cause of each.
 
-    Example: citystream dead-letters list --topic traffic_flow
+    Example: citystream dead-letters list traffic_flow
     """
     city = Installation.load()
-    found = quarantine(city.server("operator").connect(), topic, limit)
-    if not found and topic not in (None, deadletters.TOPIC):
-        city.choose([topic])
+    found = quarantine(city.server("operator").connect(), topics or (), limit)
+    if not found:
+        city.choose([topic for topic in topics or () if topic != deadletters.TOPIC])
     show(found, output)
 
 

@@ -51,7 +51,7 @@ def list_feeds(output: OutputOption = Output.TABLE) -> None:
 
 @app.command("show")
 def show_feed(
-    name: Annotated[str, typer.Argument(help="Name of a feed; citystream feeds list has them all.")],
+    feed: Annotated[str, typer.Argument(help="A feed; citystream feeds list has them all.")],
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a feed: its contract, topics, aggregates, and the tables and views with units.
@@ -59,8 +59,7 @@ def show_feed(
     Example: citystream feeds show traffic_flow
     """
     city = Installation.load()
-    feed = city.choose([name])[name]
-    found = describe(feed, city.catalogue, city.settings.timezone)
+    found = describe(city.choose([feed])[feed], city.catalogue, city.settings.timezone)
     if output is Output.JSON:
         _print_json(found)
         return
@@ -76,7 +75,7 @@ def show_feed(
 
 
 @app.command("key")
-def department_key(name: Annotated[str, typer.Argument(help="Name of a feed with personal fields.")]) -> None:
+def department_key(feed: Annotated[str, typer.Argument(help="A feed with personal fields.")]) -> None:
     """Print the pseudonym key of a feed's department, for a machine of its own: the value of CITYSTREAM_PSEUDONYM_KEY.
 
     It makes the pseudonyms of this department and of no other. Hand it over as you would a password.
@@ -84,11 +83,11 @@ def department_key(name: Annotated[str, typer.Argument(help="Name of a feed with
     Example: citystream feeds key police_incident
     """
     city = Installation.load()
-    feed = city.choose([name])[name]
-    key = pseudonym_key(city.settings, feed)
+    chosen = city.choose([feed])[feed]
+    key = pseudonym_key(city.settings, chosen)
     if key is None:
-        raise SettingsError(f"{name} has no personal fields and needs no key")
-    typer.echo(handed_out(key, feed.department))
+        raise SettingsError(f"{feed} has no personal fields and needs no key")
+    typer.echo(handed_out(key, chosen.department))
     typer.echo(f"citystream: its pseudonyms begin with {key_id(key)}", err=True)
 
 

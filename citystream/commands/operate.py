@@ -57,14 +57,20 @@ def lag(
     stored = [topic.name for topic in topics.stored(city.feeds.values())]
     with _meter(city) as meter:
         now_ms = time.time_ns() // 1_000_000
-        rows = [
-            {"worker": group, **dataclasses.asdict(topic), "problem": topic.problem or held_up.get(topic.topic)}
+        rows: list[dict[str, Any]] = [
+            {
+                "worker": group,
+                "topic": topic.topic,
+                "lag": topic.records,
+                "lag_seconds": topic.seconds,
+                "problem": topic.problem or held_up.get(topic.topic),
+            }
             for group, names in ((PROCESSOR, feeds), (SINK, stored))
             for held_up in [waiting(city.bootstrap, group)]
             for topic in by_topic(meter.look(group, names), now_ms)
         ]
     show(rows, output)
-    if any(row["problem"] or (at_most is not None and row["records"] > at_most) for row in rows):
+    if any(row["problem"] or (at_most is not None and row["lag"] > at_most) for row in rows):
         raise typer.Exit(1)
 
 
@@ -108,11 +114,11 @@ def ledger(
 
 def sums(found: Sequence[Account]) -> list[dict[str, Any]]:
     """The accounts of some feeds as lines of a table with a column a feed."""
-    names = [one.name for one in dataclasses.fields(Account) if one.name != "topic"]
+    names = [one.name for one in dataclasses.fields(Account) if one.name != "feed"]
     lines: list[dict[str, Any]] = [
-        {"records": name.replace("_", " ")} | {a.topic: getattr(a, name) for a in found} for name in names
+        {"records": name.replace("_", " ")} | {a.feed: getattr(a, name) for a in found} for name in names
     ]
-    return [*lines, {"records": "balances"} | {a.topic: balance(a) for a in found}]
+    return [*lines, {"records": "balances"} | {a.feed: balance(a) for a in found}]
 
 
 def balance(account: Account) -> str:

@@ -202,9 +202,9 @@ def _row(known: Known, log: PartitionLag) -> dict[str, object]:
         "partition": known.partition,
         "log_start": known.log_start,
         "rewind": position.rewind if position else None,
-        "processed": known.committed,
-        "end": log.end,
-        "since": position.since if position else None,
+        "committed": known.committed,
+        "log_end": log.end,
+        "counted_from": position.since if position else None,
         "checkpoint": kept.processed if kept else None,
         "goes_on": _problem(known) is None,
     }

@@ -63,11 +63,11 @@ def _all(city: Installation) -> list[Publication]:
 def _row(city: Installation, one: Publication) -> dict[str, Any]:
     at = datetime.fromtimestamp((one.at_ms or 0) / 1000, UTC).astimezone(ZoneInfo(city.settings.timezone))
     return {
-        "published": f"{at:%Y-%m-%d %H:%M:%S}",
+        "published_at": f"{at:%Y-%m-%d %H:%M:%S}",
         "feed": one.feed,
         "file": one.file,
-        "by": one.publisher,
-        "records": one.records,
+        "publisher": one.publisher,
+        "acknowledged": one.records,
         "rejected": one.rejected,
-        "SHA-256": one.digest[:16],
+        "digest": one.digest[:16],
     }

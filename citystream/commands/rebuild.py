@@ -28,7 +28,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(rebuild)
 
 
-def rebuild(name: Annotated[str, typer.Argument(metavar="FEED", help="The feed whose aggregates changed.")]) -> None:
+def rebuild(feed: Annotated[str, typer.Argument(help="The feed whose aggregates changed.")]) -> None:
     """Build the windows of a feed as they are declared now from its raw rows, and show them once they are complete.
 
     Until then the views show the old ones in full. The processor has to be stopped, and the sink to have stored what
@@ -37,12 +37,12 @@ def rebuild(name: Annotated[str, typer.Argument(metavar="FEED", help="The feed w
     Example: citystream rebuild traffic_flow
     """
     city = Installation.load()
-    feed = city.choose([name])[name]
-    if problems := check(city.catalogue, {name: feed}):
+    chosen = city.choose([feed])[feed]
+    if problems := check(city.catalogue, {feed: chosen}):
         raise SchemaProblem("\n".join(problems))
     client = city.server("owner").connect()
     try:
-        _rebuild(city, feed, client)
+        _rebuild(city, chosen, client)
     finally:
         client.disconnect()
 

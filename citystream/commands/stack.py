@@ -18,6 +18,7 @@ from citystream.installation import Installation
 from citystream.settings import load_settings
 from citystream.stack.stack import Stack, State, Status
 from processors import GROUP as PROCESSOR
+from schemas.feed import Feed
 from sinks import GROUP as SINK
 from sinks.queries import newest_arrival_ms
 from streams import topics
@@ -93,11 +94,13 @@ def status(output: OutputOption = Output.TABLE) -> None:
             todo += _missing(group, names, there)
             todo += _held_up(city.bootstrap, group, there)
     found = [*services, *workers]
+    silent = {} if down else _silent(city, time.time_ns() // 1_000_000)
     if output is Output.JSON:
-        typer.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
+        rows = [dataclasses.asdict(one) for one in found]
+        typer.echo(json.dumps({"services": rows, "silent": silent, "problems": todo}, indent=2))
     else:
         print_whole(_table(found))
-    for line in [*todo, *(_silent(city) if not down else ())]:
+    for line in [*todo, *(_silence(city.feeds[name], seconds) for name, seconds in silent.items())]:
         typer.echo(line, err=True)
     if todo or any(one.state is not State.UP for one in found):
         raise typer.Exit(1)
@@ -134,26 +137,31 @@ def _missing(group: str, names: Sequence[str], there: Sequence[Member]) -> list[
     return []
 
 
-def _silent(city: Installation) -> list[str]:
-    """The feeds from which nothing has come for longer than is normal."""
-    now_ms = time.time_ns() // 1_000_000
+def _silent(city: Installation, now_ms: int) -> dict[str, float]:
+    """The feeds from which nothing has come for longer than is normal, and for how many seconds."""
     client = city.server("operator").connect()
     try:
         newest = {name: newest_arrival_ms(client, feed) for name, feed in city.feeds.items()}
     except (ClickHouseError, OSError, EOFError):
-        return []
+        return {}
     finally:
         client.disconnect()
-    return [
-        f"{name} is silent: its newest record came {_duration((now_ms - at) / 1000)} ago, "
-        f"{_duration(city.feeds[name].silence.total_seconds())} are normal; is its publisher running?"
+    return {
+        name: (now_ms - at) / 1000
         for name, at in newest.items()
         if at is not None and city.feeds[name].is_silent(at, now_ms)
-    ]
+    }
+
+
+def _silence(feed: Feed, seconds: float) -> str:
+    return (
+        f"{feed.name} is silent: its newest record came {_duration(seconds)} ago, "
+        f"{_duration(feed.silence.total_seconds())} are normal; is its publisher running?"
+    )
 
 
 def _table(found: list[Status]) -> Table:
-    table = Table("Service", "State", "Address", "Process", "Up for", "Reads")
+    table = Table(*(field.name for field in dataclasses.fields(Status)))
     for one in found:
         state = f"[green]{one.state}[/]" if one.state is State.UP else f"[red]{one.state}[/]"
         table.add_row(

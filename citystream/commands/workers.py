@@ -20,7 +20,7 @@ from citystream.installation import Installation
 CLIENTS = ("aiokafka", "kafka")
 LONGEST_PAUSE = 30.0
 
-Feeds = Annotated[list[str] | None, typer.Option("--feeds", help="Only these feeds; may be given several times.")]
+Feeds = Annotated[list[str] | None, typer.Argument(help="Only these feeds; all unless given.")]
 Instance = Annotated[
     str | None,
     typer.Option(help="A name that stays over restarts: the group then waits for this worker instead of rebalancing."),
@@ -74,7 +74,7 @@ def process(
 ) -> None:
     """Validate, deduplicate and aggregate feeds until Ctrl-C.
 
-    Example: citystream process --feeds traffic_flow
+    Example: citystream process traffic_flow
     """
     from processors.worker import main  # noqa: PLC0415
 

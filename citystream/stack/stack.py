@@ -21,10 +21,10 @@ CLICKHOUSE_PORTS = ("clickhouse_port", "clickhouse_http_port")
 
 
 class State(StrEnum):
-    """UP: it answers. SILENT: it runs here and does not answer. DOWN: it does not run. UNREACHABLE: it is elsewhere."""
+    """UP: it answers. UNRESPONSIVE: it runs here and does not. DOWN: it does not run. UNREACHABLE: it is elsewhere."""
 
     UP = "up"
-    SILENT = "silent"
+    UNRESPONSIVE = "unresponsive"
     DOWN = "down"
     UNREACHABLE = "unreachable"
 
@@ -170,7 +170,7 @@ def _local_status(service: _Service) -> Status:
     found = service.process.running()
     if found is None:
         return Status(service.name, State.DOWN, service.address)
-    state = State.UP if service.ready() else State.SILENT
+    state = State.UP if service.ready() else State.UNRESPONSIVE
     return Status(service.name, state, service.address, found.pid, found.uptime)
 
 

@@ -66,9 +66,10 @@ def test_a_redriven_letter_looks_redriven(sink: Any, connect: Callable[[str], An
         "INSERT INTO raw.redriven (topic, source_partition, source_offset) VALUES", [(TOPIC, 3, 2)]
     )
     operator = connect("operator")
-    assert [(row["offset"], row["redriven"]) for row in quarantine(operator, TOPIC, 9)] == [(2, "yes"), (1, "no")]
+    assert [(row["offset"], row["redriven"]) for row in quarantine(operator, [TOPIC], 9)] == [(2, "yes"), (1, "no")]
     found = [quarantined_record(operator, TOPIC, 3, offset) for offset in (1, 2)]
     assert [row["redriven"] for row in found if row] == ["no", "yes"]
+    assert [list(row)[:3] for row in found if row] == 2 * [["topic", "partition", "offset"]]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -223,7 +224,7 @@ def ledger(city: City, *words: str) -> tuple[int, dict[str, Any], str]:
     done = city.command("ledger", "-o", "json", *words)
     assert done.returncode in {0, 1}, done.stderr
     found = json.loads(done.stdout)
-    account = found if isinstance(found, dict) else next(row for row in found if row["topic"] == FEED)
+    account = found if isinstance(found, dict) else next(row for row in found if row["feed"] == FEED)
     return done.returncode, account, done.stderr
 
 

@@ -211,7 +211,7 @@ def city(stack: Stack, secrets: Secrets, tmp_path_factory: pytest.TempPathFactor
     """Topics, tables, and a processor and a sink at work."""
     Installation(stack.settings).prepare(lambda _: None)
     logs = tmp_path_factory.mktemp("workers")
-    chosen = [argument for data in DATA_SETS for argument in ("--feeds", data.feed)]
+    chosen = [data.feed for data in DATA_SETS]
     workers: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name in ("process", "sink"):

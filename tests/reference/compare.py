@@ -195,7 +195,7 @@ def _sums(truth: Truth, account: Account) -> Iterator[Difference]:
     }
     wrong = {name: (there, n) for name, n in expected.items() if (there := getattr(account, name)) != n}
     if wrong:
-        yield Difference(account.topic, "wrong", "raw.accounts", None, 0, f"found and expected {wrong}")
+        yield Difference(account.feed, "wrong", "raw.accounts", None, 0, f"found and expected {wrong}")
 
 
 def _windows(

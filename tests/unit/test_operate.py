@@ -66,7 +66,7 @@ def test_lag_fails_for_what_is_too_much_wrong_or_not_known(
     assert (ended.value.code or 0) == code
     rows = json.loads(capsys.readouterr().out)
     assert [row["topic"] for row in rows] == ["toy", "toy"], "of both workers"
-    assert all(row["records"] is None or row["records"] > 0 for row in rows)
+    assert all(row["lag"] is None or row["lag"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("form", output.Output)
@@ -91,9 +91,9 @@ def test_a_look_is_a_line_and_only_what_went_wrong_since_the_first_is_named(
     assert said.err.splitlines() == [f"lost to retention: toy/0: offsets {part}" for part in ("0 to 1", "2 to 2")]
 
 
-def account(topic: str, **found: int) -> Account:
-    names = [one.name for one in fields(Account) if one.name != "topic"]
-    return Account(topic, **(dict.fromkeys(names, 0) | found))
+def account(feed: str, **found: int) -> Account:
+    names = [one.name for one in fields(Account) if one.name != "feed"]
+    return Account(feed, **(dict.fromkeys(names, 0) | found))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_what_is_only_on_its_way_is_no_fault_of_the_sum(found: dict[str, int], w
 
 
 def test_the_ledger_fits_a_hundred_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    names = [one.name for one in fields(Account) if one.name != "topic"]
+    names = [one.name for one in fields(Account) if one.name != "feed"]
     many = [account(f"police_incident_{n}", **dict.fromkeys(names, 10**11)) for n in range(operate.BESIDE)]
     output.show(operate.sums(many), output.Output.TABLE)
     lines = capsys.readouterr().out.splitlines()
@@ -150,15 +150,18 @@ def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
     services = [Status(name, State.UP, "here") for name in ("kafka", "clickhouse", "registry")]
     monkeypatch.setattr(stack, "Stack", lambda _: MagicMock(status=lambda: services))
     monkeypatch.setattr(stack, "members", members)
-    monkeypatch.setattr(stack, "_silent", lambda _: [])
+    monkeypatch.setattr(stack, "_silent", lambda *_: {"parking_spot": 400.0})
     monkeypatch.setattr(stack, "waiting", lambda *_: held_up)
     monkeypatch.setattr("sys.argv", ["citystream", "status", "--output", "json"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     printed = capsys.readouterr()
     assert (ended.value.code or 0) == code
-    workers = [(row["name"], row["state"]) for row in json.loads(printed.out)[3:]]
+    workers = [(row["name"], row["state"]) for row in json.loads(printed.out)["services"][3:]]
     assert workers == [(group, "up" if there else "down") for group in ("processor", "sink")]
-    lines = printed.err.splitlines()
+    assert json.loads(printed.out)["silent"] == {"parking_spot": 400}
+    *lines, silent = printed.err.splitlines()
+    assert silent.startswith("parking_spot is silent: its newest record came 6 min 40 s ago")
+    assert json.loads(printed.out)["problems"] == lines
     assert len(lines) == len(said)
     assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))

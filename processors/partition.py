@@ -12,7 +12,7 @@ from processors.repeats import Repeats
 from processors.windows import Windows
 from schemas.feed import Feed
 from streams.deadletters import DeadLetter
-from streams.decode import Decoder
+from streams.decode import Decoder, Tick
 from streams.generations import holding
 from streams.positions import LogGap, Position, Stop
 from streams.runs import Run
@@ -24,7 +24,8 @@ from streams.watermark import advance
 class Output:
     """What a flush writes: parts of each aggregate's windows, dead letters, and the position they lead to.
 
-    The last row of each frame carries ``watermark``, the running maximum of event time; it has to be sent last.
+    The last row of each frame carries ``watermark``, the running maximum of event time; it has to be sent last. Where
+    time passed and no window changed that is a part without events.
     """
 
     parts: dict[str, pl.DataFrame]
@@ -57,6 +58,7 @@ class Partition:
         self._next = start.rewind
         self._written = start.processed
         self._max_event_ms = start.max_event_ms
+        self._told_ms = start.max_processed_ms
         self._combine = Combine(feed)
         self._windows = [Windows(feed, aggregate, self._combine) for aggregate in feed.aggregates]
         self._earlier = [Windows(feed, aggregate, self._combine) for aggregate in feed.aggregates]
@@ -85,14 +87,15 @@ class Partition:
         if run.next <= self._next:
             return 0
         decoded = self._decoder.read(run, self._next, GivenUp(self._unknown, run.next - 1, self.start.newest_schema))
-        rows, dead = decoded.rows, decoded.dead
+        rows, dead, ticks = decoded.rows, decoded.dead, decoded.ticks
         self._bad.add(dead, self._next)
         if self._next < self._written < run.next:
             before = pl.col("_offset") < self._written
-            self._add(rows.filter(before))
+            self._add(rows.filter(before), [tick for tick in ticks if tick[0] < self._written])
             self._catch_up()
             rows, dead = rows.filter(~before), [d for d in dead if d.last_offset >= self._written]
-        self._add(rows)
+            ticks = [tick for tick in ticks if tick[0] >= self._written]
+        self._add(rows, ticks)
         if run.next == self._written:
             self._catch_up()
         elif run.next > self._written:
@@ -102,8 +105,8 @@ class Partition:
         self._next = run.next
         return max(0, new)
 
-    def _add(self, rows: pl.DataFrame) -> None:
-        rows, self._max_event_ms = advance(self._feed, rows, self._max_event_ms, self._counts)
+    def _add(self, rows: pl.DataFrame, ticks: list[Tick]) -> None:
+        rows, self._max_event_ms = advance(self._feed, rows, self._max_event_ms, self._counts, ticks)
         rows = self._repeats.drop(rows, self._max_event_ms)
         if self._next < self.start.since:
             here = pl.col("_offset") >= self.start.since
@@ -127,12 +130,15 @@ class Partition:
         if self._next <= self._written:
             return None
         parts = {windows.aggregate.name: self._parts(windows) for windows in self._windows}
+        self._told_ms = self._max_event_ms
         dead, self._dead, self.unwritten = self._dead, [], 0
         self._written = self._next
         return Output(parts, dead, self._position())
 
     def _parts(self, windows: Windows) -> pl.DataFrame:
         parts = windows.take(self._max_event_ms)
+        if parts.is_empty() and self._max_event_ms > self._told_ms:
+            parts = windows.no_events(parts)
         last = pl.int_range(pl.len()) == pl.len() - 1
         return parts.with_columns(
             source_partition=pl.lit(self._number, pl.Int64),

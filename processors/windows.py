@@ -123,6 +123,14 @@ class Windows:
         self._open = self._open.with_columns(_changed=pl.lit(False))
         return taken.drop("_first", "_seen", "_last", "_changed")
 
+    def no_events(self, parts: pl.DataFrame) -> pl.DataFrame:
+        """A part that counts nothing, in the columns of other ``parts``."""
+        lists = [pl.col(name).fill_null(pl.lit([], dtype)) for name, dtype in parts.schema.items() if dtype == pl.List]
+        numbers = ["window_start", "version", "events", *self._sums]
+        return parts.clear(1).with_columns(
+            pl.col(self.aggregate.by).fill_null(""), pl.col(numbers).fill_null(0), *lists
+        )
+
     def check(self, max_event_ms: int) -> None:
         """Hold the number of groups that stay open to what the feed declares.
 

@@ -109,6 +109,19 @@ def _kind(base: Any, form: str | None) -> Kind:
     return next(kind for kind, avro in _AVRO.items() if avro == base)
 
 
+def tick_schema() -> Schema:
+    """Avro schema of a tick (``schemas/ticks.py``)."""
+    return {
+        "type": "record",
+        "name": "Tick",
+        "namespace": "city",
+        "doc": "A control record, without a key: how far event time has come in its partition",
+        "fields": [
+            {"name": "event_time", "type": _AVRO["instant"], "doc": "Event time has come to here, as if by an event"}
+        ],
+    }
+
+
 def aggregate_schema(feed: Feed, aggregate: Aggregate) -> Schema:
     """Avro schema of one part of a window: what one source partition contributed to it, by which ``definition``.
 

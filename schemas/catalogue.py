@@ -19,7 +19,7 @@ import fastavro
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from avro.schema import parse
 
-from schemas.avro import Schema, aggregate_schema, feed_schema
+from schemas.avro import Schema, aggregate_schema, feed_schema, tick_schema
 from schemas.feed import Feed
 
 FROZEN = Path(__file__).parent / "frozen"
@@ -28,6 +28,8 @@ FREEZE = "run: citystream schemas freeze"
 #: How far behind the newest id known here one may lie that is on its way: more than are frozen at once. Ids are given
 #: one after the other, so one further behind is none, and one before the newest was never given.
 AHEAD = 64
+#: Subject of the ticks, which may stand on the topic of any feed.
+TICK = "tick"
 
 
 class SchemaProblem(ValueError):
@@ -163,7 +165,7 @@ def declared(feeds: Mapping[str, Feed]) -> dict[str, Schema]:
     for feed in feeds.values():
         subjects[feed.name] = feed_schema(feed)
         subjects |= {aggregate.topic: aggregate_schema(feed, aggregate) for aggregate in feed.aggregates}
-    return subjects
+    return subjects | {TICK: tick_schema()}
 
 
 def incompatibilities(new: Any, old: Schema) -> list[str]:

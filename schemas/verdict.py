@@ -131,7 +131,7 @@ def part_rules(feed: Feed, aggregate: Aggregate) -> Rules:
         ("version: no version", pl.col("version") >= 0),
         ("watermark: no time", seen.is_between(*INSTANTS)),
         ("watermark: after arrival", seen <= latest),
-        ("events: none", pl.col("events") > 0),
+        ("events: none", (pl.col("events") > 0) | ((pl.col("events") == 0) & seen.is_not_null())),
     ]
     for partial in (p for measure in aggregate.measures for p in measure.partials if p.merge == "histogram"):
         buckets, counts = (pl.col(f"{partial.name}_{half}") for half in ("buckets", "counts"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import polars as pl
 from aiokafka.errors import CorruptRecordException
@@ -28,6 +28,14 @@ from streams.watermark import advance
 log = logging.getLogger("citystream")
 
 
+class Read(NamedTuple):
+    """What a lane has of a run: rows, the new maximum of event time (ms), and the offsets of ticks."""
+
+    rows: pl.DataFrame
+    max_event_ms: int
+    ticks: Sequence[int] = ()
+
+
 class Lane(Protocol):
     """What the sink does with a topic."""
 
@@ -38,11 +46,8 @@ class Lane(Protocol):
     @property
     def columns(self) -> Sequence[TableColumn]: ...
 
-    def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
-        """Rows of a run from an offset on, and the new maximum of event time.
-
-        The rows have a column for each name the columns send.
-        """
+    def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
+        """Read a run from an offset on; the rows have a column for each name the columns send."""
         ...
 
 
@@ -65,16 +70,17 @@ class FeedLane:
         self._decoder = Decoder(catalogue, feed.name, feed, Awaited(catalogue, math.inf), generation.topic)
         self._parts = [(field.name, part) for field in feed.fields for part in PARTS.get(field.kind, ())]
 
-    def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
-        valid = self._decoder.read(run, from_offset, self._following.of(run) if self._following else None).rows
-        rows, max_event_ms = advance(self._feed, valid, max_event_ms, self._counts)
-        return rows.rename({"_undeclared": UNDECLARED.name}, strict=False).with_columns(
+    def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
+        read = self._decoder.read(run, from_offset, self._following.of(run) if self._following else None)
+        rows, max_event_ms = advance(self._feed, read.rows, max_event_ms, self._counts, read.ticks)
+        rows = rows.rename({"_undeclared": UNDECLARED.name}, strict=False).with_columns(
             pl.lit(self._first + run.partition).alias("source_partition"),
             pl.col("_offset").alias("source_offset"),
             pl.col("_arrived").alias("arrived_at"),
             pl.col("_seen_before").alias("seen_before"),
             *(pl.col(name).struct.field(part).alias(f"{name}_{part}") for name, part in self._parts),
-        ), max_event_ms
+        )
+        return Read(rows, max_event_ms, [offset for offset, _ in read.ticks])
 
 
 class AggregateLane:
@@ -100,7 +106,7 @@ class AggregateLane:
         rules = part_rules(feed, aggregate)
         self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue, patience), rules=rules)
 
-    def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
+    def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
         read = self._decoder.read(run, from_offset, self._following.of_parts(run) if self._following else None)
         if read.dead:
             first = read.dead[0]
@@ -110,7 +116,7 @@ class AggregateLane:
                 *(run.topic, run.partition, sum(d.last_offset - d.offset + 1 for d in read.dead)),
                 *(first.offset, first.cause, self.topic),
             )
-        return read.rows, max_event_ms
+        return Read(read.rows, max_event_ms)
 
     def progress(self, parts: pl.DataFrame) -> pl.DataFrame:
         """Rows of ``raw.progress`` to be inserted once these parts are stored."""
@@ -127,7 +133,7 @@ class QuarantineLane:
     def __init__(self, timezone: str) -> None:
         self.columns = quarantine_columns(timezone)
 
-    def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
+    def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
         rows = [
             {
                 "topic": topic,
@@ -147,7 +153,7 @@ class QuarantineLane:
         ]
         names = [name for column in self.columns for name, _ in column.sent]
         text = {"topic", "stage", "cause", "key", "value"}
-        return pl.DataFrame(rows, {name: pl.String if name in text else pl.Int64 for name in names}), max_event_ms
+        return Read(pl.DataFrame(rows, {name: pl.String if name in text else pl.Int64 for name in names}), max_event_ms)
 
 
 def _letters(batch: RecordBatch, from_offset: int) -> Iterator[DeadLetter]:

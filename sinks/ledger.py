@@ -82,7 +82,7 @@ class Absent:
 class Account:
     """One feed. ``published`` counts offsets, ``late`` is a part of ``stored``, ``redriven`` one of ``quarantined``.
 
-    ``control`` are offsets of the log itself: markers of transactions, aborted records, records compaction removed.
+    ``control`` are offsets without an event: ticks, markers of transactions, aborted and compacted records.
     ``disputed`` are offsets that two workers judged differently; they count once, as stored. ``conflicts`` are event
     ids that came with different keys or event times of late (see ``sinks.views``). Both are no part of the sum.
     """

@@ -221,7 +221,7 @@ def shared_tables(timezone: str) -> list[str]:
         "COMMENT 'Quarantined records that were published again'",
         f"CREATE TABLE IF NOT EXISTS raw.control ({_body(CONTROL)}) ENGINE = ReplacingMergeTree "
         "ORDER BY (topic, source_partition, source_offset, last_offset) "
-        "COMMENT 'Offsets of the log itself: markers of transactions, aborted and compacted records'",
+        "COMMENT 'Offsets without an event: markers of transactions, aborted and compacted records, ticks'",
         "CREATE TABLE IF NOT EXISTS raw.progress (aggregate String, source_partition UInt16, "
         "watermark SimpleAggregateFunction(max, Int64)) ENGINE = AggregatingMergeTree "
         "ORDER BY (aggregate, source_partition) COMMENT 'Maximum of event time whose windows are stored [ms]'",

@@ -68,8 +68,9 @@ class Reading:
             raise LogGap(f"{run.topic}/{run.partition}: offsets {before.processed} to {run.start - 1} are missing")
         if run.next <= before.processed:
             return
-        rows, newest = self.lane.read(run, before.processed, before.max_event_ms)
-        without = [(*source(run.topic, run.partition), *gap) for gap in gaps(run, before.processed)]
+        rows, newest, ticks = self.lane.read(run, before.processed, before.max_event_ms)
+        control = [*gaps(run, before.processed), *((offset, offset) for offset in ticks)]
+        without = [(*source(run.topic, run.partition), *stretch) for stretch in control]
         with self._changing:
             self.position = replace(
                 before, processed=run.next, rewind=run.next, max_event_ms=newest, max_processed_ms=newest
@@ -169,9 +170,10 @@ class Sink(BatchWorker[Reading]):
                 if UNDECLARED.name in rows.columns:
                     rows = rows.with_columns(pl.col(UNDECLARED.name).fill_null(""))
                     columns.append(UNDECLARED)
-                await insert(lane.table, columns, rows)
                 if isinstance(lane, AggregateLane):
                     progress.append(lane.progress(rows))
+                    rows = rows.filter(pl.col("events") > 0)
+                await insert(lane.table, columns, rows)
             if progress:
                 await insert("raw.progress", PROGRESS, pl.concat(progress))
             if without:

@@ -60,15 +60,21 @@ def _in_order(batch: RecordBatch, offsets: list[int]) -> bool:
     return offsets == sorted({o for o in offsets if batch.base_offset <= o <= batch.last_offset})
 
 
+#: Offset of a tick and the event time (ms) it says.
+Tick = tuple[int, int]
+
+
 @dataclass
 class Decoded:
     """Valid rows in offset order, with ``_key``, ``_offset`` and ``_arrived`` (ms), and what is not valid.
 
-    ``_undeclared`` (JSON text) is there if a row has fields that the reader does not declare.
+    ``_undeclared`` (JSON text) is there if a row has fields that the reader does not declare. ``ticks`` are offsets,
+    ascending, and the event times (ms) they say.
     """
 
     rows: pl.DataFrame
     dead: list[DeadLetter] = field(default_factory=list)
+    ticks: list[Tick] = field(default_factory=list)
 
 
 class Decoder:
@@ -122,11 +128,12 @@ class Decoder:
         if rows.height and rows.item(0, "_offset") < from_offset:
             rows = rows.filter(pl.col("_offset") >= from_offset)
         dead = [letter for letter in reading.dead if letter.last_offset >= from_offset]
-        return Decoded(rows, sorted(dead, key=lambda letter: letter.offset))
+        ticks = sorted(tick for tick in reading.ticks if tick[0] >= from_offset)
+        return Decoded(rows, sorted(dead, key=lambda letter: letter.offset), ticks)
 
 
 class _Reading:
-    """One reading of a run: frames of what is valid, and ``dead``, in any order."""
+    """One reading of a run: frames of what is valid, ``dead`` and ``ticks``, in any order."""
 
     def __init__(
         self, versions: Versions, catalogue: Catalogue, awaited: Awaited, topic: str, unknown: Unknown
@@ -137,6 +144,7 @@ class _Reading:
         self._topic = topic
         self._unknown = unknown
         self.dead: list[DeadLetter] = []
+        self.ticks: list[Tick] = []
 
     def frames(self, batches: Iterable[RecordBatch]) -> Iterable[pl.DataFrame]:
         """Frames of the batches, several at once where they prove to be blocks of one schema."""
@@ -202,7 +210,9 @@ class _Reading:
             return
         by_frame: dict[bytes, list[tuple[int, bytes, bytes]]] = defaultdict(list)
         for offset, key, value, _ in records:
-            if key is None:
+            if key is None and (said := self._versions.tick(value, batch.arrived_ms)) is not None:
+                self.ticks.append((offset, said))
+            elif key is None:
                 self.dead.append(self._letter(batch, offset, "the record has no key", key, value))
             elif value is None:
                 self.dead.append(self._letter(batch, offset, "the record has no value", key, value))

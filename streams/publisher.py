@@ -123,6 +123,18 @@ class Publisher:
         if on_result:
             on_result(result)
 
+    def send_tick(self, tick: bytes) -> None:
+        """Send a tick's value to every partition and wait until all have it.
+
+        Raises
+        ------
+        KafkaError
+            Not every partition has it.
+        """
+        partitions = sorted(self.producer.partitions_for(self.topic))
+        for sent in [self.producer.send(self.topic, value=tick, partition=number) for number in partitions]:
+            sent.get()
+
     def flush(self) -> None:
         """Wait until every record sent so far is acknowledged or has failed."""
         self.producer.flush()

@@ -10,9 +10,10 @@ import polars as pl
 from schemas.avro import feed_schema, field_of
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.columnar import Layout
-from schemas.feed import Feed
+from schemas.feed import Feed, milliseconds
 from schemas.model import PARTS, Field
 from schemas.rowcodec import NotDecodable, decode, schema_id
+from schemas.ticks import read_tick
 from schemas.verdict import ColumnarVerdict, Rules, rules
 from streams.positions import Stop
 
@@ -54,6 +55,15 @@ class Versions:
             if frozen is not None and frozen.subject == self._subject:
                 found = self._known[frame] = self._of(frozen)
         return found
+
+    def tick(self, value: bytes | None, arrived_ms: int) -> int | None:
+        """The time (ms) that a tick says; None if a value is no tick, as on a topic that is no feed's.
+
+        It moves event time no further than an event that arrives with it.
+        """
+        if value is None or self._feed is None or (said := read_tick(self._catalogue, value)) is None:
+            return None
+        return min(said, arrived_ms + milliseconds(self._feed.allowance))
 
     def why_not(self, value: bytes) -> str:
         """Why a value cannot be read by the version it names."""

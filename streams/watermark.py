@@ -1,13 +1,16 @@
 """The one predicate that decides late, close and final.
 
 A window is closed for a record, and for good, once ``window end + lateness <= running maximum of event time (over the
-valid records before it) - disorder``. It depends on the log alone, not on how the log was cut into batches.
+valid records before it) - disorder``. A tick moves this maximum as a record of its time would. It depends on the log
+alone, not on how the log was cut into batches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
 import polars as pl
 
 from schemas.feed import Aggregate, Feed, milliseconds
@@ -22,29 +25,41 @@ ASIDE = 2**63 - 1
 
 
 def advance(
-    feed: Feed, rows: pl.DataFrame, max_event_ms: int, counts: pl.Expr | None = None
+    feed: Feed,
+    rows: pl.DataFrame,
+    max_event_ms: int,
+    counts: pl.Expr | None = None,
+    ticks: Sequence[tuple[int, int]] = (),
 ) -> tuple[pl.DataFrame, int]:
     """Add to each row the running maximum of event time before it (ms, ``_seen_before``); return the new maximum.
 
-    Rows that ``counts`` is false for do not move the maximum and get ``ASIDE``.
+    Rows that ``counts`` is false for do not move the maximum and get ``ASIDE``. ``ticks`` are offsets, ascending, and
+    times (ms).
     """
+    told = np.maximum.accumulate([max_event_ms, *(ms for _, ms in ticks)])
     if rows.is_empty():
-        return rows.with_columns(pl.lit(max_event_ms, pl.Int64).alias(SEEN_BEFORE)), max_event_ms
+        return rows.with_columns(pl.lit(max_event_ms, pl.Int64).alias(SEEN_BEFORE)), int(told[-1])
+    ticks_before = np.searchsorted([offset for offset, _ in ticks], rows["_offset"].to_numpy())
     event = pl.col(feed.event_time)
     if counts is not None:
         event = pl.when(counts).then(event).otherwise(pl.lit(NO_EVENT_TIME, pl.Int64))
-    seen = pl.max_horizontal(event.cum_max().shift(1).fill_null(max_event_ms), pl.lit(max_event_ms, pl.Int64))
+    seen = pl.max_horizontal(event.cum_max().shift(1), pl.Series(told[ticks_before], dtype=pl.Int64))
     if counts is not None:
         seen = pl.when(counts).then(seen).otherwise(pl.lit(ASIDE, pl.Int64))
     newest = rows.select(event.max()).item()
     assert isinstance(newest, int)
-    return rows.with_columns(seen.alias(SEEN_BEFORE)), max(max_event_ms, newest)
+    return rows.with_columns(seen.alias(SEEN_BEFORE)), max(int(told[-1]), newest)
 
 
 def window_start(aggregate: Aggregate, event_ms: Moment) -> Moment:
     """Start of the tumbling window an event time falls in, aligned to 1970-01-01 UTC."""
     size = milliseconds(aggregate.window)
     return event_ms - event_ms % size
+
+
+def final_at(feed: Feed, event_ms: int) -> int:
+    """The maximum of event time (ms) at which every window of an event is final."""
+    return max((window_start(one, event_ms) + closes_at(feed, one) for one in feed.aggregates), default=event_ms)
 
 
 def closes_at(feed: Feed, aggregate: Aggregate) -> int:

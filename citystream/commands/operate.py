@@ -83,7 +83,7 @@ def ledger(
 ) -> None:
     """Account for every record: published = stored + duplicate + quarantined + control + on its way + lost + missing.
 
-    Late is a part of stored, redriven (published again) one of quarantined; control are markers of transactions,
+    Late is a part of stored, redriven (published again) one of quarantined; control are ticks, markers of transactions,
     aborted and compacted records. What no worker has committed yet is on its way (see citystream lag). Exit code 1 if
     records are lost or missing, or ClickHouse has more than a log. With --every only what did not arrive is looked for,
     not how many rows are repeats, a server that is away is waited for, and records that had been lost before the first

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,7 @@ from citystream.secrets import pseudonym_key
 from citystream.settings import SettingsError
 from citystream.stack.process import StackError
 from schemas.feed import Feed
+from schemas.ticks import encode_tick
 from streams import publications
 from streams.generations import generations, source
 from streams.publications import Publication, Stretch
@@ -72,6 +74,9 @@ def publish(  # noqa: PLR0913, PLR0917
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only check the file and write down what is rejected.")
     ] = False,
+    finished: Annotated[
+        bool, typer.Option("--finished", help="The feed ends with this file: its last windows become final.")
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Publish a file: check every line, send the valid ones in the order of their event time, report on the rest.
@@ -80,6 +85,9 @@ def publish(  # noqa: PLR0913, PLR0917
     name. Records without an event_id get one from their content, so publishing a file twice adds nothing. Of a local
     time that exists twice (clocks go back) the first is taken, which the report says; one that does not exist is
     rejected.
+
+    Time passes only with events, so the last windows of a file that no newer events follow stay open. --finished says
+    that none from before the end of its last window are to come; those that come all the same are late, and count.
 
     While Kafka is away it waits. Ctrl-C or SIGTERM ends it, and it says how many records Kafka has.
 
@@ -111,8 +119,9 @@ def publish(  # noqa: PLR0913, PLR0917
 
             now_ms = time.time_ns() // 1_000_000
             report = publish_file(
-                chosen, opened, file, said, publisher, key, rejects, now_ms=now_ms, on_sent=write_down
-            )
+                chosen, opened, file, said, publisher, key, rejects, now_ms=now_ms, on_sent=write_down,
+                finished=partial(encode_tick, city.catalogue) if finished else None,
+            )  # fmt: skip
     except (MappingProblem, FileProblem) as problem:
         raise SettingsError(str(problem)) from None
     except OSError as error:

@@ -16,7 +16,9 @@ from schemas.feed import Feed
 from schemas.verdict import instant_ms
 from streams.publications import Stretch, stretches
 from streams.publisher import Publisher
+from streams.watermark import final_at
 
+Finished = Callable[[int], bytes]
 OnSent = Callable[[Report, Mapping[int, tuple[Stretch, ...]]], None]
 
 REDRAW_EVERY = 1000
@@ -32,10 +34,12 @@ def publish_file(  # noqa: PLR0913
     rejects: Path | None,
     *,
     now_ms: int,
+    finished: Finished | None = None,
     on_sent: OnSent = lambda _report, _offsets: None,
 ) -> Report:
     """Check a file, write down what is rejected, send the rest; without a publisher nothing is sent.
 
+    ``finished`` makes the tick of a history that ends with the file, from the event time (ms) it ends with.
     ``on_sent`` hears the report and which offsets the records got, by partition, also when it is interrupted.
 
     Raises
@@ -77,6 +81,10 @@ def publish_file(  # noqa: PLR0913
                 report.acknowledged, report.failed = sent.acknowledged, len(spool) - sent.acknowledged
                 report.failure = sent.failure
                 on_sent(report, {partition: stretches(found) for partition, found in sent.offsets.items()})
+            if finished and spool.newest_ms is not None and not report.failed:
+                at = final_at(feed, spool.newest_ms)
+                publisher.send_tick(finished(at))
+                report.finished_at_ms = at
     return report
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +36,8 @@ class Report:
     """``read`` = ``accepted`` + ``rejected``; ``accepted`` = ``acknowledged`` + ``failed``, or nothing is sent.
 
     ``digest`` is the SHA-256 of the content, uncompressed. ``lines`` of the file are those of the ``header``, ``blank``
-    ones, and one for each record with those ``inside`` it.
+    ones, and one for each record with those ``inside`` it. ``finished_at_ms`` is the event time that
+    a finished history ends with.
     """
 
     feed: str
@@ -56,6 +58,7 @@ class Report:
     first_rejections: list[Rejection] = field(default_factory=list)
     rejects_file: str | None = None
     reasons_file: str | None = None
+    finished_at_ms: int | None = None
 
     @property
     def read(self) -> int:
@@ -98,6 +101,9 @@ class Report:
             lines += [f"  line {one.line}: {printable(one.reason)}" for one in self.first_rejections]
             lines.append(f"The rejected lines are in {self.rejects_file}, the reasons in {self.reasons_file}.")
             lines.append(f"Correct {self.rejects_file} and publish it with the same options.")
+        if self.finished_at_ms is not None:
+            at = datetime.fromtimestamp(self.finished_at_ms / 1000, UTC)
+            lines.append(f"The history is finished: event time went on to {at:%Y-%m-%d %H:%M:%S} UTC.")
         if self.failure:
             lines.append(f"Kafka did not take every record: {self.failure}")
             lines.append("Publish the file again when Kafka answers; what has arrived is not counted twice.")

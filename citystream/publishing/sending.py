@@ -34,6 +34,11 @@ class Spool:
     def __len__(self) -> int:
         return len(self._lines)
 
+    @property
+    def newest_ms(self) -> int | None:
+        """The newest event time."""
+        return max(self._events, default=None)
+
     def by_event_time(self) -> Iterator[tuple[int, bytes, bytes]]:
         """Line, key and value of each record; those of one event time in the order of their lines."""
         if not self._lines:

@@ -285,6 +285,24 @@ def test_a_simulation_told_to_end_without_its_broker_says_what_was_not_sent(city
     assert report["failed"] == report["sent"] - report["acknowledged"] > 0
 
 
+def test_the_windows_of_a_finished_history_are_final_though_nothing_follows(city: City) -> None:
+    """Also those of groups that span partitions, of which some never had an event."""
+    *words, output, kind = publishing(city, 8)
+    before = account(city)
+    finish(city.begin(*words, output, kind))
+    feed = city.installation.feeds[FEED]
+    still_open = "SELECT " + ", ".join(f"(SELECT countIf(NOT final) FROM city.{a.name})" for a in feed.aggregates)
+    city.drain()
+    with operator(city) as client:
+        assert all(client.execute(still_open)[0])
+        finish(city.begin(*words, "--finished", output, kind))
+        after = account(city)
+        assert after.control - before.control == feed.partitions
+        assert client.execute(still_open)[0] == (0,) * len(feed.aggregates)
+    assert shown(city, 8) == shown(city, 0)
+    assert (after.balances, after.late, after.quarantined) == (True, 0, 0)
+
+
 def sent_by_a_simulation(city: City, start: datetime) -> set[tuple[str, int]]:
     """Id and event time of what a simulation that nobody disturbs sends."""
     sent: set[tuple[str, int]] = set()

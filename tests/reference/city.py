@@ -24,7 +24,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from schemas.catalogue import FROZEN
 from schemas.feed import Aggregate, Feed
-from tests.reference.partition import MILLISECOND, Key, Logged, Values, is_closed
+from tests.reference.partition import MILLISECOND, Key, Logged, Values, is_closed, moved_by
 from tests.reference.partition import problems as broken_fields
 from tests.reference.partition import window_start as start_of
 from tests.reference.results import results_of
@@ -147,10 +147,21 @@ class Schemas:
 
     def record(self, subject: str, offset: int, key: bytes | None, value: bytes | None, arrived_ms: int) -> Read:
         """A record of a topic whose schemas are those of a subject."""
+        tick_ms = None if key is not None or value is None else self._tick(value)
+        if tick_ms is not None:
+            return Read(offset, key, None, arrived_ms, value, tick_ms=tick_ms)
         try:
             return Read(offset, key, self._values(subject, value), arrived_ms, value)
         except NoRecord as error:
             return Read(offset, key, None, arrived_ms, value, frozenset(error.args))
+
+    def _tick(self, value: bytes) -> int | None:
+        """The time (ms) that a tick says."""
+        frozen = self._frozen.get(int.from_bytes(value[1:FRAME])) if value[:1] == b"\0" else None
+        if frozen is None or frozen.subject != "tick" or not _fits(frozen, value[FRAME:]):
+            return None
+        said: Any = fastavro.schemaless_reader(io.BytesIO(value[FRAME:]), frozen.plain, None)
+        return int(said["event_time"])
 
     def _values(self, subject: str, value: bytes | None) -> Values:
         """The fields of a record as they are on the wire.
@@ -257,6 +268,10 @@ def truth(feed: Feed, partitions: Iterable[Log]) -> Truth:
             if wrong:
                 result.letters[place] = wrong
                 continue
+            if record.tick_ms is not None:
+                result.control.add(place)
+                newest[number] = seen = max(seen, moved_by(feed, record))
+                continue
             assert record.values is not None
             values = record.values
             event_ms: int = values[feed.event_time]
@@ -295,6 +310,8 @@ def _add_events(feed: Feed, result: Truth, events: Sequence[Event], newest: Mapp
 
 def _letter(feed: Feed, record: Read) -> Letter | None:
     came = record.key, record.value, record.arrived_ms
+    if record.tick_ms is not None:
+        return None
     if record.key is None:
         return Letter("DECODE", frozenset([NO_KEY]), *came)
     if record.values is None:

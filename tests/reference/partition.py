@@ -33,12 +33,13 @@ EDGES = sorted(
 
 @dataclass(frozen=True)
 class Logged:
-    """A record in the log; ``values`` is None if its bytes are no record."""
+    """A record in the log; ``values`` is None if its bytes are no record, ``tick_ms`` the time a tick says."""
 
     offset: int
     key: bytes | None
     values: Values | None
     arrived_ms: int
+    tick_ms: int | None = field(default=None, kw_only=True)
 
 
 @dataclass
@@ -86,6 +87,10 @@ def truth(feed: Feed, log: Iterable[Logged]) -> Truth:
         result.history[aggregate.name] = {}
     identities: set[tuple[Any, ...]] = set()
     for logged in log:
+        if logged.tick_ms is not None:
+            result.max_event_ms = max(moved_by(feed, logged), result.max_event_ms or -(2**63))
+            result.watermarks[logged.offset] = result.max_event_ms
+            continue
         if logged.values is None or not is_valid(feed, logged.values, logged.key, logged.arrived_ms):
             result.invalid.append(logged.offset)
             result.watermarks[logged.offset] = result.max_event_ms
@@ -128,6 +133,12 @@ def is_closed(feed: Feed, aggregate: Aggregate, start: int, max_event_ms: int | 
         return False
     end = start + aggregate.window // MILLISECOND
     return end + feed.lateness // MILLISECOND <= max_event_ms - feed.disorder // MILLISECOND
+
+
+def moved_by(feed: Feed, tick: Logged) -> int:
+    """Where a tick moves the maximum of event time: as an event would, and no further than one that is valid."""
+    assert tick.tick_ms is not None
+    return min(tick.tick_ms, tick.arrived_ms + ahead_ms(feed))
 
 
 def ahead_ms(feed: Feed) -> int:

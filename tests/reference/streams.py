@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from schemas.rowcodec import encode
+from schemas.ticks import encode_tick
 from tests.reference.batches import batch
 from tests.reference.partition import Logged
 from tests.reference.toy import CATALOGUE, SECOND, Mood, event_id, instant
@@ -40,6 +41,8 @@ class Log:
 
 
 def _encoded(logged: Logged) -> bytes:
+    if logged.tick_ms is not None:
+        return encode_tick(CATALOGUE, logged.tick_ms)
     if logged.values is None:
         return b"noise"
     values: dict[str, Any] = dict(logged.values)
@@ -76,7 +79,7 @@ more_values = st.tuples(
     st.sampled_from([None, 0, 1, 60_000, 10**11]),
 )
 steps = st.tuples(
-    st.sampled_from(["event"] * 8 + ["repeat", "repeat", "moved", "noise", "broken", "wrong key", "future"]),
+    st.sampled_from(["event"] * 8 + ["repeat", "repeat", "moved", "noise", "broken", "wrong key", "future", "tick"]),
     st.sampled_from(["d-1", "d-1", "湖"]),
     st.sampled_from([0] * 9 + [-9000, -5000, -4999, -1000, -1, 500, 999, 2000, 9000]),
     st.sampled_from([0, 1, 500, 999, 1000, 1500, 2000]),
@@ -106,6 +109,9 @@ def logs(draw: st.DrawFn, base_ms: int, max_size: int = 40) -> Log:
             values = events[pick % len(events)]
         elif kind == "moved" and events:
             values = events[pick % len(events)] | {"observed_at": now + off, "began_at": None}
+        elif kind == "tick":
+            records.append(Logged(offset, None, None, base_ms + ARRIVED_AFTER, tick_ms=now + off))
+            continue
         elif kind == "broken":
             values = values | {"level": 100_001}
         elif kind == "future":

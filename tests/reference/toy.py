@@ -11,8 +11,8 @@ from uuid import UUID
 
 from pydantic import Field
 
-from schemas.avro import aggregate_schema, feed_schema
-from schemas.catalogue import Catalogue, FrozenSchema
+from schemas.avro import aggregate_schema, feed_schema, tick_schema
+from schemas.catalogue import TICK, Catalogue, FrozenSchema
 from schemas.expressions import Column, When
 from schemas.feed import Aggregate, Feed, NotAfter
 from schemas.fields import Day, EventId, Instant, Location, Record, Text, Unit
@@ -147,6 +147,7 @@ def frozen_catalogue(*feeds: Feed) -> Catalogue:
     """A catalogue with the first version of every subject of these feeds."""
     subjects = {feed.name: feed_schema(feed) for feed in feeds}
     subjects |= {a.topic: aggregate_schema(feed, a) for feed in feeds for a in feed.aggregates}
+    subjects |= {TICK: tick_schema()}
     return Catalogue(
         {number: FrozenSchema(number, name, 1, schema) for number, (name, schema) in enumerate(subjects.items(), 1)}
     )

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinks import worker as sink_worker
+from sinks.lanes import Read
 from sinks.worker import Sink
 from streams import batchworker
 from streams.awaited import NotYet
@@ -235,11 +236,11 @@ class OneRow:
         self.waits = threading.Event()
         self.came = threading.Event()
 
-    def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
+    def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
         if run.start > 10:
             self.waits.set()
             assert self.came.wait(20)
-        return pl.DataFrame({"start": [run.start]}), max_event_ms
+        return Read(pl.DataFrame({"start": [run.start]}), max_event_ms)
 
 
 def test_a_sink_inserts_and_commits_what_it_has_while_a_partition_waits() -> None:

@@ -96,12 +96,12 @@ def test_what_is_declared_is_frozen() -> None:
 
 def test_ids_are_given_once_and_for_ever(tmp_path: Path) -> None:
     first = freeze(toy(), tmp_path)
-    assert [(s.id, s.subject, s.version) for s in first] == [(1, "report", 1), (2, "report_1m", 1)]
+    assert [(s.id, s.subject, s.version) for s in first] == [(1, "report", 1), (2, "report_1m", 1), (3, "tick", 1)]
     assert check(Catalogue.load(tmp_path), toy()) == []
     assert freeze(toy(), tmp_path) == []
 
     (second,) = freeze(toy(**ADDED), tmp_path)
-    assert (second.id, second.subject, second.version) == (3, "report", 2)
+    assert (second.id, second.subject, second.version) == (4, "report", 2)
     assert Catalogue.load(tmp_path).by_id == {frozen.id: frozen for frozen in (*first, second)}
 
 
@@ -207,7 +207,7 @@ def test_a_changed_aggregate_is_another_version(tmp_path: Path) -> None:
             freeze(feeds, tmp_path)
         assert contents(tmp_path) == before
     (second,) = freeze(redefined(measures=more, version=2), tmp_path)
-    assert (second.id, second.subject, second.version) == (3, "report_1m_v2", 1)
+    assert (second.id, second.subject, second.version) == (4, "report_1m_v2", 1)
     assert check(Catalogue.load(tmp_path), redefined(measures=more, version=2)) == []
 
 
@@ -292,8 +292,8 @@ def test_an_id_may_come_that_follows_the_newest(tmp_path: Path) -> None:
     """Ids are given one after the other: none is given later that lies before the newest, or far behind it."""
     freeze(toy(), tmp_path)
     catalogue = Catalogue.load(tmp_path)
-    assert [n for n in range(2000) if catalogue.may_come(n)] == list(range(3, 3 + AHEAD))
-    assert not Catalogue(catalogue.by_id).may_come(3)
+    assert [n for n in range(2000) if catalogue.may_come(n)] == list(range(4, 4 + AHEAD))
+    assert not Catalogue(catalogue.by_id).may_come(4)
 
 
 def test_the_version_of_a_declaration_is_the_newest_that_is_like_it(tmp_path: Path) -> None:

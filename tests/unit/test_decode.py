@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 
 from schemas.avro import feed_schema
 from schemas.catalogue import Catalogue, FrozenSchema
+from schemas.feed import milliseconds
 from schemas.rowcodec import encode, frame
+from schemas.ticks import encode_tick
 from streams import decode, recordbatch
 from streams.deadletters import LONGEST, DeadLetter
 from streams.decode import LARGEST_LETTER, Decoded, Decoder, gaps
-from tests.reference.batches import CODECS, COMPRESS, batch, batch_of, record_bytes, run, sized, varint
+from tests.reference.batches import ARRIVED, CODECS, COMPRESS, batch, batch_of, record_bytes, run, sized, varint
 from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, event_id, instant, record, value
 
 DECODER = Decoder(CATALOGUE, "toy", FEED)
@@ -402,6 +404,23 @@ def test_a_topic_without_a_feed_is_decoded_and_not_judged() -> None:
     late = value(observed_at=instant(NOON - 10**6 * SECOND), level=10**6)
     rows = Decoder(CATALOGUE, "toy").read(run(batch([(b"any", late, [])], 0)), 0).rows
     assert rows["level"].to_list() == [10**6]
+
+
+def test_a_tick_is_a_tick_without_a_key_on_a_feeds_topic_and_comes_no_later_than_an_event_could() -> None:
+    tick, late = encode_tick(CATALOGUE, NOON), encode_tick(CATALOGUE, ARRIVED + 10**9)
+    raw = batch([(KEY, GOOD, []), (None, tick, []), (None, late, []), (KEY, tick, []), (None, tick + b"x", [])], BASE)
+    decoded = read(raw)
+    latest = ARRIVED + milliseconds(FEED.allowance)
+    assert decoded.rows["_offset"].to_list() == [BASE]
+    assert decoded.ticks == [(BASE + 1, NOON), (BASE + 2, latest)]
+    number = CATALOGUE.latest("tick").id
+    assert [(d.offset, d.cause) for d in decoded.dead] == [
+        (BASE + 3, f"schema {number} is of tick"),
+        (BASE + 4, "the record has no key"),
+    ]
+    assert read(raw, from_offset=BASE + 2).ticks == [(BASE + 2, latest)]
+    parts = Decoder(CATALOGUE, FEED.aggregates[0].topic).read(run(batch([(None, tick, [])], BASE)), 0)
+    assert (parts.ticks, [d.cause for d in parts.dead]) == ([], ["the record has no key"])
 
 
 def test_a_run_of_whole_batches_has_no_gaps() -> None:

@@ -180,7 +180,7 @@ def test_windows_over_all_topics_hold_each_event_once(logs: list[list[Sent]]) ->
     runs = {n: delivered(one, log) for n, (one, log) in enumerate(zip(generations(GROWN), logs, strict=True)) if log}
     rows: list[dict[str, Any]] = []
     for n, run in runs.items():
-        frame, newest = LANES[n].read(run, 0, NO_EVENT_TIME)
+        frame, newest, _ = LANES[n].read(run, 0, NO_EVENT_TIME)
         assert frame.height == run.next, "every record here is valid"
         assert newest < ASIDE
         names = ("device_id", "mood", "observed_at", "event_id_low", "source_partition", "source_offset", "seen_before")

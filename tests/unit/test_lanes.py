@@ -27,7 +27,7 @@ BASE = 7
 
 def quarantined(found: Run, from_offset: int = 0) -> list[dict[str, Any]]:
     """Rows of the quarantine."""
-    rows, _ = QuarantineLane("UTC").read(found, from_offset, 0)
+    rows, *_ = QuarantineLane("UTC").read(found, from_offset, 0)
     return rows_of(rows.drop("arrived_at"))
 
 
@@ -152,6 +152,7 @@ def parts(*changes: dict[str, Any]) -> Run:
         {"watermark": -(2**63)},
         {"watermark": ARRIVED + 2 * 3_600_000},
         {"events": 0},
+        {"events": -1, "watermark": ARRIVED},
         {"wait_histogram_counts": [1, 2, 1]},
         {"wait_histogram_counts": [1, 2, 1, 0]},
         {"wait_histogram_buckets": [-2, 0, 64, 65]},
@@ -159,12 +160,12 @@ def parts(*changes: dict[str, Any]) -> Run:
         {"wait_histogram_buckets": [-1, 0, 0, 1]},
         {"wait_histogram_buckets": list(range(5000)), "wait_histogram_counts": [1] * 5000},
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_a_part_that_no_processor_wrote_reaches_no_table(forged: dict[str, Any]) -> None:
     """ClickHouse would refuse it, or a view over it would fail: the parts beside it are stored all the same."""
     lane = AggregateLane(FEED, BY_MOOD, CATALOGUE, "UTC")
-    rows, _ = lane.read(parts({}, forged, {"watermark": ARRIVED}), 0, 0)
+    rows, *_ = lane.read(parts({}, forged, {"watermark": ARRIVED}), 0, 0)
     assert rows["_offset"].to_list() == [0, 2]
 
 

@@ -55,7 +55,8 @@ class Decoding:
 
     def read(self, run: Run, from_offset: int, unknown: Unknown | None = None) -> Decoded:
         rows = self._all.rows.filter(pl.col("_offset").is_between(from_offset, run.next - 1))
-        return Decoded(rows, [d for d in self._all.dead if from_offset <= d.offset < run.next])
+        dead = [d for d in self._all.dead if from_offset <= d.offset < run.next]
+        return Decoded(rows, dead, [tick for tick in self._all.ticks if from_offset <= tick[0] < run.next])
 
 
 @dataclass
@@ -105,7 +106,8 @@ class World:
         for name, frame in output.parts.items():
             parts = frame.to_dicts()
             assert [part["watermark"] for part in parts] == ([None] * (len(parts) - 1) + [watermark])[: len(parts)]
-            self.written += [self._part(name, part) for part in parts[:rows]]
+            if [part["events"] for part in parts] != [0]:
+                self.written += [self._part(name, part) for part in parts[:rows]]
         if rows is None:
             self.dead |= {letter.offset for letter in output.dead}
 
@@ -422,6 +424,20 @@ def test_a_window_is_final_exactly_when_the_watermark_passes_its_end_and_latenes
         parts = output.parts["toy_4s"]
         versions.append(dict(zip((parts["window_start"] - NOON).to_list(), parts["version"].to_list(), strict=True)))
     assert versions == [{0: 0}, {8000: 2}, {0: 1, 8000: 4}]
+
+
+def test_a_tick_makes_windows_final_and_says_so_where_there_are_none() -> None:
+    """As the event of second 10 would; a partition without a window says how far it is by a part without events."""
+    log = Log((*_log(1).records, Logged(1, None, None, NOON + ARRIVED_AFTER, tick_ms=NOON + 10_000)), (0, 1))
+    for begin, expected in [(0, (NOON, 1, 1)), (1, (0, 0, 0))]:
+        start = replace(world(FEED, log).position(), rewind=begin, processed=begin)
+        partition = Partition(FEED, 0, cast("Decoder", Decoding(FEED, log)), start)
+        partition.process(Run("toy", 0, begin, 2, ()))
+        output = partition.flush()
+        assert output is not None
+        parts = output.parts["toy_4s"].select("window_start", "version", "events", "watermark")
+        assert parts.rows() == [(*expected, NOON + 10_000)]
+        assert output.position.rewind == 2
 
 
 def test_a_window_closed_before_the_processed_offset_is_not_written_again_from_its_middle() -> None:

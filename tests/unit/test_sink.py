@@ -13,7 +13,7 @@ import pytest
 from faust.types import TP
 
 from schemas.writing import encode_bodies
-from sinks.lanes import AggregateLane
+from sinks.lanes import AggregateLane, Read
 from sinks.tables import TableColumn
 from sinks.worker import SMALL, Reading, Sink
 from streams.batchworker import Held
@@ -57,21 +57,23 @@ def test_progress_is_inserted_after_the_parts_and_the_position_moves_last() -> N
         for name, dtype in empty.schema.items()
         if not name.startswith("_")
     }
-    parts = pl.DataFrame([part, part | {"watermark": 1}], {name: empty.schema[name] for name in part})
-    (body,) = encode_bodies(CATALOGUE.latest(AGGREGATE.name), pl.Series(["calm", "calm"]), parts, 2**20)
+    without_events = {"events": 0, "watermark": 2}
+    rows = [part, part | {"watermark": 1}, part | without_events]
+    parts = pl.DataFrame(rows, {name: empty.schema[name] for name in part})
+    (body,) = encode_bodies(CATALOGUE.latest(AGGREGATE.name), pl.Series(["calm"] * 3), parts, 2**20)
     held = Held(consumer.resumed[tp], sink.begin(tp, consumer.resumed[tp]))
     sink.take(held.state, run(stamped(packed(body.data, body.count), 0), topic=AGGREGATE.name))
     asyncio.run(sink.flush({tp: held}))
     assert server.inserts == [(f"raw.{AGGREGATE.name}", 2), ("raw.progress", 1)]
-    assert consumer.flushed[tp].processed == 2
+    assert consumer.flushed[tp].processed == 3
 
 
 class Rows:
     """A lane whose runs hold so many rows."""
 
-    def read(self, run: Run, from_offset: int, max_event_ms: int) -> tuple[pl.DataFrame, int]:
+    def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
         rows = pl.DataFrame({"offset": range(from_offset, run.next)}, {"offset": pl.Int64})
-        return (rows.with_columns(more=pl.lit("x")) if run.next % 7 == 0 else rows), max_event_ms
+        return Read(rows.with_columns(more=pl.lit("x")) if run.next % 7 == 0 else rows, max_event_ms)
 
 
 @pytest.mark.parametrize("size", [0, 1, 20, 300, 3 * SMALL])

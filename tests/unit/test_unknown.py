@@ -201,7 +201,7 @@ def test_the_sink_stores_what_the_processor_counted(files: Files) -> None:
     catalogue = Catalogue.load(files.folder)
     following = Following(catalogue, Processor(at(6, OLD, 5), at(7, LATE, 5)).ask)
     (generation,) = generations(FEED)
-    rows, _ = FeedLane(generation, catalogue, "UTC", following).read(logged(LOG), 0, NO_EVENT_TIME)
+    rows, *_ = FeedLane(generation, catalogue, "UTC", following).read(logged(LOG), 0, NO_EVENT_TIME)
     assert rows["source_offset"].to_list() == [0, 3, 5, 6]
 
 

@@ -16,7 +16,7 @@ from processors.repeats import Repeats
 from processors.windows import TooManyGroups, Windows
 from schemas.measures import BEYOND
 from schemas.model import UUID_PARTS
-from streams.decode import Decoder
+from streams.decode import Decoded, Decoder
 from streams.positions import NO_EVENT_TIME
 from streams.recordbatch import split
 from streams.runs import Run
@@ -31,9 +31,9 @@ BY_DEVICE, BY_MOOD = FEED.aggregates
 COMBINE = Combine(FEED)
 
 
-def valid_rows(log: Log) -> pl.DataFrame:
+def decoded(log: Log) -> Decoded:
     run = Run("toy", 0, 0, log.end, tuple(split(0, b"".join(log.batches()))))
-    return Decoder(CATALOGUE, "toy", OLD).read(run, 0).rows
+    return Decoder(CATALOGUE, "toy", OLD).read(run, 0)
 
 
 @pytest.mark.parametrize("base", [NOON, -NOON], ids=["now", "before 1970"])
@@ -41,13 +41,14 @@ def valid_rows(log: Log) -> pl.DataFrame:
 @given(st.data())
 def test_late_records_are_those_of_the_reference_however_the_log_is_cut(base: int, data: st.DataObject) -> None:
     log = data.draw(logs(base))
-    rows = valid_rows(log)
+    rows, ticks = (found := decoded(log)).rows, found.ticks
     expected = reference.truth(OLD, log.records)
     assert rows["_offset"].to_list() == expected.valid
     cuts = data.draw(cuts_of(log.end))
     newest, parts = NO_EVENT_TIME, []
     for start, end in zip(cuts, (*cuts[1:], log.end), strict=True):
-        part, newest = advance(OLD, rows.filter(pl.col("_offset").is_between(start, end - 1)), newest)
+        here = rows.filter(pl.col("_offset").is_between(start, end - 1))
+        part, newest = advance(OLD, here, newest, ticks=[tick for tick in ticks if start <= tick[0] < end])
         parts.append(part)
         seen = expected.watermarks[end - 1]
         assert newest == (NO_EVENT_TIME if seen is None else seen)
@@ -63,12 +64,13 @@ def test_late_records_are_those_of_the_reference_however_the_log_is_cut(base: in
 @given(st.data())
 def test_repeats_are_dropped_wherever_it_matters_for_a_window(base: int, data: st.DataObject) -> None:
     log = data.draw(logs(base))
-    rows = valid_rows(log)
+    rows, ticks = (found := decoded(log)).rows, found.ticks
     expected = reference.truth(OLD, log.records)
     repeats, newest, kept = Repeats(OLD), NO_EVENT_TIME, []
     cuts = data.draw(cuts_of(log.end))
     for start, end in zip(cuts, (*cuts[1:], log.end), strict=True):
-        part, newest = advance(OLD, rows.filter(pl.col("_offset").is_between(start, end - 1)), newest)
+        here = rows.filter(pl.col("_offset").is_between(start, end - 1))
+        part, newest = advance(OLD, here, newest, ticks=[tick for tick in ticks if start <= tick[0] < end])
         kept += repeats.drop(part, newest)["_offset"].to_list()
     late_for_all = set.intersection(*(set(expected.late[a.name]) for a in OLD.aggregates))
     assert set(kept) >= set(expected.valid) - set(expected.repeats)

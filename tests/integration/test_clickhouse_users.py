@@ -1,24 +1,31 @@
 """What each ClickHouse user of deploy/clickhouse/users.xml can do, and what it cannot."""
 
 import http.client
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 from clickhouse_driver import Client, errors
 
-from citystream.secrets import Secrets
+from citystream.secrets import Secrets, load_secrets, make_secrets
 from citystream.settings import Settings
+from citystream.stack import clickhouse
+from citystream.stack.process import Process
 from sinks.tables import shared_tables
 from sinks.views import FIXED
+from tests.conftest import settings_in
 
 pytestmark = pytest.mark.integration
 
 Connect = Callable[[str], Any]
 
 DENIED, READONLY, OUT_OF_BOUNDS, TOO_MANY_ROWS, WRONG_PASSWORD = 497, 164, 452, 396, 516
+TOO_MANY_SESSIONS = 700
 AS_OWNER = "DEFINER = CURRENT_USER SQL SECURITY DEFINER"
 CHANGES = (
     "INSERT INTO raw.access_test VALUES (9, 9)",
@@ -273,6 +280,102 @@ def test_what_an_analyst_may_change_changes_no_number(
     assert connect("analyst").execute(numbers.format(""), settings=setting) == right
 
 
-def test_what_an_analyst_sorts_on_disk_is_bounded(connect: Connect) -> None:
+def test_what_an_analyst_puts_on_the_disk_is_bounded(connect: Connect) -> None:
     limits = [f"getSetting('max_temporary_data_on_disk_size_for_{whom}')" for whom in ("query", "user")]
     assert connect("analyst").execute(f"SELECT {', '.join(limits)}") == [(2_000_000_000, 4_000_000_000)]
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """The operator on a server of its own that differs in one bound: of what all put on the disk together."""
+    config = tmp_path / "config.xml"
+    config.write_text(clickhouse.CONFIG.read_text().replace(">4000000000<", ">1000000<"))
+    monkeypatch.setattr(clickhouse, "CONFIG", config)
+    settings = settings_in(tmp_path)
+    make_secrets(settings)
+    secrets, server = load_secrets(settings), Process(clickhouse.NAME, tmp_path)
+    clickhouse.prepare(settings)
+    server.start(clickhouse.launch(settings, secrets))
+    server.wait_until(lambda: clickhouse.ready(settings))
+    client = Client("127.0.0.1", settings.clickhouse_port, user="operator", password=secrets.password("operator"))
+    yield client
+    client.disconnect()
+    server.stop()
+
+
+def test_what_a_sort_puts_on_the_disk_is_bounded(small: Client) -> None:
+    """By the bound of the server, and no other: it does not look at those of its user and of itself."""
+    spill = {
+        "max_bytes_before_external_sort": 100_000,
+        "max_bytes_ratio_before_external_sort": 0,
+        "min_external_sort_block_bytes": 0,
+    }
+    sort = "SELECT ignore(number) FROM numbers(1000000) ORDER BY sipHash64(number) LIMIT 1 OFFSET 900000"
+    with pytest.raises(errors.ServerException, match=r"Limit for temporary files size exceeded .* / 1000000 bytes"):
+        small.execute(sort, settings=spill)
+
+
+#: Rows that ClickHouse makes at a time: between two such blocks a query looks whether it has to wait for another.
+BLOCK = 65_536
+
+
+@pytest.fixture
+def heavy(settings: Settings, secrets: Secrets, connect: Connect) -> Iterator[Callable[[], dict[str, tuple[int, str]]]]:
+    """Eight queries of the analyst that end with the test; of each the blocks it has read, and its threads."""
+    query = "SELECT count() FROM numbers(10000000000000) WHERE NOT ignore(sipHash128(number))"
+    login = {"X-ClickHouse-User": "analyst", "X-ClickHouse-Key": secrets.password("analyst")}
+    operator = connect("operator")
+
+    def running() -> dict[str, tuple[int, str]]:
+        rows = operator.execute(
+            f"SELECT query_id, intDiv(read_rows, {BLOCK}), Settings['max_threads'] FROM system.processes "
+            "WHERE user = 'analyst'"
+        )
+        return {query_id: (blocks, threads) for query_id, blocks, threads in rows}
+
+    with ExitStack() as opened:
+        for _ in range(8):
+            connection = http.client.HTTPConnection("127.0.0.1", settings.clickhouse_http_port, timeout=60)
+            opened.callback(connection.close)
+            connection.request("POST", "/", query.encode(), login)
+        while len(running()) < 8:
+            pass
+        yield running
+    while running():
+        pass
+
+
+def test_the_sinks_work_goes_before_eight_heavy_queries(
+    connect: Connect, heavy: Callable[[], dict[str, tuple[int, str]]]
+) -> None:
+    """They pause while the sink works, whatever time that takes, and go on when it does not."""
+    sink, begun = connect("sink"), heavy()
+    assert {threads for _, threads in begun.values()} == {"2"}
+    while any(blocks < begun[query][0] + 20 for query, (blocks, _) in heavy().items()):
+        pass
+    before = heavy()
+    sink.execute("SELECT sleepEachRow(0.1) FROM numbers(10) SETTINGS max_block_size = 1")
+    after = heavy()
+    assert before.keys() == after.keys() == begun.keys()
+    assert max(after[query][0] - before[query][0] for query in before) < 16
+    sink.execute("INSERT INTO raw.access_test VALUES", [(number, 2) for number in range(100_000)])
+    assert heavy().keys() == begun.keys()
+    assert sink.execute("SELECT count() FROM raw.access_test FINAL") == [(100_000,)]
+
+
+def test_no_number_of_idle_connections_keeps_the_sink_out(settings: Settings, connect: Connect) -> None:
+    """More sessions of an analyst than it may have, and more connections that never say who they are than there is
+    room for.
+    """
+    sink = connect("sink")
+    sink.execute("INSERT INTO raw.access_test VALUES", [(3, 1)])
+    codes = [code_of(connect("analyst"), "SELECT 1") for _ in range(110)]
+    assert codes == 100 * [0] + 10 * [TOO_MANY_SESSIONS]
+    sink.execute("INSERT INTO raw.access_test VALUES", [(4, 1)])
+    assert code_of(connect("sink"), "INSERT INTO raw.access_test VALUES (5, 1)") == 0
+    with ExitStack() as opened:
+        for port in (settings.clickhouse_port, settings.clickhouse_http_port):
+            for _ in range(300):
+                opened.enter_context(socket.create_connection(("127.0.0.1", port)))
+        sink.execute("INSERT INTO raw.access_test VALUES", [(6, 1)])
+    assert sink.execute("SELECT count() FROM raw.access_test FINAL") == [(6,)]

@@ -236,6 +236,18 @@ def test_what_a_service_prints_is_kept_within_bounds() -> None:
         assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
 
 
+def test_what_the_local_broker_logs_is_kept_within_bounds() -> None:
+    path = PROJECT / "deploy/kafka/log4j2.xml"
+    appenders = ElementTree.parse(path).findall("Appenders/*")
+    assert [one.tag for one in appenders] == ["RollingFile"]
+    for one in appenders:
+        assert [policy.get("size") for policy in one.iter("SizeBasedTriggeringPolicy")] == ["10 MB"]
+        assert [strategy.get("max") for strategy in one.iter("DefaultRolloverStrategy")] == ["1"]
+        assert one.get("fileName") == "${sys:citystream.log}"
+    log = DEFAULTS.home / "log" / "kafka.log"
+    assert {f"-Dlog4j2.configurationFile={path}", f"-Dcitystream.log={log}"} <= set(kafka.launch(DEFAULTS).command)
+
+
 def test_the_image_has_what_it_needs_and_no_more() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     packages = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])

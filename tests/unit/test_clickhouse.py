@@ -31,6 +31,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     [
         ServerException("", ErrorCodes.TOO_MANY_PARTS),
         ServerException("", ErrorCodes.UNKNOWN_TABLE),
+        ServerException("", 700),
         ServerException("", 745),
         ServerException(FULL, ErrorCodes.STD_EXCEPTION),
         NetworkError("refused"),

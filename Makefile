@@ -32,7 +32,7 @@ help:
 	@echo 'make setup   install everything into .venv and .citystream'
 	@echo 'make demo    setup, then the whole platform on simulated feeds (make demo SECONDS=60 stops by itself)'
 	@echo 'make test    setup, then style, types, imports and all tests'
-	@echo 'make bench   setup, then the measurements (BEFORE=<another checkout>: both versions in turns)'
+	@echo 'make bench   setup, then the measurements (ONLY=city: the city at its real rate; BEFORE=<another checkout>: both versions)'
 	@echo 'make faults  setup, then kill and cut off every part of a running city and compare with a reference (LONG=1: longer)'
 	@echo 'make containers  setup, then docker-compose.yml for real, where a Docker engine is there'
 	@echo 'make lock    pin all dependencies again, in requirements.lock and deploy/kafka/checksums.lock'
@@ -74,7 +74,7 @@ test: setup
 	$(BIN)/pytest --numprocesses=$(TESTS_AT_ONCE) --dist=loadfile --no-loadscope-reorder --durations=12 --durations-min=20
 
 bench: setup
-	$(BIN)/python -m $(if $(BEFORE),bench.compare '$(BEFORE)',bench)
+	$(BIN)/python -m bench '$(ONLY)' '$(BEFORE)'
 
 faults: setup
 	@$(BIN)/python -m tests.campaign

@@ -1,7 +1,8 @@
-"""Measurements on the local stack: python -m bench
+"""Measurements on the local stack: python -m bench [ONLY [BEFORE]]
 
 Each contender works off the same topic of a million traffic events in a process of its own, several times; medians
-and ratios are printed and written to bench/out/latest.json. The topic is filled at the first run and kept.
+and ratios are printed and written to bench/out/latest.json. The topic is filled at the first run and kept. Then the
+city is measured at its real rate (``bench.city``), or that alone. BEFORE is another checkout: then both are measured.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from bench import engine, latency
-from bench.process import FEED, Timing, cpu_seconds, finish, machine, rss_mb, start
+from bench import city as real_rate
+from bench import compare, engine, latency
+from bench.process import FEED, PLAIN, Timing, cpu_seconds, environment, finish, machine, rss_mb, start
 from citystream.installation import Installation
 from citystream.settings import PROJECT, Settings
 from citystream.stack.clickhouse import NAME as CLICKHOUSE
@@ -38,6 +40,7 @@ REPEATS = 3
 PROBES = 40
 HOME = PROJECT / ".citystream" / "bench"
 LIVE_HOME = PROJECT / ".citystream" / "bench-live"
+CITY_HOME = PROJECT / ".citystream" / "bench-city"
 OUT = Path(__file__).parent / "out" / "latest.json"
 
 
@@ -51,9 +54,7 @@ class Bench:
     @property
     def environment(self) -> Mapping[str, str]:
         """For children: this installation's settings."""
-        settings = self.city.settings
-        names = ("home", "kafka_port", "clickhouse_port", "clickhouse_http_port", "registry_port")
-        return {f"CITYSTREAM_{name.upper()}": str(getattr(settings, name)) for name in names}
+        return environment(self.city.settings)
 
     @property
     def clickhouse_pid(self) -> int:
@@ -87,7 +88,7 @@ class Bench:
         """Forget every result and position; keep the feed's topic."""
         names = [checkpoints.TOPIC, *(a.topic for a in self.city.feeds[FEED].aggregates)]
         with closing(KafkaAdminClient(bootstrap_servers=self.city.bootstrap)) as admin:
-            for group in ("processor", "sink", "plain"):
+            for group in ("processor", "sink", PLAIN):
                 _delete_group(admin, group)
             admin.delete_topics([n for n in names if n in admin.list_topics()])
         owner = self.owner()
@@ -149,7 +150,8 @@ def kafka_engine(bench: Bench, *, raw_rows: bool) -> None:
     """ClickHouse's Kafka engine."""
     bench.fresh()
     registry = f"http://127.0.0.1:{bench.city.settings.registry_port}"
-    timing = engine.run(bench.owner(), bench.clickhouse_pid, bench.city.bootstrap, registry, EVENTS, raw_rows=raw_rows)
+    owner, feed = bench.owner(), bench.city.feeds[FEED]
+    timing = engine.run(owner, bench.clickhouse_pid, bench.city.bootstrap, registry, feed, EVENTS, raw_rows=raw_rows)
     bench.note("Kafka engine, windows and rows" if raw_rows else "Kafka engine, windows only", EVENTS, timing)
 
 
@@ -217,7 +219,7 @@ def summary(bench: Bench, live: dict[str, float]) -> dict[str, Any]:
 
 
 def report(found: dict[str, Any]) -> None:
-    """Print and keep a summary."""
+    """Print a summary."""
     table = Table(title=found["machine"])
     for title in ("what", "events", "events/s", "CPU s", "peak MiB"):
         table.add_column(title, justify="left" if title == "what" else "right")
@@ -228,16 +230,21 @@ def report(found: dict[str, Any]) -> None:
     console.print(table)
     for name, value in {**found["ratios"], **found["live"]}.items():
         console.print(f"{name}: {value}")
+
+
+def keep(found: dict[str, Any]) -> None:
+    """Write what was measured beside what was measured before."""
+    before = json.loads(OUT.read_text()) if OUT.exists() else {}
     OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(found, indent=2) + "\n")
+    OUT.write_text(json.dumps({**before, **found}, indent=2) + "\n")
 
 
 def _settings(home: Path) -> Settings:
     return Settings(home=home, kafka_port=29192, clickhouse_port=29190, clickhouse_http_port=29123, registry_port=29181)
 
 
-def main() -> None:
-    """Measure everything."""
+def backlogs() -> dict[str, Any]:
+    """Every contender on the topic, and the latency of one feed."""
     settings = _settings(HOME)
     bench, stack = Bench(Installation(settings)), Stack(settings)
     stack.up(print)
@@ -257,8 +264,29 @@ def main() -> None:
                 contender()
     finally:
         stack.down(print)
-    report(summary(bench, latencies()))
+    return summary(bench, latencies())
+
+
+def main(only: str, before: str) -> None:
+    """Measure everything, or the city at its real rate alone; or another checkout before and this one."""
+    if only not in ("", "city"):
+        sys.exit(f"ONLY={only}: there is ONLY=city; without it all is measured")
+    try:
+        if before and only:
+            real_rate.compare(_settings(CITY_HOME), Path(before))
+        elif before:
+            compare.main(before)
+        else:
+            if not only:
+                found = backlogs()
+                report(found)
+                keep(found)
+            row = real_rate.RealRate(_settings(CITY_HOME)).run()
+            real_rate.report(row)
+            keep({"machine": machine(), **row})
+    except real_rate.Unmeasured as why:
+        sys.exit(f"the city cannot be measured: {why}")
 
 
 if __name__ == "__main__":
-    main()
+    main(*(*sys.argv[1:], "", "")[:2])

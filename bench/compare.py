@@ -89,7 +89,3 @@ def main(other: str) -> None:
             cells += [f"{statistics.median(old):,.{digits}f}", f"{statistics.median(new):,.{digits}f}", f"{ratio:.2f}"]
         table.add_row(contender, *cells)
     console.print(table)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -8,55 +8,36 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bench.process import FEED, Timing, cpu_seconds, rss_mb
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
-COLUMNS = (
-    "event_id String, segment_id String, lane Int32, district String, intensity Int32, occupancy Nullable(Float64), "
-    "average_vehicle_speed Nullable(Float64), free_flow_speed Nullable(Float64), congested Nullable(Bool), "
-    "date_observed_from Int64, date_observed_to Int64, "
-    "place Tuple(longitude Nullable(Float64), latitude Nullable(Float64))"
-)
+from bench.process import Timing, cpu_seconds, rss_mb
+from schemas.feed import Aggregate, Feed
+from schemas.measures import Partial
+from schemas.model import Field
+from sinks.sql import ToSql, window_start_ms
+
 SOURCE = "source_partition UInt64, source_offset UInt64, arrived_at Nullable(DateTime64(3))"
-SUMS = (
-    "count() AS events, sum(intensity) AS vehicles_sum, "
-    "sum(ifNull(toInt64(floor(average_vehicle_speed * intensity * 100 + 0.5)), 0)) AS speed_over, "
-    "sumIf(intensity * 100, average_vehicle_speed IS NOT NULL) AS speed_under, "
-    "sum(ifNull(toInt64(floor(free_flow_speed * intensity * 100 + 0.5)), 0)) AS delay_over"
-)
+PLACE = "Tuple(longitude Nullable(Float64), latitude Nullable(Float64))"
+
+_TYPES = {
+    "string": "String",
+    "enum": "String",
+    "uuid": "String",
+    "int": "Int32",
+    "float": "Float64",
+    "bool": "Bool",
+    "date": "Date32",
+    "instant": "DateTime64(3, 'UTC')",
+}
 
 
-def run(owner: Any, pid: int, bootstrap: str, registry: str, events: int, *, raw_rows: bool) -> Timing:
-    """Let the engine work off the topic; times from attaching the views to the last row counted."""
-    owner.execute("DROP DATABASE IF EXISTS raw SYNC")
-    owner.execute("CREATE DATABASE raw")
-    owner.execute(
-        f"CREATE TABLE raw.queue ({COLUMNS}) ENGINE = Kafka SETTINGS kafka_broker_list = '{bootstrap}', "
-        f"kafka_topic_list = '{FEED}', kafka_group_name = 'engine-{time.time_ns()}', kafka_format = 'AvroConfluent', "
-        f"format_avro_schema_registry_url = '{registry}', kafka_flush_interval_ms = 1000, "
-        "input_format_avro_allow_missing_fields = 1"
-    )
+def run(owner: Any, pid: int, bootstrap: str, registry: str, feed: Feed, events: int, *, raw_rows: bool) -> Timing:
+    """Let the engine work off the topic of a feed; times from attaching the views to the last row counted."""
+    clear(owner)
     began, cpu = time.monotonic(), cpu_seconds(pid)
-    for name, seconds, by in _windows():
-        owner.execute(
-            f"CREATE TABLE raw.{name} ({by} String, w Int64, events Int64, vehicles_sum Int64, speed_over Int64, "
-            f"speed_under Int64, delay_over Int64) ENGINE = SummingMergeTree ORDER BY ({by}, w)"
-        )
-        owner.execute(
-            f"CREATE MATERIALIZED VIEW raw.{name}_mv TO raw.{name} AS SELECT {by}, "
-            f"date_observed_to - date_observed_to % {seconds * 1000} AS w, {SUMS} FROM raw.queue GROUP BY {by}, w"
-        )
-    if raw_rows:
-        owner.execute(
-            f"CREATE TABLE raw.rows ({COLUMNS}, {SOURCE}) ENGINE = ReplacingMergeTree "
-            "ORDER BY (segment_id, date_observed_to, event_id)"
-        )
-        owner.execute(
-            "CREATE MATERIALIZED VIEW raw.rows_mv TO raw.rows AS SELECT *, _partition AS source_partition, "
-            "_offset AS source_offset, _timestamp_ms AS arrived_at FROM raw.queue"
-        )
-    counted = ["SELECT sum(events) FROM raw.windows_15m_district"] + (
-        ["SELECT count() FROM raw.rows"] if raw_rows else []
-    )
+    attach(owner, bootstrap, registry, feed, f"engine-{time.time_ns()}", raw_rows=raw_rows)
+    counted = [f"SELECT sum(events) FROM raw.{feed.aggregates[-1].name}"]
+    counted += [f"SELECT count() FROM raw.{feed.name}"] if raw_rows else []
     while any(owner.execute(query)[0][0] < events for query in counted):
         time.sleep(0.05)
     timing = Timing(began, time.monotonic(), cpu_seconds(pid) - cpu, rss_mb(pid))
@@ -64,10 +45,84 @@ def run(owner: Any, pid: int, bootstrap: str, registry: str, events: int, *, raw
     return timing
 
 
-def _windows() -> list[tuple[str, int, str]]:
-    return [
-        ("windows_1m", 60, "segment_id"),
-        ("windows_1m_district", 60, "district"),
-        ("windows_15m", 900, "segment_id"),
-        ("windows_15m_district", 900, "district"),
-    ]
+def clear(owner: Any) -> None:
+    """Make room for its tables: all of ours go."""
+    for database in ("city", "raw"):
+        owner.execute(f"DROP DATABASE IF EXISTS {database} SYNC")
+    owner.execute("CREATE DATABASE raw")
+
+
+def from_now_on(bootstrap: str, feed: Feed, group: str) -> None:
+    """Let a group begin at the end of a feed's topic; the engine begins at its start."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
+    try:
+        partitions = [TopicPartition(feed.name, number) for number in range(feed.partitions)]
+        consumer.assign(partitions)
+        consumer.commit({tp: OffsetAndMetadata(end, "", -1) for tp, end in consumer.end_offsets(partitions).items()})
+    finally:
+        consumer.close()
+
+
+def attach(owner: Any, bootstrap: str, registry: str, feed: Feed, group: str, *, raw_rows: bool = True) -> None:
+    """Create a feed's queue, the tables of its windows and its rows, and the views that fill them."""
+    columns = ", ".join(f"{field.name} {_type(field)}" for field in feed.fields)
+    owner.execute(
+        f"CREATE TABLE raw.{feed.name}_queue ({columns}) ENGINE = Kafka SETTINGS kafka_broker_list = '{bootstrap}', "
+        f"kafka_topic_list = '{feed.name}', kafka_group_name = '{group}', kafka_format = 'AvroConfluent', "
+        f"format_avro_schema_registry_url = '{registry}', kafka_flush_interval_ms = 1000, "
+        "kafka_handle_error_mode = 'stream', input_format_avro_allow_missing_fields = 1"
+    )
+    for aggregate in feed.aggregates:
+        _attach_windows(owner, feed, aggregate)
+    if raw_rows:
+        owner.execute(
+            f"CREATE TABLE raw.{feed.name} ({columns}, {SOURCE}) ENGINE = ReplacingMergeTree "
+            f"ORDER BY ({feed.key}, {feed.event_time}, event_id)"
+        )
+        owner.execute(
+            f"CREATE MATERIALIZED VIEW raw.{feed.name}_rows TO raw.{feed.name} AS SELECT {_names(feed)}, "
+            "_partition AS source_partition, _offset AS source_offset, _timestamp_ms AS arrived_at "
+            f"FROM raw.{feed.name}_queue WHERE empty(_error)"
+        )
+
+
+def _attach_windows(owner: Any, feed: Feed, aggregate: Aggregate) -> None:
+    partials = [p for measure in aggregate.measures for p in measure.partials]
+    by, to_sql = ", ".join(aggregate.by), ToSql(feed)
+    columns = [*(f"{name} String" for name in aggregate.by), "w Int64", "events SimpleAggregateFunction(sum, Int64)"]
+    columns += [f"{partial.name} SimpleAggregateFunction({_merged(partial)})" for partial in partials]
+    owner.execute(
+        f"CREATE TABLE raw.{aggregate.name} ({', '.join(columns)}) ENGINE = AggregatingMergeTree ORDER BY ({by}, w)"
+    )
+    values = "".join(f", {_partial(to_sql, partial)} AS {partial.name}" for partial in partials)
+    owner.execute(
+        f"CREATE MATERIALIZED VIEW raw.{aggregate.name}_filled TO raw.{aggregate.name} AS SELECT {by}, "
+        f"{window_start_ms(feed, aggregate)} AS w, toInt64(count()) AS events{values} "
+        f"FROM raw.{feed.name}_queue WHERE empty(_error) GROUP BY {by}, w"
+    )
+
+
+def _merged(partial: Partial) -> str:
+    match partial.merge:
+        case "histogram":
+            return "sumMap, Tuple(Array(Int32), Array(Int64))"
+        case "sum":
+            return "sum, Int64"
+    return f"{partial.merge}, Nullable(Int64)"
+
+
+def _partial(to_sql: ToSql, partial: Partial) -> str:
+    """As ours, but for sums of 64 bits."""
+    if partial.merge == "sum":
+        return f"sum(toInt64(ifNull({to_sql.expression(partial.value)}, 0)))"
+    return to_sql.partial(partial)
+
+
+def _type(field: Field) -> str:
+    if field.kind == "place":
+        return PLACE
+    return f"Nullable({_TYPES[field.kind]})" if field.nullable else _TYPES[field.kind]
+
+
+def _names(feed: Feed) -> str:
+    return ", ".join(field.name for field in feed.fields)

@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from citystream.settings import Settings, variable
+
 FEED = "traffic_flow"
+#: Consumer group of the plain Faust agent.
+PLAIN = "plain"
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,18 @@ def rss_mb(pid: int) -> int:
     """Peak resident memory of a living process in MiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def resident_mib(pid: int) -> int:
+    """Resident memory of a living process now, in MiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """For children: these settings."""
+    names = ("home", "packages", "kafka_port", "clickhouse_port", "clickhouse_http_port", "registry_port")
+    return {variable(name): str(getattr(settings, name)) for name in names}
 
 
 def machine() -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grimp
 
+from bench.city import ROW, ratios
 from citystream.settings import Settings, variable
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -88,7 +89,12 @@ def measurements() -> str:
     ]
     others = [f"| {name} | {value:,} |" for name, value in (found["ratios"] | found["live"]).items()]
     table = ["| what | events | events/s | CPU s | peak MiB |", "| --- | --- | --- | --- | --- |", *rows]
-    return "\n".join([f"On {found['machine']}:\n", *table, "", "| ratio or live value | |", "| --- | --- |", *others])
+    parts = [f"On {found['machine']}:\n", *table, "", "| ratio or live value | |", "| --- | --- |", *others]
+    if row := found.get("city"):
+        shown = {words: row[name] for name, words in ROW.items()} | ratios(row)
+        parts += ["", "| the city at its real rate | |", "| --- | --- |"]
+        parts += [f"| {words} | {value:,} |" for words, value in shown.items()]
+    return "\n".join(parts)
 
 
 def campaigns() -> str:

@@ -19,12 +19,14 @@ import yaml
 import feeds
 import processors
 import sinks
+from bench import made_up
 from citystream.cli import build
 from citystream.secrets import Secrets, secret
 from citystream.settings import LOCALHOST, PROJECT, Settings, load_settings, variable
 from citystream.stack import clickhouse, kafka
 from citystream.stack.ports import free_ports
 from deploy import containers
+from streams import topics
 from streams.producing import LARGEST_BODY
 from streams.topics import MAX_BATCH
 
@@ -139,6 +141,13 @@ def test_the_container_has_no_user_without_password_and_reads_no_file_for_anybod
     refused = users.find("profiles/default/constraints")
     assert refused is not None
     assert refused.find("add_http_cors_header/const") is not None
+
+
+def test_clickhouse_has_sessions_for_two_sinks_of_many_feeds() -> None:
+    users, config = ElementTree.parse(clickhouse.USERS), ElementTree.parse(clickhouse.CONFIG)
+    sessions = {one.tag: int(one.findtext("max_sessions_for_user") or 0) for one in users.findall("profiles/*")}
+    assert 2 * len(topics.stored([*feeds.load().values(), *made_up.FEEDS.values()])) <= sessions["sink"]
+    assert sum(sessions.values()) < int(config.findtext("max_connections") or 0)
 
 
 def secret_fields() -> dict[str, str]:

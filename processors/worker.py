@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Container, Mapping
 
 import polars as pl
 from faust.types import TP
-from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_exponential
+from tenacity import AsyncRetrying
 
 from processors import GROUP
 from processors.partition import Output, Partition
@@ -25,9 +24,8 @@ from streams.producing import LARGEST_BODY, Sender
 from streams.runs import Run
 from streams.topics import topics
 from streams.transport import passes
+from streams.waiting import KAFKA, kafka_away
 from streams.worker import BatchApp, run
-
-log = logging.getLogger("citystream")
 
 #: Between the group keys in the key of an aggregate's record.
 KEY_SEPARATOR = "\x1f"
@@ -76,10 +74,7 @@ class Processor(BatchWorker[Partition]):
     async def _written(self, tp: TP, held: Held[Partition], output: Output) -> bool:
         """Write until Kafka has it all; false if the partition was taken away meanwhile."""
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception(passes),
-            wait=wait_exponential(min=1, max=30),
-            stop=lambda _: not self.keeps(tp, held),
-            before_sleep=before_sleep_log(log, logging.WARNING),
+            **KAFKA.retrying(passes, kafka_away(self.app.bootstrap), wanted=lambda: self.keeps(tp, held)),
             retry_error_callback=lambda _: None,
         ):
             with attempt:

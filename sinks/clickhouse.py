@@ -13,11 +13,12 @@ import numpy as np
 import polars as pl
 from clickhouse_driver import Client
 from clickhouse_driver.errors import Error, ErrorCodes, NetworkError, ServerException, SocketTimeoutError
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
+from tenacity import RetryCallState, Retrying
 
 from sinks.sql import literal
 from sinks.tables import TableColumn
 from streams.positions import Stop
+from streams.waiting import Waiting, always
 
 
 class NewCodes(IntEnum):
@@ -87,6 +88,8 @@ LONGEST_PAUSE = 5
 #: Seconds after which one who waits looks whether the wait is still of use.
 NAP = 0.5
 
+CLICKHOUSE_ANSWERS = "ClickHouse takes data again"
+
 #: Name, type and values of a column as it is sent.
 Wire = tuple[str, str, np.ndarray[Any, Any]]
 
@@ -139,11 +142,12 @@ def _reason(error: BaseException | None) -> str:
     return first_line(error) + hint
 
 
-def _always() -> bool:
-    return True
+def waiting(say: Callable[[str], None]) -> Waiting:
+    """What waits for ClickHouse, and how it is said that it is over."""
+    return Waiting(CLICKHOUSE_ANSWERS, say)
 
 
-def patiently(call: Callable[[], Any], say: Callable[[str], None], wanted: Callable[[], bool] = _always) -> Any:
+def patiently(call: Callable[[], Any], waits: Waiting, wanted: Callable[[], bool] = always) -> Any:
     """Call until it does not fail with an error that passes; the pauses grow to 5 s.
 
     Raises
@@ -151,11 +155,6 @@ def patiently(call: Callable[[], Any], say: Callable[[str], None], wanted: Calla
     Abandoned
         It failed, and is not ``wanted`` any more.
     """
-
-    def report(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        pause = state.next_action.sleep if state.next_action else 0
-        say(f"ClickHouse cannot take data ({_reason(error)}); trying again in {pause:.0f} s")
 
     def give_up(state: RetryCallState) -> None:
         raise Abandoned from state.outcome.exception() if state.outcome else None
@@ -165,14 +164,11 @@ def patiently(call: Callable[[], Any], say: Callable[[str], None], wanted: Calla
         while wanted() and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, NAP))
 
-    return Retrying(
-        retry=retry_if_exception(passes),
-        wait=wait_exponential(min=1, max=LONGEST_PAUSE),
-        stop=lambda _: not wanted(),
-        sleep=sleep,
-        before_sleep=report,
-        retry_error_callback=give_up,
-    )(call)
+    def words(error: BaseException) -> str:
+        return f"ClickHouse cannot take data ({_reason(error)})"
+
+    how = waits.retrying(passes, words, longest=LONGEST_PAUSE, wanted=wanted)
+    return Retrying(**how, sleep=sleep, retry_error_callback=give_up)(call)
 
 
 class Writer:
@@ -181,7 +177,7 @@ class Writer:
     def __init__(self, server: Server, say: Callable[[str], None]) -> None:
         self._server = server
         self._own = threading.local()
-        self._say = say
+        self._waiting = waiting(say)
 
     @property
     def _client(self) -> Client:
@@ -202,7 +198,7 @@ class Writer:
         table: str,
         columns: Sequence[TableColumn],
         rows: pl.DataFrame,
-        wanted: Callable[[], bool] = _always,
+        wanted: Callable[[], bool] = always,
     ) -> None:
         """Insert all rows and return when the server has acknowledged them, however long it takes.
 
@@ -226,7 +222,7 @@ class Writer:
         )
         arrays = [array for *_, array in wires]
         try:
-            patiently(lambda: self._execute(statement, arrays), self._say, wanted)
+            patiently(lambda: self._execute(statement, arrays), self._waiting, wanted)
         except ServerException as error:
             raise Refused(
                 f"ClickHouse refuses rows for {table}, and nothing of them is committed: {_reason(error)} "

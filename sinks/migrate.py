@@ -8,7 +8,7 @@ from typing import Any
 
 from schemas.feed import Feed
 from sinks.accounts import ledger_views
-from sinks.clickhouse import Server, patiently
+from sinks.clickhouse import Server, patiently, waiting
 from sinks.sql import literal
 from sinks.tables import feed_columns, feed_tables, shared_tables
 from sinks.views import aggregate_view, conflict_view, feed_view, masked_view
@@ -66,7 +66,7 @@ def made_for(owner: Server, say: Callable[[str], None]) -> str | None:
             "SELECT extract(type, '\\'(.+)\\'') FROM system.columns "
             "WHERE database = 'raw' AND table = 'quarantine' AND name = 'published_at'"
         ),
-        say,
+        waiting(say),
     )
     client.disconnect()
     return str(rows[0][0]) if rows else None
@@ -79,10 +79,10 @@ def migrate(owner: Server, feeds: Iterable[Feed], timezone: str, say: Callable[[
     that has rows waits until its windows are built of them.
     """
     feeds = list(feeds)
-    client = owner.connect()
+    client, waits = owner.connect(), waiting(say)
 
     def ask(*statement: Any) -> Any:
-        return patiently(lambda: client.execute(*statement), say)
+        return patiently(lambda: client.execute(*statement), waits)
 
     ask("CREATE DATABASE IF NOT EXISTS raw")
     ask("CREATE DATABASE IF NOT EXISTS city")
@@ -112,10 +112,10 @@ def empty(owner: Server, feed: Feed, say: Callable[[str], None]) -> None:
     of_topic = f"WHERE topic = {literal(feed.name)}"
     shared = dict.fromkeys(("quarantine", "redriven", "control", "ledger"), of_topic)
     shared["progress"] = f"WHERE aggregate IN ({', '.join(map(literal, names))})"
-    client = owner.connect()
+    client, waits = owner.connect(), waiting(say)
     for text in (
         *(f"TRUNCATE TABLE raw.{name}" for name in names),
         *(f"ALTER TABLE raw.{table} DELETE {where} SETTINGS mutations_sync = 1" for table, where in shared.items()),
     ):
-        patiently(lambda text=text: client.execute(text), say)  # type: ignore[misc]
+        patiently(lambda text=text: client.execute(text), waits)  # type: ignore[misc]
     client.disconnect()

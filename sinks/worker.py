@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -39,8 +38,6 @@ log = logging.getLogger("citystream")
 SMALL = 10_000
 #: Seconds that an insert may take before its topic is paused.
 PATIENCE = 5.0
-#: Seconds in which the same message of several inserts is said once.
-TOGETHER = 1.0
 
 
 class Reading:
@@ -191,22 +188,6 @@ class Sink(BatchWorker[Reading]):
             await loop.run_in_executor(self._threads, self._writer.insert, table, columns, rows, wanted)
 
 
-class Saying:
-    """Says once what all inserts say when ClickHouse is away. ``clock`` is in seconds."""
-
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._say = say
-        self._clock = clock
-        self._last = "", 0.0
-
-    def __call__(self, text: str) -> None:
-        """Say it, unless it was just said."""
-        (before, at), now = self._last, self._clock()
-        if text != before or now - at > TOGETHER:
-            self._last = text, now
-            self._say(text)
-
-
 def main(
     feeds: Mapping[str, Feed],
     catalogue: Catalogue,
@@ -227,5 +208,5 @@ def main(
     wanted = topics(feeds.values())
     own = definitions(feeds.values())
     app = BatchApp(GROUP, bootstrap, own, wanted, instance=instance, agrees_with=(processor, of_others))
-    Sink(app, ways, Writer(server, Saying(log.warning)))
+    Sink(app, ways, Writer(server, log.warning))
     run(app, own)

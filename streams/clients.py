@@ -6,11 +6,26 @@ again while the brokers are away would run out of files.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
+
+
+class _Admin(KafkaAdminClient):
+    """Describes groups whatever other programs sent to them: what cannot be read would fail the whole answer."""
+
+    def _describe_groups_process_response(self, response: Any) -> Any:
+        for member in (member for group in response.groups for member in group.members):
+            member.member_metadata = b""
+            try:
+                ConsumerProtocolAssignment.decode(member.member_assignment or b"")
+            except (ValueError, struct.error):
+                member.member_assignment = b""
+        return super()._describe_groups_process_response(response)
 
 
 def new_admin(bootstrap: str, **settings: Any) -> KafkaAdminClient:
@@ -21,7 +36,7 @@ def new_admin(bootstrap: str, **settings: Any) -> KafkaAdminClient:
     KafkaTimeoutError
         No broker has answered within ``bootstrap_timeout_ms``, by default 30 s.
     """
-    return _connected(KafkaAdminClient, bootstrap, settings)
+    return _connected(_Admin, bootstrap, settings)
 
 
 def new_consumer(bootstrap: str, **settings: Any) -> KafkaConsumer:

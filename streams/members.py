@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from streams.clients import new_admin
+
+
+def member_name(instance: str, topics: Iterable[str]) -> str:
+    """The name of a member of the group that comes back under it after a restart.
+
+    A member that comes back within its session is given the partitions it had, whatever it asks for now: the brokers
+    do not look at its subscription. So one that reads other topics is another member, or nobody would read these.
+    """
+    return f"{instance}.{hashlib.sha256(','.join(sorted(topics)).encode()).hexdigest()[:8]}"
+
+
+def is_member_name(name: str | None) -> bool:
+    """Whether a member of a group has a name of that kind: others are no workers, or were given none."""
+    return bool(name and re.fullmatch(r".+\.[0-9a-f]{8}", name))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from schemas.pseudonyms import replaced
 from schemas.rowcodec import encode
 from streams.generations import generations
 from streams.topics import MAX_BATCH
+from streams.waiting import CLIENTS, KAFKA
 
 #: Records sent and not yet acknowledged; beyond it ``publish`` waits.
 IN_FLIGHT = 20_000
@@ -112,6 +113,7 @@ class Publisher:
 
     def _acknowledged(self, on_result: OnResult | None, place: RecordMetadata) -> None:
         self.acknowledged += 1
+        KAFKA.end(CLIENTS)
         self._done(on_result, place)
 
     def _failed(self, on_result: OnResult | None, error: Exception) -> None:

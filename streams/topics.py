@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,14 +13,14 @@ from uuid import UUID
 
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
-from kafka.errors import KafkaError, NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, stop_never, wait_exponential
+from kafka.errors import NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from schemas.feed import Feed, milliseconds
 from streams import checkpoints, deadletters, publications
 from streams.clients import new_admin
 from streams.generations import generations
 from streams.positions import Stop
+from streams.waiting import KAFKA_ANSWERS, Waiting, until_kafka_answers
 
 #: Largest record batch a topic takes, in bytes.
 MAX_BATCH = 8 * 2**20
@@ -148,16 +150,9 @@ def wait_for_kafka(bootstrap: str, say: Callable[[str], None], limit: timedelta 
         ``limit`` has passed.
     """
 
-    def report(state: RetryCallState) -> None:
-        pause = state.next_action.sleep if state.next_action else 0
-        say(f"Kafka at {bootstrap} does not answer; trying again in {pause:.0f} s")
-
-    for attempt in Retrying(
-        retry=retry_if_exception_type((KafkaError, OSError)),
-        wait=wait_exponential(min=1, max=30),
-        stop=stop_after_delay(limit.total_seconds()) if limit else stop_never,
-        before_sleep=report,
-        reraise=True,
-    ):
-        with attempt, closing(new_admin(bootstrap, bootstrap_timeout_ms=3000)) as admin:
+    def ask() -> None:
+        with closing(new_admin(bootstrap, bootstrap_timeout_ms=3000)) as admin:
             admin.describe_cluster()
+
+    until = time.monotonic() + limit.total_seconds() if limit else math.inf
+    until_kafka_answers(bootstrap, ask, Waiting(KAFKA_ANSWERS, say), lambda: time.monotonic() < until)

@@ -29,12 +29,13 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
-from tenacity import before_sleep_log, retry, retry_if_exception, wait_exponential
+from tenacity import AsyncRetrying
 
 from streams import checkpoints
-from streams.membership import MemberCoordinator
+from streams.membership import MemberCoordinator, NameTaken
 from streams.positions import Answer, Position
 from streams.producing import send_unwaited
+from streams.waiting import CLIENTS, KAFKA, kafka_away
 
 log = logging.getLogger("citystream")
 
@@ -98,7 +99,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         except KafkaError as error:
             if not passes(error):
                 await self.app.crash(error)
-            log.warning("Kafka did not take a commit (%s); it will be tried again", error)
+            KAFKA.begin(CLIENTS, f"Kafka did not take a commit ({error}); it will be tried again")
             return False
         taken = [tp for tp in offsets if _plain(tp) in positions]
         ours.committed.update({tp: offsets[tp] for tp in taken})
@@ -121,27 +122,27 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         except (AssertionError, AttributeError):
             return 0
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         """Raise what the client's tasks ended with or wait for somebody to see, which Faust never looks at.
 
-        Asked for in the thread, past the calls that may be waiting there.
+        Asked for in the thread, past the calls that may be waiting there. Gives whether the group's coordinator is
+        known.
         """
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._check(), self.thread_loop))
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._check(), self.thread_loop))
 
-    async def _check(self) -> None:
+    async def _check(self) -> bool:
         coordinator, reading = (getattr(self._consumer, name, None) for name in ("_coordinator", "_fetcher"))
         if coordinator is not None:
             coordinator.check_errors()
         if reading is not None and reading.error_future.done():
             reading.error_future.result()
+        return coordinator is not None and coordinator.coordinator_id is not None
 
     async def committed(self, tps: Iterable[TP]) -> dict[TP, Answer]:
         """What the brokers say of each partition."""
-        return cast("dict[TP, Answer]", await self.call_thread(self._committed, list(tps)))
+        asking = AsyncRetrying(**KAFKA.retrying(passes, kafka_away(self.app.bootstrap)))
+        return cast("dict[TP, Answer]", await self.call_thread(asking, self._committed, list(tps)))
 
-    @retry(
-        retry=retry_if_exception(passes), wait=wait_exponential(min=1, max=30), before_sleep=before_sleep_log(log, 30)
-    )
     async def _committed(self, tps: list[TP]) -> dict[TP, Answer]:
         consumer = self._ensure_consumer()
         partitions = [_plain(tp) for tp in tps]
@@ -253,6 +254,9 @@ class Consumer(driver.Consumer):
             return await super()._getmany(active_partitions, timeout)
         except NoOffsetForPartitionError:  # just assigned and never committed: perform_seek is about to set its offset
             return {}
+        except NameTaken as taken:
+            await self.app.crash(taken)
+            raise
         except OffsetOutOfRangeError as error:
             (((topic, partition), offset),) = error.args[0].items()
             tp = TP(topic, partition)
@@ -260,9 +264,9 @@ class Consumer(driver.Consumer):
             await self.app.stop_out_of_range(offset, tp, commits[tp])
             raise
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         """See ``ConsumerThread``."""
-        await cast("ConsumerThread", self._thread).check()
+        return await cast("ConsumerThread", self._thread).check()
 
     async def perform_seek(self) -> None:
         """Read again from each partition's rewind offset, with the processed offset as the committed one.

@@ -7,24 +7,14 @@ again, it has other records at the same offsets. Nothing says so to a reader, wh
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable, Mapping
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
-from tenacity import before_sleep_log, retry, retry_if_exception_type, wait_exponential
 
 from streams.clients import new_admin
 from streams.topics import Topic, TopicProblem, TopicState, check_partitions, found
-
-log = logging.getLogger("citystream")
-
-#: For calls through kafka-python that wait until the brokers are back.
-until_kafka_answers = retry(
-    retry=retry_if_exception_type((KafkaError, OSError)),
-    wait=wait_exponential(min=1, max=30),
-    before_sleep=before_sleep_log(log, logging.WARNING),
-)
+from streams.waiting import until_kafka_answers
 
 
 class Watch:
@@ -73,7 +63,7 @@ class Watch:
             compare(self._worker, self.began, await asyncio.to_thread(self._now))
 
     def _now(self) -> dict[str, TopicState]:
-        return until_kafka_answers(self._ask)()
+        return until_kafka_answers(self._bootstrap, self._ask)
 
     def _ask(self) -> dict[str, TopicState]:
         try:

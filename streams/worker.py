@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from typing import TypeVar
 
 import faust
 from aiokafka.errors import KafkaError
@@ -20,16 +21,20 @@ from yarl import URL
 
 from streams import checkpoints
 from streams.choices import out_of_range
-from streams.membership import member_name
+from streams.members import member_name
+from streams.membership import NameTaken
 from streams.positions import Answer, Known, Position, PositionProblem, Stop, check_agreement, resume
 from streams.recordbatch import CorruptBatch
 from streams.runs import deliver_runs
 from streams.standing import committed_positions, known_of
 from streams.topics import Topic, TopicProblem, wait_for_kafka
 from streams.transport import Consumer, Transport, passes
-from streams.watch import Watch, until_kafka_answers
+from streams.waiting import CLIENTS, KAFKA, until_kafka_answers
+from streams.watch import Watch
 
 log = logging.getLogger("citystream")
+
+T = TypeVar("T")
 
 #: Between two looks at the topics while there is nothing to write or commit.
 LOOK_EVERY = timedelta(seconds=2)
@@ -39,16 +44,13 @@ STOP_SECONDS = 4
 #: the process instead, before Faust gives up a seek, would only help where something starts it again.
 LONGEST_WAIT = timedelta(days=365)
 
-_checkpoints = until_kafka_answers(checkpoints.read)
-_committed = until_kafka_answers(committed_positions)
-
 EX_SOFTWARE = 70
 EX_CONFIG = 78
 
 
 def end_process(reason: BaseException | str, code: int = EX_SOFTWARE) -> None:
     """End at once and commit nothing: what was not flushed is processed again after the restart."""
-    if isinstance(reason, Stop | CorruptBatch | str):
+    if isinstance(reason, Stop | CorruptBatch | NameTaken | str):
         log.error("%s", reason)
     else:
         log.error("Stopping: %s: %s", type(reason).__name__, reason, exc_info=reason)
@@ -152,14 +154,14 @@ class BatchApp(faust.App):
     async def _check_client(self) -> None:
         """End the process for an error with which the client would wait for ever, and let it go on from others."""
         try:
-            await self.batch_consumer.check()
+            if await self.batch_consumer.check():
+                KAFKA.end(CLIENTS)
+        except NameTaken as taken:
+            end_process(taken)
         except KafkaError as error:
             if not passes(error):
-                end_process(
-                    f"Kafka does not let the {self.conf.id} go on: {error!r}; another process may have its instance "
-                    "name, or its user may lack a right"
-                )
-            log.warning("Kafka does not let the %s go on (%r); it will be tried again", self.conf.id, error)
+                end_process(f"Kafka does not let the {self.conf.id} go on: {error!r}; its user may lack a right")
+            KAFKA.begin(CLIENTS, f"Kafka does not let the {self.conf.id} go on ({error!r}); it will be tried again")
 
     async def stop_out_of_range(self, offset: int, tp: TP, answer: Answer) -> None:
         """End the process: the log does not have the offset of a partition that was to be read next."""
@@ -178,7 +180,7 @@ class BatchApp(faust.App):
         try:
             if self._agrees_with:
                 other, definitions = self._agrees_with
-                others = await asyncio.to_thread(_committed, self.bootstrap, other)
+                others = await asyncio.to_thread(self._answer, committed_positions, other)
                 for tp, one in known.items():
                     if tp.topic in definitions:
                         whole = replace(one, definition=definitions[tp.topic])
@@ -191,10 +193,13 @@ class BatchApp(faust.App):
         log.info("%s reads %s", self.conf.id, places or "nothing: other workers have all partitions")
         return positions
 
+    def _answer(self, ask: Callable[..., T], *words: str) -> T:
+        return until_kafka_answers(self.bootstrap, lambda: ask(self.bootstrap, *words))
+
     def _known(self, answers: Mapping[TP, Answer]) -> dict[TP, Known]:
         """Checkpoints are read only if there is no commit somewhere."""
         lost = any(answer.committed is None or answer.committed < 0 for answer in answers.values())
-        kept = _checkpoints(self.bootstrap) if lost else {}
+        kept = self._answer(checkpoints.read) if lost else {}
         feeds = self._agrees_with[1] if self._agrees_with else self._definitions  # a sink reads other topics, too
         return known_of(self.conf.id, answers, kept, self.watch.began, self._definitions, feeds)
 

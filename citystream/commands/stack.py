@@ -15,6 +15,7 @@ from rich.table import Table
 
 from citystream.commands.output import Output, OutputOption, print_whole
 from citystream.installation import Installation
+from citystream.printable import printable
 from citystream.settings import load_settings
 from citystream.stack.stack import Stack, State, Status
 from processors import GROUP as PROCESSOR
@@ -23,7 +24,7 @@ from sinks import GROUP as SINK
 from sinks.queries import newest_arrival_ms
 from streams import topics
 from streams.generations import sources
-from streams.members import Member, members, unread
+from streams.members import Member, is_member_name, members, unread
 from streams.standing import waiting
 
 #: How each worker is started.
@@ -69,8 +70,8 @@ def down() -> None:
 def status(output: OutputOption = Output.TABLE) -> None:
     """Show what runs, where and since when: the services, and each worker with what it reads.
 
-    Exit code 1 when something does not answer, or nobody reads a topic for a worker, or it waits or is stopped there.
-    Feeds from which nothing has come for longer than is normal are named.
+    Exit code 1 when something does not answer, or nobody reads a topic for a worker, or it waits or is stopped there,
+    or its group has a member that is no worker. Feeds from which nothing has come for longer than is normal are named.
 
     Example: citystream status -o json
     """
@@ -91,6 +92,7 @@ def status(output: OutputOption = Output.TABLE) -> None:
     else:
         for group, names in wanted.items():
             workers += _workers(group, there)
+            todo += _unknown(group, there)
             todo += _missing(group, names, there)
             todo += _held_up(city.bootstrap, group, there)
     found = [*services, *workers]
@@ -117,6 +119,16 @@ def _workers(group: str, there: Sequence[Member]) -> list[Status]:
 
 def _reads(has: Mapping[str, int]) -> str:
     return f"{sum(has.values())} partitions of {len(has)} topics" if has else "nothing yet"
+
+
+def _unknown(group: str, there: Sequence[Member]) -> list[str]:
+    """The members of a group that have no worker's name."""
+    return [
+        f"{group}: an unknown member, {printable(one.name)} on {one.host}, has {_reads(one.topics)}. If it is none of "
+        f"your workers, end it; a worker has an --instance name: {STARTED_BY[group]}"
+        for one in there
+        if one.group == group and not is_member_name(one.name)
+    ]
 
 
 def _held_up(bootstrap: str, group: str, there: Sequence[Member]) -> list[str]:

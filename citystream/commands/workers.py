@@ -15,9 +15,10 @@ import typer
 
 import processors
 from citystream.installation import Installation
+from streams.waiting import CLIENTS, KAFKA
 
 #: Kafka's clients, which complain at each attempt to reach a broker that is away.
-CLIENTS = ("aiokafka", "kafka")
+LIBRARIES = ("aiokafka", "kafka")
 LONGEST_PAUSE = 30.0
 
 Feeds = Annotated[list[str] | None, typer.Argument(help="Only these feeds; all unless given.")]
@@ -40,7 +41,7 @@ class Patience(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to print a record; a complaint says whose it is."""
-        if record.name.partition(".")[0] not in CLIENTS:
+        if record.name.partition(".")[0] not in LIBRARIES:
             return True
         now = self._clock()
         if now - self._last > 2 * LONGEST_PAUSE:
@@ -48,6 +49,7 @@ class Patience(logging.Filter):
         self._last = now
         if now < self._next:
             return False
+        KAFKA.begin(CLIENTS)
         record.msg, record.args = "Kafka does not answer as it should, trying on: %s", (record.getMessage(),)
         record.exc_info = None
         self._next, self._pause = now + self._pause, min(LONGEST_PAUSE, 2 * self._pause)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from kafka import TopicPartition
 
 from streams.lag import committed_offsets
+from streams.members import is_member_name, members
+from streams.membership import MEETING
+from streams.worker import EX_SOFTWARE
 from tests.city import FEEDS, START, WORKERS, City, own_city
 from tests.reference.whole import compare
 
@@ -61,9 +69,69 @@ def watched(city: City) -> Iterator[dict[str, int]]:
     assert not back
 
 
+def pids(city: City) -> dict[str, int | None]:
+    """The processes of the workers."""
+    return {name: one.pid if one else None for name in city.started for one in [city.process(name).running()]}
+
+
 def counted(city: City, name: str, word: str) -> int:
     """How often a worker has said a word."""
     return city.process(name).log.read_text().count(word)
+
+
+class Stranger(AbstractPartitionAssignor):
+    """Asks for partitions under the name of the workers' protocol, with anything."""
+
+    name = "faust"
+    version = 2
+    asked: bytes | ConsumerProtocolMemberMetadata
+
+    @classmethod
+    def metadata(cls, topics: Iterable[str]) -> Any:
+        return cls.asked
+
+    @classmethod
+    def assign(cls, cluster: Any, members: Any) -> dict[str, Any]:
+        raise AssertionError("it is never the leader")
+
+    @classmethod
+    def on_assignment(cls, assignment: Any) -> None: ...
+
+
+async def a_stranger_joins(city: City, group: str, asked: bytes | ConsumerProtocolMemberMetadata) -> None:
+    """Join a group, and leave it when its leader has said so; what it is given cannot be read, so it never starts."""
+
+    def said() -> int:
+        words = f"An unknown member of the group {group} gets nothing: stranger-"
+        return sum(counted(city, name, words) for name in city.started if name.startswith(group))
+
+    before = said()
+    stranger = AIOKafkaConsumer(
+        FEEDS[0],
+        bootstrap_servers=city.installation.bootstrap,
+        group_id=group,
+        partition_assignment_strategy=[type("Asking", (Stranger,), {"asked": asked})],
+        client_id="stranger",
+    )
+    joining = asyncio.create_task(stranger.start())
+    try:
+        await asyncio.to_thread(city.wait, lambda: said() > before)
+        assert stranger.assignment() == set()
+        (shown,) = (one for one in members(city.installation.bootstrap, [group]) if not is_member_name(one.name))
+        assert (shown.name, shown.topics) == ("stranger", {})
+    finally:
+        joining.cancel()
+        await stranger.stop()
+
+
+def a_second_one_starts(city: City, worker: str) -> None:
+    """Start a worker under the name of one that has had it for a while: it ends at once, and says why."""
+    group = worker.partition("-")[0]
+    second = city.command(*city.worker(worker))
+    assert second.returncode == EX_SOFTWARE, second.stderr
+    assert f"Another process works in the group {group} under the name {worker}-1" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert city.logged(worker, f"Another process has joined the group {group} under the name {worker}-1")
 
 
 def test_kills_in_the_replay_change_nothing(tmp_path: Path) -> None:
@@ -86,13 +154,17 @@ def test_kills_in_the_replay_change_nothing(tmp_path: Path) -> None:
 
 
 def test_a_worker_thought_dead_comes_back_and_spoils_nothing(tmp_path: Path) -> None:
-    """Stopped in the middle of its work for two sessions, while another one goes on with its partitions."""
+    """Stopped in the middle of its work for two sessions, while another one goes on with its partitions.
+
+    Nor do strangers in their group, and a second process under a name.
+    """
     with own_city(tmp_path) as city:
         publish(city, 0)
         city.drain()
         for name in WORKERS:
             city.start(f"{name}-too")
             city.wait(lambda name=name: len(city.members(name)) == 2)  # type: ignore[misc]
+        known = time.monotonic() + MEETING * SESSION_SECONDS
         enough = Event()
 
         def go_on_publishing() -> None:
@@ -118,6 +190,14 @@ def test_a_worker_thought_dead_comes_back_and_spoils_nothing(tmp_path: Path) -> 
                     city.signal(name, signal.SIGCONT)
                 for name in WORKERS:
                     city.wait(lambda name=name: len(city.members(name)) == 2)  # type: ignore[misc]
+                before = pids(city)
+                for name in WORKERS:
+                    for asked in (b"\xff", ConsumerProtocolMemberMetadata(2, [FEEDS[0]], b"garbage")):
+                        asyncio.run(a_stranger_joins(city, name, asked))
+                city.wait(lambda: time.monotonic() > known)
+                for name in WORKERS:
+                    a_second_one_starts(city, f"{name}-too")
+                assert pids(city) == before
                 enough.set()
                 publisher.join()
                 city.drain()

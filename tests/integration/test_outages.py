@@ -8,6 +8,8 @@ import pytest
 
 from citystream.stack import clickhouse, kafka
 from citystream.stack.stack import Stack
+from sinks.clickhouse import CLICKHOUSE_ANSWERS
+from streams.waiting import KAFKA_ANSWERS
 from tests.city import FEEDS, START, WORKERS, City, own_city
 
 pytestmark = pytest.mark.integration
@@ -37,13 +39,17 @@ def test_servers_away(tmp_path: Path) -> None:
         city.wait(lambda: logged(city, "sink", "ClickHouse cannot take data"))
         Stack(city.settings).up(lambda _: None)
         city.drain()
+        city.wait(lambda: logged(city, "sink", CLICKHOUSE_ANSWERS))
 
         city.publish(FEEDS, START, 3, EVENTS)
+        said = {name: city.process(name).log.read_text().count(KAFKA_ANSWERS) for name in WORKERS}
         city.kill(kafka.NAME)
         city.wait(lambda: not city.process(kafka.NAME).running())
         Stack(city.settings).up(lambda _: None)
         city.publish(FEEDS, START, 4, EVENTS)
         city.drain()
+        for name in WORKERS:
+            city.wait(lambda name=name: city.process(name).log.read_text().count(KAFKA_ANSWERS) > said[name])  # type: ignore[misc]
 
         ledger = city.snapshot()["ledger"]
         assert pids(city) == before

@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 from clickhouse_driver.errors import ErrorCodes, NetworkError, ServerException, SocketTimeoutError
 
-from sinks.clickhouse import Abandoned, Refused, Server, Writer, passes, patiently
+from sinks.clickhouse import Abandoned, Refused, Server, Writer, passes, patiently, waiting
 from sinks.tables import TableColumn
 from streams.positions import Stop
+from streams.waiting import Waiting
 
 FULL = "DB::Exception: std::exception. filesystem error: in rename: No space left on device"
 
@@ -66,22 +67,25 @@ def failing(*errors: Exception) -> Any:
 
 def test_it_is_tried_again_at_growing_pauses_and_said_why(naps: list[float]) -> None:
     said: list[str] = []
-    assert patiently(failing(*[NetworkError("no route")] * 7), said.append) == "done"
+    waits = Waiting("it is over", said.append, time.monotonic)
+    assert patiently(failing(*[NetworkError("no route")] * 7), waits) == "done"
+    assert said.pop() == "it is over"
     assert [line.rpartition(" in ")[2] for line in said] == ["1 s", "2 s", "4 s", "5 s", "5 s", "5 s", "5 s"]
     assert "no route" in said[0]
     assert sum(naps) == 1 + 2 + 4 + 4 * 5
 
 
 def test_what_is_not_wanted_any_more_is_given_up_within_a_nap(naps: list[float]) -> None:
-    call = failing(*[NetworkError("no")] * 9)
+    call, said = failing(*[NetworkError("no")] * 9), list[str]()
     with pytest.raises(Abandoned):
-        patiently(call, lambda _: None, lambda: sum(naps) < 2)
+        patiently(call, waiting(said.append), lambda: sum(naps) < 2)
     assert sum(naps) == 2
     assert call.call_count == 3
+    assert all("cannot take data" in line for line in said)
 
 
 def test_what_was_taken_is_not_given_up() -> None:
-    assert patiently(failing(), lambda _: None, lambda: False) == "done"
+    assert patiently(failing(), waiting(print), lambda: False) == "done"
 
 
 def test_a_refusal_stops_with_a_message_that_names_table_and_reason(monkeypatch: pytest.MonkeyPatch) -> None:

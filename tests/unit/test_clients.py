@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient
 from kafka.errors import KafkaTimeoutError
+from kafka.protocol.admin import DescribeGroupsResponse
 
 from citystream.stack.ports import free_ports
-from streams.clients import new_admin, new_consumer
+from streams.clients import _Admin, new_admin, new_consumer
 
 
 def held() -> tuple[int, int]:
@@ -43,3 +45,19 @@ def test_brokers_that_are_away_cost_neither_threads_nor_files(connect: Any) -> N
     threads, files = held()
     assert threads <= before[0]
     assert files <= before[1]
+
+
+def test_a_group_can_be_described_whatever_its_members_sent() -> None:
+    """The client's own way raises for what is cut short in another way than it expects."""
+    group = DescribeGroupsResponse.DescribedGroup
+    sent = [b"\xff", b"\x00\x02garbage!!!", b"\x00\x00\x00\x00\x00\x01\x00\x01\xff"]
+
+    def answer() -> DescribeGroupsResponse:
+        one = group.DescribedGroupMember
+        found = [one(client_id="rogue", member_metadata=data, member_assignment=data) for data in sent]
+        return DescribeGroupsResponse(groups=[group(group_id="sink", members=found)])
+
+    described = _Admin._describe_groups_process_response(_Admin.__new__(_Admin), answer())
+    assert [one["client_id"] for one in described["sink"]["members"]] == ["rogue"] * 3
+    with pytest.raises(ValueError, match="underrun"):
+        KafkaAdminClient._describe_groups_process_response(KafkaAdminClient.__new__(KafkaAdminClient), answer())

@@ -18,7 +18,7 @@ from citystream.stack.stack import State, Status
 from sinks.ledger import Account, Stretch
 from sinks.reconciler import Check
 from streams.lag import Observation, PartitionLag, Unknown
-from streams.members import Member
+from streams.members import Member, member_name
 
 
 @pytest.mark.parametrize("command", ["lag", "ledger"])
@@ -114,27 +114,37 @@ def test_the_ledger_fits_a_hundred_columns(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("there", "held_up", "code", "said"),
+    ("there", "strangers", "held_up", "code", "said"),
     [
         (
+            [],
             [],
             {"parking_spot": "old"},
             1,
             ["processor: no worker runs; start one: citystream process", "sink: no worker runs"],
         ),
-        ([("processor", True), ("sink", True)], {}, 0, []),
-        ([("processor", True), ("sink", False)], {}, 1, ["sink: nobody reads "]),
+        ([("processor", True), ("sink", True)], [], {}, 0, []),
+        ([("processor", True), ("sink", False)], [], {}, 1, ["sink: nobody reads "]),
         (
             [("processor", True), ("sink", True)],
+            [Member("sink", "rogue\x1b[2J", "10.0.0.9", {"traffic_flow": 2})],
+            {},
+            1,
+            [r"sink: an unknown member, rogue\x1b[2J on 10.0.0.9, has 2 partitions of 1 topics. If it is none of your"],
+        ),
+        (
+            [("processor", True), ("sink", True)],
+            [],
             {"parking_spot": "too many bad records"},
             1,
             [f"{worker}: parking_spot does not go on: too many bad records" for worker in ("processor", "sink")],
         ),
     ],
-    ids=["none", "both", "half", "stopped"],
+    ids=["none", "both", "half", "a stranger", "stopped"],
 )
 def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
     there: list[tuple[str, bool]],
+    strangers: list[Member],
     held_up: dict[str, str],
     code: int,
     said: list[str],
@@ -143,9 +153,10 @@ def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
 ) -> None:
     def members(_: str, wanted: dict[str, list[str]]) -> list[Member]:
         return [
-            Member(group, f"{group}-1", "10.0.0.1", dict.fromkeys(wanted[group][: None if whole else 1], 4))
+            Member(group, member_name(f"{group}-1", []), "10.0.0.1", dict.fromkeys(wanted[group][:read], 4))
             for group, whole in there
-        ]
+            for read in [None if whole else 1]
+        ] + strangers
 
     services = [Status(name, State.UP, "here") for name in ("kafka", "clickhouse", "registry")]
     monkeypatch.setattr(stack, "Stack", lambda _: MagicMock(status=lambda: services))
@@ -158,7 +169,8 @@ def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
     printed = capsys.readouterr()
     assert (ended.value.code or 0) == code
     workers = [(row["name"], row["state"]) for row in json.loads(printed.out)["services"][3:]]
-    assert workers == [(group, "up" if there else "down") for group in ("processor", "sink")]
+    shown = [(group, "up" if there else "down") for group in ("processor", "sink")]
+    assert workers == shown + [(one.group, "up") for one in strangers]
     assert json.loads(printed.out)["silent"] == {"parking_spot": 400}
     *lines, silent = printed.err.splitlines()
     assert silent.startswith("parking_spot is silent: its newest record came 6 min 40 s ago")

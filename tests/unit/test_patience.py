@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import logging
+from unittest.mock import MagicMock
+
+import pytest
+from kafka.errors import KafkaTimeoutError
 
 from citystream.commands.workers import Patience
+from feeds.parking_site import FEED as PARKING
+from streams.publisher import Publisher
+from streams.waiting import KAFKA_ANSWERS
 
 
 def record(name: str) -> logging.LogRecord:
@@ -40,3 +47,17 @@ def test_what_is_printed_says_whose_complaint_it_is() -> None:
     assert complaint.getMessage() == "Kafka does not answer as it should, trying on: Unable to connect to node 1"
     assert all(patience.filter(own) for _ in range(9))
     assert own.getMessage() == "Unable to connect to node 1"
+
+
+def test_what_a_publisher_waited_for_is_over_with_the_next_acknowledgement(caplog: pytest.LogCaptureFixture) -> None:
+    publisher = Publisher(MagicMock(), PARKING, MagicMock(), None)
+    for _ in range(2):
+        assert Patience(lambda: 0.0).filter(record("kafka"))
+        publisher._slots.acquire()
+        publisher._failed(None, KafkaTimeoutError())
+        assert KAFKA_ANSWERS not in caplog.text
+        for _ in range(2):
+            publisher._slots.acquire()
+            publisher._acknowledged(None, MagicMock())
+        assert caplog.text.count(KAFKA_ANSWERS) == 1
+        caplog.clear()

@@ -20,7 +20,7 @@ import faust
 import pytest
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer import fetcher
-from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance, GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import (
     CommitFailedError,
@@ -35,6 +35,7 @@ from aiokafka.errors import (
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from aiokafka.util import commit_structure_validate
+from faust.assignor.partition_assignor import PartitionAssignor
 from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer as FaustConsumer
 from faust.transport.drivers import aiokafka as driver
@@ -42,9 +43,11 @@ from faust.types import TP
 from mode import threads
 
 from streams import checkpoints, runs, transport
-from streams.membership import MemberCoordinator, member_name
+from streams.members import member_name
+from streams.membership import MemberCoordinator
 from streams.positions import Position, parse
 from streams.transport import Consumer, ConsumerThread
+from streams.waiting import CLIENTS, KAFKA
 from tests.reference.batches import ABORT, COMMIT, marker_key, plain
 
 HERE = TopicPartition("toy", 0)
@@ -89,6 +92,11 @@ def parameters(function: Any) -> list[str]:
         (GroupCoordinator, "fetch_committed_offsets", "self partitions"),
         (GroupCoordinator, "_do_commit_offsets", "self assignment offsets"),
         (GroupCoordinator, "check_errors", "self"),
+        (GroupCoordinator, "ensure_active_group", "self subscription prev_assignment"),
+        (GroupCoordinator, "_send_req", "self request"),
+        (GroupCoordinator, "_perform_assignment", "self response"),
+        (GroupCoordinator, "_lookup_assignor", "self name"),
+        (PartitionAssignor, "_get_client_metadata", "metadata"),
         (aiokafka.AIOKafkaConsumer, "beginning_offsets", "self partitions"),
         (aiokafka.AIOKafkaConsumer, "commit", "self offsets"),
         (aiokafka.AIOKafkaConsumer, "pause", "self partitions"),
@@ -117,6 +125,10 @@ def test_an_extension_point_is_where_it_was(owner: Any, name: str, expected: str
         (GroupCoordinator.commit_offsets, {"_do_commit_offsets", "IllegalGenerationError"}),
         (GroupCoordinator.reset_generation, {"DEFAULT_GENERATION_ID", "generation"}),
         (GroupCoordinator._on_join_prepare, {"begin_reassignment"}),
+        (CoordinatorGroupRebalance.perform_group_join, {"_send_req", "error_code", "GroupLoadInProgressError"}),
+        (GroupCoordinator._do_heartbeat, {"_send_req", "error_code"}),
+        (GroupCoordinator.coordinator_dead, {"coordinator_id"}),
+        (GroupCoordinator._perform_assignment, {"members", "group_protocol"}),
         (threads.ServiceThread._keepalive2, {"last_wakeup_at", "_wakeup_timer_in_thread"}),
         (fetcher.Fetcher._proc_fetch_request, {"OffsetOutOfRangeError", "_set_error"}),
         (fetcher.Fetcher._update_fetch_positions, {"NoOffsetForPartitionError", "_set_error"}),
@@ -251,13 +263,16 @@ def test_an_offset_that_is_not_that_of_the_position_is_not_committed() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [CommitFailedError("already rebalanced"), RequestTimedOutError(), NodeNotReadyError()]
+    ("error", "waits"),
+    [(CommitFailedError("already rebalanced"), False), (RequestTimedOutError(), True), (NodeNotReadyError(), True)],
 )
-def test_a_commit_that_a_rebalance_or_an_absent_broker_prevents_is_made_later(error: Exception) -> None:
+def test_a_commit_that_a_rebalance_or_an_absent_broker_prevents_is_made_later(error: Exception, waits: bool) -> None:
+    KAFKA.end(CLIENTS)
     app, consumer = _App(), committing()
     assert not commit({TP0: 20}, _Client(error), {TP0}, app, consumer)
     assert app.crashes == []
     assert consumer._should_commit(TP0, 20)
+    assert KAFKA.waits(CLIENTS) is waits
     assert commit({TP0: 20}, _Client(), {TP0}, app, consumer)
     assert not consumer._should_commit(TP0, 20)
     assert consumer._should_commit(TP0, 21)

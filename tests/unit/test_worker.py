@@ -21,10 +21,12 @@ from faust.types import TP
 from kafka.errors import CoordinatorLoadInProgressError, KafkaError
 from tenacity import stop_after_attempt, wait_none
 
-from streams import standing, worker
+from citystream.commands.workers import Patience
+from streams import standing, waiting, worker
 from streams.lag import committed_offsets
 from streams.positions import LogGap
 from streams.recordbatch import CorruptBatch
+from streams.waiting import CLIENTS, KAFKA, KAFKA_ANSWERS
 from streams.worker import BatchApp
 
 
@@ -161,7 +163,7 @@ class Checked:
         self.again = asyncio.Event()
         self.error = error
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         self.checks += 1
         if self.checks > 1:
             self.again.set()
@@ -200,6 +202,27 @@ def test_a_worker_whose_brokers_will_let_it_in_again_goes_on(
     look_twice(GroupCoordinatorNotAvailableError(), monkeypatch)
     assert exits == []
     assert "GroupCoordinatorNotAvailableError" in caplog.text
+
+
+def test_kafka_answers_again_when_the_client_of_a_worker_knows_its_coordinator(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said once, after what the client and the worker said of it."""
+    looks: list[Any] = [GroupCoordinatorNotAvailableError(), False, True, True]
+    after: list[int] = []
+
+    async def look(app: BatchApp) -> None:
+        monkeypatch.setattr(app.batch_consumer, "check", AsyncMock(side_effect=looks))
+        for _ in looks:
+            await app._check_client()
+            after.append(caplog.text.count(KAFKA_ANSWERS))
+
+    KAFKA.end(CLIENTS)
+    caplog.clear()
+    assert Patience(lambda: 0.0).filter(logging.LogRecord("kafka", logging.ERROR, "", 0, "no broker", None, None))
+    with_app(look)
+    assert "Kafka does not let the processor go on (GroupCoordinatorNotAvailableError" in caplog.text
+    assert after == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("part", ["_fetcher", "consumer", "tables"])
@@ -252,8 +275,7 @@ def test_what_others_committed_is_asked_for_until_kafka_answers(monkeypatch: pyt
         def close(self) -> None: ...
 
     monkeypatch.setattr(standing, "new_admin", Admin)
-    asking: Any = worker._committed
-    monkeypatch.setattr(asking.retry, "sleep", lambda _: None)
+    monkeypatch.setattr(waiting, "wait_exponential", lambda **_: wait_none())
 
     async def seek() -> None:
         app = BatchApp("sink", "127.0.0.1:1", {}, [], agrees_with=("processor", {"toy": "def"}))

@@ -4,16 +4,16 @@ Extension points of faust-streaming 0.15.3 and aiokafka 0.14.0 that this stands 
 moves): Faust's ``Consumer._to_message``,
 ``_add_gap``, ``_filter_tps_with_pending_acks``, ``_new_offset``, ``_should_commit``, ``on_buffer_full``,
 ``on_partitions_revoked``, ``verify_event_path``, ``perform_seek``, ``_getmany``, ``_commit``; its consumer thread's
-``_create_worker_consumer``, ``on_start``, ``_commit``, ``_wakeup_timer_in_thread``; aiokafka's ``_fetch_max_bytes``,
-``_request_timeout_ms`` and ``_prefetch_backoff``; ``aiokafka.consumer.consumer.GroupCoordinator``, see
-``streams.membership``.
+``_create_worker_consumer``, ``on_start``, ``assignment``, ``_commit``, ``_wakeup_timer_in_thread``; aiokafka's
+``_fetch_max_bytes``, ``_request_timeout_ms`` and ``_prefetch_backoff``;
+``aiokafka.consumer.consumer.GroupCoordinator``, see ``streams.membership``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Any, cast
 
@@ -58,6 +58,9 @@ def _plain(tp: TP) -> TopicPartition:
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Reads committed records only, never resets an offset by itself, and commits positions with their metadata."""
+
+    #: What the client said last of its assignment, and the same in Faust's words.
+    _assigned: tuple[frozenset[TopicPartition], frozenset[TP]] = frozenset(), frozenset()
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         clients.GroupCoordinator = MemberCoordinator
@@ -105,6 +108,17 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         ours.committed.update({tp: offsets[tp] for tp in taken})
         ours.told.update({tp: committing[tp].paused for tp in taken})
         return True
+
+    def assignment(self) -> Set[TP]:
+        """Partitions of the present assignment.
+
+        Faust makes the set anew for each question, which is asked of each partition at every flush: with 200 of them
+        that was most of what an idle worker did.
+        """
+        plain = self._ensure_consumer().assignment()
+        if plain is not self._assigned[0]:
+            self._assigned = plain, frozenset(TP(*tp) for tp in plain)
+        return self._assigned[1]
 
     def set_paused(self, tp: TP, paused: bool) -> None:
         """Fetch no more of a partition, or go on; what was fetched and is not handed on yet is fetched again then."""

@@ -624,6 +624,24 @@ def test_the_commit_of_a_paused_partition_says_why() -> None:
     assert consumer.committing[TP0] == position(20)
 
 
+def test_the_assignment_is_put_in_fausts_words_once() -> None:
+    """It is asked for of each partition at every flush."""
+
+    async def look() -> None:
+        state = SubscriptionState()
+        state.subscribe({"toy"})
+        thread = ConsumerThread.__new__(ConsumerThread)
+        thread._consumer = SimpleNamespace(assignment=state.assigned_partitions)
+        assert thread.assignment() == set()
+        for tps in ({TP0, TP1}, {TP1}):
+            state.assign_from_subscribed({TopicPartition(*tp) for tp in tps})
+            assert thread.assignment() == tps
+            assert {type(tp) for tp in thread.assignment()} == {TP}
+            assert thread.assignment() is thread.assignment()
+
+    asyncio.run(look())
+
+
 def test_only_what_is_assigned_is_paused_at_the_client() -> None:
     """It may have been taken away meanwhile."""
     client = MagicMock(assignment=lambda: {TopicPartition("toy", 0)})

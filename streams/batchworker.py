@@ -235,13 +235,13 @@ class BatchWorker(Generic[S]):
 
     async def _flush_feed(self, feed: str) -> None:
         try:
-            with self._alone(feed):
-                await self.flush({tp: held for tp, held in self.held.items() if self._feeds[tp.topic] == feed})
+            self._again.add(feed)
+            while feed in self._again:
+                self._again.discard(feed)
+                with self._alone(feed):
+                    await self.flush({tp: held for tp, held in self.held.items() if self._feeds[tp.topic] == feed})
         finally:
             self._flushing.discard(feed)
-        if feed in self._again:
-            self._again.discard(feed)
-            self.flush_soon()
 
     @contextmanager
     def _alone(self, feed: str) -> Iterator[None]:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -222,6 +223,42 @@ def test_reading_goes_on_when_what_waited_was_taken_away() -> None:
         await asyncio.wait_for(waiting, 60)
         flushing.cancel()
         assert not worker.held, "the consumer resumed it from another position"
+
+    asyncio.run(work())
+
+
+class Slow(BatchWorker[None]):
+    """Feeds whose flushes take the longer the higher their number, and are counted."""
+
+    def __init__(self, feeds: int) -> None:
+        tps = [TP(f"feed-{number}", 0) for number in range(feeds)]
+        consumer = Assigned(*tps)
+        super().__init__(MagicMock(batch_consumer=consumer), {tp.topic: tp.topic for tp in tps})
+        self.held = {tp: Held(consumer.resumed[tp], None) for tp in tps}
+        self.flushes = dict.fromkeys(self._feeds, 0)
+
+    async def flush(self, held: Mapping[TP, Held[None]]) -> None:
+        for tp in held:
+            self.flushes[tp.topic] += 1
+            for _ in range(10 * int(tp.topic.partition("-")[2])):
+                await asyncio.sleep(0)
+
+
+def test_a_flush_that_is_due_while_feeds_are_flushed_comes_once_more_for_them_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The end of one that was asked for again is nothing the others have to flush for."""
+    monkeypatch.setattr(batchworker, "FLUSH_EVERY", timedelta(hours=1))
+
+    async def work() -> None:
+        worker = Slow(20)
+        flushing = asyncio.create_task(worker._keep_flushing())
+        for turns in (50, 2000):
+            worker.flush_soon()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        assert set(worker.flushes.values()) == {2}
+        flushing.cancel()
 
     asyncio.run(work())
 

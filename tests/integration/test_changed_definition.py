@@ -23,7 +23,7 @@ from tests.integration.test_lost_positions import NO_REPEATS, alter
 pytestmark = pytest.mark.integration
 
 SPAN = timedelta(minutes=8)
-EVENTS = 3_000
+EVENTS = 1_500
 
 #: Replacements in the declarations. Traffic closes its windows later, has one more measure and one aggregate less; car
 #: parks get another window and one more measure; incidents one more aggregate beside the one they have.

@@ -25,9 +25,9 @@ def test_kills_change_nothing(tmp_path: Path) -> None:
     with own_city(tmp_path) as city:
         for number in range(ROUNDS):
             start, seed = START + number * SPAN, SEED + number
-            city.publish(["traffic_flow"], start, seed, 3_000)
-            city.publish(["parking_spot"], start, seed, 3_000)
-            city.publish(["parking_site", "police_incident"], start, seed, 5_000)
+            city.publish(["traffic_flow"], start, seed, 1_500)
+            city.publish(["parking_spot"], start, seed, 1_500)
+            city.publish(["parking_site", "police_incident"], start, seed, 2_500)
             name = random.choice(list(WORKERS))
             time.sleep(random.random() * 2)
             city.kill(name)

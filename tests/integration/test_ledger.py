@@ -405,3 +405,7 @@ def test_what_retention_deleted_before_it_was_stored_is_lost(city: City) -> None
     code, watched, named = ledger(city)
     assert (code, watched["lost"]) == (1, 8)
     assert f"offsets {end:,} to {end + 7:,}" in named
+
+
+def test_the_server_does_not_log_that_its_tasks_wait_for_their_turn(city: City) -> None:
+    assert "Temporarily pause scheduling" not in (city.settings.home / "log" / "clickhouse-server.log").read_text()

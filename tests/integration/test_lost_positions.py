@@ -25,7 +25,7 @@ from tests.reference.whole import compare
 pytestmark = pytest.mark.integration
 
 SPAN = timedelta(minutes=8)
-EVENTS = 3_000
+EVENTS = 1_500
 #: A repeat of an event from before a freeze is not recognised after it.
 NO_REPEATS = [fault for fault in Fault if fault is not Fault.DUPLICATES]
 #: Damaged bytes may name a schema id that may come, and then the sink waits for the processor's verdict.

@@ -160,7 +160,7 @@ def test_what_is_no_dead_letter_is_kept_counted_and_shown(city: City) -> None:
     assert before.quarantined == 1
 
     own = f"topic = '{TOPIC}'"
-    found = quarantine(city.installation.server("operator").connect(), TOPIC, 10)
+    found = quarantine(city.installation.server("operator").connect(), [TOPIC], 10)
     assert len(found) == known + 3
     assert [row["cause"].rpartition(".")[2] for row in sorted(found, key=lambda row: row["offset"])] == [
         "offset is missing", "offset is missing", f"offset is no number from 0 to {2**63 - 1 - LONGEST}",

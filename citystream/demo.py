@@ -220,7 +220,8 @@ def _summary(found: list[Account], drained: bool, say: Callable[[str], None]) ->
     for account in found:
         say(
             f"{account.feed}: published {account.published:,} = stored {account.stored:,} + duplicate "
-            f"{account.duplicate:,} + quarantined {account.quarantined:,} + control {account.control:,} "
+            f"{account.duplicate:,} + withdrawn {account.withdrawn:,} "
+            f"+ quarantined {account.quarantined:,} + control {account.control:,} "
             f"+ on its way {account.on_its_way:,} + lost {account.lost:,} + missing {account.missing:,}"
         )
     arrived = any(account.stored for account in found)

@@ -59,13 +59,22 @@ def _accounts(feeds: Iterable[Feed]) -> str:
         "sum(quarantined) AS quarantined, sum(control) AS control, sum(disputed) AS disputed "
         "FROM raw.ledger_blocks GROUP BY topic, source_partition"
     )
+    gone = (
+        "SELECT topic, source_partition, groupBitmapMerge(offsets) AS taken FROM raw.withdrawn "
+        "GROUP BY topic, source_partition"
+    )
     select = (
         "SELECT topic, source_partition, blocks.offsets AS offsets, stored.rows AS stored, "
-        "toInt64(received) - stored AS duplicate, quarantined, control, "
+        "toInt64(received) - stored - taken AS duplicate, taken AS withdrawn, quarantined, control, "
         "offsets - received - quarantined - control AS holes, disputed, stored.late AS late "
-        f"FROM ({stored}) AS stored RIGHT JOIN ({blocks}) AS blocks USING (topic, source_partition)"
+        f"FROM ({stored}) AS stored RIGHT JOIN ({blocks}) AS blocks USING (topic, source_partition) "
+        f"LEFT JOIN ({gone}) AS gone USING (topic, source_partition)"
     )
-    return _view("accounts", "Of each partition: offsets = stored + duplicate + quarantined + control + holes", select)
+    return _view(
+        "accounts",
+        "Of each partition: offsets = stored + duplicate + withdrawn + quarantined + control + holes",
+        select,
+    )
 
 
 def holes(source: str) -> str:

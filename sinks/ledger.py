@@ -1,4 +1,4 @@
-"""The accounting: every offset of a topic is stored, a repeat, quarantined, of the log itself or lost to retention.
+"""The accounting: every offset is stored, a repeat, withdrawn, quarantined, of the log itself or lost to retention.
 
 Received, quarantined and control are sets of offsets kept by ClickHouse itself as rows arrive, so a replay counts
 nothing twice and nothing is believed that a worker says about itself. The views of ``sinks/accounts.py`` draw the sum
@@ -91,6 +91,7 @@ class Account:
     published: int
     stored: int
     duplicate: int
+    withdrawn: int
     quarantined: int
     redriven: int
     control: int
@@ -183,8 +184,9 @@ def accounts(client: Client, feeds: Mapping[str, Feed], log: Sequence[PartitionL
 def read(client: Client, feeds: Iterable[str]) -> Books:
     """Read the accounts of ClickHouse."""
     sums = client.execute(
-        "SELECT topic, sum(stored) AS stored, sum(duplicate) AS duplicate, sum(quarantined) AS quarantined, "
-        "sum(control) AS control, sum(late) AS late, sum(disputed) AS disputed FROM raw.accounts GROUP BY topic",
+        "SELECT topic, sum(stored) AS stored, sum(duplicate) AS duplicate, sum(withdrawn) AS withdrawn, "
+        "sum(quarantined) AS quarantined, sum(control) AS control, sum(late) AS late, sum(disputed) AS disputed "
+        "FROM raw.accounts GROUP BY topic",
         with_column_types=True,
     )
     conflicts = {name: client.execute(f"SELECT uniqExact(event_id) FROM city.{name}_conflicts")[0][0] for name in feeds}
@@ -203,7 +205,7 @@ def balance(books: Books, feeds: Iterable[str], log: Sequence[PartitionLag]) -> 
 
 
 def _account(books: Books, feed: str, log: Sequence[PartitionLag]) -> Account:
-    nothing = dict.fromkeys(("stored", "duplicate", "quarantined", "control", "late", "disputed"), 0)
+    nothing = dict.fromkeys(("stored", "duplicate", "withdrawn", "quarantined", "control", "late", "disputed"), 0)
     gone = [absent(books.arrived, p) for p in log]
     return Account(
         feed=feed,

@@ -110,7 +110,7 @@ def empty(owner: Server, feed: Feed, say: Callable[[str], None]) -> None:
     """Drop everything that is stored of a feed; its tables stay. Waits for a server that is away."""
     names = [feed.name, *(aggregate.topic for aggregate in feed.aggregates)]
     of_topic = f"WHERE topic = {literal(feed.name)}"
-    shared = dict.fromkeys(("quarantine", "redriven", "control", "ledger"), of_topic)
+    shared = dict.fromkeys(("quarantine", "redriven", "control", "ledger", "withdrawn"), of_topic)
     shared["progress"] = f"WHERE aggregate IN ({', '.join(map(literal, names))})"
     client, waits = owner.connect(), waiting(say)
     for text in (

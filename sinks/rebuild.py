@@ -7,7 +7,7 @@ always gone by the new definition, and the stream goes on behind it as after a r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from clickhouse_driver import Client
@@ -24,6 +24,9 @@ ROWS_AT_ONCE = 10_000_000
 #: Bytes that grouping takes before it goes on from disk.
 IN_MEMORY = 2_000_000_000
 DAY_MS = 86_400_000
+
+#: By partition, the offsets from which on its lives count.
+Lives = Mapping[int, Collection[int]]
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,14 @@ class Rebuild:
         self._positions = {n: p for n, p in positions.items() if p.max_processed_ms > NO_EVENT_TIME}
         self._processed = self._by_partition({n: p.processed for n, p in self._positions.items()})
         self._newest = self._by_partition({n: p.max_processed_ms for n, p in self._positions.items()})
-        self._since = self._by_partition({n: p.since for n, p in self._positions.items()})
+        self._lives = {n: (0, p.since) for n, p in self._positions.items()}
 
-    def spans(self) -> list[Span]:
-        """The rows there are, in spans that are built one after the other."""
+    def spans(self, where: str = "1") -> list[Span]:
+        """The rows there are, or those that a condition (SQL) is true for, in spans that are built one by one."""
         found: list[Span] = []
         for day, rows in self._client.execute(
             f"SELECT {self._day} AS day, count() FROM raw.{self._feed.name} WHERE source_offset < {self._processed} "
-            "GROUP BY day ORDER BY day"
+            f"AND {where} GROUP BY day ORDER BY day"
         ):
             start, end = day * DAY_MS, (day + 1) * DAY_MS
             if found and found[-1].rows + rows <= ROWS_AT_ONCE:
@@ -70,23 +73,79 @@ class Rebuild:
 
     def build(self, aggregate: Aggregate, span: Span) -> None:
         """Build the parts of one span."""
-        keys, start = ", ".join(aggregate.by), window_start_ms(self._feed, aggregate)
-        since = f"if(source_offset < {self._since}, 0, {self._since})"
-        final = f"({start} + {closes_at(self._feed, aggregate)} <= {self._newest})"
+        final = f"({self._closed(aggregate)} <= {self._newest})"
+        self._insert(aggregate, f"2 * max(source_offset) + {final}", self._lives, self._within(span))
+
+    def touched(self, aggregate: Aggregate, rows: str) -> tuple[int, int, int]:
+        """How many windows some rows (SQL) count in, how many of those are open, and when the last closes.
+
+        When is in ms of event time.
+        """
+        window, closed = f"({self._part(aggregate, {})})", self._closed(aggregate)
+        ((windows, still_open, closes),) = self._client.execute(
+            f"SELECT uniqExact({window}), uniqExactIf({window}, {closed} > {self._newest}), max({closed}) "
+            f"FROM raw.{self._feed.name} FINAL WHERE {self._counted(aggregate)} AND {rows}"
+        )
+        return windows, still_open, closes
+
+    def build_without(self, aggregate: Aggregate, span: Span, rows: str) -> None:
+        """Build the final parts that some rows (SQL) count in anew, of the rows that stay.
+
+        They win over whatever the stream wrote or will write of them again: the offset a final part last counted is
+        never the last one processed, as another record closed it. One that nothing stays of has no events.
+        """
+        lives = dict(
+            self._client.execute(
+                f"SELECT source_partition, groupUniqArray(since) FROM raw.{aggregate.topic} GROUP BY source_partition"
+            )
+        )
+        part, version = self._part(aggregate, lives), f"2 * {self._processed} - 1"
+        there = f"{self._counted(aggregate)} AND {self._within(span)}"
+        parts = f"SELECT {part} FROM raw.{self._feed.name} FINAL WHERE {there} AND"
+        self._insert(aggregate, version, lives, f"{self._within(span)} AND NOT {rows} AND ({part}) IN ({parts} {rows})")
+        self._client.execute(
+            f"INSERT INTO raw.{aggregate.topic} ({self._columns(aggregate)}, version) "
+            f"SELECT DISTINCT {self._written(aggregate, lives)}, {version} FROM raw.{self._feed.name} FINAL "
+            f"WHERE {there} AND {rows} AND ({part}) NOT IN ({parts} NOT {rows})"
+        )
+
+    def _insert(self, aggregate: Aggregate, version: str, lives: Lives, where: str) -> None:
         partials = [p for measure in aggregate.measures for p in measure.partials]
         names = ["events", *(p.name for p in partials)]
         events, *values = counted(self._feed, aggregate)
         parts = [events, *(written(p, value) for p, value in zip(partials, values, strict=True))]
         self._client.execute(
             f"INSERT INTO raw.{aggregate.topic} "
-            f"({keys}, window_start, source_partition, since, version, {', '.join(names)}) "
-            f"SELECT {keys}, fromUnixTimestamp64Milli({start}, {literal(self._timezone)}), source_partition, {since}, "
-            f"2 * max(source_offset) + {final}, {', '.join(parts)} "
-            f"FROM raw.{self._feed.name} FINAL WHERE source_offset < {self._processed} "
-            f"AND {self._feed.event_time} >= fromUnixTimestamp64Milli({span.start}) "
-            f"AND {self._feed.event_time} < fromUnixTimestamp64Milli({span.end}) "
-            f"AND NOT {is_late(self._feed, aggregate)} GROUP BY {keys}, {start}, source_partition, {since}",
+            f"({self._columns(aggregate)}, version, {', '.join(names)}) "
+            f"SELECT {self._written(aggregate, lives)}, {version}, {', '.join(parts)} "
+            f"FROM raw.{self._feed.name} FINAL WHERE {self._counted(aggregate)} AND {where} "
+            f"GROUP BY {self._part(aggregate, lives)}",
             settings={"max_bytes_before_external_group_by": IN_MEMORY},
+        )
+
+    @staticmethod
+    def _columns(aggregate: Aggregate) -> str:
+        return f"{', '.join(aggregate.by)}, window_start, source_partition, since"
+
+    def _part(self, aggregate: Aggregate, lives: Lives) -> str:
+        """Which part of which window a raw row counts in, given the lives of each partition."""
+        return f"{', '.join(aggregate.by)}, {window_start_ms(self._feed, aggregate)}, source_partition, {_life(lives)}"
+
+    def _written(self, aggregate: Aggregate, lives: Lives) -> str:
+        """The same as its columns have it."""
+        start = f"fromUnixTimestamp64Milli({window_start_ms(self._feed, aggregate)}, {literal(self._timezone)})"
+        return f"{', '.join(aggregate.by)}, {start}, source_partition, {_life(lives)}"
+
+    def _counted(self, aggregate: Aggregate) -> str:
+        return f"source_offset < {self._processed} AND NOT {is_late(self._feed, aggregate)}"
+
+    def _closed(self, aggregate: Aggregate) -> str:
+        return f"{window_start_ms(self._feed, aggregate)} + {closes_at(self._feed, aggregate)}"
+
+    def _within(self, span: Span) -> str:
+        return (
+            f"{self._feed.event_time} >= fromUnixTimestamp64Milli({span.start}) "
+            f"AND {self._feed.event_time} < fromUnixTimestamp64Milli({span.end})"
         )
 
     def finish(self, aggregate: Aggregate) -> None:
@@ -102,9 +161,7 @@ class Rebuild:
         """
         reaches = {n: min(log_starts[n], position.since) for n, position in self._positions.items()}
         still_open = [
-            f"{window_start_ms(self._feed, a)} + {closes_at(self._feed, a)} > {self._newest} "
-            f"AND NOT {is_late(self._feed, a)}"
-            for a in self._feed.aggregates
+            f"{self._closed(a)} > {self._newest} AND NOT {is_late(self._feed, a)}" for a in self._feed.aggregates
         ]
         found = self._client.execute(
             "SELECT source_partition, min(source_offset), argMin(seen_before, source_offset) "
@@ -119,6 +176,12 @@ class Rebuild:
         """SQL of the value of a row's partition, 0 where there is none."""
         listed = ", ".join(str(values.get(number, 0)) for number in range(max(values, default=0) + 1))
         return f"[{listed}][source_partition + 1]"
+
+
+def _life(lives: Lives) -> str:
+    """SQL of the life of its partition that counts a raw row: the last that began before it."""
+    listed = ", ".join(str([0, *lives.get(number, ())]) for number in range(max(lives, default=0) + 1))
+    return f"arrayMax(life -> if(life <= source_offset, life, 0), [{listed}][source_partition + 1])"
 
 
 def is_behind(client: Client, shown: str, other: str) -> bool:

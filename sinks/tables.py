@@ -196,6 +196,14 @@ CONTROL = [
     TableColumn("last_offset", "UInt64", "Last offset without a record that counts"),
 ]
 
+WITHDRAWN = [
+    TableColumn("publication", "String", "Which publication"),
+    TableColumn("topic", "String", "Its feed"),
+    TableColumn("source_partition", "UInt16", "Partition of the offsets"),
+    TableColumn("withdrawn_by", "SimpleAggregateFunction(any, String)", "Who withdrew it"),
+    TableColumn("offsets", "AggregateFunction(groupBitmap, UInt64)", "Offsets whose rows were taken away, as a set"),
+]
+
 LEDGER = [
     TableColumn("topic", "String", "Topic of the offsets"),
     TableColumn("source_partition", "UInt16", "Partition of the offsets"),
@@ -222,6 +230,9 @@ def shared_tables(timezone: str) -> list[str]:
         f"CREATE TABLE IF NOT EXISTS raw.control ({_body(CONTROL)}) ENGINE = ReplacingMergeTree "
         "ORDER BY (topic, source_partition, source_offset, last_offset) "
         "COMMENT 'Offsets without an event: markers of transactions, aborted and compacted records, ticks'",
+        f"CREATE TABLE IF NOT EXISTS raw.withdrawn ({_body(WITHDRAWN)}, withdrawn_at SimpleAggregateFunction("
+        f"min, DateTime64(3, {literal(timezone)})) DEFAULT now64(3) COMMENT 'When') ENGINE = AggregatingMergeTree "
+        "ORDER BY (topic, source_partition, publication) COMMENT 'Rows of publications that were withdrawn'",
         "CREATE TABLE IF NOT EXISTS raw.progress (aggregate String, source_partition UInt16, "
         "watermark SimpleAggregateFunction(max, Int64)) ENGINE = AggregatingMergeTree "
         "ORDER BY (aggregate, source_partition) COMMENT 'Maximum of event time whose windows are stored [ms]'",

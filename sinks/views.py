@@ -160,7 +160,8 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
         f"SELECT {keys}, window_start, sum(events) AS events"
         + "".join(f", {merged(p)} AS {p.name}" for p in partials)
         + f", groupUniqArray(source_partition) AS partitions FROM ({stream_parts} UNION ALL {late_parts}) "
-        f"GROUP BY {keys}, window_start"
+        # One without events lost them with a publication that was withdrawn.
+        f"GROUP BY {keys}, window_start HAVING events > 0"
     )
     progress = (
         "SELECT mapFromArrays(groupArray(source_partition), groupArray(watermark)) AS progress "

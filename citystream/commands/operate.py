@@ -81,8 +81,9 @@ def ledger(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Account for every record: published = stored + duplicate + quarantined + control + on its way + lost + missing.
+    """Account for every record: all published ones are in one of the lines of the sum.
 
+    published = stored + duplicate + withdrawn + quarantined + control + on its way + lost + missing.
     Late is a part of stored, redriven (published again) one of quarantined; control are ticks, markers of transactions,
     aborted and compacted records. What no worker has committed yet is on its way (see citystream lag). Exit code 1 if
     records are lost or missing, or ClickHouse has more than a log. With --every only what did not arrive is looked for,

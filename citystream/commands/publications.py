@@ -1,24 +1,39 @@
-"""citystream publications: which files were published, and which of them brought a record."""
+"""citystream publications: which files were published, and which of them brought a record, and taking one back."""
 
 from __future__ import annotations
 
+import getpass
+import socket
+import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import typer
 
-from citystream.commands.output import Output, OutputOption, show
+from citystream.commands.output import Output, OutputOption, show, waiting_for
 from citystream.installation import Installation
+from citystream.settings import SettingsError
+from processors import GROUP as PROCESSOR
+from sinks import GROUP as SINK
+from sinks.tables import RAW_KEPT
+from sinks.withdrawal import LONGEST_STATEMENT, Withdrawal, check_stored, withdrawn
+from streams.generations import generations, source, source_definitions
+from streams.positions import Known, PositionProblem, resume
 from streams.publications import TOPIC, Publication, read
+from streams.standing import standing
 from streams.topics import states
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    group = typer.Typer(no_args_is_help=True, help="Which files were published, and which of them brought a record.")
+    group = typer.Typer(
+        no_args_is_help=True, help="Which files were published, which of them brought a record, and taking one back."
+    )
     group.command("list")(list_publications)
     group.command("find")(find)
+    group.command("withdraw")(withdraw)
     app.add_typer(group, name="publications")
 
 
@@ -32,7 +47,8 @@ def list_publications(
     """
     city = Installation.load()
     chosen = city.choose(feeds)
-    show([_row(city, one) for one in reversed(_all(city)) if one.feed in chosen], output)
+    gone = _withdrawn(city)
+    show([_row(city, one, gone) for one in reversed(_all(city)) if one.feed in chosen], output)
 
 
 def find(
@@ -50,9 +66,76 @@ def find(
     city = Installation.load()
     city.choose([feed])
     found = [one for one in _all(city) if one.brought(feed, partition, offset)]
-    show([_row(city, one) for one in found], output)
+    gone = _withdrawn(city)
+    show([_row(city, one, gone) for one in found], output)
     if not found:
         raise typer.Exit(1)
+
+
+def withdraw(
+    publication: Annotated[str, typer.Argument(help="Its id, or the beginning of it; see: publications list")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be taken back.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take a wrong file back: its rows go, and the windows it counted in are built anew of the rows that stay.
+
+    The windows have to be final and the records stored. The workers may go on meanwhile. Repeats of its events go with
+    them, whoever published those, so a corrected file is published afterwards. Ended in the middle, it can simply be
+    run again.
+
+    Example: citystream publications withdraw 3f2a9c1e --dry-run
+    """
+    city = Installation.load()
+    one = _named(city, publication)
+    feed = city.choose([one.feed])[one.feed]
+    if time.time_ns() // 1_000_000 - (one.at_ms or 0) > RAW_KEPT.total_seconds() * 1000:
+        raise PositionProblem(
+            f"{one.file} was published more than {RAW_KEPT.days} days ago, and raw rows are kept no longer"
+        )
+    processor = _known(city, PROCESSOR, source_definitions([feed]))
+    check_stored(one, _known(city, SINK, {g.topic: g.records for g in generations(feed)}), processor)
+    positions = {number: resume(processor[number]) for number in one.stretches}
+    client = city.server("owner").connect(max_query_size=LONGEST_STATEMENT)
+    try:
+        work = Withdrawal(client, feed, one, positions, city.settings.timezone)
+        taken = work.look()
+        typer.echo(f"{one.file} of {feed.name}: {taken.rows:,} rows, and {taken.repeats:,} repeats of their events")
+        for name, windows in taken.windows.items():
+            typer.echo(f"{name}: {windows:,} windows")
+        if dry_run or not taken.rows:
+            typer.echo("nothing was changed")
+            return
+        if not yes:
+            typer.confirm("Take them back?", abort=True)
+        with waiting_for("ClickHouse to build the windows and to delete the rows"):
+            work.build()
+            work.note(f"{getpass.getuser()}@{socket.gethostname()}")
+            work.delete()
+        typer.echo("they are taken back; a corrected file can be published now")
+    finally:
+        client.disconnect()
+
+
+def _named(city: Installation, publication: str) -> Publication:
+    found = [one for one in _all(city) if one.id.startswith(publication)]
+    if len(found) != 1:
+        wrong = f"{len(found)} publications have an id that begins with" if found else "there is no publication"
+        raise SettingsError(f"{wrong} {publication}; see: citystream publications list")
+    return found[0]
+
+
+def _known(city: Installation, worker: str, definitions: Mapping[str, str]) -> dict[int, Known]:
+    """What is known of a worker by the number of the partition in ClickHouse."""
+    found = standing(city.bootstrap, worker, definitions)
+    return {source(known.topic, known.partition)[1]: known for known, _ in found}
+
+
+def _withdrawn(city: Installation) -> dict[str, str]:
+    client = city.server("operator").connect()
+    try:
+        return withdrawn(client)
+    finally:
+        client.disconnect()
 
 
 def _all(city: Installation) -> list[Publication]:
@@ -60,9 +143,10 @@ def _all(city: Installation) -> list[Publication]:
     return read(city.bootstrap)
 
 
-def _row(city: Installation, one: Publication) -> dict[str, Any]:
+def _row(city: Installation, one: Publication, gone: Mapping[str, str]) -> dict[str, Any]:
     at = datetime.fromtimestamp((one.at_ms or 0) / 1000, UTC).astimezone(ZoneInfo(city.settings.timezone))
     return {
+        "id": one.id[:8],
         "published_at": f"{at:%Y-%m-%d %H:%M:%S}",
         "feed": one.feed,
         "file": one.file,
@@ -70,4 +154,5 @@ def _row(city: Installation, one: Publication) -> dict[str, Any]:
         "acknowledged": one.records,
         "rejected": one.rejected,
         "digest": one.digest[:16],
+        "withdrawn_by": gone.get(one.id),
     }

@@ -200,13 +200,13 @@ def test_a_query_of_the_page_is_answered(sink: Any, connect: Callable[[str], Any
 def test_the_queries_of_the_page_say_what_is_there_and_what_is_not(sink: Any, connect: Callable[[str], Any]) -> None:
     ask = connect("operator").execute
     put(sink, "quarantine", [(0, 4), (9, 9)])
-    assert ask(SUM) == [(TOPIC, 3, 10, 0, 0, 6, 0, 4, False)]
+    assert ask(SUM) == [(TOPIC, 3, 10, 0, 0, 0, 6, 0, 4, False)]
     assert ask(HOLES) == [(TOPIC, 3, 5, 8, 4)]
     put(sink, "control", [(5, 7)])
-    assert ask(SUM) == [(TOPIC, 3, 10, 0, 0, 6, 3, 1, False)]
+    assert ask(SUM) == [(TOPIC, 3, 10, 0, 0, 0, 6, 3, 1, False)]
     assert ask(HOLES) == [(TOPIC, 3, 8, 8, 1)]
     put(sink, "control", [(8, 8)])
-    assert ask(SUM) == [(TOPIC, 3, 10, 0, 0, 6, 4, 0, True)]
+    assert ask(SUM) == [(TOPIC, 3, 10, 0, 0, 0, 6, 4, 0, True)]
     assert ask(HOLES) == []
 
 
@@ -242,6 +242,7 @@ class Summed:
     offsets: int
     stored: int
     duplicate: int
+    withdrawn: int
     quarantined: int
     control: int
     holes: int
@@ -263,13 +264,13 @@ def behind(city: City, group: str, topic: str) -> int:
 def test_when_all_is_stored_it_balances(city: City) -> None:
     code, account, _ = ledger(city)
     assert (code, account["balances"], account["on_its_way"]) == (0, True, 0)
-    parts = ("stored", "duplicate", "quarantined", "control", "on_its_way", "lost", "missing")
+    parts = ("stored", "duplicate", "withdrawn", "quarantined", "control", "on_its_way", "lost", "missing")
     assert account["published"] == sum(account[part] for part in parts)
     found = summed(city)
     log = measure(city.installation.bootstrap, "sink", FEEDS)
     assert {place: one.offsets for place, one in found.items()} == {(p.topic, p.partition): p.end for p in log if p.end}
     assert all(one.complete for one in found.values()), found
-    for part in ("stored", "duplicate", "quarantined", "control"):
+    for part in ("stored", "duplicate", "withdrawn", "quarantined", "control"):
         assert sum(getattr(one, part) for (topic, _), one in found.items() if topic == FEED) == account[part]
 
 

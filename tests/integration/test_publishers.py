@@ -6,9 +6,11 @@ Every way of publishing has a day of its own, with the same events on it.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,6 +18,7 @@ from itertools import islice
 from random import Random
 from typing import Any
 from unittest.mock import MagicMock
+from uuid import UUID
 
 import pytest
 from clickhouse_driver import Client
@@ -34,6 +37,7 @@ from sinks.ledger import Account, accounts
 from streams.lag import measure
 from streams.publisher import OnResult, Producer, Publisher
 from tests.city import City, own_city
+from tests.integration.test_changed_definition import DIES
 
 pytestmark = pytest.mark.integration
 
@@ -323,3 +327,95 @@ def sent_by_a_simulation(city: City, start: datetime) -> set[tuple[str, int]]:
     )  # fmt: skip
     simulation.run(EVENTS)
     return sent
+
+
+SITES, HISTORY = "parking_site", datetime(2024, 6, 3, 7, tzinfo=UTC)
+
+
+def report(site: str, minute: float, occupied: int, number: int) -> dict[str, Any]:
+    """A line of a file of car parks that gives its events ids of its own."""
+    return {
+        "event_id": str(UUID(int=number)), "site_id": site, "total_spot_number": 100, "occupied_spot_number": occupied,
+        "available_spot_number": None, "vehicle_entrance_count": None, "vehicle_exit_count": None,
+        "observed_at": (HISTORY + timedelta(minutes=minute)).isoformat(), "place": None,
+    }  # fmt: skip
+
+
+def publish_sites(city: City, name: str, reports: Sequence[dict[str, Any]], *words: str) -> str:
+    """Publish such a file, wait until all is stored, and give the id of its publication."""
+    path = city.settings.home / name
+    path.write_text("".join(json.dumps(one) + "\n" for one in reports))
+    finish(city.begin("publish", SITES, str(path), "-o", "json", *words))
+    city.drain()
+    listed = json.loads(city.command("publications", "list", SITES, "-o", "json").stdout)
+    return next(str(one["id"]) for one in listed if one["file"].endswith(name))
+
+
+def sites_are(city: City, reports: Sequence[dict[str, Any]]) -> None:
+    """Hold rows, windows and ledger to what Python makes of the events that are to count."""
+    windows = defaultdict(list)
+    for one in reports:
+        at = datetime.fromisoformat(one["observed_at"])
+        share = one["occupied_spot_number"] / 100
+        windows[one["site_id"], at - timedelta(minutes=at.minute % 15, seconds=at.second)].append(share)
+    with operator(city) as client:
+        rows = client.execute(f"SELECT toString(event_id), occupied_spot_number FROM city.{SITES}")
+        found = client.execute(
+            "SELECT site_id, window_start, events, occupancy_min, occupancy_max, occupancy_mean, full, final "
+            f"FROM city.{SITES}_15m"
+        )
+        log = measure(city.installation.bootstrap, "sink", [SITES])
+        (books,) = accounts(client, {SITES: city.installation.feeds[SITES]}, log)
+    assert sorted(rows) == sorted((one["event_id"], one["occupied_spot_number"]) for one in reports)
+    assert {(site, start): numbers for site, start, *numbers in found} == {
+        key: [
+            len(of), min(of), max(of), pytest.approx(sum(of) / len(of)),
+            pytest.approx(sum(one >= 0.95 for one in of) / len(of)), True,
+        ]
+        for key, of in windows.items()
+    }  # fmt: skip
+    assert books.balances
+    assert books.published == books.stored + books.duplicate + books.withdrawn + books.control
+
+
+def test_a_wrong_file_is_taken_back_and_the_corrected_one_counts(city: City) -> None:
+    """One file is killed between all steps. The other shares windows with it, and lost them at the same position."""
+    wrong = [report(f"s{n % 7}", n % 5, 99, 1_000 + n) for n in range(60)]
+    other = [report(f"s{n % 3 + 5}", 5, 98, 2_000 + n) for n in range(20)]
+    right = [report(f"s{n % 4}", 3 + n % 10, n % 90, 3_000 + n) for n in range(80)]
+    first = publish_sites(city, "wrong.jsonl", wrong)
+    refused = city.command("publications", "withdraw", first, "--yes")
+    assert refused.returncode == 1
+    assert "not final yet" in refused.stderr
+    second = publish_sites(city, "other.jsonl", other)
+    publish_sites(city, "right.jsonl", right)
+    publish_sites(city, "repeats.jsonl", wrong[:3], "--finished")
+    sites_are(city, wrong + other + right)
+    with operator(city) as client:
+        of_stream = client.execute(f"SELECT * FROM raw.{SITES}_15m FINAL")
+
+    looked = city.command("publications", "withdraw", first, "--dry-run")
+    assert looked.returncode == 0
+    assert re.search(r"60 rows.*\n.*7 windows\nnothing was changed", looked.stdout), looked.stdout
+    sites_are(city, wrong + other + right)
+    for step in ("build", "note", "delete"):
+        moment = f"sinks.withdrawal:Withdrawal.{step}:after"
+        killed = city.python("-c", DIES, moment, "publications", "withdraw", first, "--yes")
+        assert killed.returncode in {-signal.SIGKILL, 0}, killed.stderr
+    sites_are(city, other + right)
+    assert "nothing was changed" in city.command("publications", "withdraw", first, "--yes").stdout
+    assert city.command("publications", "withdraw", second, "--yes").returncode == 0
+    sites_are(city, right)
+    owner = city.installation.server("owner").connect()
+    owner.execute(f"INSERT INTO raw.{SITES}_15m VALUES", of_stream)
+    owner.disconnect()
+    sites_are(city, right)
+
+    corrected = [one | {"occupied_spot_number": 50} for one in wrong]
+    publish_sites(city, "corrected.jsonl", corrected)
+    sites_are(city, right + corrected)
+    listed = json.loads(city.command("publications", "list", SITES, "-o", "json").stdout)
+    assert {one["id"] for one in listed if one["withdrawn_by"]} == {first, second}
+    unknown = city.command("publications", "withdraw", "nobody")
+    assert unknown.returncode != 0
+    assert "there is no publication nobody" in unknown.stderr

@@ -226,8 +226,8 @@ def right(expected: Truth) -> Tables:
 
 
 ACCOUNT = Account(
-    feed="toy", published=END, stored=5, duplicate=1, quarantined=2, redriven=0, control=1, on_its_way=0, lost=0,
-    missing=0, beyond=0, late=1, disputed=0, conflicts=0,
+    feed="toy", published=END, stored=5, duplicate=1, withdrawn=0, quarantined=2, redriven=0, control=1, on_its_way=0,
+    lost=0, missing=0, beyond=0, late=1, disputed=0, conflicts=0,
 )  # fmt: skip
 
 

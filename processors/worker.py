@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Container, Mapping
+from datetime import timedelta
 
 import polars as pl
 from faust.types import TP
@@ -16,7 +17,7 @@ from schemas.feed import Aggregate, Feed
 from schemas.writing import Body, encode_bodies
 from streams import deadletters
 from streams.awaited import Awaited
-from streams.batchworker import BatchWorker, Held
+from streams.batchworker import LOOK_EVERY, BatchWorker, Held
 from streams.decode import Decoder
 from streams.generations import generations, source_definitions, sources
 from streams.positions import Position
@@ -27,6 +28,8 @@ from streams.transport import passes
 from streams.waiting import KAFKA, kafka_away
 from streams.worker import BatchApp, run
 
+#: How often a window is written anew while it is open.
+SEEN_CHANGES = 60
 #: Between the group keys in the key of an aggregate's record.
 KEY_SEPARATOR = "\x1f"
 
@@ -39,6 +42,7 @@ class Processor(BatchWorker[Partition]):
     ) -> None:
         self._accept_bad = accept_bad
         self._schemas = {name: catalogue.of(name, schema) for name, schema in declared(feeds).items()}
+        self._declared = feeds
         self._sources = sources(feeds.values())
         self._decoders = {
             topic: Decoder(catalogue, one.feed.name, one.feed, Awaited(catalogue), topic)
@@ -51,6 +55,11 @@ class Processor(BatchWorker[Partition]):
         one, decoder = self._sources[tp.topic], self._decoders[tp.topic]
         accept = one.feed.name in self._accept_bad
         return Partition(one.feed, one.first + tp.partition, decoder, start, accept_bad=accept)
+
+    def every(self, feed: str, /) -> timedelta:
+        """As often as anybody can see a window change: a sixtieth of the shortest."""
+        windows = [aggregate.window for aggregate in self._declared[feed].aggregates]
+        return max(LOOK_EVERY, min(windows, default=LOOK_EVERY) / SEEN_CHANGES)
 
     def take(self, state: Partition, run: Run) -> None:
         """Process a run."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import polars as pl
 from aiokafka.errors import CorruptRecordException
 
@@ -23,7 +24,8 @@ from streams.decode import Decoder
 from streams.generations import Generation, generations, source
 from streams.recordbatch import NotOpened, RecordBatch
 from streams.runs import Run
-from streams.watermark import advance
+from streams.unknown import GivenUp, Unknown
+from streams.watermark import SEEN_BEFORE, advance, running_maximum
 
 log = logging.getLogger("citystream")
 
@@ -50,6 +52,10 @@ class Lane(Protocol):
         """Read a run from an offset on; the rows have a column for each name the columns send."""
         ...
 
+    def read_together(self, wanted: Sequence[tuple[Run, int, int]], /) -> list[Read] | None:
+        """The same of several partitions at once; None if they have to be read one by one."""
+        ...
+
 
 class FeedLane:
     """Valid records of a feed's topic into its raw table; what is not valid comes by the dead letters.
@@ -71,16 +77,38 @@ class FeedLane:
         self._parts = [(field.name, part) for field in feed.fields for part in PARTS.get(field.kind, ())]
 
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
-        read = self._decoder.read(run, from_offset, self._following.of(run) if self._following else None)
+        read = self._decoder.read(run, from_offset, self._unknown(run))
         rows, max_event_ms = advance(self._feed, read.rows, max_event_ms, self._counts, read.ticks)
-        rows = rows.rename({"_undeclared": UNDECLARED.name}, strict=False).with_columns(
-            pl.lit(self._first + run.partition).alias("source_partition"),
+        rows = rows.with_columns(pl.lit(self._first + run.partition, pl.Int64).alias("source_partition"))
+        return Read(self._stored(rows), max_event_ms, [offset for offset, _ in read.ticks])
+
+    def read_together(self, wanted: Sequence[tuple[Run, int, int]]) -> list[Read] | None:
+        if self._counts is not None:
+            return None
+        found = self._decoder.read_together([(run, start, self._unknown(run)) for run, start, _ in wanted])
+        if found is None:
+            return None
+        rows, lengths = found
+        events = np.split(rows[self._feed.event_time].to_numpy(), np.cumsum(lengths)[:-1])
+        seen, newest = zip(*map(running_maximum, events, (before for _, _, before in wanted)), strict=True)
+        numbers = np.repeat([self._first + run.partition for run, _, _ in wanted], lengths)
+        rows = self._stored(
+            rows.with_columns(
+                pl.Series("source_partition", numbers), pl.Series(SEEN_BEFORE, np.concatenate(seen), dtype=pl.Int64)
+            )
+        )
+        return [Read(part, at) for part, at in zip(_parts(rows, lengths), newest, strict=True)]
+
+    def _unknown(self, run: Run) -> Unknown:
+        return self._following.of(run) if self._following else GivenUp({}, run.next - 1)
+
+    def _stored(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.rename({"_undeclared": UNDECLARED.name}, strict=False).with_columns(
             pl.col("_offset").alias("source_offset"),
             pl.col("_arrived").alias("arrived_at"),
-            pl.col("_seen_before").alias("seen_before"),
+            pl.col(SEEN_BEFORE).alias("seen_before"),
             *(pl.col(name).struct.field(part).alias(f"{name}_{part}") for name, part in self._parts),
         )
-        return Read(rows, max_event_ms, [offset for offset, _ in read.ticks])
 
 
 class AggregateLane:
@@ -107,7 +135,7 @@ class AggregateLane:
         self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue, patience), rules=rules)
 
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
-        read = self._decoder.read(run, from_offset, self._following.of_parts(run) if self._following else None)
+        read = self._decoder.read(run, from_offset, self._unknown(run))
         if read.dead:
             first = read.dead[0]
             log.warning(
@@ -117,6 +145,15 @@ class AggregateLane:
                 *(first.offset, first.cause, self.topic),
             )
         return Read(read.rows, max_event_ms)
+
+    def read_together(self, wanted: Sequence[tuple[Run, int, int]]) -> list[Read] | None:
+        found = self._decoder.read_together([(run, start, self._unknown(run)) for run, start, _ in wanted])
+        if found is None:
+            return None
+        return [Read(part, before) for part, (_, _, before) in zip(_parts(*found), wanted, strict=True)]
+
+    def _unknown(self, run: Run) -> Unknown:
+        return self._following.of_parts(run) if self._following else GivenUp({}, run.next - 1)
 
     def progress(self, parts: pl.DataFrame) -> pl.DataFrame:
         """Rows of ``raw.progress`` to be inserted once these parts are stored."""
@@ -132,6 +169,10 @@ class QuarantineLane:
 
     def __init__(self, timezone: str) -> None:
         self.columns = quarantine_columns(timezone)
+
+    def read_together(self, _: Sequence[tuple[Run, int, int]], /) -> list[Read] | None:
+        """They are few."""
+        return None
 
     def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
         rows = [
@@ -154,6 +195,14 @@ class QuarantineLane:
         names = [name for column in self.columns for name, _ in column.sent]
         text = {"topic", "stage", "cause", "key", "value"}
         return Read(pl.DataFrame(rows, {name: pl.String if name in text else pl.Int64 for name in names}), max_event_ms)
+
+
+def _parts(rows: pl.DataFrame, lengths: Sequence[int]) -> Iterator[pl.DataFrame]:
+    """Rows in parts of these lengths."""
+    begin = 0
+    for length in lengths:
+        yield rows.slice(begin, length)
+        begin += length
 
 
 def _letters(batch: RecordBatch, from_offset: int) -> Iterator[DeadLetter]:

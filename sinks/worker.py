@@ -20,7 +20,7 @@ from sinks import GROUP
 from sinks.clickhouse import Abandoned, Server, Writer
 from sinks.definitions import definitions
 from sinks.following import Following
-from sinks.lanes import AggregateLane, Lane, lanes
+from sinks.lanes import AggregateLane, Lane, Read, lanes
 from sinks.tables import CONTROL, PROGRESS, UNDECLARED, TableColumn
 from streams.batchworker import BatchWorker, Held
 from streams.decode import gaps
@@ -48,6 +48,8 @@ class Reading:
         self.position = start
         self.frames: list[pl.DataFrame] = []
         self.gaps: list[tuple[str, int, int, int]] = []
+        #: What was read ahead: the offset behind it, and its rows.
+        self.ahead: tuple[int, Read] | None = None
         #: Bytes of the rows that wait.
         self.unwritten = 0
         self._changing = threading.Lock()
@@ -65,7 +67,12 @@ class Reading:
             raise LogGap(f"{run.topic}/{run.partition}: offsets {before.processed} to {run.start - 1} are missing")
         if run.next <= before.processed:
             return
-        rows, newest, ticks = self.lane.read(run, before.processed, before.max_event_ms)
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None and ahead[0] == run.next:
+            read = ahead[1]
+        else:
+            read = self.lane.read(run, before.processed, before.max_event_ms)
+        rows, newest, ticks = read
         control = [*gaps(run, before.processed), *((offset, offset) for offset in ticks)]
         without = [(*source(run.topic, run.partition), *stretch) for stretch in control]
         with self._changing:
@@ -107,6 +114,14 @@ class Sink(BatchWorker[Reading]):
     def begin(self, tp: TP, start: Position) -> Reading:
         """A partition of which nothing waits."""
         return Reading(self._lanes[tp.topic], start)
+
+    def read_ahead(self, waiting: Sequence[tuple[Reading, Run]]) -> None:
+        """Decode the partitions of a topic as one."""
+        ready = [(state, one) for state, one in waiting if one.start == state.position.processed]
+        wanted = [(one, one.start, state.position.max_event_ms) for state, one in ready]
+        read = ready[0][0].lane.read_together(wanted) if ready else None
+        for (state, one), rows in zip(ready, read or (), strict=False):
+            state.ahead = one.next, rows
 
     def take(self, state: Reading, run: Run) -> None:
         """Let the rows of a run wait for the next flush."""

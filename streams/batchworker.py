@@ -1,13 +1,18 @@
-"""The rhythm both workers share: runs into the states of their partitions, flushes, and what an error does."""
+"""The rhythm both workers share: runs wait, are taken together into the states of their partitions, and are flushed.
+
+What a pass through a feed's partitions costs does not depend on how few records it has, so reading only keeps bytes
+until it is time for one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import wraps
@@ -18,14 +23,17 @@ from faust.types import TP
 
 from streams.awaited import NotYet
 from streams.positions import LogGap, Position, Stop
-from streams.runs import Run
+from streams.runs import Run, joined
 from streams.worker import BatchApp, end_process
 
 log = logging.getLogger("citystream")
 
 S = TypeVar("S")
 
-FLUSH_EVERY = timedelta(seconds=1)
+#: How often a look shows whether a feed is due.
+LOOK_EVERY = timedelta(seconds=1)
+#: Bytes of runs with which a partition does not wait for the others: a backlog.
+AT_ONCE = 256 * 2**10
 #: Bytes waiting for a flush, over all partitions, with which it is time for one, and beyond which reading waits. As
 #: much again may be on its way.
 ENOUGH, MOST = 32 * 2**20, 64 * 2**20
@@ -52,21 +60,37 @@ def _or_end(call: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any
 
 @dataclass
 class Held(Generic[S]):
-    """The state of a partition since the assignment ``start`` belongs to; ``lock`` is held while it takes a run.
+    """The state of a partition since the assignment ``start`` belongs to; ``lock`` is held while it takes runs.
 
-    ``runs`` are those that wait to be taken: one, or, while the partition is paused, what one fetch has brought.
+    ``runs`` are those that wait to be taken, ``waiting`` their bytes, and ``fresh`` says whether something came since
+    the last flush.
     """
 
     start: Position
     state: S
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     runs: deque[Run] = field(default_factory=deque)
+    waiting: int = 0
+    fresh: bool = False
+
+    def receive(self, run: Run) -> None:
+        """Let a run wait."""
+        self.runs.append(run)
+        self.waiting += run.size
+        self.fresh = True
+
+    def done(self, count: int) -> None:
+        """So many runs were taken."""
+        for _ in range(count):
+            self.waiting -= self.runs.popleft().size
+        self.fresh = True
 
 
 class BatchWorker(Generic[S]):
-    """Takes runs into the states of their partitions, several partitions side by side, and flushes them, feed by feed.
+    """Takes runs into the states of their partitions, all partitions of a feed in one pass, and flushes what changed.
 
-    It flushes once a second, and at once when the end of the log is reached after a backlog.
+    A pass is due when the last one is ``every`` ago, when nothing came for a second, and at once when the end of the
+    log is reached after a backlog; of a backlog, runs are taken as they come, several partitions side by side.
 
     Feeds do not hold each other up. A partition that has to wait is *paused*: it is not read on, what was read of it is
     kept, and it is tried again. A feed with which something is wrong is *stopped*: its partitions are paused until the
@@ -85,6 +109,8 @@ class BatchWorker(Generic[S]):
         self._flushing: set[str] = set()
         self._again: set[str] = set()
         self._behind: set[TP] = set()
+        self._came: set[str] = set()
+        self._flushed_at: dict[str, float] = {}
         self._due = asyncio.Event()
         self._taken = asyncio.Event()
         for topic in topics:
@@ -105,6 +131,13 @@ class BatchWorker(Generic[S]):
             It has to wait, and nothing of it was taken.
         """
         raise NotImplementedError
+
+    def every(self, _: str, /) -> timedelta:
+        """How long what comes of a feed may wait for a pass while more comes."""
+        return LOOK_EVERY
+
+    def read_ahead(self, waiting: Sequence[tuple[S, Run]]) -> None:
+        """Decode together what is about to be taken, where that spares something; in a thread."""
 
     def waits(self, _: S, /) -> str:
         """Why a state can take nothing for now; empty if it can."""
@@ -129,7 +162,7 @@ class BatchWorker(Generic[S]):
             await self._taken.wait()
 
     def _unwritten(self, held: Held[S]) -> int:
-        return 0 if self.waits(held.state) else self.unwritten(held.state)
+        return 0 if self.waits(held.state) else held.waiting + self.unwritten(held.state)
 
     def taken(self) -> None:
         """Let reading look for room again: a flush took what waited, or there is less of it to wait for."""
@@ -149,8 +182,10 @@ class BatchWorker(Generic[S]):
             tp, run = event.message.tp, event.message.value
             start = self.app.batch_consumer.resumed.get(tp)
             await self.room()
-            await self._hands.acquire()
-            self._work(self._take(tp, run, start))
+            held = self._receive(tp, run, start)
+            if held is not None and held.waiting >= AT_ONCE and tp not in self.app.batch_consumer.paused:
+                await self._hands.acquire()
+                self._work(self._take(tp, held))
 
     def _work(self, doing: Coroutine[Any, Any, None]) -> None:
         async def work() -> None:
@@ -160,36 +195,61 @@ class BatchWorker(Generic[S]):
         self._working.add(task)
         task.add_done_callback(self._working.discard)
 
-    async def _take(self, tp: TP, run: Run, start: Position | None) -> None:
-        """Take a run that was read from ``start`` on, unless the partition was taken away while it waited."""
-        consumer = self.app.batch_consumer
+    def _receive(self, tp: TP, run: Run, start: Position | None) -> Held[S] | None:
+        """Let a run wait that was read from ``start`` on, unless the partition was taken away before it came."""
+        consumer, feed = self.app.batch_consumer, self._feeds[tp.topic]
+        if start is None or consumer.resumed.get(tp) is not start:
+            return None
+        if reason := self.stopped.get(feed):
+            consumer.pause(tp, reason)
+            return None
+        held = self.held.get(tp)
+        if held is None or held.start is not start:
+            with self._alone(feed):
+                held = self.held[tp] = Held(start, self.begin(tp, start))
+            if feed in self.stopped or held is None:
+                return None
+        held.receive(run)
+        self._came.add(feed)
+        self._note_end(tp, run)
+        return held
+
+    async def _take(self, tp: TP, held: Held[S]) -> None:
+        """Take what waits of a partition."""
         try:
-            if start is None or consumer.resumed.get(tp) is not start:
-                return
-            if reason := self.stopped.get(self._feeds[tp.topic]):
-                consumer.pause(tp, reason)
-                return
             with self._alone(self._feeds[tp.topic]):
-                held = self.held.get(tp)
-                if held is None or held.start is not start:
-                    held = self.held[tp] = Held(start, self.begin(tp, start))
                 async with held.lock:
-                    held.runs.append(run)
-                    if tp not in consumer.paused:
+                    if tp not in self.app.batch_consumer.paused:
                         await self.take_what_waits(tp, held)
         finally:
             self._hands.release()
 
+    async def _pass(self, held: Mapping[TP, Held[S]]) -> None:
+        """Take what waits of a feed, of all partitions that do not have to wait."""
+        async with self._hands, AsyncExitStack() as locks:
+            for one in held.values():
+                await locks.enter_async_context(one.lock)
+            ready = {tp: one for tp, one in held.items() if one.runs and tp not in self.app.batch_consumer.paused}
+            if len(ready) > 1:
+                await asyncio.to_thread(self.read_ahead, [(one.state, joined(one.runs)[0]) for one in ready.values()])
+            for tp, one in ready.items():
+                await self.take_what_waits(tp, one)
+
     async def take_what_waits(self, tp: TP, held: Held[S]) -> None:
-        """Take runs in their order; pause the partition where one has to wait, and else let it go on."""
-        consumer, reason = self.app.batch_consumer, ""
+        """Take runs in their order, together if they can be; pause the partition where one has to wait, and else let
+        it go on."""
+        consumer, reason, together = self.app.batch_consumer, "", True
         while not (reason := self.waits(held.state)) and held.runs and self.held.get(tp) is held:
+            run, count = joined(held.runs) if together else (held.runs[0], 1)
             try:
-                await asyncio.to_thread(self.take, held.state, held.runs[0])
+                await asyncio.to_thread(self.take, held.state, run)
             except NotYet as wait:
-                reason = str(wait)
-                break
-            self._note_end(tp, held.runs.popleft())
+                if count == 1:
+                    reason = str(wait)
+                    break
+                together = False
+            else:
+                held.done(count)
         if not reason:
             if tp in consumer.paused and self.held.get(tp) is held:
                 consumer.go_on(tp)
@@ -222,24 +282,38 @@ class BatchWorker(Generic[S]):
         """A feed whose flush takes long is left alone until it is through."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), FLUSH_EVERY.total_seconds())
-            due = self._due.is_set()
+                await asyncio.wait_for(self._due.wait(), LOOK_EVERY.total_seconds())
+            at_once = self._due.is_set()
             self._due.clear()
             self._keep({tp: held for tp, held in self.held.items() if self.keeps(tp, held)})
-            feeds = {self._feeds[tp.topic] for tp in self.held}
-            if due:
+            feeds = {self._feeds[tp.topic] for tp, held in self.held.items() if held.fresh}
+            if at_once:
                 self._again |= feeds & self._flushing
+            else:
+                feeds = set(filter(self._is_due, feeds))
+                self._came.clear()
             for feed in feeds - self._flushing:
                 self._flushing.add(feed)
                 self._work(self._flush_feed(feed))
+
+    def _is_due(self, feed: str) -> bool:
+        now = asyncio.get_running_loop().time()
+        waited = now - self._flushed_at.get(feed, -math.inf)
+        return feed not in self._came or waited + LOOK_EVERY.total_seconds() > self.every(feed).total_seconds()
 
     async def _flush_feed(self, feed: str) -> None:
         try:
             self._again.add(feed)
             while feed in self._again:
                 self._again.discard(feed)
+                self._flushed_at[feed] = asyncio.get_running_loop().time()
                 with self._alone(feed):
-                    await self.flush({tp: held for tp, held in self.held.items() if self._feeds[tp.topic] == feed})
+                    held = {tp: one for tp, one in self.held.items() if self._feeds[tp.topic] == feed and one.fresh}
+                    await self._pass(held)
+                    for one in held.values():
+                        one.fresh = bool(one.runs)
+                    if held:
+                        await self.flush(held)
         finally:
             self._flushing.discard(feed)
 

@@ -6,9 +6,10 @@ Every part that reads a topic reads it through here, so a record has one verdict
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import polars as pl
 from aiokafka.errors import CorruptRecordException
 
@@ -17,7 +18,7 @@ from schemas.columnar import Block
 from schemas.feed import Feed
 from schemas.rowcodec import FRAME, NotDecodable, schema_id
 from schemas.verdict import Rules
-from streams.awaited import Awaited
+from streams.awaited import Awaited, NotYet
 from streams.deadletters import DeadLetter, Stage, of_batch
 from streams.recordbatch import MAX_BODY, NotOpened, RecordBatch
 from streams.runs import Run
@@ -130,6 +131,31 @@ class Decoder:
         dead = [letter for letter in reading.dead if letter.last_offset >= from_offset]
         ticks = sorted(tick for tick in reading.ticks if tick[0] >= from_offset)
         return Decoded(rows, sorted(dead, key=lambda letter: letter.offset), ticks)
+
+    def read_together(self, wanted: Sequence[tuple[Run, int, Unknown]]) -> tuple[pl.DataFrame, list[int]] | None:
+        """Valid rows of runs of several partitions, each from an offset on, and how many each of them has.
+
+        None if anything but values is not as it usually is: then they have to be read one by one.
+        """
+        batches = [batch for run, _, _ in wanted for batch in run.batches]
+        if not batches or any(run.batches and run.batches[0].base_offset < start for run, start, _ in wanted):
+            return None
+        try:
+            blocks = [batch.block() for batch in batches]
+            version = self._versions.named(blocks[0].first_frame())
+            if version is None or sum(len(block.body) for block in blocks) > MAX_BODY:
+                return None
+            if any(b[0].base_offset <= u.dead_to(version.number) for r, _, u in wanted if (b := r.batches)):
+                return None
+            rows = version.layout.read_blocks(blocks)
+        except (NotOpened, NotDecodable, NotYet):
+            return None
+        lengths = [sum(batch.count for batch in run.batches) for run, _, _ in wanted]
+        if version.verdict and (problems := version.verdict.problems(rows)) is not None:
+            valid = problems.is_null()
+            rows = rows.filter(valid)
+            lengths = [int(part.sum()) for part in np.split(valid.to_numpy(), np.cumsum(lengths)[:-1])]
+        return rows.select(version.columns), lengths
 
 
 class _Reading:

@@ -7,7 +7,7 @@ fails if they move.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -35,6 +35,25 @@ class Run:
     start: int
     next: int
     batches: tuple[RecordBatch, ...] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its batches, compressed if they are."""
+        return sum(len(batch.raw) for batch in self.batches)
+
+
+def joined(runs: Iterable[Run]) -> tuple[Run, int]:
+    """The first of these runs of a partition as one with those that follow on it, and how many they are."""
+    first, *others = runs
+    batches, end, count = list(first.batches), first.next, 1
+    records = sum(batch.count for batch in batches)
+    for run in others:
+        records += sum(batch.count for batch in run.batches)
+        if run.start != end or records > LONGEST_RUN:
+            break
+        batches += run.batches
+        end, count = run.next, count + 1
+    return replace(first, next=end, batches=tuple(batches)), count
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from schemas.feed import Aggregate, Feed, milliseconds
@@ -49,6 +50,12 @@ def advance(
     newest = rows.select(event.max()).item()
     assert isinstance(newest, int)
     return rows.with_columns(seen.alias(SEEN_BEFORE)), max(int(told[-1]), newest)
+
+
+def running_maximum(event_ms: npt.NDArray[np.int64], before_ms: int) -> tuple[npt.NDArray[np.int64], int]:
+    """The maximum of event time before each of some records that follow each other, and behind them."""
+    seen = np.maximum.accumulate(np.concatenate(([before_ms], event_ms)))
+    return seen[:-1], int(seen[-1])
 
 
 def window_start(aggregate: Aggregate, event_ms: Moment) -> Moment:

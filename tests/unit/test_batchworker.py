@@ -74,6 +74,15 @@ class Assigned:
         del self.paused[tp]
 
 
+async def took(worker: BatchWorker[Any], tp: TP, start: int, end: int, *, at_once: bool = True) -> None:
+    """Let a run come, and wait for others or not."""
+    run = Run(tp.topic, tp.partition, start, end, ())
+    held = worker._receive(tp, run, worker.app.batch_consumer.resumed[tp])
+    if held is not None and at_once:
+        await worker._hands.acquire()
+        await worker._take(tp, held)
+
+
 def a_consumer() -> Any:
     return Assigned(HERE)
 
@@ -121,7 +130,7 @@ def taken(between: Callable[[Any], None]) -> dict[TP, list[int]]:
         between(consumer)
         worker.free.set()
         await reading
-        await asyncio.gather(*worker._working)
+        await worker._flush_feed("toy")
         return {tp: held.state for tp, held in worker.held.items()}
 
     return asyncio.run(work())
@@ -234,12 +243,13 @@ class Slow(BatchWorker[None]):
         tps = [TP(f"feed-{number}", 0) for number in range(feeds)]
         consumer = Assigned(*tps)
         super().__init__(MagicMock(batch_consumer=consumer), {tp.topic: tp.topic for tp in tps})
-        self.held = {tp: Held(consumer.resumed[tp], None) for tp in tps}
+        self.held = {tp: Held(consumer.resumed[tp], None, fresh=True) for tp in tps}
         self.flushes = dict.fromkeys(self._feeds, 0)
 
     async def flush(self, held: Mapping[TP, Held[None]]) -> None:
         for tp in held:
             self.flushes[tp.topic] += 1
+            held[tp].fresh = True
             for _ in range(10 * int(tp.topic.partition("-")[2])):
                 await asyncio.sleep(0)
 
@@ -248,7 +258,7 @@ def test_a_flush_that_is_due_while_feeds_are_flushed_comes_once_more_for_them_an
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The end of one that was asked for again is nothing the others have to flush for."""
-    monkeypatch.setattr(batchworker, "FLUSH_EVERY", timedelta(hours=1))
+    monkeypatch.setattr(batchworker, "LOOK_EVERY", timedelta(hours=1))
 
     async def work() -> None:
         worker = Slow(20)
@@ -259,6 +269,28 @@ def test_a_flush_that_is_due_while_feeds_are_flushed_comes_once_more_for_them_an
                 await asyncio.sleep(0)
         assert set(worker.flushes.values()) == {2}
         flushing.cancel()
+
+    asyncio.run(work())
+
+
+def test_a_feed_waits_for_its_time_while_more_comes_and_not_when_it_is_quiet() -> None:
+    class Seldom(Slow):
+        def every(self, feed: str, /) -> timedelta:
+            return timedelta(seconds=15)
+
+    async def work() -> None:
+        worker, tp, now = Seldom(1), TP("feed-0", 0), 0.0
+        loop = asyncio.get_running_loop()
+        loop.time = lambda: now  # type: ignore[method-assign]
+        await worker._flush_feed("feed-0")
+        due = []
+        for now in (1.0, 13.9, 14.1):  # noqa: B007 - the clock
+            worker._receive(tp, Run("feed-0", 0, 0, 1, ()), worker.app.batch_consumer.resumed[tp])
+            due.append(worker._is_due("feed-0"))
+        assert due == [False, False, True]
+        now = 1.0
+        worker._came.clear()
+        assert worker._is_due("feed-0")
 
     asyncio.run(work())
 
@@ -277,7 +309,7 @@ class OneRow:
         if run.start > 10:
             self.waits.set()
             assert self.came.wait(20)
-        return Read(pl.DataFrame({"start": [run.start]}), max_event_ms)
+        return Read(pl.DataFrame({"start": [*range(run.start, run.next, 10)]}), max_event_ms)
 
 
 def test_a_sink_inserts_and_commits_what_it_has_while_a_partition_waits() -> None:
@@ -291,8 +323,7 @@ def test_a_sink_inserts_and_commits_what_it_has_while_a_partition_waits() -> Non
 
     async def take(sink: Sink, tp: TP, *starts: int) -> None:
         for start in starts:
-            await sink._hands.acquire()
-            await sink._take(tp, Run(tp.topic, 0, start, start + 10, ()), consumer.resumed[tp])
+            await took(sink, tp, start, start + 10)
 
     async def work() -> None:
         lanes = [OneRow("stuck"), OneRow("free")]
@@ -334,14 +365,14 @@ class Unruly(BatchWorker[list[int]]):
         return [*range(start.processed)]
 
     def take(self, state: list[int], run: Run) -> None:
-        place = TP(run.topic, run.partition), run.start
-        if self.waits_left.get(place, 0):
-            self.waits_left[place] -= 1
-            raise NotYet(AWAY)
-        if place in self.bad:
-            raise self.bad[place]
+        for place in [(TP(run.topic, run.partition), offset) for offset in range(run.start, run.next)]:
+            if self.waits_left.get(place, 0):
+                self.waits_left[place] -= 1
+                raise NotYet(AWAY)
+            if place in self.bad:
+                raise self.bad[place]
         assert state == [*range(run.start)]
-        state.append(run.start)
+        state += range(run.start, run.next)
 
     def unwritten(self, state: list[int]) -> int:
         return 0
@@ -355,20 +386,19 @@ class Unruly(BatchWorker[list[int]]):
         """Take a run of each of these partitions, flushing now and then, until all that can be is done."""
         ends = {tp: tp_start.processed for tp, tp_start in self.consumer.resumed.items()}
         for number, tp in enumerate(log):
-            await self._hands.acquire()
-            self._work(
-                self._take(tp, Run(tp.topic, tp.partition, ends[tp], ends[tp] + 1, ()), self.consumer.resumed[tp])
-            )
+            self._work(took(self, tp, ends[tp], ends[tp] + 1, at_once=number % 2 == 0))
             ends[tp] += 1
             if number % 3 == 0:
                 await self.flush_all()
-        while self._working:
-            await asyncio.gather(*self._working)
+        for _ in range(2):
+            await self.flush_all()
+            while self._working:
+                await asyncio.gather(*self._working)
         await self.flush_all()
 
     async def flush_all(self) -> None:
         for feed in {TOPICS[tp.topic] for tp in self.held}:
-            await self._flush_feed(feed)
+            await batchworker._or_end(self._flush_feed)(feed)
 
 
 ALL = [TP(topic, number) for topic in TOPICS for number in (0, 1)]
@@ -417,7 +447,7 @@ def ended(error: Exception, *tps: TP) -> list[BaseException]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batchworker, "end_process", reasons.append)
         asyncio.run(Unruly(Assigned(*ALL), {}, {(tp, 0): error for tp in tps}).work([*tps]))
-    return reasons
+    return [*dict.fromkeys(reasons)]
 
 
 def test_the_process_ends_when_nothing_is_left_to_do() -> None:
@@ -461,8 +491,7 @@ def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: p
             stored.append((table, rows["start"].to_list()))
 
     async def read(sink: Sink, tp: TP, start: int) -> None:
-        await sink._hands.acquire()
-        await sink._take(tp, Run(tp.topic, 0, start, start + 10, ()), consumer.resumed[tp])
+        await took(sink, tp, start, start + 10)
 
     async def until(condition: Callable[[], bool]) -> None:
         while not condition():  # noqa: ASYNC110 - what it looks at tells nobody

@@ -8,17 +8,21 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from schemas.fields import INSTANTS
 from schemas.measures import LAST_BUCKET
 from schemas.writing import encode_bodies
-from sinks.lanes import AggregateLane, QuarantineLane
+from sinks.lanes import AggregateLane, FeedLane, QuarantineLane, Read
 from streams.deadletters import LONGEST, TOPIC, DeadLetter, Headers
 from streams.decode import Decoder
-from streams.recordbatch import packed
+from streams.generations import generations
+from streams.recordbatch import packed, split
 from streams.runs import Run
 from tests.reference.batches import ARRIVED, CODECS, batch, batch_of, record_bytes, rows_of, run, sized, stamped, varint
-from tests.reference.toy import CATALOGUE, FEED
+from tests.reference.streams import Log, logs
+from tests.reference.toy import CATALOGUE, FEED, NOON
 
 LETTER = DeadLetter("toy", 3, 41, 45, "DECODE", "the record has no value", b"d-1", None, ARRIVED - 5)
 BASE = 7
@@ -47,6 +51,27 @@ def test_a_dead_letter_is_stored_under_the_offset_it_is_of() -> None:
     assert (row["topic"], row["source_partition"], row["source_offset"], row["last_offset"]) == ("toy", 3, 41, 45)
     assert (row["stage"], row["cause"], row["key"], row["value"]) == (LETTER.stage, LETTER.cause, b"d-1".hex(), None)
     assert row["published_at"] == LETTER.arrived_ms
+
+
+def told(read: Read) -> tuple[dict[str, Any], list[str], int]:
+    """Types, rows and the new maximum, comparable."""
+    rows = read.rows.select(sorted(read.rows.columns))
+    return dict(rows.schema), [repr(row) for row in rows.iter_rows()], read.max_event_ms
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(logs(NOON, 12), st.integers(NOON, NOON + 20_000)), min_size=1, max_size=4))
+def test_partitions_read_together_are_those_read_one_by_one(found: list[tuple[Log, int]]) -> None:
+    lane = FeedLane(generations(replace(FEED, partitions=4))[0], CATALOGUE, "UTC")
+    wanted = [
+        (Run("toy", number, 0, log.end, tuple(split(number, b"".join(log.batches())))), 0, seen)
+        for number, (log, seen) in enumerate(found)
+    ]
+    together = lane.read_together(wanted)
+    usual = all(one.values is not None and one.key is not None for log, _ in found for one in log.records)
+    assert (together is not None) == usual
+    if together is not None:
+        assert [*map(told, together)] == [told(lane.read(*one)) for one in wanted]
 
 
 def test_a_dead_letter_of_a_later_topic_is_stored_under_the_number_of_its_partition() -> None:

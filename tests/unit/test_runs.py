@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams import runs
-from streams.recordbatch import CorruptBatch
-from streams.runs import Run
+from streams.recordbatch import CorruptBatch, split
+from streams.runs import Run, joined
 from tests.reference.batches import (
     ABORT,
     COMMIT,
@@ -175,6 +175,15 @@ def test_the_batches_of_a_run_are_those_aiokafka_takes_records_from(
     (run,) = runs_of(fetched(data, offsets[skip], list(aborted)))
     assert [offset for b in run.batches for offset, *_ in b.records()] == expected
     assert run.next == theirs.next_fetch_offset == at
+
+
+def test_runs_that_follow_each_other_are_joined_up_to_a_gap_or_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [next(split(0, batch([(b"k", b"v", [])] * 2, base))) for base in (0, 2, 4, 7)]
+    found = [Run("toy", 0, at, at + 2, (one,)) for at, one in zip((0, 2, 4, 7), batches, strict=True)]
+    assert joined(found) == (Run("toy", 0, 0, 6, tuple(batches[:3])), 3)
+    assert joined(found[3:]) == (found[3], 1)
+    monkeypatch.setattr(runs, "LONGEST_RUN", 4)
+    assert joined(found) == (Run("toy", 0, 0, 4, tuple(batches[:2])), 2)
 
 
 def test_records_stamped_by_their_producer_are_refused_loudly() -> None:

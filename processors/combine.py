@@ -86,9 +86,13 @@ class Combine:
         doubtful = {name: a for name, a in self._late.items() if self._closes(a, earliest) <= newest}
         on_time = [pl.lit(False).alias(name) for name in self._late if name not in doubtful]
         flags = [(self._closes(a, event) <= seen).alias(name) for name, a in doubtful.items()]
-        rows = rows.with_columns(*self._added, *flags)
-        parts = rows.group_by([*self._keys, *doubtful]).agg(self._merged).with_columns(on_time)
-        return Combined(rows.with_columns(on_time) if self._histograms else rows, parts)
+        if self._histograms:
+            rows = rows.with_columns(*self._added, *flags, *on_time)
+            added = rows.lazy()
+        else:
+            added = rows.lazy().with_columns(*self._added, *flags)
+        parts = added.group_by([*self._keys, *doubtful]).agg(self._merged).with_columns(on_time).collect()
+        return Combined(rows, parts)
 
     def _closes(self, aggregate: Aggregate, event_ms: Moment) -> Moment:
         """The maximum of event time that closes an event's window."""

@@ -6,6 +6,10 @@ import polars as pl
 
 from schemas.feed import Feed, milliseconds
 from schemas.model import UUID_PARTS
+from streams.positions import NO_EVENT_TIME
+
+#: How often, in the time that they are kept for, identities are forgotten.
+FORGETTING = 8
 
 
 class Repeats:
@@ -16,6 +20,7 @@ class Repeats:
         self._identity = [feed.key, feed.event_time, *UUID_PARTS]
         longest = max((a.window for a in feed.aggregates), default=None)
         self._keep_for = None if longest is None else milliseconds(longest + feed.lateness + feed.disorder)
+        self._forget_at = NO_EVENT_TIME
         halves = dict.fromkeys(UUID_PARTS, pl.UInt64)
         self._seen = pl.DataFrame(
             schema={feed.key: pl.String, feed.event_time: pl.Int64, **halves, "_offset": pl.Int64}
@@ -40,6 +45,8 @@ class Repeats:
             )
             kept = ~suspect | new["_offset"].is_in(fresh["_offset"].implode())
             rows, new = rows.filter(kept), new.filter(kept)
-        live = pl.col(self._event_time) + self._keep_for > max_event_ms
-        self._seen = pl.concat([self._seen, new]).filter(live)
+        self._seen = pl.concat([self._seen, new])
+        if max_event_ms >= self._forget_at:
+            self._seen = self._seen.filter(pl.col(self._event_time) + self._keep_for > max_event_ms)
+            self._forget_at = max_event_ms + self._keep_for // FORGETTING
         return rows

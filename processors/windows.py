@@ -47,16 +47,18 @@ class Windows:
 
         Those too late for their window are left out here; ClickHouse counts them from the raw rows.
         """
-        start = window_start(self.aggregate, pl.col(MOMENT)).alias("window_start")
-        parts = combined.parts.filter(~pl.col(self._late)).with_columns(start)
-        if parts.is_empty():
+        if combined.parts[self._late].all():
             return
-        added = parts.select(
-            *self._keys, "_first", "_seen", "_last", pl.lit(True).alias("_changed"), "events",
-            *(pl.col(column).alias(partial.name) for partial, column in self._scalars),
-        )  # fmt: skip
+        start = window_start(self.aggregate, pl.col(MOMENT)).alias("window_start")
+        own = {partial.name: pl.col(column).alias(partial.name) for partial, column in self._scalars}
+        own |= {"window_start": start, "_changed": pl.lit(True).alias("_changed")}
+        added = (
+            combined.parts.lazy()
+            .filter(~pl.col(self._late))
+            .select(own.get(name, pl.col(name)) for name in self._open.columns)
+        )
         self._open = (
-            pl.concat([self._open, added.select(self._open.columns)])
+            pl.concat([self._open.lazy(), added])
             .group_by(self._keys)
             .agg(
                 pl.col("_first", "_seen").min(),
@@ -66,23 +68,24 @@ class Windows:
                 *(merge(partial.merge, pl.col(partial.name)) for partial, _ in self._scalars),
             )
             .select(self._open.columns)
+            .collect()
         )
         if self._histograms:
-            rows = combined.rows.filter(~pl.col(self._late)).with_columns(start)
+            rows = combined.rows.lazy().filter(~pl.col(self._late)).with_columns(start).collect()
             for partial in self._histograms:
                 self._count(partial, rows)
 
     def _count(self, partial: Partial, rows: pl.DataFrame) -> None:
-        values = rows.select(*self._keys, _value=to_polars(partial.value).cast(pl.Int64)).drop_nulls("_value")
+        value = to_polars(partial.value).cast(pl.Int64)
+        values = rows.lazy().select(*self._keys, _value=value).drop_nulls("_value").collect()
         raw = values["_value"].to_numpy()
         bits = raw.astype(np.float64).view(np.int64)
         buckets = np.where(raw <= 0, NO_BUCKET, (bits >> BUCKET_SHIFT) - FIRST_BUCKET)
         counts = self._counts[partial.name]
-        added = values.select(*self._keys, _bucket=pl.Series(buckets, dtype=pl.Int64), _count=pl.lit(1, pl.Int64))
+        bucket, one = pl.lit(pl.Series(buckets, dtype=pl.Int64)), pl.lit(1, pl.Int64)
+        added = values.lazy().select(*self._keys, _bucket=bucket, _count=one).select(counts.columns)
         self._counts[partial.name] = (
-            pl.concat([counts, added.select(counts.columns)])
-            .group_by([*self._keys, "_bucket"])
-            .agg(pl.col("_count").sum())
+            pl.concat([counts.lazy(), added]).group_by([*self._keys, "_bucket"]).agg(pl.col("_count").sum()).collect()
         )
 
     def close(self, max_event_ms: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Container, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 
 import polars as pl
@@ -11,17 +13,18 @@ from faust.types import TP
 from tenacity import AsyncRetrying
 
 from processors import GROUP
-from processors.partition import Output, Partition
+from processors.partition import Partition
 from schemas.catalogue import Catalogue, declared
 from schemas.feed import Aggregate, Feed
-from schemas.writing import Body, encode_bodies
+from schemas.writing import encode_bodies
 from streams import deadletters
 from streams.awaited import Awaited
 from streams.batchworker import LOOK_EVERY, BatchWorker, Held
+from streams.deadletters import DeadLetter
 from streams.decode import Decoder
 from streams.generations import generations, source_definitions, sources
 from streams.positions import Position
-from streams.producing import LARGEST_BODY, Sender
+from streams.producing import LARGEST_BODY, Packed, Sender
 from streams.runs import Run
 from streams.topics import topics
 from streams.transport import passes
@@ -32,6 +35,15 @@ from streams.worker import BatchApp, run
 SEEN_CHANGES = 60
 #: Between the group keys in the key of an aggregate's record.
 KEY_SEPARATOR = "\x1f"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a flush of a partition writes, by topic, and the position it leads to."""
+
+    position: Position
+    dead: list[DeadLetter]
+    parts: list[tuple[str, list[Packed]]]
 
 
 class Processor(BatchWorker[Partition]):
@@ -71,16 +83,35 @@ class Processor(BatchWorker[Partition]):
 
     async def flush(self, held: Mapping[TP, Held[Partition]]) -> None:
         """Write what changed of a feed, wait for every acknowledgement, then let the positions be committed."""
-        await asyncio.gather(*(self._flush(tp, partition) for tp, partition in held.items()))
-
-    async def _flush(self, tp: TP, held: Held[Partition]) -> None:
-        async with held.lock:
-            output = await asyncio.to_thread(held.state.flush)
+        async with AsyncExitStack() as locks:
+            for one in held.values():
+                await locks.enter_async_context(one.lock)
+            kept = {tp: one.state for tp, one in held.items() if self.held.get(tp) is one}  # others were half taken
+            changes = await asyncio.to_thread(self._changes, kept)
         self.taken()
-        if output is not None and await self._written(tp, held, output):
-            self.app.batch_consumer.flushed[tp] = output.position
+        await asyncio.gather(*(self._finish(tp, held[tp], change) for tp, change in changes.items()))
 
-    async def _written(self, tp: TP, held: Held[Partition], output: Output) -> bool:
+    def _changes(self, states: Mapping[TP, Partition]) -> dict[TP, Change]:
+        """What there is to write, for all partitions of a feed in one go."""
+        outputs = {tp: output for tp, state in states.items() if (output := state.flush()) is not None}
+        return {
+            tp: Change(
+                output.position,
+                output.dead,
+                [(a.topic, self._packed(a, output.parts[a.name])) for a in self._sources[tp.topic].feed.aggregates],
+            )
+            for tp, output in outputs.items()
+        }
+
+    def _packed(self, aggregate: Aggregate, parts: pl.DataFrame) -> list[Packed]:
+        keys = parts.select(pl.concat_str(aggregate.by, separator=KEY_SEPARATOR)).to_series()
+        return [Packed(body) for body in encode_bodies(self._schemas[aggregate.topic], keys, parts, LARGEST_BODY)]
+
+    async def _finish(self, tp: TP, held: Held[Partition], change: Change) -> None:
+        if await self._written(tp, held, change):
+            self.app.batch_consumer.flushed[tp] = change.position
+
+    async def _written(self, tp: TP, held: Held[Partition], change: Change) -> bool:
         """Write until Kafka has it all; false if the partition was taken away meanwhile."""
         async for attempt in AsyncRetrying(
             **KAFKA.retrying(passes, kafka_away(self.app.bootstrap), wanted=lambda: self.keeps(tp, held)),
@@ -88,22 +119,17 @@ class Processor(BatchWorker[Partition]):
         ):
             with attempt:
                 await self.app.unchanged()
-                await self._write(tp, output)
+                await self._write(tp, change)
         return self.keeps(tp, held)
 
-    async def _write(self, tp: TP, output: Output) -> None:
+    async def _write(self, tp: TP, change: Change) -> None:
         sender = Sender(self.app.producer)
         one = self._sources[tp.topic]
         into = (one.first + tp.partition) % generations(one.feed)[0].partitions
-        for aggregate in one.feed.aggregates:
-            bodies = await asyncio.to_thread(self._encode, aggregate, output.parts[aggregate.name])
-            await sender.send_bodies(aggregate.topic, into, bodies)
-        await sender.send_letters(deadletters.TOPIC, output.dead)
+        for topic, batches in change.parts:
+            await sender.send_packed(topic, into, batches)
+        await sender.send_letters(deadletters.TOPIC, change.dead)
         await sender.settle()
-
-    def _encode(self, aggregate: Aggregate, parts: pl.DataFrame) -> list[Body]:
-        keys = parts.select(pl.concat_str(aggregate.by, separator=KEY_SEPARATOR)).to_series()
-        return encode_bodies(self._schemas[aggregate.topic], keys, parts, LARGEST_BODY)
 
 
 def main(

@@ -95,10 +95,12 @@ class Layout:
         before = np.cumsum(counts) - counts
         base = np.array([b.base_offset for b in blocks], np.int64) - before
         arrived = np.array([b.arrived_ms for b in blocks], np.int64)
-        return self._frame_of(body, cells, present).with_columns(
-            _key=texts(body, cells[-1], utf8=False),
-            _offset=pl.Series(np.arange(cells.shape[1]) + np.repeat(base, counts)),
-            _arrived=pl.Series(np.repeat(arrived, counts)),
+        return self._frame_of(body, cells, present).hstack(
+            [
+                texts(body, cells[-1], utf8=False).alias("_key"),
+                pl.Series("_offset", np.arange(cells.shape[1]) + np.repeat(base, counts)),
+                pl.Series("_arrived", np.repeat(arrived, counts)),
+            ]
         )
 
     def read_values(self, values: Sequence[bytes]) -> tuple[pl.DataFrame, list[int]]:

@@ -186,12 +186,13 @@ class ColumnarVerdict:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._holds = [holds.fill_null(True).alias(str(n)) for n, (_, holds) in enumerate(self._rules)]
+        self._all_hold = pl.all_horizontal(*(holds.all() for _, holds in self._rules))
 
     def problems(self, rows: pl.DataFrame) -> pl.Series | None:
         """Every rule each row breaks, joined by ``AND`` (null where it is valid), or None if every row is valid."""
-        verdicts = rows.select(self._holds)
-        if verdicts.select(pl.all_horizontal(pl.all().all())).item():
+        if rows.select(self._all_hold).item():
             return None
+        verdicts = rows.select(self._holds)
         bad = verdicts.select(~pl.all_horizontal(pl.all())).to_series().arg_true()
         causes = [pl.when(~pl.col(str(n))).then(pl.lit(text)) for n, (text, _) in enumerate(self._rules)]
         found = verdicts[bad].select(pl.concat_str(causes, separator=AND, ignore_nulls=True)).to_series()

@@ -147,8 +147,9 @@ class AggregateLane:
         return Read(read.rows, max_event_ms)
 
     def read_together(self, wanted: Sequence[tuple[Run, int, int]]) -> list[Read] | None:
+        """Not if there is anything to be said of a part."""
         found = self._decoder.read_together([(run, start, self._unknown(run)) for run, start, _ in wanted])
-        if found is None:
+        if found is None or found[0].height < sum(batch.count for run, _, _ in wanted for batch in run.batches):
             return None
         return [Read(part, before) for part, (_, _, before) in zip(_parts(*found), wanted, strict=True)]
 

@@ -48,8 +48,8 @@ class Reading:
         self.position = start
         self.frames: list[pl.DataFrame] = []
         self.gaps: list[tuple[str, int, int, int]] = []
-        #: What was read ahead: the offset behind it, and its rows.
-        self.ahead: tuple[int, Read] | None = None
+        #: What was read ahead: the offsets it is of, and its rows.
+        self.ahead: tuple[range, Read] | None = None
         #: Bytes of the rows that wait.
         self.unwritten = 0
         self._changing = threading.Lock()
@@ -68,7 +68,7 @@ class Reading:
         if run.next <= before.processed:
             return
         ahead, self.ahead = self.ahead, None
-        if ahead is not None and ahead[0] == run.next:
+        if ahead is not None and ahead[0] == range(run.start, run.next):
             read = ahead[1]
         else:
             read = self.lane.read(run, before.processed, before.max_event_ms)
@@ -121,7 +121,7 @@ class Sink(BatchWorker[Reading]):
         wanted = [(one, one.start, state.position.max_event_ms) for state, one in ready]
         read = ready[0][0].lane.read_together(wanted) if ready else None
         for (state, one), rows in zip(ready, read or (), strict=False):
-            state.ahead = one.next, rows
+            state.ahead = range(one.start, one.next), rows
 
     def take(self, state: Reading, run: Run) -> None:
         """Let the rows of a run wait for the next flush."""

@@ -154,15 +154,17 @@ class BatchWorker(Generic[S]):
 
     async def room(self) -> None:
         """Wait for a flush if too much waits for it, but for what has to wait anyway."""
-        while (waiting := sum(map(self._unwritten, self.held.values()))) >= ENOUGH:
+        while (waiting := sum(self._unwritten(tp, held) for tp, held in self.held.items())) >= ENOUGH:
             self._taken.clear()
             self.flush_soon()
             if waiting < MOST:
                 return
             await self._taken.wait()
 
-    def _unwritten(self, held: Held[S]) -> int:
-        return 0 if self.waits(held.state) else held.waiting + self.unwritten(held.state)
+    def _unwritten(self, tp: TP, held: Held[S]) -> int:
+        if self.waits(held.state):
+            return 0
+        return self.unwritten(held.state) + (0 if tp in self.app.batch_consumer.paused else held.waiting)
 
     def taken(self) -> None:
         """Let reading look for room again: a flush took what waited, or there is less of it to wait for."""
@@ -211,7 +213,8 @@ class BatchWorker(Generic[S]):
                 return None
         held.receive(run)
         self._came.add(feed)
-        self._note_end(tp, run)
+        if tp not in consumer.paused:
+            self._note_end(tp, run)
         return held
 
     async def _take(self, tp: TP, held: Held[S]) -> None:
@@ -230,10 +233,19 @@ class BatchWorker(Generic[S]):
             for one in held.values():
                 await locks.enter_async_context(one.lock)
             ready = {tp: one for tp, one in held.items() if one.runs and tp not in self.app.batch_consumer.paused}
-            if len(ready) > 1:
-                await asyncio.to_thread(self.read_ahead, [(one.state, joined(one.runs)[0]) for one in ready.values()])
+            if ready:
+                await asyncio.to_thread(self._take_together, ready)
             for tp, one in ready.items():
                 await self.take_what_waits(tp, one)
+
+    def _take_together(self, ready: Mapping[TP, Held[S]]) -> None:
+        """Take what waits of these partitions; in a thread. Where one has to wait, its runs are left."""
+        waiting = [(one, *joined(one.runs)) for one in ready.values() if not self.waits(one.state)]
+        self.read_ahead([(one.state, run) for one, run, _ in waiting])
+        for one, run, count in waiting:
+            with suppress(NotYet):
+                self.take(one.state, run)
+                one.done(count)
 
     async def take_what_waits(self, tp: TP, held: Held[S]) -> None:
         """Take runs in their order, together if they can be; pause the partition where one has to wait, and else let

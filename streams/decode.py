@@ -141,9 +141,14 @@ class Decoder:
         if not batches or any(run.batches and run.batches[0].base_offset < start for run, start, _ in wanted):
             return None
         try:
-            blocks = [batch.block() for batch in batches]
+            blocks, size = [], 0
+            for batch in batches:
+                blocks.append(batch.block())
+                size += len(blocks[-1].body)
+                if size > MAX_BODY:
+                    return None
             version = self._versions.named(blocks[0].first_frame())
-            if version is None or sum(len(block.body) for block in blocks) > MAX_BODY:
+            if version is None:
                 return None
             if any(b[0].base_offset <= u.dead_to(version.number) for r, _, u in wanted if (b := r.batches)):
                 return None
@@ -155,7 +160,8 @@ class Decoder:
             valid = problems.is_null()
             rows = rows.filter(valid)
             lengths = [int(part.sum()) for part in np.split(valid.to_numpy(), np.cumsum(lengths)[:-1])]
-        return rows.select(version.columns), lengths
+        typed = pl.concat([self._versions.empty, rows.select(version.columns)], how="diagonal_relaxed")
+        return typed, lengths
 
 
 class _Reading:

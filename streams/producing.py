@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -19,8 +19,8 @@ log = logging.getLogger("citystream")
 LARGEST_BODY = 250_000
 
 
-class _Batch:
-    """A finished record batch in the place of aiokafka's builder of one."""
+class Packed:
+    """A finished record batch in the place of aiokafka's builder of one; may be sent again."""
 
     def __init__(self, body: Body) -> None:
         self._data = packed(body.data, body.count)
@@ -88,10 +88,9 @@ class Sender:
     async def _send_batch(self, batch: Any, topic: str) -> None:
         self._pending.append(await self._producer.send_batch(batch, topic, partition=0))
 
-    async def send_bodies(self, topic: str, partition: int, bodies: Sequence[Body]) -> None:
+    async def send_packed(self, topic: str, partition: int, batches: Iterable[Packed]) -> None:
         """Send batches of records to one partition, in order."""
-        for body in bodies:
-            batch = await asyncio.to_thread(_Batch, body)
+        for batch in batches:
             self._pending.append(await self._producer.send_batch(batch, topic, partition=partition))
 
     async def settle(self) -> None:

@@ -1,12 +1,11 @@
 """Faust's Kafka transport, delivering one message per fetched run of a partition instead of one per record.
 
-Extension points of faust-streaming 0.15.3 and aiokafka 0.14.0 that this stands on (a contract test fails if one
-moves): Faust's ``Consumer._to_message``,
-``_add_gap``, ``_filter_tps_with_pending_acks``, ``_new_offset``, ``_should_commit``, ``on_buffer_full``,
-``on_partitions_revoked``, ``verify_event_path``, ``perform_seek``, ``_getmany``, ``_commit``; its consumer thread's
-``_create_worker_consumer``, ``on_start``, ``assignment``, ``_commit``, ``_wakeup_timer_in_thread``; aiokafka's
-``_fetch_max_bytes``, ``_request_timeout_ms`` and ``_prefetch_backoff``;
-``aiokafka.consumer.consumer.GroupCoordinator``, see ``streams.membership``.
+Extension points of faust-streaming 0.15.3 and aiokafka 0.14.0 that this stands on (a contract test fails if one moves):
+Faust's ``Consumer._to_message``, ``_add_gap``, ``_filter_tps_with_pending_acks``, ``_new_offset``, ``_should_commit``,
+``on_buffer_full``, ``on_partitions_revoked``, ``verify_event_path``, ``perform_seek``, ``_getmany``,
+``_commit_offsets``, ``_commit``; its consumer thread's ``_create_worker_consumer``, ``on_start``, ``assignment``,
+``_commit``, ``_wakeup_timer_in_thread``; aiokafka's ``_fetch_max_bytes``, ``_request_timeout_ms`` and
+``_prefetch_backoff``; ``aiokafka.consumer.consumer.GroupCoordinator``, see ``streams.membership``.
 """
 
 from __future__ import annotations
@@ -254,6 +253,11 @@ class Consumer(driver.Consumer):
         """Read a paused partition on."""
         if self.paused.pop(tp, None) is not None:
             cast("ConsumerThread", self._thread).set_paused(tp, False)
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: ARG002
+        """Commit without drawing a table of all partitions for a log that nobody reads, as Faust does."""
+        await self.app.producer.flush()
+        return await self._commit(offsets)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit, and keep what was committed a second time; nothing waits for that to be acknowledged."""

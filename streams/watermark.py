@@ -37,6 +37,9 @@ def advance(
     Rows that ``counts`` is false for do not move the maximum and get ``ASIDE``. ``ticks`` are offsets, ascending, and
     times (ms).
     """
+    if counts is None and not ticks:
+        before, newest = running_maximum(rows[feed.event_time].to_numpy(), max_event_ms)
+        return rows.hstack([pl.Series(SEEN_BEFORE, before, dtype=pl.Int64)]), newest
     told = np.maximum.accumulate([max_event_ms, *(ms for _, ms in ticks)])
     if rows.is_empty():
         return rows.with_columns(pl.lit(max_event_ms, pl.Int64).alias(SEEN_BEFORE)), int(told[-1])

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from citystream import cli
-from processors.partition import Output, Partition
-from processors.worker import Processor
+from processors.partition import Partition
+from processors.worker import Change, Processor
 from sinks.clickhouse import Writer
 from sinks.worker import Sink
 from streams.producing import Sender
@@ -72,10 +72,10 @@ def commit_before_flush() -> None:
     """A processor lets its position be committed before what it writes is acknowledged."""
     written = Processor._written
 
-    async def early(self: Processor, tp: Any, held: Any, output: Output) -> bool:
-        self.app.batch_consumer.flushed[tp] = output.position
+    async def early(self: Processor, tp: Any, held: Any, change: Change) -> bool:
+        self.app.batch_consumer.flushed[tp] = change.position
         await self.app.batch_consumer.commit({tp})
-        return await written(self, tp, held, output)
+        return await written(self, tp, held, change)
 
     Processor._written = early  # type: ignore[method-assign]
 

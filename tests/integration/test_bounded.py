@@ -22,7 +22,7 @@ from schemas.rowcodec import encode
 from schemas.writing import Body
 from sinks.ledger import accounts
 from streams.lag import measure
-from streams.producing import Sender
+from streams.producing import Packed, Sender
 from streams.recordbatch import HEADER
 from tests.city import START, City, own_city
 
@@ -54,7 +54,7 @@ async def publish(city: City, data: Body, seconds: int) -> None:
     for second in range(seconds):
         sender = Sender(SimpleNamespace(_ensure_producer=lambda: producer))
         for partition in range(city.installation.feeds[FEED].partitions):
-            await sender.send_bodies(FEED, partition, [data])
+            await sender.send_packed(FEED, partition, [Packed(data)])
         await sender.settle()
         await asyncio.sleep(max(0, began + second + 1 - time.monotonic()))
     await producer.stop()

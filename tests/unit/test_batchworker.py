@@ -207,6 +207,16 @@ def test_a_flush_is_due_with_enough_and_reading_waits_with_too_much(
     assert worker._due.is_set() is due
 
 
+def test_reading_waits_for_no_run_of_a_paused_partition() -> None:
+    """No flush takes it; others would wait for what this one waits for."""
+    worker = Weighing()
+    worker.hold([])
+    worker.held[HERE].waiting = MOST
+    assert not has_room(worker)
+    worker.app.batch_consumer.pause(HERE, "its schema is not here")
+    assert has_room(worker)
+
+
 def test_reading_goes_on_when_a_flush_took_what_waited() -> None:
     """While that flush may still be writing."""
 

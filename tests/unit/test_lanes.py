@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.feed import Feed
 from schemas.fields import INSTANTS
 from schemas.measures import LAST_BUCKET
 from schemas.writing import encode_bodies
@@ -18,11 +19,13 @@ from sinks.lanes import AggregateLane, FeedLane, QuarantineLane, Read
 from streams.deadletters import LONGEST, TOPIC, DeadLetter, Headers
 from streams.decode import Decoder
 from streams.generations import generations
+from streams.positions import NO_EVENT_TIME
 from streams.recordbatch import packed, split
 from streams.runs import Run
 from tests.reference.batches import ARRIVED, CODECS, batch, batch_of, record_bytes, rows_of, run, sized, stamped, varint
+from tests.reference.newer import BOTH, NEWER, newer
 from tests.reference.streams import Log, logs
-from tests.reference.toy import CATALOGUE, FEED, NOON
+from tests.reference.toy import CATALOGUE, FEED, NOON, value
 
 LETTER = DeadLetter("toy", 3, 41, 45, "DECODE", "the record has no value", b"d-1", None, ARRIVED - 5)
 BASE = 7
@@ -39,9 +42,9 @@ def headers(**changed: bytes | None) -> Headers:
     """The headers of a dead letter, some of them changed or, if None, left out."""
     names = {name.rpartition(".")[2]: name for name, _ in LETTER.headers()}
     content = {names["message"]: b"", **dict(LETTER.headers())}
-    for name, value in changed.items():
-        content[names[name]] = value if value is not None else b""
-        if value is None:
+    for name, said in changed.items():
+        content[names[name]] = said if said is not None else b""
+        if said is None:
             del content[names[name]]
     return list(content.items())
 
@@ -72,6 +75,17 @@ def test_partitions_read_together_are_those_read_one_by_one(found: list[tuple[Lo
     assert (together is not None) == usual
     if together is not None:
         assert [*map(told, together)] == [told(lane.read(*one)) for one in wanted]
+
+
+@pytest.mark.parametrize(("reader", "written"), [(NEWER, value()), (FEED, newer(size=3)), (NEWER, newer(size=3))])
+def test_versions_read_together_have_the_types_of_the_declaration(reader: Feed, written: bytes) -> None:
+    """Frames of both ways are joined."""
+    lane = FeedLane(generations(replace(reader, partitions=2))[0], BOTH, "UTC")
+    raw = batch([(b"d-1", written, [])], 0)
+    wanted = [(Run("toy", number, 0, 1, tuple(split(number, raw))), 0, NO_EVENT_TIME) for number in range(2)]
+    together = lane.read_together(wanted)
+    assert together is not None
+    assert [*map(told, together)] == [told(lane.read(*one)) for one in wanted]
 
 
 def test_a_dead_letter_of_a_later_topic_is_stored_under_the_number_of_its_partition() -> None:
@@ -190,8 +204,18 @@ def parts(*changes: dict[str, Any]) -> Run:
 def test_a_part_that_no_processor_wrote_reaches_no_table(forged: dict[str, Any]) -> None:
     """ClickHouse would refuse it, or a view over it would fail: the parts beside it are stored all the same."""
     lane = AggregateLane(FEED, BY_MOOD, CATALOGUE, "UTC")
-    rows, *_ = lane.read(parts({}, forged, {"watermark": ARRIVED}), 0, 0)
+    wanted = parts({}, forged, {"watermark": ARRIVED}), 0, 0
+    rows, *_ = lane.read(*wanted)
     assert rows["_offset"].to_list() == [0, 2]
+    assert lane.read_together([wanted]) is None, "it would not be said"
+
+
+def test_parts_read_together_are_those_read_one_by_one() -> None:
+    lane = AggregateLane(FEED, BY_MOOD, CATALOGUE, "UTC")
+    wanted = [(parts({}, {"watermark": ARRIVED}), 0, 7), (parts({"events": 9}), 0, 8)]
+    together = lane.read_together(wanted)
+    assert together is not None
+    assert [*map(told, together)] == [told(lane.read(*one)) for one in wanted]
 
 
 def test_progress_is_the_newest_watermark_of_each_partition() -> None:

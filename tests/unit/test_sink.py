@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock, MagicMock
@@ -13,15 +14,16 @@ import pytest
 from faust.types import TP
 
 from schemas.writing import encode_bodies
-from sinks.lanes import AggregateLane, Read
+from sinks.lanes import AggregateLane, FeedLane, Read
 from sinks.tables import TableColumn
 from sinks.worker import SMALL, Reading, Sink
 from streams.batchworker import Held
-from streams.positions import Position
-from streams.recordbatch import packed
+from streams.generations import generations
+from streams.positions import NO_EVENT_TIME, Position
+from streams.recordbatch import packed, split
 from streams.runs import Run
 from tests.reference.batches import batch, run, stamped
-from tests.reference.toy import CATALOGUE, FEED
+from tests.reference.toy import CATALOGUE, FEED, NOON, value
 
 AGGREGATE = FEED.aggregates[0]
 
@@ -89,3 +91,30 @@ def test_few_frames_wait_however_many_runs_bring_them(size: int) -> None:
     assert [*pl.concat(frames, how="diagonal")["offset"]] == [*range(size * runs)] if size else not frames
     assert position.processed == size * runs
     assert (reading.frames, reading.unwritten) == ([], 0)
+
+
+def test_what_was_read_ahead_is_taken_once_and_only_as_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = FeedLane(generations(replace(FEED, partitions=2))[0], CATALOGUE, "UTC")
+    raw = batch([(b"d-1", value(), [])] * 3, 0)
+    runs = [Run("toy", number, 0, 3, tuple(split(number, raw))) for number in range(2)]
+    expected = [lane.read(one, 0, NO_EVENT_TIME).rows for one in runs]
+    alone = MagicMock(side_effect=lane.read)
+    monkeypatch.setattr(lane, "read", alone)
+
+    sink = Sink(MagicMock(), [lane], MagicMock())
+    start = Position(0, 0, NO_EVENT_TIME, "", "")
+    held = {TP("toy", number): Held(start, sink.begin(TP("toy", number), start)) for number in range(2)}
+    for one, state in zip(runs, held.values(), strict=True):
+        state.receive(one)
+    sink._take_together(held)
+    alone.assert_not_called()
+    for rows, there in zip(expected, held.values(), strict=True):
+        (frame,), _, position = there.state.give()
+        assert frame.select(sorted(frame.columns)).equals(rows.select(sorted(rows.columns)))
+        assert (position.processed, there.state.ahead, len(there.runs)) == (3, None, 0)
+
+    first = held[TP("toy", 0)].state
+    first.ahead = range(2, 6), Read(expected[0], 0)
+    later = Run("toy", 0, 3, 6, tuple(split(0, batch([(b"d-1", value(), [])] * 3, 3))))
+    first.take(later)
+    alone.assert_called_once_with(later, 3, NOON)

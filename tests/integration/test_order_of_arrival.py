@@ -94,18 +94,17 @@ class Log:
 
 
 def events(feed: Feed, start: datetime, half: int) -> Iterator[Any]:
-    """Simulated events at equal distances, the first three of them under one event id."""
+    """Simulated events at equal distances."""
     instants = [declared.name for declared in feed.fields if declared.kind == "instant"]
     for number, record in enumerate(feed.simulate(start, Random(half))):
         moved = start + number * APART - getattr(record, feed.event_time)
         changed = {name: at + moved for name in instants if (at := getattr(record, name)) is not None}
-        if number < CONFLICTING:
-            changed["event_id"] = str(UUID(int=half))
         yield record.model_copy(update=changed)
 
 
 def publish(city: Installation, feed: Feed, log: Log) -> None:
-    """Events with all faults, by a careless producer: the first ones go to every partition, at one offset."""
+    """Events with all faults, by a careless producer: the first ones go to every partition, at one offset, and the
+    first ones without a fault have one event id."""
     publisher = Publisher(cast("Any", None), feed, city.catalogue.latest(feed.name), b"key")
     partitions = [TP(feed.name, number) for number in range(feed.partitions)]
     for half, ago in enumerate(ARRIVALS):
@@ -115,8 +114,11 @@ def publish(city: Installation, feed: Feed, log: Log) -> None:
             feed, events(feed, start, half), dict.fromkeys(Fault, 0.04), Random(SEED), repeat(arrived).__next__
         )
         records: list[Record] = []
+        conflicting = iter(range(CONFLICTING))
         for sending in islice((one for one in sendings if one.fault is not Fault.SILENT), EVENTS):
-            key, value = publisher.encode(sending.record)
+            alike = sending.fault is None and next(conflicting, None) is not None
+            changed = {"event_id": str(UUID(int=half))} if alike else {}
+            key, value = publisher.encode(sending.record.model_copy(update=changed))
             records.append((key, corrupted(value, log.random) if sending.fault is Fault.CORRUPT else value, []))
         base = max(log.ends[tp] for tp in partitions)
         for tp in partitions:

@@ -1,4 +1,5 @@
-"""The processor with small fetches, slow in its replay, that says where it is: so a test can meet it in the middle.
+"""The processor with small fetches, each taken as it comes and slowly in its replay, that says where it is: so a test
+can meet it in the middle.
 
 It says ``replays`` of a run before the processed offset and ``straddles`` of one around it.
 """
@@ -11,10 +12,13 @@ from typing import Any
 from citystream.cli import main
 from processors.partition import Partition
 from processors.worker import Processor
+from streams import batchworker, runs
 from streams.runs import Run
 from streams.transport import ConsumerThread
 
 FETCHED = 16 * 1024
+#: Records of a run at most: enough for several batches, of which one may end at the processed offset.
+LONGEST = 100
 #: A run of the replay takes this long, so that a replay goes on over several flushes and commits; in s.
 PAUSE = 0.1
 
@@ -41,4 +45,5 @@ def take_slowly(self: Processor, state: Partition, run: Run) -> None:
 if __name__ == "__main__":
     ConsumerThread._create_worker_consumer = create_with_small_fetches  # type: ignore[method-assign]
     Processor.take = take_slowly  # type: ignore[method-assign]
+    batchworker.AT_ONCE, runs.LONGEST_RUN = 1, LONGEST
     main()

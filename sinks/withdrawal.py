@@ -75,7 +75,8 @@ class Withdrawal:
                 raise PositionProblem(
                     f"{still_open:,} windows of {aggregate.name} that it counted in are not final yet; wait until "
                     f"event time has come to {datetime.fromtimestamp(closes / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC in all "
-                    "partitions of its records, then try again"
+                    "partitions of its records (no newer events come: publish its file again with --finished), then "
+                    "try again"
                 )
         table = f"raw.{self._feed.name}"
         ((rows,),) = self._client.execute(f"SELECT count() FROM {table} FINAL WHERE {self._rows}")

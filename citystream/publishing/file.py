@@ -84,7 +84,7 @@ def publish_file(  # noqa: PLR0913
             if finished and spool.newest_ms is not None and not report.failed:
                 at = final_at(feed, spool.newest_ms)
                 publisher.send_tick(finished(at))
-                report.finished_at_ms = at
+                report.finished_at_ms, report.ends_later = at, at > now_ms
     return report
 
 

@@ -37,7 +37,7 @@ class Report:
 
     ``digest`` is the SHA-256 of the content, uncompressed. ``lines`` of the file are those of the ``header``, ``blank``
     ones, and one for each record with those ``inside`` it. ``finished_at_ms`` is the event time that
-    a finished history ends with.
+    a finished history ends with, which may be ``ends_later`` than now.
     """
 
     feed: str
@@ -59,6 +59,7 @@ class Report:
     rejects_file: str | None = None
     reasons_file: str | None = None
     finished_at_ms: int | None = None
+    ends_later: bool = False
 
     @property
     def read(self) -> int:
@@ -103,7 +104,11 @@ class Report:
             lines.append(f"Correct {self.rejects_file} and publish it with the same options.")
         if self.finished_at_ms is not None:
             at = datetime.fromtimestamp(self.finished_at_ms / 1000, UTC)
-            lines.append(f"The history is finished: event time went on to {at:%Y-%m-%d %H:%M:%S} UTC.")
+            lines.append(
+                f"Its last windows end after now: publish it again with --finished after {at:%Y-%m-%d %H:%M:%S} UTC."
+                if self.ends_later
+                else f"The history is finished: event time went on to {at:%Y-%m-%d %H:%M:%S} UTC."
+            )
         if self.failure:
             lines.append(f"Kafka did not take every record: {self.failure}")
             lines.append("Publish the file again when Kafka answers; what has arrived is not counted twice.")

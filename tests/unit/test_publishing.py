@@ -479,3 +479,14 @@ def test_publishing_told_to_end_says_how_many_records_kafka_has(monkeypatch: pyt
     finally:
         signal.signal(signal.SIGTERM, before)
     producer.close.assert_called_once_with()
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        (False, "The history is finished: event time went on to 2024-05-01 12:00:00 UTC."),
+        (True, "Its last windows end after now: publish it again with --finished after 2024-05-01 12:00:00 UTC."),
+    ],
+)
+def test_a_finished_history_says_how_far_it_is_final(later: bool, said: str) -> None:
+    assert said in Report("toy", "toys.csv", finished_at_ms=1_714_564_800_000, ends_later=later).text()

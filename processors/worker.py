@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Container, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -19,7 +18,7 @@ from schemas.feed import Aggregate, Feed
 from schemas.writing import encode_bodies
 from streams import deadletters
 from streams.awaited import Awaited
-from streams.batchworker import LOOK_EVERY, BatchWorker, Held
+from streams.batchworker import LOOK_EVERY, BatchWorker, Held, locked
 from streams.deadletters import DeadLetter
 from streams.decode import Decoder
 from streams.generations import generations, source_definitions, sources
@@ -83,9 +82,7 @@ class Processor(BatchWorker[Partition]):
 
     async def flush(self, held: Mapping[TP, Held[Partition]]) -> None:
         """Write what changed of a feed, wait for every acknowledgement, then let the positions be committed."""
-        async with AsyncExitStack() as locks:
-            for one in held.values():
-                await locks.enter_async_context(one.lock)
+        async with locked(held.values()):
             kept = {tp: one.state for tp, one in held.items() if self.held.get(tp) is one}  # others were half taken
             changes = await asyncio.to_thread(self._changes, kept)
         self.taken()

@@ -11,11 +11,12 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import wraps
+from itertools import compress
 from typing import Any, Generic, TypeVar
 
 import faust
@@ -74,7 +75,7 @@ class Held(Generic[S]):
     fresh: bool = False
 
     def receive(self, run: Run) -> None:
-        """Let a run wait."""
+        """Let a run wait; this and ``done`` are for the event loop alone."""
         self.runs.append(run)
         self.waiting += run.size
         self.fresh = True
@@ -84,6 +85,15 @@ class Held(Generic[S]):
         for _ in range(count):
             self.waiting -= self.runs.popleft().size
         self.fresh = True
+
+
+@asynccontextmanager
+async def locked(held: Iterable[Held[Any]]) -> AsyncIterator[None]:
+    """While it lasts, none of these takes a run but by who asked for it."""
+    async with AsyncExitStack() as locks:
+        for one in held:
+            await locks.enter_async_context(one.lock)
+        yield
 
 
 class BatchWorker(Generic[S]):
@@ -229,23 +239,27 @@ class BatchWorker(Generic[S]):
 
     async def _pass(self, held: Mapping[TP, Held[S]]) -> None:
         """Take what waits of a feed, of all partitions that do not have to wait."""
-        async with self._hands, AsyncExitStack() as locks:
-            for one in held.values():
-                await locks.enter_async_context(one.lock)
+        async with self._hands, locked(held.values()):
             ready = {tp: one for tp, one in held.items() if one.runs and tp not in self.app.batch_consumer.paused}
-            if ready:
-                await asyncio.to_thread(self._take_together, ready)
+            waiting = [(one, *joined(one.runs)) for one in ready.values() if not self.waits(one.state)]
+            if waiting:
+                taken = await asyncio.to_thread(self._take_together, [(one.state, run) for one, run, _ in waiting])
+                for one, _, count in compress(waiting, taken):
+                    one.done(count)
             for tp, one in ready.items():
                 await self.take_what_waits(tp, one)
 
-    def _take_together(self, ready: Mapping[TP, Held[S]]) -> None:
-        """Take what waits of these partitions; in a thread. Where one has to wait, its runs are left."""
-        waiting = [(one, *joined(one.runs)) for one in ready.values() if not self.waits(one.state)]
-        self.read_ahead([(one.state, run) for one, run, _ in waiting])
-        for one, run, count in waiting:
-            with suppress(NotYet):
-                self.take(one.state, run)
-                one.done(count)
+    def _take_together(self, waiting: Sequence[tuple[S, Run]]) -> list[bool]:
+        """Take runs into these states, in a thread; says of each whether it did not have to wait."""
+        self.read_ahead(waiting)
+        return [self._taken_at_once(state, run) for state, run in waiting]
+
+    def _taken_at_once(self, state: S, run: Run) -> bool:
+        try:
+            self.take(state, run)
+        except NotYet:
+            return False
+        return True
 
     async def take_what_waits(self, tp: TP, held: Held[S]) -> None:
         """Take runs in their order, together if they can be; pause the partition where one has to wait, and else let

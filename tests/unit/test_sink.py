@@ -106,7 +106,7 @@ def test_what_was_read_ahead_is_taken_once_and_only_as_its_run(monkeypatch: pyte
     held = {TP("toy", number): Held(start, sink.begin(TP("toy", number), start)) for number in range(2)}
     for one, state in zip(runs, held.values(), strict=True):
         state.receive(one)
-    sink._take_together(held)
+    asyncio.run(sink._pass(held))
     alone.assert_not_called()
     for rows, there in zip(expected, held.values(), strict=True):
         (frame,), _, position = there.state.give()

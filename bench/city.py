@@ -165,7 +165,7 @@ class RealRate:
         }
 
     def _set_up(self) -> None:
-        self._say("copying the platform, freezing the schemas of the made-up feeds")
+        print("copying the platform, freezing the schemas of the made-up feeds", flush=True)
         for package in PACKAGES:
             shutil.copytree(self._origin / package, self.sources / package)
         shutil.copytree(Path(__file__).parent, self.sources / "bench", ignore=shutil.ignore_patterns("out"))
@@ -176,9 +176,9 @@ class RealRate:
         config.write_text(config.read_text().replace("</clickhouse>", f"{THREADS}</clickhouse>"))
         self._command("-m", "citystream.cli", "schemas", "freeze")
         self._command(str(self.sources / "deploy" / "docker" / "compile.py"))
-        self._say("starting the servers")
+        print("starting the servers", flush=True)
         self._command("-m", "citystream.cli", "up")
-        self._say(f"making {self.lengths.records:.0f} s of records")
+        print(f"making {self.lengths.records:.0f} s of records", flush=True)
         self._command("-m", "bench.load", "make", str(self.file), str(self.lengths.records), str(self.lengths.every))
 
     def _command(self, *words: str) -> None:
@@ -319,9 +319,6 @@ class RealRate:
                 if time.monotonic() > until:
                     raise Unmeasured(f"waited {PATIENCE:.0f} s in vain for {what}")
                 time.sleep(LOOK_EVERY_SECONDS)
-
-    def _say(self, text: str) -> None:
-        print(text, flush=True)
 
     def _sender(self) -> Sender:
         command = (self._python, "-P", "-m", "bench.load", "send", str(self.file), self.city.bootstrap)

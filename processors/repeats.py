@@ -27,7 +27,7 @@ class Repeats:
         )
 
     def drop(self, rows: pl.DataFrame, max_event_ms: int) -> pl.DataFrame:
-        """The rows not seen before, in their order; what ``max_event_ms`` closes for good is forgotten.
+        """The rows not seen before, in their order; what ``max_event_ms`` closes for good is forgotten by and by.
 
         The end of an event id, which is random, finds the rows that may be repeats; only those are compared by their
         identity.

@@ -24,7 +24,7 @@ from streams.decode import Decoder
 from streams.generations import Generation, generations, source
 from streams.recordbatch import NotOpened, RecordBatch
 from streams.runs import Run
-from streams.unknown import GivenUp, Unknown
+from streams.unknown import Unknown
 from streams.watermark import SEEN_BEFORE, advance, running_maximum
 
 log = logging.getLogger("citystream")
@@ -99,8 +99,8 @@ class FeedLane:
         )
         return [Read(part, at) for part, at in zip(_parts(rows, lengths), newest, strict=True)]
 
-    def _unknown(self, run: Run) -> Unknown:
-        return self._following.of(run) if self._following else GivenUp({}, run.next - 1)
+    def _unknown(self, run: Run) -> Unknown | None:
+        return self._following.of(run) if self._following else None
 
     def _stored(self, rows: pl.DataFrame) -> pl.DataFrame:
         return rows.rename({"_undeclared": UNDECLARED.name}, strict=False).with_columns(
@@ -153,8 +153,8 @@ class AggregateLane:
             return None
         return [Read(part, before) for part, (_, _, before) in zip(_parts(*found), wanted, strict=True)]
 
-    def _unknown(self, run: Run) -> Unknown:
-        return self._following.of_parts(run) if self._following else GivenUp({}, run.next - 1)
+    def _unknown(self, run: Run) -> Unknown | None:
+        return self._following.of_parts(run) if self._following else None
 
     def progress(self, parts: pl.DataFrame) -> pl.DataFrame:
         """Rows of ``raw.progress`` to be inserted once these parts are stored."""

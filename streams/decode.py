@@ -132,7 +132,7 @@ class Decoder:
         ticks = sorted(tick for tick in reading.ticks if tick[0] >= from_offset)
         return Decoded(rows, sorted(dead, key=lambda letter: letter.offset), ticks)
 
-    def read_together(self, wanted: Sequence[tuple[Run, int, Unknown]]) -> tuple[pl.DataFrame, list[int]] | None:
+    def read_together(self, wanted: Sequence[tuple[Run, int, Unknown | None]]) -> tuple[pl.DataFrame, list[int]] | None:
         """Valid rows of runs of several partitions, each from an offset on, and how many each of them has.
 
         None if anything but values is not as it usually is: then they have to be read one by one.
@@ -150,7 +150,7 @@ class Decoder:
             version = self._versions.named(blocks[0].first_frame())
             if version is None:
                 return None
-            if any(b[0].base_offset <= u.dead_to(version.number) for r, _, u in wanted if (b := r.batches)):
+            if any(b[0].base_offset <= u.dead_to(version.number) for r, _, u in wanted if u and (b := r.batches)):
                 return None
             rows = version.layout.read_blocks(blocks)
         except (NotOpened, NotDecodable, NotYet):

@@ -7,7 +7,9 @@ there is none, nor of records that came from no file.
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import json
+import socket
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -56,6 +58,11 @@ class Publication:
         of_one = self.stretches.get(partition, ()) if feed == self.feed else ()
         begun = bisect_right(of_one, offset, key=itemgetter(0))
         return begun > 0 and offset <= of_one[begun - 1][1]
+
+
+def own_name() -> str:
+    """Who publishes or withdraws from here: user and machine."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def stretches(offsets: Iterable[int]) -> tuple[Stretch, ...]:

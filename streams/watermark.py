@@ -37,22 +37,18 @@ def advance(
     Rows that ``counts`` is false for do not move the maximum and get ``ASIDE``. ``ticks`` are offsets, ascending, and
     times (ms).
     """
-    if counts is None and not ticks:
-        before, newest = running_maximum(rows[feed.event_time].to_numpy(), max_event_ms)
-        return rows.hstack([pl.Series(SEEN_BEFORE, before, dtype=pl.Int64)]), newest
-    told = np.maximum.accumulate([max_event_ms, *(ms for _, ms in ticks)])
-    if rows.is_empty():
-        return rows.with_columns(pl.lit(max_event_ms, pl.Int64).alias(SEEN_BEFORE)), int(told[-1])
-    ticks_before = np.searchsorted([offset for offset, _ in ticks], rows["_offset"].to_numpy())
-    event = pl.col(feed.event_time)
-    if counts is not None:
-        event = pl.when(counts).then(event).otherwise(pl.lit(NO_EVENT_TIME, pl.Int64))
-    seen = pl.max_horizontal(event.cum_max().shift(1), pl.Series(told[ticks_before], dtype=pl.Int64))
-    if counts is not None:
-        seen = pl.when(counts).then(seen).otherwise(pl.lit(ASIDE, pl.Int64))
-    newest = rows.select(event.max()).item()
-    assert isinstance(newest, int)
-    return rows.with_columns(seen.alias(SEEN_BEFORE)), max(int(told[-1]), newest)
+    events = rows[feed.event_time].to_numpy()
+    counted = None if counts is None else rows.select(counts).to_series().to_numpy()
+    seen, newest = running_maximum(
+        events if counted is None else np.where(counted, events, NO_EVENT_TIME), max_event_ms
+    )
+    if ticks:
+        told = np.maximum.accumulate([max_event_ms, *(ms for _, ms in ticks)])
+        ticks_before = np.searchsorted([offset for offset, _ in ticks], rows["_offset"].to_numpy())
+        seen, newest = np.maximum(seen, told[ticks_before]), max(newest, int(told[-1]))
+    if counted is not None:
+        seen = np.where(counted, seen, ASIDE)
+    return rows.hstack([pl.Series(SEEN_BEFORE, seen, dtype=pl.Int64)]), newest
 
 
 def running_maximum(event_ms: npt.NDArray[np.int64], before_ms: int) -> tuple[npt.NDArray[np.int64], int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,7 +19,7 @@ from sinks.tables import RAW_KEPT
 from sinks.withdrawal import LONGEST_STATEMENT, Withdrawal, check_stored, withdrawn
 from streams.generations import generations, source, source_definitions
 from streams.positions import Known, PositionProblem, resume
-from streams.publications import TOPIC, Publication, read
+from streams.publications import TOPIC, Publication, own_name, read
 from streams.standing import standing
 from streams.topics import states
 
@@ -109,7 +107,7 @@ def withdraw(
             typer.confirm("Take them back?", abort=True)
         with waiting_for("ClickHouse to build the windows and to delete the rows"):
             work.build()
-            work.note(f"{getpass.getuser()}@{socket.gethostname()}")
+            work.note(own_name())
             work.delete()
         typer.echo("they are taken back; a corrected file can be published now")
     finally:

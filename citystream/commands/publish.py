@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -147,7 +145,7 @@ def _publication(report: Report, topic: str, stretches: Mapping[int, tuple[Stret
         feed=report.feed,
         file=report.file,
         digest=report.digest,
-        publisher=f"{getpass.getuser()}@{socket.gethostname()}",
+        publisher=publications.own_name(),
         accepted=report.accepted,
         rejected=report.rejected,
         stretches={source(topic, partition)[1]: found for partition, found in stretches.items()},

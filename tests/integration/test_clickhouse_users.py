@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import pytest
@@ -315,23 +315,34 @@ def test_what_a_sort_puts_on_the_disk_is_bounded(small: Client) -> None:
         small.execute(sort, settings=spill)
 
 
-#: Rows that ClickHouse makes at a time: between two such blocks a query looks whether it has to wait for another.
-BLOCK = 65_536
+class Query(NamedTuple):
+    """A query that runs, as ``system.processes`` has it."""
+
+    query_id: str
+    rows: int
+    seconds: float
+    threads: str
+
+
+def rows_per_second(before: list[Query], after: list[Query]) -> float:
+    """What the same queries read between two looks at them."""
+    assert [query.query_id for query in before] == [query.query_id for query in after]
+    return sum((new.rows - old.rows) / (new.seconds - old.seconds) for old, new in zip(before, after, strict=True))
 
 
 @pytest.fixture
-def heavy(settings: Settings, secrets: Secrets, connect: Connect) -> Iterator[Callable[[], dict[str, tuple[int, str]]]]:
-    """Eight queries of the analyst that end with the test; of each the blocks it has read, and its threads."""
+def heavy(settings: Settings, secrets: Secrets, connect: Connect) -> Iterator[Callable[[], list[Query]]]:
+    """Eight queries of the analyst that end with the test, in the order of their ids."""
     query = "SELECT count() FROM numbers(10000000000000) WHERE NOT ignore(sipHash128(number))"
     login = {"X-ClickHouse-User": "analyst", "X-ClickHouse-Key": secrets.password("analyst")}
     operator = connect("operator")
 
-    def running() -> dict[str, tuple[int, str]]:
+    def running() -> list[Query]:
         rows = operator.execute(
-            f"SELECT query_id, intDiv(read_rows, {BLOCK}), Settings['max_threads'] FROM system.processes "
-            "WHERE user = 'analyst'"
+            "SELECT query_id, read_rows, elapsed, Settings['max_threads'] FROM system.processes "
+            "WHERE user = 'analyst' ORDER BY query_id"
         )
-        return {query_id: (blocks, threads) for query_id, blocks, threads in rows}
+        return [Query(*row) for row in rows]
 
     with ExitStack() as opened:
         for _ in range(8):
@@ -345,21 +356,18 @@ def heavy(settings: Settings, secrets: Secrets, connect: Connect) -> Iterator[Ca
         pass
 
 
-def test_the_sinks_work_goes_before_eight_heavy_queries(
-    connect: Connect, heavy: Callable[[], dict[str, tuple[int, str]]]
-) -> None:
+def test_the_sinks_work_goes_before_eight_heavy_queries(connect: Connect, heavy: Callable[[], list[Query]]) -> None:
     """They pause while the sink works, whatever time that takes, and go on when it does not."""
     sink, begun = connect("sink"), heavy()
-    assert {threads for _, threads in begun.values()} == {"2"}
-    while any(blocks < begun[query][0] + 20 for query, (blocks, _) in heavy().items()):
-        pass
+    assert {query.threads for query in begun} == {"2"}
     before = heavy()
-    sink.execute("SELECT sleepEachRow(0.1) FROM numbers(10) SETTINGS max_block_size = 1")
+    while any(new.rows - old.rows < 2_000_000 for old, new in zip(begun, before, strict=True)):
+        before = heavy()
+    sink.execute("SELECT sleepEachRow(0.1) FROM numbers(50) SETTINGS max_block_size = 1")
     after = heavy()
-    assert before.keys() == after.keys() == begun.keys()
-    assert max(after[query][0] - before[query][0] for query in before) < 16
+    assert rows_per_second(before, after) < rows_per_second(begun, before) / 3
     sink.execute("INSERT INTO raw.access_test VALUES", [(number, 2) for number in range(100_000)])
-    assert heavy().keys() == begun.keys()
+    assert [query.query_id for query in heavy()] == [query.query_id for query in begun]
     assert sink.execute("SELECT count() FROM raw.access_test FINAL") == [(100_000,)]
 
 

@@ -94,14 +94,14 @@ class Stopwatch:
         return any(p.records for p in waiting)
 
 
-def _put_under(watch: Stopwatch, worker: type[BatchWorker[Any]]) -> None:
+def _put_under(watch: Stopwatch, worker: type[BatchWorker[Any, Any]]) -> None:
     take, flush = worker.take, worker.flush
 
-    def timed_take(self: BatchWorker[Any], state: Any, run: Run) -> None:
+    def timed_take(self: BatchWorker[Any, Any], state: Any, run: Run, read: Any) -> None:
         watch.start()
-        take(self, state, run)
+        take(self, state, run, read)
 
-    async def timed_flush(self: BatchWorker[Any], held: Mapping[TP, Held[Any]]) -> None:
+    async def timed_flush(self: BatchWorker[Any, Any], held: Mapping[TP, Held[Any]]) -> None:
         await flush(self, held)
         watch.check(self.app.batch_consumer)
 

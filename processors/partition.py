@@ -1,36 +1,51 @@
-"""One partition of one feed: from decoded rows to window parts and positions, as a function of the log."""
+"""One partition of one feed: from events to window parts and positions, as a function of the log."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-import polars as pl
+import numpy as np
 
 from processors.badshare import BadShare
-from processors.combine import Combine
+from processors.events import COUNTS, OFFSET, EventColumns, Events
 from processors.repeats import Repeats
-from processors.windows import Windows
+from processors.tables import Texts
+from processors.windows import Windows, no_events
 from schemas.feed import Feed
+from schemas.writing import Columns
 from streams.deadletters import DeadLetter
-from streams.decode import Decoder, Tick
+from streams.decode import Decoder, Tick, Wanted
 from streams.generations import holding
 from streams.positions import LogGap, Position, Stop
 from streams.runs import Run
 from streams.unknown import GivenUp, newest
-from streams.watermark import advance
+from streams.watermark import Instants, advance
+
+#: Texts that are held before it is looked which of them are in use.
+FEW_TEXTS = 4096
 
 
 @dataclass(frozen=True)
 class Output:
     """What a flush writes: parts of each aggregate's windows, dead letters, and the position they lead to.
 
-    The last row of each frame carries ``watermark``, the running maximum of event time; it has to be sent last. Where
-    time passed and no window changed that is a part without events.
+    The last row of each aggregate's parts carries ``watermark``, the running maximum of event time; it has to be sent
+    last. Where time passed and no window changed that is a part without events.
     """
 
-    parts: dict[str, pl.DataFrame]
+    parts: dict[str, Columns]
     dead: list[DeadLetter]
     position: Position
+
+
+class Read(NamedTuple):
+    """What was read of a run."""
+
+    events: Events
+    dead: Sequence[DeadLetter]
+    ticks: Sequence[Tick]
 
 
 class Partition:
@@ -52,29 +67,33 @@ class Partition:
         self.start = start
         self._bad = BadShare(feed, number, start, accept=accept_bad)
         self._number = number
-        self._counts = holding(feed, number).counts
-        self._decoder = decoder
-        self._feed = feed
+        counts = holding(feed, number).counts
+        self._all_count = counts is None
+        self.columns = EventColumns(feed, counts)
+        self.decoder = decoder
         self._next = start.rewind
         self._written = start.processed
         self._max_event_ms = start.max_event_ms
         self._told_ms = start.max_processed_ms
-        self._combine = Combine(feed)
-        self._windows = [Windows(feed, aggregate, self._combine) for aggregate in feed.aggregates]
-        self._earlier = [Windows(feed, aggregate, self._combine) for aggregate in feed.aggregates]
-        self._repeats = Repeats(feed)
+        self._windows = [Windows(feed, aggregate, self.columns) for aggregate in feed.aggregates]
+        self._earlier = [Windows(feed, aggregate, self.columns) for aggregate in feed.aggregates]
+        self._repeats = Repeats(feed, self.columns)
+        self._texts = Texts()
+        self._many_texts = FEW_TEXTS
         self._dead: list[DeadLetter] = []
         self._unknown = dict(start.unknown)
         #: Bytes of dead letters that wait for the next flush.
         self.unwritten = 0
 
-    def process(self, run: Run) -> int:
+    def wants(self, run: Run) -> Wanted:
+        """What of a run has to be read before it is taken."""
+        return Wanted(run, self._next, GivenUp(self._unknown, run.next - 1, self.start.newest_schema))
+
+    def take(self, run: Run, read: Read) -> int:
         """Take a run in; returns how many records were new.
 
         Raises
         ------
-        NotYet
-            A schema is waited for; nothing of the run was taken.
         LogGap
             The run does not follow the one before.
         TooManyBad
@@ -86,16 +105,15 @@ class Partition:
             raise LogGap(f"{run.topic}/{run.partition}: offsets {self._next} to {run.start - 1} were not delivered")
         if run.next <= self._next:
             return 0
-        decoded = self._decoder.read(run, self._next, GivenUp(self._unknown, run.next - 1, self.start.newest_schema))
-        rows, dead, ticks = decoded.rows, decoded.dead, decoded.ticks
-        self._bad.add(dead, self._next)
+        self._bad.add(read.dead, self._next)
+        events, dead, ticks = self.columns.numbered(read.events, self._texts), read.dead, read.ticks
         if self._next < self._written < run.next:
-            before = pl.col("_offset") < self._written
-            self._add(rows.filter(before), [tick for tick in ticks if tick[0] < self._written])
+            border = int(np.searchsorted(events.cells[:, OFFSET], self._written))
+            self._add(events.where(slice(border)), [tick for tick in ticks if tick[0] < self._written])
             self._catch_up()
-            rows, dead = rows.filter(~before), [d for d in dead if d.last_offset >= self._written]
+            events, dead = events.where(slice(border, None)), [d for d in dead if d.last_offset >= self._written]
             ticks = [tick for tick in ticks if tick[0] >= self._written]
-        self._add(rows, ticks)
+        self._add(events, ticks)
         if run.next == self._written:
             self._catch_up()
         elif run.next > self._written:
@@ -105,20 +123,22 @@ class Partition:
         self._next = run.next
         return max(0, new)
 
-    def _add(self, rows: pl.DataFrame, ticks: list[Tick]) -> None:
-        rows, self._max_event_ms = advance(self._feed, rows, self._max_event_ms, self._counts, ticks)
-        rows = self._repeats.drop(rows, self._max_event_ms)
+    def _add(self, events: Events, ticks: Sequence[Tick]) -> None:
+        offsets = events.cells[:, OFFSET]
+        counts = None if self._all_count else events.cells[:, COUNTS] > 0
+        seen, self._max_event_ms = advance(offsets, events.event_ms, counts, self._max_event_ms, ticks)
+        fresh = self._repeats.fresh(events, self._max_event_ms)
+        events, seen = events.where(fresh), seen[fresh]
         if self._next < self.start.since:
-            here = pl.col("_offset") >= self.start.since
-            self._count(self._earlier, rows.filter(~here))
-            rows = rows.filter(here)
-        self._count(self._windows, rows)
+            border = int(np.searchsorted(events.cells[:, OFFSET], self.start.since))
+            self._count(self._earlier, events.where(slice(border)), seen[:border])
+            events, seen = events.where(slice(border, None)), seen[border:]
+        self._count(self._windows, events, seen)
 
-    def _count(self, into: list[Windows], rows: pl.DataFrame) -> None:
-        if into and rows.height:
-            combined = self._combine(rows)
+    def _count(self, into: list[Windows], events: Events, seen: Instants) -> None:
+        if len(events):
             for windows in into:
-                windows.add(combined)
+                windows.add(events, seen)
                 windows.check(self._max_event_ms)
 
     def _catch_up(self) -> None:
@@ -133,18 +153,28 @@ class Partition:
         self._told_ms = self._max_event_ms
         dead, self._dead, self.unwritten = self._dead, [], 0
         self._written = self._next
-        return Output(parts, dead, self._position())
+        position = self._position()
+        self._forget_texts()
+        return Output(parts, dead, position)
 
-    def _parts(self, windows: Windows) -> pl.DataFrame:
-        parts = windows.take(self._max_event_ms)
-        if parts.is_empty() and self._max_event_ms > self._told_ms:
-            parts = windows.no_events(parts)
-        last = pl.int_range(pl.len()) == pl.len() - 1
-        return parts.with_columns(
-            source_partition=pl.lit(self._number, pl.Int64),
-            since=pl.lit(self.start.since, pl.Int64),
-            watermark=pl.when(last).then(pl.lit(self._max_event_ms, pl.Int64)),
-        )
+    def _parts(self, windows: Windows) -> Columns:
+        parts = windows.take(self._max_event_ms, self._texts)
+        if not parts.height and self._max_event_ms > self._told_ms:
+            parts = no_events(parts)
+        last = np.arange(parts.height) == parts.height - 1
+        every = {"source_partition": self._number, "since": self.start.since, "watermark": self._max_event_ms}
+        cells = {name: np.full(parts.height, value) for name, value in every.items()}
+        return replace(parts, cells={**parts.cells, **cells}, known={**parts.known, "watermark": last})
+
+    def _forget_texts(self) -> None:
+        """Forget the texts that nothing holds any more, when there are twice as many as were held the last time."""
+        if len(self._texts) < self._many_texts:
+            return
+        holders: list[Windows | Repeats] = [*self._windows, *self._earlier, self._repeats]
+        self._texts, renumbered = self._texts.only(np.unique(np.concatenate([one.texts for one in holders])))
+        for one in holders:
+            one.renumber(renumbered)
+        self._many_texts = max(FEW_TEXTS, 2 * len(self._texts))
 
     def _position(self) -> Position:
         """Committed once the flush is acknowledged."""
@@ -161,5 +191,23 @@ class Partition:
             max_processed_ms=self._max_event_ms,
             bad=bad,
             unknown=newest(self._unknown),
-            newest_schema=self._decoder.newest_schema,
+            newest_schema=self.decoder.newest_schema,
         )
+
+
+def read(wanted: Sequence[tuple[Partition, Run]]) -> list[Read]:
+    """Read runs of partitions of one topic; together they cost little more than one.
+
+    Raises
+    ------
+    NotYet
+        A schema is waited for; nothing was read.
+    """
+    one, _ = wanted[0]
+    rows, found = one.decoder.read_together([partition.wants(run) for partition, run in wanted])
+    events, begin, reads = one.columns.of(rows), 0, []
+    for decoded in found:
+        end = begin + decoded.rows.height
+        reads.append(Read(events.where(slice(begin, end)), decoded.dead, decoded.ticks))
+        begin = end
+    return reads

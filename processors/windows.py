@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import numpy as np
-import polars as pl
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-from processors.combine import MOMENT, Combine, Combined, late, merge
-from schemas.expressions import to_polars
+import numpy as np
+from numba import njit
+
+from processors.events import OFFSET, EventColumns, Events
+from processors.tables import Flags, Integers, Table, Texts
 from schemas.feed import Aggregate, Feed
-from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET, Partial
+from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET
+from schemas.writing import Columns
 from streams.positions import Stop
 from streams.watermark import closes_at, window_start
 
-_WHOLE = ("window_start", "_first", "_seen", "_last", "_changed", "events")
+#: Cells of a group's state: offset of its first event and the maximum of event time before that, offset of the last
+#: one, whether it changed since it was taken, how many events it has. Behind them are two cells of each partial.
+_FIRST, _SEEN, _LAST, _CHANGED, _EVENTS, _PARTIALS = range(6)
+#: How a partial is merged. A sum has 128 bits, the lower ones in its first cell; of the others the second cell says
+#: whether there is a value.
+_SUM, _MIN, _MAX = range(3)
+_MERGES = {"sum": _SUM, "min": _MIN, "max": _MAX}
 
 
 class TooManyGroups(Stop):
@@ -22,117 +33,35 @@ class TooManyGroups(Stop):
 class Windows:
     """State of one aggregate: a pure function of the records added, whatever the cut between calls of ``add``."""
 
-    def __init__(self, feed: Feed, aggregate: Aggregate, combine: Combine) -> None:
+    def __init__(self, feed: Feed, aggregate: Aggregate, columns: EventColumns) -> None:
         self.aggregate = aggregate
-        self._late = late(aggregate)
         self._closes_at = closes_at(feed, aggregate)
         self._most = feed.open_groups
-        self._keys = [*aggregate.by, "window_start"]
+        self._by = [columns.texts[name] for name in aggregate.by]
         partials = [p for measure in aggregate.measures for p in measure.partials]
-        self._scalars = [(p, combine.column(p)) for p in partials if p.merge != "histogram"]
-        self._histograms = [p for p in partials if p.merge == "histogram"]
-        self._sums = [p.name for p in partials if p.merge == "sum"]
-        columns = {
-            **dict.fromkeys(aggregate.by, pl.String),
-            **dict.fromkeys(_WHOLE, pl.Int64),
-            "_changed": pl.Boolean,
-            **{p.name: pl.Int128 if p.merge == "sum" else pl.Int64 for p, _ in self._scalars},
-        }
-        self._open = pl.DataFrame(schema=columns)
-        buckets = {**dict.fromkeys(aggregate.by, pl.String), **dict.fromkeys(("window_start", "_bucket"), pl.Int64)}
-        self._counts = {p.name: pl.DataFrame(schema={**buckets, "_count": pl.Int64}) for p in self._histograms}
+        scalars = [p for p in partials if p.merge != "histogram"]
+        self._cells = {p.name: (p.merge, _PARTIALS + 2 * n) for n, p in enumerate(scalars)}
+        steps = [(_MERGES[p.merge], self._cells[p.name][1], columns.value(p)) for p in scalars]
+        self._program = np.array(steps, np.int64).reshape(-1, 3)
+        self._groups = Table(1 + len(self._by))
+        self._state = np.zeros((0, _PARTIALS + 2 * len(scalars)), np.int64)
+        self._histograms = {p.name: Histograms(columns.value(p)) for p in partials if p.merge == "histogram"}
 
-    def add(self, combined: Combined) -> None:
-        """Count rows in.
+    def add(self, events: Events, seen: Integers) -> None:
+        """Count numbered events in; ``seen`` is the maximum of event time before each (ms).
 
         Those too late for their window are left out here; ClickHouse counts them from the raw rows.
         """
-        if combined.parts[self._late].all():
-            return
-        start = window_start(self.aggregate, pl.col(MOMENT)).alias("window_start")
-        own = {partial.name: pl.col(column).alias(partial.name) for partial, column in self._scalars}
-        own |= {"window_start": start, "_changed": pl.lit(True).alias("_changed")}
-        added = (
-            combined.parts.lazy()
-            .filter(~pl.col(self._late))
-            .select(own.get(name, pl.col(name)) for name in self._open.columns)
-        )
-        self._open = (
-            pl.concat([self._open.lazy(), added])
-            .group_by(self._keys)
-            .agg(
-                pl.col("_first", "_seen").min(),
-                pl.col("_last").max(),
-                pl.col("_changed").any(),
-                pl.col("events").sum(),
-                *(merge(partial.merge, pl.col(partial.name)) for partial, _ in self._scalars),
-            )
-            .select(self._open.columns)
-            .collect()
-        )
-        if self._histograms:
-            rows = combined.rows.lazy().filter(~pl.col(self._late)).with_columns(start).collect()
-            for partial in self._histograms:
-                self._count(partial, rows)
-
-    def _count(self, partial: Partial, rows: pl.DataFrame) -> None:
-        value = to_polars(partial.value).cast(pl.Int64)
-        values = rows.lazy().select(*self._keys, _value=value).drop_nulls("_value").collect()
-        raw = values["_value"].to_numpy()
-        bits = raw.astype(np.float64).view(np.int64)
-        buckets = np.where(raw <= 0, NO_BUCKET, (bits >> BUCKET_SHIFT) - FIRST_BUCKET)
-        counts = self._counts[partial.name]
-        bucket, one = pl.lit(pl.Series(buckets, dtype=pl.Int64)), pl.lit(1, pl.Int64)
-        added = values.lazy().select(*self._keys, _bucket=bucket, _count=one).select(counts.columns)
-        self._counts[partial.name] = (
-            pl.concat([counts.lazy(), added]).group_by([*self._keys, "_bucket"]).agg(pl.col("_count").sum()).collect()
-        )
-
-    def close(self, max_event_ms: int) -> None:
-        """Forget the windows that are closed, unseen: they were written before the position read again from."""
-        self._drop(pl.col("window_start") + self._closes_at <= max_event_ms)
-
-    def take(self, max_event_ms: int) -> pl.DataFrame:
-        """The parts that changed since the last call or are final now; final ones are forgotten.
-
-        Returns
-        -------
-        Group keys, ``window_start`` (ms), ``version`` (2 x last offset counted in, + 1 if final), ``events`` and the
-        partials; a sum that 64 bits do not hold is ``BEYOND``, a histogram is two lists, ``<name>_buckets`` ascending
-        and ``<name>_counts``.
-        """
-        closed = pl.col("window_start") + self._closes_at <= max_event_ms
-        taken = self._open.filter(pl.col("_changed") | closed)
-        for partial in self._histograms:
-            lists = (
-                self._counts[partial.name]
-                .join(taken.select(self._keys), on=self._keys, how="semi")
-                .sort("_bucket")
-                .group_by(self._keys)
-                .agg(
-                    pl.col("_bucket").alias(f"{partial.name}_buckets"), pl.col("_count").alias(f"{partial.name}_counts")
-                )
-            )
-            empty = pl.lit([], pl.List(pl.Int64))
-            taken = taken.join(lists, on=self._keys, how="left", maintain_order="left").with_columns(
-                pl.col(f"{partial.name}_{half}").fill_null(empty) for half in ("buckets", "counts")
-            )
-        sums = [pl.col(name) for name in self._sums]
-        taken = taken.with_columns(
-            *(pl.when(abs(one) <= -(BEYOND + 1)).then(one).otherwise(BEYOND).cast(pl.Int64) for one in sums),
-            version=2 * pl.col("_last") + closed.cast(pl.Int64),
-        )
-        self._drop(closed)
-        self._open = self._open.with_columns(_changed=pl.lit(False))
-        return taken.drop("_first", "_seen", "_last", "_changed")
-
-    def no_events(self, parts: pl.DataFrame) -> pl.DataFrame:
-        """A part that counts nothing, in the columns of other ``parts``."""
-        lists = [pl.col(name).fill_null(pl.lit([], dtype)) for name, dtype in parts.schema.items() if dtype == pl.List]
-        numbers = ["window_start", "version", "events", *self._sums]
-        return parts.clear(1).with_columns(
-            pl.col(self.aggregate.by).fill_null(""), pl.col(numbers).fill_null(0), *lists
-        )
+        start = window_start(self.aggregate, events.event_ms)
+        on_time = start + self._closes_at > seen
+        if not on_time.all():
+            events, seen, start = events.where(on_time), seen[on_time], start[on_time]
+        groups, _ = self._groups.number(np.column_stack((start, events.cells[:, self._by])))
+        if len(self._groups) > len(self._state):
+            self._state = _longer(self._state, 2 * len(self._groups))
+        merge_events(groups, self._state, events.cells, seen, self._program)
+        for histograms in self._histograms.values():
+            histograms.add(groups, events)
 
     def check(self, max_event_ms: int) -> None:
         """Hold the number of groups that stay open to what the feed declares.
@@ -142,23 +71,170 @@ class Windows:
         TooManyGroups
             There are more. They are of the log, so this depends on nothing else, and nothing of them was committed.
         """
-        if self._open.height > self._most:
-            still_open = self._open.filter(pl.col("window_start") + self._closes_at > max_event_ms).height
-            if still_open > self._most:
-                raise TooManyGroups(
-                    f"{self.aggregate.name}: {still_open:,} groups by {', '.join(self.aggregate.by)} are open in one "
-                    f"partition, more than the {self._most:,} that the feed declares as open_groups. Mend the "
-                    "publisher if they are none; else declare more, for which the processor needs memory, and start "
-                    "it again: nothing is lost"
-                )
+        if len(self._groups) <= self._most:
+            return
+        still_open = int((~self._closed(max_event_ms)).sum())
+        if still_open > self._most:
+            raise TooManyGroups(
+                f"{self.aggregate.name}: {still_open:,} groups by {', '.join(self.aggregate.by)} are open in one "
+                f"partition, more than the {self._most:,} that the feed declares as open_groups. Mend the "
+                "publisher if they are none; else declare more, for which the processor needs memory, and start "
+                "it again: nothing is lost"
+            )
 
-    def _drop(self, closed: pl.Expr) -> None:
-        self._open = self._open.filter(~closed)
-        self._counts = {name: counts.filter(~closed) for name, counts in self._counts.items()}
+    def close(self, max_event_ms: int) -> None:
+        """Forget the windows that are closed, unseen: they were written before the position read again from."""
+        closed = self._closed(max_event_ms)
+        if not closed.any():
+            return
+        kept = ~closed
+        self._state = self._state[: len(kept)][kept]
+        self._groups.replace(self._groups.rows[kept])
+        renumbered = np.where(kept, np.cumsum(kept) - 1, -1)
+        for histograms in self._histograms.values():
+            histograms.renumber(renumbered)
+
+    def take(self, max_event_ms: int, texts: Texts) -> Columns:
+        """The parts that changed since the last call or are final now; final ones are forgotten.
+
+        Returns
+        -------
+        Group keys, ``window_start`` (ms), ``version`` (2 x last offset counted in, + 1 if final), ``events`` and the
+        partials; a sum that 64 bits do not hold is ``BEYOND``, a histogram is two lists, ``<name>_buckets`` ascending
+        and ``<name>_counts``.
+        """
+        closed = self._closed(max_event_ms)
+        state = self._state[: len(closed)]
+        taken = np.flatnonzero(closed | (state[:, _CHANGED] > 0))
+        parts = self._parts(self._groups.rows[taken], state[taken], closed[taken], texts)
+        lists = {name: histograms.of(taken, len(closed)) for name, histograms in self._histograms.items()}
+        parts = _with_lists(parts, lists)
+        state[:, _CHANGED] = 0
+        self.close(max_event_ms)
+        return parts
+
+    def _closed(self, max_event_ms: int) -> Flags:
+        closed: Flags = self._groups.rows[:, 0] + self._closes_at <= max_event_ms
+        return closed
+
+    def _parts(self, groups: Integers, state: Integers, closed: Flags, texts: Texts) -> Columns:
+        cells = {name: texts.spans[groups[:, 1 + n]] for n, name in enumerate(self.aggregate.by)}
+        cells["window_start"] = groups[:, 0]
+        cells["version"] = 2 * state[:, _LAST] + closed
+        cells["events"] = state[:, _EVENTS]
+        known = {}
+        for name, (merge, cell) in self._cells.items():
+            value, more = state[:, cell], state[:, cell + 1]
+            if merge == "sum":
+                cells[name] = np.where(more == value >> 63, value, BEYOND)
+            else:
+                cells[name], known[name] = value, more > 0
+        return Columns(len(groups), cells, known, texts.letters)
 
     def oldest(self) -> tuple[int, int] | None:
         """Smallest first offset of an open window and the maximum of event time before it, or None."""
-        if self._open.is_empty():
+        if not len(self._groups):
             return None
-        first = self._open.sort("_first").row(0, named=True)
-        return first["_first"], first["_seen"]
+        state = self._state[: len(self._groups)]
+        first = state[state[:, _FIRST].argmin()]
+        return int(first[_FIRST]), int(first[_SEEN])
+
+    @property
+    def texts(self) -> Integers:
+        """Numbers of the texts of what is held."""
+        return self._groups.rows[:, 1:].reshape(-1)
+
+    def renumber(self, texts: Integers) -> None:
+        """Go by other numbers of texts, which stand at the old ones."""
+        rows = self._groups.rows.copy()
+        rows[:, 1:] = texts[rows[:, 1:]]
+        self._groups.replace(rows)
+
+
+class Histograms:
+    """How many values each bucket of each group has."""
+
+    def __init__(self, column: int) -> None:
+        """``column`` of the events has the value."""
+        self._column = column
+        self._buckets = Table(2)
+        self._counts = np.zeros(0, np.int64)
+
+    def add(self, groups: Integers, events: Events) -> None:
+        """Count events in, each into the group of a number."""
+        known = events.cells[:, self._column + 1] > 0
+        value = events.cells[known, self._column]
+        bits = value.astype(np.float64).view(np.int64)
+        bucket = np.where(value <= 0, NO_BUCKET, (bits >> BUCKET_SHIFT) - FIRST_BUCKET)
+        numbers, _ = self._buckets.number(np.column_stack((groups[known], bucket)))
+        if len(self._buckets) > len(self._counts):
+            self._counts = _longer(self._counts, 2 * len(self._buckets))
+        np.add.at(self._counts, numbers, 1)
+
+    def renumber(self, groups: Integers) -> None:
+        """Go by other numbers of groups, which stand at the old ones; -1 is for one that is forgotten."""
+        rows = np.column_stack((groups[self._buckets.rows[:, 0]], self._buckets.rows[:, 1]))
+        kept = rows[:, 0] >= 0
+        self._counts = self._counts[: len(kept)][kept]
+        self._buckets.replace(rows[kept])
+
+    def of(self, taken: Integers, groups: int) -> tuple[Integers, Integers, Integers]:
+        """Of these of all ``groups``: how many buckets each has, and one after the other the buckets and counts."""
+        place = np.full(groups, -1, np.int64)
+        place[taken] = np.arange(len(taken))
+        place, bucket = place[self._buckets.rows[:, 0]], self._buckets.rows[:, 1]
+        order = np.lexsort((bucket, place))[np.count_nonzero(place < 0) :]
+        return np.bincount(place[order], minlength=len(taken)), bucket[order], self._counts[order]
+
+
+def no_events(parts: Columns) -> Columns:
+    """A part that counts nothing, in the columns of other parts."""
+    cells = {name: np.zeros(1, np.int64) for name in parts.cells}
+    return replace(parts, height=1, cells=cells, known={name: np.zeros(1, np.bool_) for name in parts.known})
+
+
+def _with_lists(parts: Columns, lists: Mapping[str, tuple[Integers, Integers, Integers]]) -> Columns:
+    """Parts with the buckets and counts of histograms, by name."""
+    cells, items, begin = dict(parts.cells), [parts.items], len(parts.items)
+    for name, (sizes, *both) in lists.items():
+        for half, of in zip(("buckets", "counts"), both, strict=True):
+            cells[f"{name}_{half}"] = np.cumsum(sizes) - sizes + begin << 32 | sizes
+            items.append(of)
+            begin += len(of)
+    return replace(parts, cells=cells, items=np.concatenate(items))
+
+
+def _longer(state: Integers, size: int) -> Integers:
+    longer = np.zeros((size, *state.shape[1:]), np.int64)
+    longer[: len(state)] = state
+    return longer
+
+
+@njit(nogil=True, cache=True)
+def merge_events(groups: Any, state: Any, cells: Any, seen: Any, program: Any) -> None:
+    """Merge each event into its group's row of ``state``.
+
+    A step of the program is (how, first cell of the partial, column of its value), where the next column says whether
+    it is known.
+    """
+    for row in range(len(groups)):
+        group = groups[row]
+        if state[group, _EVENTS] == 0:
+            state[group, _FIRST] = cells[row, OFFSET]
+            state[group, _SEEN] = seen[row]
+        state[group, _LAST] = cells[row, OFFSET]
+        state[group, _CHANGED] = 1
+        state[group, _EVENTS] += 1
+        for step in range(len(program)):
+            how, cell, column = program[step, 0], program[step, 1], program[step, 2]
+            if cells[row, column + 1] == 0:
+                continue
+            value = cells[row, column]
+            before = state[group, cell]
+            if how == _SUM:
+                after = np.uint64(before) + np.uint64(value)
+                state[group, cell] = np.int64(after)
+                state[group, cell + 1] += (value >> 63) + (1 if after < np.uint64(before) else 0)
+            elif state[group, cell + 1] == 0 or (value < before if how == _MIN else value > before):
+                state[group, cell] = value
+                state[group, cell + 1] = 1

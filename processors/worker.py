@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-import polars as pl
 from faust.types import TP
 from tenacity import AsyncRetrying
 
 from processors import GROUP
-from processors.partition import Partition
+from processors.partition import Partition, Read, read
 from schemas.catalogue import Catalogue, declared
 from schemas.feed import Aggregate, Feed
-from schemas.writing import encode_bodies
+from schemas.writing import Columns, encode_bodies
 from streams import deadletters
 from streams.awaited import Awaited
 from streams.batchworker import LOOK_EVERY, BatchWorker, Held, locked
@@ -32,8 +31,6 @@ from streams.worker import BatchApp, run
 
 #: How often a window is written anew while it is open.
 SEEN_CHANGES = 60
-#: Between the group keys in the key of an aggregate's record.
-KEY_SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Change:
     parts: list[tuple[str, list[Packed]]]
 
 
-class Processor(BatchWorker[Partition]):
+class Processor(BatchWorker[Partition, Read]):
     """Windows of the assigned partitions, written to Kafka."""
 
     def __init__(
@@ -72,9 +69,13 @@ class Processor(BatchWorker[Partition]):
         windows = [aggregate.window for aggregate in self._declared[feed].aggregates]
         return max(LOOK_EVERY, min(windows, default=LOOK_EVERY) / SEEN_CHANGES)
 
-    def take(self, state: Partition, run: Run) -> None:
-        """Process a run."""
-        state.process(run)
+    def read(self, waiting: Sequence[tuple[Partition, Run]]) -> list[Read]:
+        """Decode and judge."""
+        return read(waiting)
+
+    def take(self, state: Partition, run: Run, read: Read) -> None:
+        """Count a run into its windows."""
+        state.take(run, read)
 
     def unwritten(self, state: Partition) -> int:
         """Bytes of its dead letters; windows grow with the city, dead letters with what goes wrong."""
@@ -100,9 +101,9 @@ class Processor(BatchWorker[Partition]):
             for tp, output in outputs.items()
         }
 
-    def _packed(self, aggregate: Aggregate, parts: pl.DataFrame) -> list[Packed]:
-        keys = parts.select(pl.concat_str(aggregate.by, separator=KEY_SEPARATOR)).to_series()
-        return [Packed(body) for body in encode_bodies(self._schemas[aggregate.topic], keys, parts, LARGEST_BODY)]
+    def _packed(self, aggregate: Aggregate, parts: Columns) -> list[Packed]:
+        bodies = encode_bodies(self._schemas[aggregate.topic], aggregate.by, parts, LARGEST_BODY)
+        return [Packed(body) for body in bodies]
 
     async def _finish(self, tp: TP, held: Held[Partition], change: Change) -> None:
         if await self._written(tp, held, change):

@@ -41,6 +41,7 @@ class Block:
 
     body: bytes
     count: int
+    partition: int
     base_offset: int
     last_offset: int
     arrived_ms: int
@@ -76,7 +77,7 @@ class Layout:
         Returns
         -------
         The schema's fields (instants and dates as integers, enums as strings, UUIDs as two integers) with ``_key``
-        (bytes), ``_offset`` and ``_arrived`` (ms).
+        (bytes), ``_partition``, ``_offset`` and ``_arrived`` (ms).
 
         Raises
         ------
@@ -95,9 +96,11 @@ class Layout:
         before = np.cumsum(counts) - counts
         base = np.array([b.base_offset for b in blocks], np.int64) - before
         arrived = np.array([b.arrived_ms for b in blocks], np.int64)
+        partitions = np.array([b.partition for b in blocks], np.int64)
         return self._frame_of(body, cells, present).hstack(
             [
                 texts(body, cells[-1], utf8=False).alias("_key"),
+                pl.Series("_partition", np.repeat(partitions, counts)),
                 pl.Series("_offset", np.arange(cells.shape[1]) + np.repeat(base, counts)),
                 pl.Series("_arrived", np.repeat(arrived, counts)),
             ]

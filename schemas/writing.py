@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 from numba import njit
 
 from schemas.catalogue import FrozenSchema
@@ -18,6 +18,9 @@ Cells = npt.NDArray[np.int64]
 
 SOME = 0x02  # index of the second branch of ["null", type]
 LONGEST_VARINT = 10
+#: Between the texts of which a key is made.
+KEY_SEPARATOR = "\x1f"
+_SEPARATOR = ord(KEY_SEPARATOR)
 
 
 @dataclass(frozen=True)
@@ -28,50 +31,45 @@ class Body:
     count: int
 
 
-def encode_bodies(frozen: FrozenSchema, keys: pl.Series, rows: pl.DataFrame, largest: int) -> list[Body]:
+@dataclass(frozen=True)
+class Columns:
+    """Rows to be encoded. A cell is an integer, or ``start << 32 | size`` of a text in ``letters`` (bytes) or of a list
+    in ``items``; where ``known`` has a field's name and says no, the cell is null.
+    """
+
+    height: int
+    cells: Mapping[str, Cells]
+    known: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    letters: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    items: Cells = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+def encode_bodies(frozen: FrozenSchema, key: Sequence[str], rows: Columns, largest: int) -> list[Body]:
     """Encode rows, in their order, as records under a frozen schema, frame included, without headers or timestamps.
 
-    ``keys`` are the records' keys as text. The frame has a column for each field: strings, integers, nullable integers
-    and lists of integers. A body has at most ``largest`` bytes, unless one record is longer than that.
+    ``key`` names the columns of text that make a record's key, joined by ``KEY_SEPARATOR``. The rows have a column for
+    each field: strings, integers, nullable integers and lists of integers. A body has at most ``largest`` bytes, unless
+    one record is longer than that.
     """
-    if rows.is_empty():
+    if not rows.height:
         return []
-    fields = [_written(field["type"]) for field in frozen.schema["fields"]]
-    columns = [rows[field["name"]] for field in frozen.schema["fields"]]
-    texts, lists = _Heap(), _Heap()
-    cells = np.empty((len(columns) + 1, rows.height), np.int64)
-    present = np.ones((len(columns), rows.height), np.bool_)
-    for row, ((kind, nullable), values) in enumerate(zip(fields, columns, strict=True)):
-        if nullable:
-            present[row] = values.is_not_null().to_numpy()
-        cells[row] = _cells(kind, values, texts, lists)
-    cells[-1] = _cells(STRING, keys, texts, lists)
-    letters = np.frombuffer(b"".join(texts.parts), np.uint8)
-    items = np.concatenate([np.empty(0, np.int64), *lists.parts])
-    longest = 5 * LONGEST_VARINT + len(fields) * (LONGEST_VARINT + 2)
-    out = np.empty(rows.height * longest + len(letters) + LONGEST_VARINT * len(items), np.uint8)
-    head = np.frombuffer(frame(frozen.id), np.uint8)
-    borders = write_records(head, np.array(fields), cells, present, letters, items, largest, out)
+    fields = {field["name"]: _written(field["type"]) for field in frozen.schema["fields"]}
+    cells = np.stack([rows.cells[name] for name in fields])
+    present = np.ones((len(fields), rows.height), np.bool_)
+    for n, name in enumerate(fields):
+        if name in rows.known:
+            present[n] = rows.known[name]
+    keys = np.stack([rows.cells[name] for name in key])
+    texts = [*keys, *(rows.cells[name] for name, (kind, _) in fields.items() if kind == STRING)]
+    longest = (5 + len(key)) * LONGEST_VARINT + len(fields) * (LONGEST_VARINT + 2)
+    letters = sum(int((text & 0xFFFF_FFFF).sum()) for text in texts)
+    out = np.empty(rows.height * longest + letters + LONGEST_VARINT * len(rows.items), np.uint8)
+    head, program = np.frombuffer(frame(frozen.id), np.uint8), np.array([*fields.values()], np.int64)
+    borders = write_records(head, program, cells, present, keys, (rows.letters, rows.items), largest, out)
     return [
         Body(out[start:end].tobytes(), int(count))
         for start, (end, count) in zip([0, *borders[:-1, 0]], borders, strict=True)
     ]
-
-
-class _Heap:
-    """Where texts or list items of all columns lie, one after the other."""
-
-    def __init__(self) -> None:
-        self.parts: list[Any] = []
-        self._size = 0
-
-    def add(self, part: Any, sizes: Cells) -> Cells:
-        """Keep a column's content; returns ``start << 32 | size`` of each row."""
-        self.parts.append(part)
-        starts = np.cumsum(sizes) - sizes + self._size
-        self._size += len(part)
-        spans: Cells = starts << 32 | sizes
-        return spans
 
 
 def _written(avro_type: Any) -> tuple[int, bool]:
@@ -86,15 +84,6 @@ def _written(avro_type: Any) -> tuple[int, bool]:
         case {"type": "array", "items": "int" | "long"}:
             return LONGS, False
     raise TypeError(f"no columnar codec for writing {avro_type!r}")
-
-
-def _cells(kind: int, values: pl.Series, texts: _Heap, lists: _Heap) -> Cells:
-    if kind == STRING:
-        return texts.add(values.str.join("").item().encode(), values.str.len_bytes().cast(pl.Int64).to_numpy())
-    if kind == LONGS:
-        items = values.explode().drop_nulls().cast(pl.Int64).to_numpy()
-        return lists.add(items, values.list.len().cast(pl.Int64).to_numpy())
-    return values.cast(pl.Int64).fill_null(0).to_numpy()
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -126,12 +115,16 @@ def _put(out: Any, at: int, value: int) -> int:
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _put_text(out: Any, at: int, texts: Any, span: int) -> int:
+def _put_letters(out: Any, at: int, texts: Any, span: Any) -> Any:
     start, size = span >> 32, span & 0xFFFF_FFFF
-    at = _put(out, at, size)
     for n in range(size):
         out[at + n] = texts[start + n]
     return at + size
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _put_text(out: Any, at: int, texts: Any, span: Any) -> Any:
+    return _put_letters(out, _put(out, at, span & 0xFFFF_FFFF), texts, span)
 
 
 @njit(nogil=True, cache=True)
@@ -180,16 +173,20 @@ def _put_fields(program: Any, cells: Any, present: Any, texts: Any, items: Any, 
 
 @njit(nogil=True, cache=True)
 def write_records(
-    head: Any, program: Any, cells: Any, present: Any, texts: Any, items: Any, largest: int, out: Any
+    head: Any, program: Any, cells: Any, present: Any, keys: Any, heaps: Any, largest: int, out: Any
 ) -> Any:
     """Write a record a row into ``out``; returns where each body ends and how many records it has.
 
-    A step of the program is (kind, nullable); cells are as in schemas.kernel, the last row of them the keys.
+    A step of the program is (kind, nullable); cells are as in schemas.kernel, and so are the keys' parts. The heaps are
+    of letters and of items.
     """
+    texts, items = heaps
     borders = np.empty((cells.shape[1], 2), np.int64)
     at, start, bodies, delta = 0, 0, 0, 0
     for row in range(cells.shape[1]):
-        key = cells[-1, row] & 0xFFFF_FFFF
+        key = len(keys) - 1
+        for part in range(len(keys)):
+            key += keys[part, row] & 0xFFFF_FFFF
         value = len(head) + _fields_size(program, cells, present, items, row)
         rest = 3 + _size(key) + key + _size(value) + value
         if delta and at - start + LONGEST_VARINT + _size(delta) + rest > largest:
@@ -197,7 +194,12 @@ def write_records(
             start, bodies, delta = at, bodies + 1, 0
         at = _put(out, at, _size(delta) + rest)
         out[at], out[at + 1] = 0, 0
-        at = _put_text(out, _put(out, at + 2, delta), texts, cells[-1, row])
+        at = _put(out, _put(out, at + 2, delta), key)
+        for part in range(len(keys)):
+            if part:
+                out[at] = _SEPARATOR
+                at += 1
+            at = _put_letters(out, at, texts, keys[part, row])
         at = _put(out, at, value)
         for n in range(len(head)):
             out[at + n] = head[n]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,15 +17,15 @@ from schemas.model import PARTS
 from schemas.verdict import part_rules
 from sinks.following import Following
 from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns, quarantine_columns
-from streams import deadletters
+from streams import deadletters, decode
 from streams.awaited import PATIENCE, Awaited
 from streams.deadletters import DeadLetter, NotADeadLetter
-from streams.decode import Decoder
+from streams.decode import Decoded, Decoder
 from streams.generations import Generation, generations, source
 from streams.recordbatch import NotOpened, RecordBatch
 from streams.runs import Run
-from streams.unknown import Unknown
-from streams.watermark import SEEN_BEFORE, advance, running_maximum
+from streams.unknown import GivenUp, Unknown
+from streams.watermark import advance
 
 log = logging.getLogger("citystream")
 
@@ -38,6 +38,14 @@ class Read(NamedTuple):
     ticks: Sequence[int] = ()
 
 
+class Wanted(NamedTuple):
+    """A run to be read from an offset on, and the maximum of event time before that (ms)."""
+
+    run: Run
+    from_offset: int
+    max_event_ms: int
+
+
 class Lane(Protocol):
     """What the sink does with a topic."""
 
@@ -48,12 +56,8 @@ class Lane(Protocol):
     @property
     def columns(self) -> Sequence[TableColumn]: ...
 
-    def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
-        """Read a run from an offset on; the rows have a column for each name the columns send."""
-        ...
-
-    def read_together(self, wanted: Sequence[tuple[Run, int, int]], /) -> list[Read] | None:
-        """The same of several partitions at once; None if they have to be read one by one."""
+    def read(self, wanted: Sequence[Wanted], /) -> list[Read]:
+        """Read runs of partitions; the rows have a column for each name the columns send."""
         ...
 
 
@@ -76,28 +80,17 @@ class FeedLane:
         self._decoder = Decoder(catalogue, feed.name, feed, Awaited(catalogue, math.inf), generation.topic)
         self._parts = [(field.name, part) for field in feed.fields for part in PARTS.get(field.kind, ())]
 
-    def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
-        read = self._decoder.read(run, from_offset, self._unknown(run))
-        rows, max_event_ms = advance(self._feed, read.rows, max_event_ms, self._counts, read.ticks)
-        rows = rows.with_columns(pl.lit(self._first + run.partition, pl.Int64).alias("source_partition"))
-        return Read(self._stored(rows), max_event_ms, [offset for offset, _ in read.ticks])
-
-    def read_together(self, wanted: Sequence[tuple[Run, int, int]]) -> list[Read] | None:
-        if self._counts is not None:
-            return None
-        found = self._decoder.read_together([(run, start, self._unknown(run)) for run, start, _ in wanted])
-        if found is None:
-            return None
-        rows, lengths = found
-        events = np.split(rows[self._feed.event_time].to_numpy(), np.cumsum(lengths)[:-1])
-        seen, newest = zip(*map(running_maximum, events, (before for _, _, before in wanted)), strict=True)
-        numbers = np.repeat([self._first + run.partition for run, _, _ in wanted], lengths)
-        rows = self._stored(
-            rows.with_columns(
-                pl.Series("source_partition", numbers), pl.Series(SEEN_BEFORE, np.concatenate(seen), dtype=pl.Int64)
-            )
-        )
-        return [Read(part, at) for part, at in zip(_parts(rows, lengths), newest, strict=True)]
+    def read(self, wanted: Sequence[Wanted]) -> list[Read]:
+        rows, found = self._decoder.read_together([_undecoded(one, self._unknown(one.run)) for one in wanted])
+        seen, read = [], []
+        for decoded, (_, _, before) in zip(found, wanted, strict=True):
+            offsets, events = (decoded.rows[name].to_numpy() for name in ("_offset", self._feed.event_time))
+            counted = None if self._counts is None else decoded.rows.select(self._counts).to_series().to_numpy()
+            part, newest = advance(offsets, events, counted, before, decoded.ticks)
+            seen.append(part)
+            read.append((newest, [offset for offset, _ in decoded.ticks]))
+        stored = self._stored(rows.with_columns(seen_before=np.concatenate(seen)))
+        return [Read(part, *more) for part, more in zip(_parts(stored, found), read, strict=True)]
 
     def _unknown(self, run: Run) -> Unknown | None:
         return self._following.of(run) if self._following else None
@@ -106,7 +99,7 @@ class FeedLane:
         return rows.rename({"_undeclared": UNDECLARED.name}, strict=False).with_columns(
             pl.col("_offset").alias("source_offset"),
             pl.col("_arrived").alias("arrived_at"),
-            pl.col(SEEN_BEFORE).alias("seen_before"),
+            (self._first + pl.col("_partition")).alias("source_partition"),
             *(pl.col(name).struct.field(part).alias(f"{name}_{part}") for name, part in self._parts),
         )
 
@@ -134,24 +127,16 @@ class AggregateLane:
         rules = part_rules(feed, aggregate)
         self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue, patience), rules=rules)
 
-    def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
-        read = self._decoder.read(run, from_offset, self._unknown(run))
-        if read.dead:
-            first = read.dead[0]
+    def read(self, wanted: Sequence[Wanted]) -> list[Read]:
+        _, found = self._decoder.read_together([_undecoded(one, self._unknown(one.run)) for one in wanted])
+        for first, dead in [(decoded.dead[0], decoded.dead) for decoded in found if decoded.dead]:
             log.warning(
                 "%s/%d: %d records from offset %d on are no parts of windows (%s) and are left out. Only the processor "
                 "may write there; if a schema was missing, bring its files, then: citystream positions reset sink %s",
-                *(run.topic, run.partition, sum(d.last_offset - d.offset + 1 for d in read.dead)),
+                *(first.topic, first.partition, sum(d.last_offset - d.offset + 1 for d in dead)),
                 *(first.offset, first.cause, self.topic),
             )
-        return Read(read.rows, max_event_ms)
-
-    def read_together(self, wanted: Sequence[tuple[Run, int, int]]) -> list[Read] | None:
-        """Not if there is anything to be said of a part."""
-        found = self._decoder.read_together([(run, start, self._unknown(run)) for run, start, _ in wanted])
-        if found is None or found[0].height < sum(batch.count for run, _, _ in wanted for batch in run.batches):
-            return None
-        return [Read(part, before) for part, (_, _, before) in zip(_parts(*found), wanted, strict=True)]
+        return [Read(decoded.rows, before) for decoded, (_, _, before) in zip(found, wanted, strict=True)]
 
     def _unknown(self, run: Run) -> Unknown | None:
         return self._following.of_parts(run) if self._following else None
@@ -171,11 +156,10 @@ class QuarantineLane:
     def __init__(self, timezone: str) -> None:
         self.columns = quarantine_columns(timezone)
 
-    def read_together(self, _: Sequence[tuple[Run, int, int]], /) -> list[Read] | None:
-        """They are few."""
-        return None
+    def read(self, wanted: Sequence[Wanted]) -> list[Read]:
+        return [self._read(*one) for one in wanted]
 
-    def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
+    def _read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
         rows = [
             {
                 "topic": topic,
@@ -198,12 +182,16 @@ class QuarantineLane:
         return Read(pl.DataFrame(rows, {name: pl.String if name in text else pl.Int64 for name in names}), max_event_ms)
 
 
-def _parts(rows: pl.DataFrame, lengths: Sequence[int]) -> Iterator[pl.DataFrame]:
-    """Rows in parts of these lengths."""
+def _undecoded(wanted: Wanted, unknown: Unknown | None) -> decode.Wanted:
+    return decode.Wanted(wanted.run, wanted.from_offset, unknown or GivenUp({}, wanted.run.next - 1))
+
+
+def _parts(rows: pl.DataFrame, like: Iterable[Decoded]) -> Iterator[pl.DataFrame]:
+    """Rows in parts as long as these."""
     begin = 0
-    for length in lengths:
-        yield rows.slice(begin, length)
-        begin += length
+    for height in (decoded.rows.height for decoded in like):
+        yield rows.slice(begin, height)
+        begin += height
 
 
 def _letters(batch: RecordBatch, from_offset: int) -> Iterator[DeadLetter]:

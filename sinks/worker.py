@@ -20,7 +20,7 @@ from sinks import GROUP
 from sinks.clickhouse import Abandoned, Server, Writer
 from sinks.definitions import definitions
 from sinks.following import Following
-from sinks.lanes import AggregateLane, Lane, Read, lanes
+from sinks.lanes import AggregateLane, Lane, Read, Wanted, lanes
 from sinks.tables import CONTROL, PROGRESS, UNDECLARED, TableColumn
 from streams.batchworker import BatchWorker, Held
 from streams.decode import gaps
@@ -48,14 +48,12 @@ class Reading:
         self.position = start
         self.frames: list[pl.DataFrame] = []
         self.gaps: list[tuple[str, int, int, int]] = []
-        #: What was read ahead: the offsets it is of, and its rows.
-        self.ahead: tuple[range, Read] | None = None
         #: Bytes of the rows that wait.
         self.unwritten = 0
         self._changing = threading.Lock()
 
-    def take(self, run: Run) -> None:
-        """Read a run.
+    def take(self, run: Run, read: Read) -> None:
+        """Let what was read of a run wait.
 
         Raises
         ------
@@ -67,11 +65,6 @@ class Reading:
             raise LogGap(f"{run.topic}/{run.partition}: offsets {before.processed} to {run.start - 1} are missing")
         if run.next <= before.processed:
             return
-        ahead, self.ahead = self.ahead, None
-        if ahead is not None and ahead[0] == range(run.start, run.next):
-            read = ahead[1]
-        else:
-            read = self.lane.read(run, before.processed, before.max_event_ms)
         rows, newest, ticks = read
         control = [*gaps(run, before.processed), *((offset, offset) for offset in ticks)]
         without = [(*source(run.topic, run.partition), *stretch) for stretch in control]
@@ -100,7 +93,7 @@ def _join(frames: list[pl.DataFrame]) -> None:
         frames[-2:] = [pl.concat([before, last], how="diagonal", rechunk=True)]
 
 
-class Sink(BatchWorker[Reading]):
+class Sink(BatchWorker[Reading, Read]):
     """Collects rows and inserts them, a block a table; commits after the acknowledgement."""
 
     def __init__(self, app: BatchApp, ways: list[Lane], writer: Writer) -> None:
@@ -115,17 +108,15 @@ class Sink(BatchWorker[Reading]):
         """A partition of which nothing waits."""
         return Reading(self._lanes[tp.topic], start)
 
-    def read_ahead(self, waiting: Sequence[tuple[Reading, Run]]) -> None:
-        """Decode the partitions of a topic as one."""
-        ready = [(state, one) for state, one in waiting if one.start == state.position.processed]
-        wanted = [(one, one.start, state.position.max_event_ms) for state, one in ready]
-        read = ready[0][0].lane.read_together(wanted) if ready else None
-        for (state, one), rows in zip(ready, read or (), strict=False):
-            state.ahead = range(one.start, one.next), rows
+    def read(self, waiting: Sequence[tuple[Reading, Run]]) -> list[Read]:
+        """Decode."""
+        standing = [(run, state.position) for state, run in waiting]
+        lane = self._lanes[waiting[0][1].topic]
+        return lane.read([Wanted(run, position.processed, position.max_event_ms) for run, position in standing])
 
-    def take(self, state: Reading, run: Run) -> None:
+    def take(self, state: Reading, run: Run, read: Read) -> None:
         """Let the rows of a run wait for the next flush."""
-        state.take(run)
+        state.take(run, read)
 
     def waits(self, state: Reading) -> str:
         """That ClickHouse does not take the rows there are."""

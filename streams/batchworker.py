@@ -16,7 +16,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import wraps
-from itertools import compress
 from typing import Any, Generic, TypeVar
 
 import faust
@@ -24,12 +23,13 @@ from faust.types import TP
 
 from streams.awaited import NotYet
 from streams.positions import LogGap, Position, Stop
-from streams.runs import Run, joined
+from streams.runs import LONGEST_RUN, Run, joined
 from streams.worker import BatchApp, end_process
 
 log = logging.getLogger("citystream")
 
 S = TypeVar("S")
+R = TypeVar("R")
 
 #: How often a look shows whether a feed is due.
 LOOK_EVERY = timedelta(seconds=1)
@@ -96,7 +96,22 @@ async def locked(held: Iterable[Held[Any]]) -> AsyncIterator[None]:
         yield
 
 
-class BatchWorker(Generic[S]):
+def _together(waiting: Iterable[tuple[Held[S], Run, int]]) -> Iterator[list[tuple[Held[S], Run, int]]]:
+    """Those of one topic, as many as are read at once."""
+    found: list[tuple[Held[S], Run, int]] = []
+    records = 0
+    for one in waiting:
+        run = one[1]
+        if found and (run.topic != found[-1][1].topic or records + run.records > LONGEST_RUN):
+            yield found
+            found, records = [], 0
+        found.append(one)
+        records += run.records
+    if found:
+        yield found
+
+
+class BatchWorker(Generic[S, R]):
     """Takes runs into the states of their partitions, all partitions of a feed in one pass, and flushes what changed.
 
     A pass is due when the last one is ``every`` ago, when nothing came for a second, and at once when the end of the
@@ -132,22 +147,23 @@ class BatchWorker(Generic[S]):
         """The state of a partition that is read from a position on."""
         raise NotImplementedError
 
-    def take(self, state: S, run: Run) -> None:
-        """Take a run into a state; in a thread, one run of a partition after the other.
+    def read(self, waiting: Sequence[tuple[S, Run]], /) -> Sequence[R]:
+        """Read runs of partitions of one topic, each by its state; in a thread.
 
         Raises
         ------
         NotYet
-            It has to wait, and nothing of it was taken.
+            One has to wait, and nothing was read.
         """
+        raise NotImplementedError
+
+    def take(self, state: S, run: Run, read: R) -> None:
+        """Take what was read of a run into a state; in a thread, one run of a partition after the other."""
         raise NotImplementedError
 
     def every(self, _: str, /) -> timedelta:
         """How long what comes of a feed may wait for a pass while more comes."""
         return LOOK_EVERY
-
-    def read_ahead(self, waiting: Sequence[tuple[S, Run]]) -> None:
-        """Decode together what is about to be taken, where that spares something; in a thread."""
 
     def waits(self, _: S, /) -> str:
         """Why a state can take nothing for now; empty if it can."""
@@ -242,24 +258,17 @@ class BatchWorker(Generic[S]):
         async with self._hands, locked(held.values()):
             ready = {tp: one for tp, one in held.items() if one.runs and tp not in self.app.batch_consumer.paused}
             waiting = [(one, *joined(one.runs)) for one in ready.values() if not self.waits(one.state)]
-            if waiting:
-                taken = await asyncio.to_thread(self._take_together, [(one.state, run) for one, run, _ in waiting])
-                for one, _, count in compress(waiting, taken):
-                    one.done(count)
+            for together in _together(waiting):
+                with suppress(NotYet):
+                    await asyncio.to_thread(self._read_and_take, [(one.state, run) for one, run, _ in together])
+                    for one, _, count in together:
+                        one.done(count)
             for tp, one in ready.items():
                 await self.take_what_waits(tp, one)
 
-    def _take_together(self, waiting: Sequence[tuple[S, Run]]) -> list[bool]:
-        """Take runs into these states, in a thread; says of each whether it did not have to wait."""
-        self.read_ahead(waiting)
-        return [self._taken_at_once(state, run) for state, run in waiting]
-
-    def _taken_at_once(self, state: S, run: Run) -> bool:
-        try:
-            self.take(state, run)
-        except NotYet:
-            return False
-        return True
+    def _read_and_take(self, waiting: Sequence[tuple[S, Run]]) -> None:
+        for (state, run), read in zip(waiting, self.read(waiting), strict=True):
+            self.take(state, run, read)
 
     async def take_what_waits(self, tp: TP, held: Held[S]) -> None:
         """Take runs in their order, together if they can be; pause the partition where one has to wait, and else let
@@ -268,7 +277,7 @@ class BatchWorker(Generic[S]):
         while not (reason := self.waits(held.state)) and held.runs and self.held.get(tp) is held:
             run, count = joined(held.runs) if together else (held.runs[0], 1)
             try:
-                await asyncio.to_thread(self.take, held.state, run)
+                await asyncio.to_thread(self._read_and_take, [(held.state, run)])
             except NotYet as wait:
                 if count == 1:
                     reason = str(wait)

@@ -6,8 +6,9 @@ Every part that reads a topic reads it through here, so a record has one verdict
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ from schemas.columnar import Block
 from schemas.feed import Feed
 from schemas.rowcodec import FRAME, NotDecodable, schema_id
 from schemas.verdict import Rules
-from streams.awaited import Awaited, NotYet
+from streams.awaited import Awaited
 from streams.deadletters import DeadLetter, Stage, of_batch
 from streams.recordbatch import MAX_BODY, NotOpened, RecordBatch
 from streams.runs import Run
@@ -67,7 +68,8 @@ Tick = tuple[int, int]
 
 @dataclass
 class Decoded:
-    """Valid rows in offset order, with ``_key``, ``_offset`` and ``_arrived`` (ms), and what is not valid.
+    """Valid rows in offset order, with ``_key``, ``_partition``, ``_offset`` and ``_arrived`` (ms), and what is not
+    valid.
 
     ``_undeclared`` (JSON text) is there if a row has fields that the reader does not declare. ``ticks`` are offsets,
     ascending, and the event times (ms) they say.
@@ -76,6 +78,15 @@ class Decoded:
     rows: pl.DataFrame
     dead: list[DeadLetter] = field(default_factory=list)
     ticks: list[Tick] = field(default_factory=list)
+
+
+class Wanted(NamedTuple):
+    """A run to be read from an offset on; ``unknown`` says what is dead whatever the files say, and is told what did
+    not come."""
+
+    run: Run
+    from_offset: int
+    unknown: Unknown
 
 
 class Decoder:
@@ -111,78 +122,64 @@ class Decoder:
         return schema_id <= self.newest_schema
 
     def read(self, run: Run, from_offset: int, unknown: Unknown | None = None) -> Decoded:
-        """Decode and judge the records of a run from an offset on.
+        """Decode and judge the records of a run from an offset on; see ``Wanted`` and ``read_together``."""
+        _, (decoded,) = self.read_together([Wanted(run, from_offset, unknown or GivenUp({}, run.next - 1))])
+        return decoded
 
-        ``unknown`` says what is dead whatever the files say, and is told what did not come.
+    def read_together(self, wanted: Sequence[Wanted]) -> tuple[pl.DataFrame, list[Decoded]]:
+        """The same of runs of several partitions, which costs little more than one; gives also the rows of all.
 
         Raises
         ------
         NotYet
-            A schema id is not known and is waited for, as ``awaited`` says; read the same run again later.
+            A schema id is not known and is waited for, as ``awaited`` says; read the same runs again later.
         """
-        reading = _Reading(
-            self._versions, self._catalogue, self._awaited, self._topic, unknown or GivenUp({}, run.next - 1)
-        )
-        frames, empty = list(reading.frames(run.batches)), self._versions.empty
+        reading = _Reading(self._versions, self._catalogue, self._awaited, self._topic)
+        frames, empty = list(reading.frames(wanted)), self._versions.empty
         rows = pl.concat([empty, *frames], how="diagonal_relaxed", rechunk=True) if frames else empty
-        rows = rows.sort("_offset") if len(frames) > 1 else rows
-        if rows.height and rows.item(0, "_offset") < from_offset:
-            rows = rows.filter(pl.col("_offset") >= from_offset)
-        dead = [letter for letter in reading.dead if letter.last_offset >= from_offset]
-        ticks = sorted(tick for tick in reading.ticks if tick[0] >= from_offset)
-        return Decoded(rows, sorted(dead, key=lambda letter: letter.offset), ticks)
+        rows = rows.sort("_partition", "_offset") if len(frames) > 1 else rows
+        for run, from_offset, _ in wanted:
+            if run.batches and run.batches[0].base_offset < from_offset:
+                rows = rows.filter((pl.col("_partition") != run.partition) | (pl.col("_offset") >= from_offset))
+        partitions = rows["_partition"].to_numpy()
+        return rows, [
+            Decoded(
+                rows.slice(begin, end - begin),
+                sorted(
+                    (d for d in reading.dead if d.partition == run.partition and d.last_offset >= from_offset),
+                    key=lambda letter: letter.offset,
+                ),
+                sorted((at, ms) for number, at, ms in reading.ticks if number == run.partition and at >= from_offset),
+            )
+            for run, from_offset, _ in wanted
+            for begin, end in [np.searchsorted(partitions, [run.partition, run.partition + 1]).tolist()]
+        ]
 
-    def read_together(self, wanted: Sequence[tuple[Run, int, Unknown | None]]) -> tuple[pl.DataFrame, list[int]] | None:
-        """Valid rows of runs of several partitions, each from an offset on, and how many each of them has.
 
-        None if anything but values is not as it usually is: then they have to be read one by one.
-        """
-        batches = [batch for run, _, _ in wanted for batch in run.batches]
-        if not batches or any(run.batches and run.batches[0].base_offset < start for run, start, _ in wanted):
-            return None
-        try:
-            blocks, size = [], 0
-            for batch in batches:
-                blocks.append(batch.block())
-                size += len(blocks[-1].body)
-                if size > MAX_BODY:
-                    return None
-            version = self._versions.named(blocks[0].first_frame())
-            if version is None:
-                return None
-            if any(b[0].base_offset <= u.dead_to(version.number) for r, _, u in wanted if u and (b := r.batches)):
-                return None
-            rows = version.layout.read_blocks(blocks)
-        except (NotOpened, NotDecodable, NotYet):
-            return None
-        lengths = [sum(batch.count for batch in run.batches) for run, _, _ in wanted]
-        if version.verdict and (problems := version.verdict.problems(rows)) is not None:
-            valid = problems.is_null()
-            rows = rows.filter(valid)
-            lengths = [int(part.sum()) for part in np.split(valid.to_numpy(), np.cumsum(lengths)[:-1])]
-        typed = pl.concat([self._versions.empty, rows.select(version.columns)], how="diagonal_relaxed")
-        return typed, lengths
+class _Member(NamedTuple):
+    """A batch of a run with its body, and what counts as unknown in it."""
+
+    block: Block
+    batch: RecordBatch
+    unknown: Unknown
 
 
 class _Reading:
-    """One reading of a run: frames of what is valid, ``dead`` and ``ticks``, in any order."""
+    """One reading of runs: frames of what is valid, ``dead`` and ``ticks`` (partition, offset, ms), in any order."""
 
-    def __init__(
-        self, versions: Versions, catalogue: Catalogue, awaited: Awaited, topic: str, unknown: Unknown
-    ) -> None:
+    def __init__(self, versions: Versions, catalogue: Catalogue, awaited: Awaited, topic: str) -> None:
         self._versions = versions
         self._catalogue = catalogue
         self._awaited = awaited
         self._topic = topic
-        self._unknown = unknown
         self.dead: list[DeadLetter] = []
-        self.ticks: list[Tick] = []
+        self.ticks: list[tuple[int, int, int]] = []
 
-    def frames(self, batches: Iterable[RecordBatch]) -> Iterable[pl.DataFrame]:
+    def frames(self, wanted: Sequence[Wanted]) -> Iterable[pl.DataFrame]:
         """Frames of the batches, several at once where they prove to be blocks of one schema."""
-        held: list[tuple[Block, RecordBatch]] = []
+        held: list[_Member] = []
         size = 0
-        for batch in batches:
+        for batch, unknown in [(batch, unknown) for run, _, unknown in wanted for batch in run.batches]:
             try:
                 block = batch.block()
             except NotOpened as error:
@@ -191,47 +188,55 @@ class _Reading:
             if size + len(block.body) > MAX_BODY:
                 yield from self._alike(held)
                 held, size = [], 0
-            held.append((block, batch))
+            held.append(_Member(block, batch, unknown))
             size += len(block.body)
         yield from self._alike(held)
 
-    def _alike(self, members: list[tuple[Block, RecordBatch]]) -> Iterable[pl.DataFrame]:
+    def _alike(self, members: Sequence[_Member]) -> Iterable[pl.DataFrame]:
         """Usually all are of the first one's schema; sorted out only if not."""
-        version = self._versions.named(members[0][0].first_frame()) if members else None
-        if version is not None and self._unknown.dead_to(version.number) < members[0][1].base_offset:
+        version = self._readable(members)
+        if version is not None:
             try:
-                rows = version.layout.read_blocks([block for block, _ in members])
+                rows = version.layout.read_blocks([member.block for member in members])
             except NotDecodable:
                 pass
             else:
-                yield self._judged(version, rows, (batch for _, batch in members))
+                yield self._judged(version, rows, [member.batch for member in members])
                 return
-        same: dict[bytes, list[tuple[Block, RecordBatch]]] = defaultdict(list)
-        for block, batch in members:
-            same[block.first_frame()].append((block, batch))
-        for frame, alike in same.items():
-            version = self._versions.named(frame)
-            if version is not None and self._unknown.dead_to(version.number) < alike[0][1].base_offset:
+        same: dict[bytes, list[_Member]] = defaultdict(list)
+        for member in members:
+            same[member.block.first_frame()].append(member)
+        for alike in same.values():
+            version = self._readable(alike)
+            if version is not None:
                 yield from self._together(version, alike)
             else:
-                for _, batch in alike:
-                    yield from self._one_by_one(batch)
+                for member in alike:
+                    yield from self._one_by_one(member)
 
-    def _together(self, version: Version, members: list[tuple[Block, RecordBatch]]) -> Iterable[pl.DataFrame]:
+    def _readable(self, members: Sequence[_Member]) -> Version | None:
+        """The version that the first record names, if it is known and dead in none of them."""
+        version = self._versions.named(members[0].block.first_frame()) if members else None
+        if version is None or any(m.unknown.dead_to(version.number) >= m.batch.base_offset for m in members):
+            return None
+        return version
+
+    def _together(self, version: Version, members: Sequence[_Member]) -> Iterable[pl.DataFrame]:
         try:
-            rows = version.layout.read_blocks([block for block, _ in members])
+            rows = version.layout.read_blocks([member.block for member in members])
         except NotDecodable:
             if len(members) == 1:
-                yield from self._one_by_one(members[0][1])
+                yield from self._one_by_one(members[0])
             else:
                 half = len(members) // 2
                 yield from self._together(version, members[:half])
                 yield from self._together(version, members[half:])
         else:
-            yield self._judged(version, rows, (batch for _, batch in members))
+            yield self._judged(version, rows, [member.batch for member in members])
 
-    def _one_by_one(self, batch: RecordBatch) -> Iterable[pl.DataFrame]:
+    def _one_by_one(self, member: _Member) -> Iterable[pl.DataFrame]:
         """The ordinary path: records by their own borders."""
+        batch, unknown = member.batch, member.unknown
         try:
             records = batch.records()
         except CorruptRecordException as error:
@@ -243,7 +248,7 @@ class _Reading:
         by_frame: dict[bytes, list[tuple[int, bytes, bytes]]] = defaultdict(list)
         for offset, key, value, _ in records:
             if key is None and (said := self._versions.tick(value, batch.arrived_ms)) is not None:
-                self.ticks.append((offset, said))
+                self.ticks.append((batch.partition, offset, said))
             elif key is None:
                 self.dead.append(self._letter(batch, offset, "the record has no key", key, value))
             elif value is None:
@@ -252,15 +257,15 @@ class _Reading:
                 by_frame[value[: FRAME.size]].append((offset, key, value))
         for frame, found in by_frame.items():
             stated = schema_id(frame)
-            dead_to = -1 if stated is None else self._unknown.dead_to(stated)
+            dead_to = -1 if stated is None else unknown.dead_to(stated)
             version = self._versions.named(frame)
             if version is None and stated is not None and found[-1][0] > dead_to:
                 may_come = self._catalogue.may_come(stated)
                 where = f"{self._topic}/{batch.partition} at offset {found[0][0]}"
-                if self._awaited.came(stated, where, self._unknown.in_vain):
+                if self._awaited.came(stated, where, unknown.in_vain):
                     version = self._versions.named(frame)
                 elif may_come:
-                    self._unknown.give_up(stated)
+                    unknown.give_up(stated)
             if version is None:
                 self.dead += self._unreadable(batch, found)
                 continue
@@ -272,16 +277,17 @@ class _Reading:
             good = [member for n, member in enumerate(members) if n not in lost]
             rows = rows.with_columns(
                 _key=pl.Series([key for _, key, _ in good], dtype=pl.Binary),
+                _partition=pl.lit(batch.partition, pl.Int64),
                 _offset=pl.Series([offset for offset, _, _ in good], dtype=pl.Int64),
                 _arrived=pl.lit(batch.arrived_ms, pl.Int64),
             )
             yield self._judged(version, rows, [batch])
 
-    def _judged(self, version: Version, rows: pl.DataFrame, batches: Iterable[RecordBatch]) -> pl.DataFrame:
+    def _judged(self, version: Version, rows: pl.DataFrame, batches: Sequence[RecordBatch]) -> pl.DataFrame:
         """The valid ones of these rows, as the reader wants them."""
         if version.verdict and (problems := version.verdict.problems(rows)) is not None:
-            broken = rows.select("_offset", _cause=problems).filter(pl.col("_cause").is_not_null())
-            self.dead += self._broken(batches, dict(broken.iter_rows()))
+            broken = rows.select("_partition", "_offset", problems).filter(problems.is_not_null())
+            self.dead += self._broken(batches, {(number, at): cause for number, at, cause in broken.iter_rows()})
             rows = rows.filter(problems.is_null())
         return rows.select(version.columns)
 
@@ -289,12 +295,12 @@ class _Reading:
         for offset, key, value in records:
             yield self._letter(batch, offset, self._versions.why_not(value), key, value)
 
-    def _broken(self, batches: Iterable[RecordBatch], causes: dict[int, str]) -> Iterable[DeadLetter]:
+    def _broken(self, batches: Iterable[RecordBatch], causes: Mapping[tuple[int, int], str]) -> Iterable[DeadLetter]:
         for batch in batches:
-            if any(batch.base_offset <= offset <= batch.last_offset for offset in causes):
+            if any(n == batch.partition and batch.base_offset <= at <= batch.last_offset for n, at in causes):
                 for offset, key, value, _ in batch.records():
-                    if offset in causes:
-                        yield self._letter(batch, offset, causes[offset], key, value, "VALIDATE")
+                    if cause := causes.get((batch.partition, offset)):
+                        yield self._letter(batch, offset, cause, key, value, "VALIDATE")
 
     def _letter(
         self,

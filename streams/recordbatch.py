@@ -79,7 +79,7 @@ class RecordBatch:
         NotOpened
             It holds too much, or cannot be decompressed.
         """
-        return Block(self._body(), self.count, self.base_offset, self.last_offset, self.arrived_ms)
+        return Block(self._body(), self.count, self.partition, self.base_offset, self.last_offset, self.arrived_ms)
 
     def records(self) -> list[BatchRecord]:
         """Offset, key, value and headers of each record, by the ordinary reader.

@@ -41,14 +41,19 @@ class Run:
         """Bytes of its batches, compressed if they are."""
         return sum(len(batch.raw) for batch in self.batches)
 
+    @property
+    def records(self) -> int:
+        """How many records its batches state."""
+        return sum(batch.count for batch in self.batches)
+
 
 def joined(runs: Iterable[Run]) -> tuple[Run, int]:
     """The first of these runs of a partition as one with those that follow on it, and how many they are."""
     first, *others = runs
     batches, end, count = list(first.batches), first.next, 1
-    records = sum(batch.count for batch in batches)
+    records = first.records
     for run in others:
-        records += sum(batch.count for batch in run.batches)
+        records += run.records
         if run.start != end or records > LONGEST_RUN:
             break
         batches += run.batches

@@ -81,7 +81,7 @@ class Versions:
         columns = [
             pl.col(name) if name in has else pl.lit(field["default"]).alias(name) for name, field in wanted.items()
         ]
-        columns += [pl.col("_key", "_offset", "_arrived")]
+        columns += [pl.col("_key", "_partition", "_offset", "_arrived")]
         if self._feed is None:
             own = [rule for rule in self._own_rules if {*rule[1].meta.root_names()} <= {*has, "_arrived"}]
             return Version(written.id, Layout(written), ColumnarVerdict(own) if own else None, columns)

@@ -17,44 +17,34 @@ import polars as pl
 from schemas.feed import Aggregate, Feed, milliseconds
 from streams.positions import NO_EVENT_TIME
 
+Instants = npt.NDArray[np.int64]
 #: A time, or a column of times, in ms since 1970-01-01 UTC.
-Moment = TypeVar("Moment", int, pl.Expr)
+Moment = TypeVar("Moment", int, pl.Expr, Instants)
 
-SEEN_BEFORE = "_seen_before"
 #: In the place of the maximum before a row that its generation does not count: late for every window.
 ASIDE = 2**63 - 1
 
 
 def advance(
-    feed: Feed,
-    rows: pl.DataFrame,
+    offsets: Instants,
+    event_ms: Instants,
+    counts: npt.NDArray[np.bool_] | None,
     max_event_ms: int,
-    counts: pl.Expr | None = None,
     ticks: Sequence[tuple[int, int]] = (),
-) -> tuple[pl.DataFrame, int]:
-    """Add to each row the running maximum of event time before it (ms, ``_seen_before``); return the new maximum.
+) -> tuple[Instants, int]:
+    """The running maximum of event time before each of some rows that follow each other, and behind them (ms).
 
     Rows that ``counts`` is false for do not move the maximum and get ``ASIDE``. ``ticks`` are offsets, ascending, and
     times (ms).
     """
-    events = rows[feed.event_time].to_numpy()
-    counted = None if counts is None else rows.select(counts).to_series().to_numpy()
-    seen, newest = running_maximum(
-        events if counted is None else np.where(counted, events, NO_EVENT_TIME), max_event_ms
-    )
+    counted = event_ms if counts is None else np.where(counts, event_ms, NO_EVENT_TIME)
+    reached = np.maximum.accumulate(np.concatenate(([max_event_ms], counted)))
+    seen, newest = reached[:-1], int(reached[-1])
     if ticks:
         told = np.maximum.accumulate([max_event_ms, *(ms for _, ms in ticks)])
-        ticks_before = np.searchsorted([offset for offset, _ in ticks], rows["_offset"].to_numpy())
+        ticks_before = np.searchsorted([offset for offset, _ in ticks], offsets)
         seen, newest = np.maximum(seen, told[ticks_before]), max(newest, int(told[-1]))
-    if counted is not None:
-        seen = np.where(counted, seen, ASIDE)
-    return rows.hstack([pl.Series(SEEN_BEFORE, seen, dtype=pl.Int64)]), newest
-
-
-def running_maximum(event_ms: npt.NDArray[np.int64], before_ms: int) -> tuple[npt.NDArray[np.int64], int]:
-    """The maximum of event time before each of some records that follow each other, and behind them."""
-    seen = np.maximum.accumulate(np.concatenate(([before_ms], event_ms)))
-    return seen[:-1], int(seen[-1])
+    return seen if counts is None else np.where(counts, seen, ASIDE), newest
 
 
 def window_start(aggregate: Aggregate, event_ms: Moment) -> Moment:

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from citystream.cli import main
-from processors.partition import Partition
+from processors.partition import Partition, Read
 from processors.worker import Processor
 from streams import batchworker, runs
 from streams.runs import Run
@@ -32,14 +32,14 @@ def create_with_small_fetches(self: ConsumerThread, transport: Any) -> Any:
     return consumer
 
 
-def take_slowly(self: Processor, state: Partition, run: Run) -> None:
+def take_slowly(self: Processor, state: Partition, run: Run, read: Read) -> None:
     """Say where a run lies, and wait."""
     processed = state.start.processed
     if run.start < processed:
         word = "straddles" if run.next > processed else "replays"
         print(f"{word} {run.topic}/{run.partition}: {run.start} to {run.next}, processed {processed}", flush=True)
         time.sleep(PAUSE)
-    take(self, state, run)
+    take(self, state, run, read)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,32 @@
-"""Compile the kernels into the folder NUMBA_CACHE_DIR, so that a new container does not: python compile.py."""
+"""Compile the kernels, beside their modules or into the folder NUMBA_CACHE_DIR: python compile.py."""
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 
+from processors.tables import Table, Texts
+from processors.windows import merge_events
 from schemas.catalogue import FrozenSchema
 from schemas.columnar import Block, Layout
-from schemas.writing import encode_bodies
+from schemas.writing import Columns, encode_bodies
 
 FIELDS = [{"name": "name", "type": "string"}, {"name": "counts", "type": {"type": "array", "items": "long"}}]
+NAME = b"a name of some length"
 
 
 def compile_kernels() -> pl.DataFrame:
-    """Write a record and read it back in both ways there are; returns what was read."""
+    """Count an event into a window, write a record and read it back in both ways there are; returns what was read."""
+    texts, cells = Texts(), np.array([[len(NAME)]])
+    texts.number(np.frombuffer(bytearray(NAME), np.uint8), cells, 0)
+    groups, _ = Table(1).number(cells)
+    merge_events(groups, np.zeros((1, 6), np.int64), cells, groups, np.empty((0, 3), np.int64))
     frozen = FrozenSchema(1, "compiled", 1, {"type": "record", "name": "Compiled", "fields": FIELDS})
-    rows = pl.DataFrame({"name": ["a name of some length"], "counts": [[1, 2, 3]]})
-    (body,) = encode_bodies(frozen, pl.Series(["key"]), rows, 2**20)
+    rows = {"name": texts.spans, "counts": np.array([3])}
+    (body,) = encode_bodies(frozen, ["name"], Columns(1, rows, {}, texts.letters, np.arange(3)), 2**20)
     layout = Layout(frozen)
     layout.read_values([layout.frame])
-    return layout.read_blocks([Block(body.data, body.count, 0, body.count - 1, 0)])
+    return layout.read_blocks([Block(body.data, body.count, 0, 0, body.count - 1, 0)])
 
 
 if __name__ == "__main__":

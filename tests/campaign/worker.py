@@ -31,7 +31,7 @@ MOMENTS: dict[str, tuple[type[Any], str, str]] = {
     "started": (Consumer, "perform_seek", "before"),
     "assigned": (Consumer, "perform_seek", "after"),
     "revoked": (Consumer, "on_partitions_revoked", "before"),
-    "replaying or processing": (Partition, "process", "before"),
+    "replaying or processing": (Partition, "take", "before"),
     "parts half sent": (Sender, "settle", "before"),
     "flushed, not committed": (ConsumerThread, "_commit", "before"),
     "committed, no checkpoint": (ConsumerThread, "_commit", "after"),

@@ -105,7 +105,8 @@ def store(city: Installation, feed: Feed, base: int, *values: bytes) -> None:
     )
     held = Held(start, sink.begin(tp, start))
     for offset, content in enumerate(values, base):
-        sink.take(held.state, run(batch([(b"d-1", content, [])], offset, arrived_ms=ARRIVED_MS)))
+        one = run(batch([(b"d-1", content, [])], offset, arrived_ms=ARRIVED_MS))
+        sink._read_and_take([(held.state, one)])
     asyncio.run(sink.flush({tp: held}))
 
 

@@ -27,7 +27,6 @@ from citystream.settings import Settings
 from citystream.stack import clickhouse
 from citystream.stack.process import Process
 from processors.partition import Output, Partition
-from processors.worker import KEY_SEPARATOR
 from schemas.feed import Feed
 from schemas.verdict import instant_ms
 from schemas.writing import encode_bodies
@@ -45,6 +44,7 @@ from streams.positions import NO_EVENT_TIME, Position
 from streams.publisher import Publisher
 from streams.recordbatch import packed, split
 from streams.runs import Run
+from tests.columns import process
 from tests.conftest import settings_in
 from tests.reference.batches import CODECS, Record, batch, stamped
 
@@ -130,7 +130,7 @@ def publish(city: Installation, feed: Feed, log: Log) -> None:
                 mine = mine[size:]
 
 
-def process(city: Installation, feed: Feed, log: Log) -> None:
+def process_all(city: Installation, feed: Feed, log: Log) -> None:
     """What a processor writes that is killed again and again, often after a flush that it could not commit."""
     decoder = Decoder(city.catalogue, feed.name, feed)
     for number in range(feed.partitions):
@@ -139,7 +139,7 @@ def process(city: Installation, feed: Feed, log: Log) -> None:
         while position.processed < log.ends[tp]:
             partition = Partition(feed, number, decoder, position, accept_bad=True)
             for run in log.runs(tp, position.rewind):
-                partition.process(run)
+                process(partition, run)
                 if log.random.random() < 0.5 and run.next < log.ends[tp]:
                     continue
                 output = partition.flush()
@@ -154,8 +154,7 @@ def write(city: Installation, feed: Feed, log: Log, output: Output, number: int)
     """As the processor writes; a letter written again says another cause, as if the program was a newer one."""
     for aggregate in feed.aggregates:
         parts = output.parts[aggregate.name]
-        keys = parts.select(pl.concat_str(aggregate.by, separator=KEY_SEPARATOR)).to_series()
-        for body in encode_bodies(city.catalogue.latest(aggregate.topic), keys, parts, LARGEST_BODY):
+        for body in encode_bodies(city.catalogue.latest(aggregate.topic), aggregate.by, parts, LARGEST_BODY):
             log.append(TP(aggregate.topic, number), packed(body.data, body.count))
     for letter in output.dead:
         place = letter.topic, letter.partition, letter.offset
@@ -192,7 +191,7 @@ async def sink_from_zero(city: Installation, log: Log) -> list[Insert]:
         if run is None:
             del waiting[tp]
         else:
-            sink.take(held[tp].state, run)
+            sink._read_and_take([(held[tp].state, run)])
         if log.random.random() < 0.1 or not waiting:
             await sink.flush(held)
     return list(kept.blocks)
@@ -274,7 +273,7 @@ def test_the_sink_replayed_twice_in_any_order_shows_the_same(city: Installation)
     log = Log(Random(SEED))
     for feed in city.feeds.values():
         publish(city, feed, log)
-        process(city, feed, log)
+        process_all(city, feed, log)
     store(city, asyncio.run(sink_from_zero(city, log)))
     expected = shown(city, log)
     for account in expected["accounts"]:

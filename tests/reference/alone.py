@@ -37,14 +37,14 @@ class Alone:
         self._newest = _parsed(catalogue.latest(feed.name).schema)
 
     def outcome(self, offset: int, key: bytes | None, value: bytes | None, arrived_ms: int) -> Outcome:
-        """A row with its key, offset and arrival, or the stage it fails at."""
+        """A row with its key, partition (always 0), offset and arrival, or the stage it fails at."""
         values = None if key is None or value is None else self._decoded(value)
         if key is None or values is None:
             return Outcome(stage="DECODE")
         if not is_valid(self._feed, values, key, arrived_ms):
             return Outcome(stage="VALIDATE")
         fields = {"event_id": halves(values.pop("event_id")), **values}
-        return Outcome(repr({**fields, "_key": key, "_offset": offset, "_arrived": arrived_ms}))
+        return Outcome(repr({**fields, "_key": key, "_partition": 0, "_offset": offset, "_arrived": arrived_ms}))
 
     def _decoded(self, value: bytes) -> dict[str, Any] | None:
         """The record as the newest version has it, if the bytes are exactly what a writer writes for it."""

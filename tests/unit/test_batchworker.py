@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinks import worker as sink_worker
-from sinks.lanes import Read
+from sinks.lanes import Read, Wanted
 from sinks.worker import Sink
 from streams import batchworker
 from streams.awaited import NotYet
@@ -31,7 +31,7 @@ from streams.worker import BatchApp
 HERE = TP("toy", 0)
 
 
-class Counting(BatchWorker[list[int]]):
+class Counting(BatchWorker[list[int], Run]):
     """Takes runs when it is told that there is room; nothing waits."""
 
     def __init__(self, consumer: Any) -> None:
@@ -42,7 +42,11 @@ class Counting(BatchWorker[list[int]]):
     def begin(self, tp: TP, start: Position) -> list[int]:
         return []
 
-    def take(self, state: list[int], run: Run) -> None:
+    def read(self, waiting: Sequence[tuple[list[int], Run]], /) -> list[Run]:
+        return [run for _, run in waiting]
+
+    def take(self, state: list[int], run: Run, read: Run) -> None:
+        assert read is run
         state.append(run.start)
 
     async def room(self) -> None:
@@ -74,7 +78,7 @@ class Assigned:
         del self.paused[tp]
 
 
-async def took(worker: BatchWorker[Any], tp: TP, start: int, end: int, *, at_once: bool = True) -> None:
+async def took(worker: BatchWorker[Any, Any], tp: TP, start: int, end: int, *, at_once: bool = True) -> None:
     """Let a run come, and wait for others or not."""
     run = Run(tp.topic, tp.partition, start, end, ())
     held = worker._receive(tp, run, worker.app.batch_consumer.resumed[tp])
@@ -156,7 +160,7 @@ def test_a_run_of_an_earlier_assignment_is_left() -> None:
     assert taken(lambda consumer: consumer.resumed.update({HERE: first("id", "def", 0)})) == {}
 
 
-class Weighing(BatchWorker[list[int]]):
+class Weighing(BatchWorker[list[int], Run]):
     """States whose numbers are bytes that wait."""
 
     def __init__(self) -> None:
@@ -246,7 +250,7 @@ def test_reading_goes_on_when_what_waited_was_taken_away() -> None:
     asyncio.run(work())
 
 
-class Slow(BatchWorker[None]):
+class Slow(BatchWorker[None, None]):
     """Feeds whose flushes take the longer the higher their number, and are counted."""
 
     def __init__(self, feeds: int) -> None:
@@ -315,11 +319,12 @@ class OneRow:
         self.waits = threading.Event()
         self.came = threading.Event()
 
-    def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
-        if run.start > 10:
+    def read(self, wanted: Sequence[Wanted], /) -> list[Read]:
+        if any(run.start > 10 for run, *_ in wanted):
             self.waits.set()
             assert self.came.wait(20)
-        return Read(pl.DataFrame({"start": [*range(run.start, run.next, 10)]}), max_event_ms)
+        starts = [[*range(run.start, run.next, 10)] for run, *_ in wanted]
+        return [Read(pl.DataFrame({"start": found}), 0) for found in starts]
 
 
 def test_a_sink_inserts_and_commits_what_it_has_while_a_partition_waits() -> None:
@@ -361,7 +366,12 @@ AWAY = "the table is not there"
 Place = tuple[TP, int]
 
 
-class Unruly(BatchWorker[list[int]]):
+def places_of(run: Run) -> list[Place]:
+    """Where its records are."""
+    return [(TP(run.topic, run.partition), offset) for offset in range(run.start, run.next)]
+
+
+class Unruly(BatchWorker[list[int], Run]):
     """States are the offsets of the runs that were taken; some runs have to wait so many times, some are too bad."""
 
     def __init__(
@@ -374,11 +384,17 @@ class Unruly(BatchWorker[list[int]]):
     def begin(self, tp: TP, start: Position) -> list[int]:
         return [*range(start.processed)]
 
-    def take(self, state: list[int], run: Run) -> None:
-        for place in [(TP(run.topic, run.partition), offset) for offset in range(run.start, run.next)]:
+    def read(self, waiting: Sequence[tuple[list[int], Run]], /) -> list[Run]:
+        assert len({run.topic for _, run in waiting}) == 1
+        for place in [place for _, run in waiting for place in places_of(run)]:
             if self.waits_left.get(place, 0):
                 self.waits_left[place] -= 1
                 raise NotYet(AWAY)
+        return [run for _, run in waiting]
+
+    def take(self, state: list[int], run: Run, read: Run) -> None:
+        assert read is run
+        for place in places_of(run):
             if place in self.bad:
                 raise self.bad[place]
         assert state == [*range(run.start)]

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from schemas.catalogue import FrozenSchema
 from schemas.columnar import Block, Layout
 from schemas.rowcodec import FRAME, NotDecodable, encode, frame
-from schemas.writing import encode_bodies
+from schemas.writing import KEY_SEPARATOR, encode_bodies
 from streams.recordbatch import packed, split
+from tests.columns import columns_of
 from tests.reference.batches import CODECS, batch, record_bytes, varint
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
@@ -138,20 +139,22 @@ def test_columns_are_written_as_fastavro_writes_them(
     data: st.DataObject, table: tuple[FrozenSchema, list[dict[str, Any]]]
 ) -> None:
     frozen, records = table
-    lists = {f["name"] for f in frozen.schema["fields"] if isinstance(f["type"], dict)}
-    types = {
-        f["name"]: pl.List(pl.Int64) if f["name"] in lists else pl.String if f["type"] == "string" else pl.Int64
-        for f in frozen.schema["fields"]
-    }
-    keys = data.draw(st.lists(TEXT, min_size=len(records), max_size=len(records)))
+    names = [f["name"] for f in frozen.schema["fields"]]
+    keys = data.draw(
+        st.integers(1, 3).flatmap(
+            lambda parts: st.lists(st.tuples(*[TEXT] * parts), min_size=len(records), max_size=len(records))
+        )
+    )
+    key = [f"key {n}" for n in range(len(keys[0]) if keys else 1)]
+    rows = [{**record, **dict(zip(key, parts, strict=True))} for record, parts in zip(records, keys, strict=True)]
     largest = data.draw(st.integers(1, 400))
-    bodies = encode_bodies(frozen, pl.Series(keys, dtype=pl.String), pl.DataFrame(records, types), largest)
+    bodies = encode_bodies(frozen, key, columns_of(rows, [*names, *key]), largest)
     assert all(len(body.data) <= largest or body.count == 1 for body in bodies)
     written = [r for body in bodies for b in split(0, packed(body.data, body.count)) for r in b.records()]
     assert [offset for offset, *_ in written] == [n for body in bodies for n in range(body.count)]
     expected = [encode(plain(frozen), record) for record in records]
     assert [(key, value) for _, key, value, _ in written] == [
-        (key.encode(), value) for key, value in zip(keys, expected, strict=True)
+        (KEY_SEPARATOR.join(parts).encode(), value) for parts, value in zip(keys, expected, strict=True)
     ]
 
 
@@ -196,7 +199,7 @@ LAYOUT = Layout(THING)
 
 
 def block(*records: bytes, **changes: Any) -> Block:
-    whole = Block(b"".join(records), len(records), 0, len(records) - 1, 0)
+    whole = Block(b"".join(records), len(records), 0, 0, len(records) - 1, 0)
     return replace(whole, **changes)
 
 

@@ -367,7 +367,7 @@ def test_records_of_an_older_version_get_the_defaults_of_the_newer_among_its_own
     ):
         decoded = decoder.read(run(*mixed), 0)
         assert decoded.dead == []
-        assert decoded.rows.columns == [f.name for f in FEED.fields] + ["_key", "_offset", "_arrived"]
+        assert decoded.rows.columns == [f.name for f in FEED.fields] + ["_key", "_partition", "_offset", "_arrived"]
         assert decoded.rows["_offset"].to_list() == [BASE, BASE + 1, BASE + 2]
         assert decoded.rows["place"].null_count() == 3
         assert decoded.rows["observed_at"].to_list() == [NOON] * 3

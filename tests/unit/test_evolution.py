@@ -51,7 +51,13 @@ def test_what_the_reader_does_not_declare_is_beside_the_row() -> None:
     batches = [value(note="old")], [newer(**FULL), newer(note="new", mood="angry")], [value(), newer()]
     decoded = read(OLD_READER, *batches)
     assert decoded.dead == []
-    assert decoded.rows.columns == [f.name for f in FEED.fields] + ["_key", "_offset", "_arrived", "_undeclared"]
+    assert decoded.rows.columns == [f.name for f in FEED.fields] + [
+        "_key",
+        "_partition",
+        "_offset",
+        "_arrived",
+        "_undeclared",
+    ]
     assert decoded.rows["_offset"].to_list() == [0, 1, 2, 3, 4]
     assert decoded.rows["note"].to_list() == ["old", None, "new", None, None]
     assert decoded.rows["mood"].to_list() == ["calm", "calm", "angry", "calm", "calm"]
@@ -65,7 +71,7 @@ def test_what_the_reader_does_not_declare_is_beside_the_row() -> None:
     assert json.loads(last)["doors"] == 4
 
     ahead = read(NEW_READER, *batches).rows
-    assert ahead.columns == [f.name for f in NEWER.fields] + ["_key", "_offset", "_arrived"]
+    assert ahead.columns == [f.name for f in NEWER.fields] + ["_key", "_partition", "_offset", "_arrived"]
     assert ahead["speed"].to_list() == [None, 0.1 + 0.2, None, None, None]
     assert ahead["doors"].to_list() == [4, 0, 4, 4, 4]
 
@@ -76,7 +82,7 @@ def test_what_a_newer_version_gave_up_is_beside_the_row() -> None:
     back = Catalogue({n: FrozenSchema(n, "toy", n, schema) for n, schema in schemas})
     (row,) = read(Decoder(back, "toy", FEED), [frame(1) + newer(**FULL)[5:]]).rows.to_dicts()
     assert json.loads(row["_undeclared"])["size"] == 9
-    assert list(row) == [f.name for f in FEED.fields] + ["_key", "_offset", "_arrived", "_undeclared"]
+    assert list(row) == [f.name for f in FEED.fields] + ["_key", "_partition", "_offset", "_arrived", "_undeclared"]
 
 
 values = st.one_of(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from processors.partition import Partition
 from schemas.feed import Aggregate, Feed, Outgrown
 from schemas.rowcodec import encode
-from sinks.lanes import FeedLane
+from sinks.lanes import FeedLane, Wanted
 from streams.decode import Decoder
 from streams.generations import Generation, generations, holding, numbered, source, sources
 from streams.lag import PartitionLag
@@ -25,6 +25,7 @@ from streams.recordbatch import split
 from streams.runs import Run
 from streams.topics import stored
 from streams.watermark import ASIDE, closes_at, window_start
+from tests.columns import parts_of, process
 from tests.reference.batches import batch
 from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, event_id, instant, record
 
@@ -142,10 +143,10 @@ def delivered(generation: Generation, log: list[Sent]) -> Run:
 def in_stream(generation: Generation, run: Run, aggregate: Aggregate) -> Counter[tuple[Any, ...]]:
     """Events of the parts that a processor writes."""
     partition = Partition(GROWN, generation.first, DECODER, first("", generation.definition, 0))
-    partition.process(run)
+    process(partition, run)
     output = partition.flush()
     assert output is not None
-    parts = output.parts[aggregate.name]
+    parts = parts_of(output, GROWN, aggregate)
     assert set(parts["source_partition"]) <= {generation.first}
     return Counter({tuple(row): n for *row, n in parts.select(*aggregate.by, "window_start", "events").iter_rows()})
 
@@ -180,7 +181,7 @@ def test_windows_over_all_topics_hold_each_event_once(logs: list[list[Sent]]) ->
     runs = {n: delivered(one, log) for n, (one, log) in enumerate(zip(generations(GROWN), logs, strict=True)) if log}
     rows: list[dict[str, Any]] = []
     for n, run in runs.items():
-        frame, newest, _ = LANES[n].read(run, 0, NO_EVENT_TIME)
+        ((frame, newest, _),) = LANES[n].read([Wanted(run, 0, NO_EVENT_TIME)])
         assert frame.height == run.next, "every record here is valid"
         assert newest < ASIDE
         names = ("device_id", "mood", "observed_at", "event_id_low", "source_partition", "source_offset", "seen_before")

@@ -78,7 +78,7 @@ def test_the_canonical_encoding_is_read_in_a_batch_and_alone(avro_type: Any, bod
     rows, bad = layout(avro_type).read_values([FRAME + body])
     assert (rows["f"].to_list(), bad) == ([value], [])
     whole = record_bytes(0, b"k", FRAME + body)
-    assert layout(avro_type).read_blocks([Block(whole, 1, 0, 0, 0)])["f"].to_list() == [value]
+    assert layout(avro_type).read_blocks([Block(whole, 1, 0, 0, 0, 0)])["f"].to_list() == [value]
 
 
 @given(st.uuids(), st.data())
@@ -102,16 +102,16 @@ def test_any_other_encoding_is_refused_in_a_batch_and_alone(why: str, avro_type:
     assert (rows.height, bad) == (0, [0])
     whole = record_bytes(0, b"k", FRAME + body)
     with pytest.raises(NotDecodable):
-        layout(avro_type).read_blocks([Block(whole, 1, 0, 0, 0)])
+        layout(avro_type).read_blocks([Block(whole, 1, 0, 0, 0, 0)])
 
 
 def test_a_value_that_reaches_over_the_count_of_headers_is_refused() -> None:
     good = record_bytes(0, b"k", FRAME + b"\x02")
-    assert layout("long").read_blocks([Block(good, 1, 0, 0, 0)]).height == 1
+    assert layout("long").read_blocks([Block(good, 1, 0, 0, 0, 0)]).height == 1
     longer = good.replace(varint(6) + FRAME, varint(7) + FRAME)
     assert longer != good
     with pytest.raises(NotDecodable):
-        layout("long").read_blocks([Block(longer, 1, 0, 0, 0)])
+        layout("long").read_blocks([Block(longer, 1, 0, 0, 0, 0)])
 
 
 @given(st.binary(max_size=40))

@@ -15,13 +15,14 @@ from schemas.feed import Feed
 from schemas.fields import INSTANTS
 from schemas.measures import LAST_BUCKET
 from schemas.writing import encode_bodies
-from sinks.lanes import AggregateLane, FeedLane, QuarantineLane, Read
+from sinks.lanes import AggregateLane, FeedLane, QuarantineLane, Read, Wanted
 from streams.deadletters import LONGEST, TOPIC, DeadLetter, Headers
 from streams.decode import Decoder
 from streams.generations import generations
 from streams.positions import NO_EVENT_TIME
 from streams.recordbatch import packed, split
 from streams.runs import Run
+from tests.columns import columns_of
 from tests.reference.batches import ARRIVED, CODECS, batch, batch_of, record_bytes, rows_of, run, sized, stamped, varint
 from tests.reference.newer import BOTH, NEWER, newer
 from tests.reference.streams import Log, logs
@@ -34,7 +35,7 @@ BASE = 7
 
 def quarantined(found: Run, from_offset: int = 0) -> list[dict[str, Any]]:
     """Rows of the quarantine."""
-    rows, *_ = QuarantineLane("UTC").read(found, from_offset, 0)
+    ((rows, *_),) = QuarantineLane("UTC").read([Wanted(found, from_offset, 0)])
     return rows_of(rows.drop("arrived_at"))
 
 
@@ -67,14 +68,10 @@ def told(read: Read) -> tuple[dict[str, Any], list[str], int]:
 def test_partitions_read_together_are_those_read_one_by_one(found: list[tuple[Log, int]]) -> None:
     lane = FeedLane(generations(replace(FEED, partitions=4))[0], CATALOGUE, "UTC")
     wanted = [
-        (Run("toy", number, 0, log.end, tuple(split(number, b"".join(log.batches())))), 0, seen)
+        Wanted(Run("toy", number, 0, log.end, tuple(split(number, b"".join(log.batches())))), 0, seen)
         for number, (log, seen) in enumerate(found)
     ]
-    together = lane.read_together(wanted)
-    usual = all(one.values is not None and one.key is not None for log, _ in found for one in log.records)
-    assert (together is not None) == usual
-    if together is not None:
-        assert [*map(told, together)] == [told(lane.read(*one)) for one in wanted]
+    assert [*map(told, lane.read(wanted))] == [told(*lane.read([one])) for one in wanted]
 
 
 @pytest.mark.parametrize(("reader", "written"), [(NEWER, value()), (FEED, newer(size=3)), (NEWER, newer(size=3))])
@@ -82,10 +79,8 @@ def test_versions_read_together_have_the_types_of_the_declaration(reader: Feed, 
     """Frames of both ways are joined."""
     lane = FeedLane(generations(replace(reader, partitions=2))[0], BOTH, "UTC")
     raw = batch([(b"d-1", written, [])], 0)
-    wanted = [(Run("toy", number, 0, 1, tuple(split(number, raw))), 0, NO_EVENT_TIME) for number in range(2)]
-    together = lane.read_together(wanted)
-    assert together is not None
-    assert [*map(told, together)] == [told(lane.read(*one)) for one in wanted]
+    wanted = [Wanted(Run("toy", number, 0, 1, tuple(split(number, raw))), 0, NO_EVENT_TIME) for number in range(2)]
+    assert [*map(told, lane.read(wanted))] == [told(*lane.read([one])) for one in wanted]
 
 
 def test_a_dead_letter_of_a_later_topic_is_stored_under_the_number_of_its_partition() -> None:
@@ -165,16 +160,14 @@ PART: dict[str, Any] = {
 }  # fmt: skip
 
 
-def parts(*changes: dict[str, Any]) -> Run:
+def parts(*changes: dict[str, Any], partition: int = 0) -> Run:
     """Parts of windows by mood as on their topic, each with these values."""
-    columns = (
-        AggregateLane(FEED, BY_MOOD, CATALOGUE, "UTC").read(run(batch([], 0), topic=BY_MOOD.topic), 0, 0)[0].schema
-    )
-    wanted = {name: kind for name, kind in columns.items() if not name.startswith("_")}
-    default = {name: [] if kind.is_nested() else 0 for name, kind in wanted.items()} | PART
-    rows = pl.DataFrame([{**default, **change} for change in changes], wanted)
-    (body,) = encode_bodies(CATALOGUE.latest(BY_MOOD.topic), rows["mood"], rows, 2**24)
-    return run(stamped(packed(body.data, body.count), 0), topic=BY_MOOD.topic)
+    frozen = CATALOGUE.latest(BY_MOOD.topic)
+    default = {f["name"]: [] if isinstance(f["type"], dict) else 0 for f in frozen.schema["fields"]} | PART
+    rows = columns_of([{**default, **change} for change in changes], default)
+    (body,) = encode_bodies(frozen, ["mood"], rows, 2**24)
+    batches = tuple(split(partition, stamped(packed(body.data, body.count), 0)))
+    return Run(BY_MOOD.topic, partition, 0, body.count, batches)
 
 
 @pytest.mark.parametrize(
@@ -201,21 +194,23 @@ def parts(*changes: dict[str, Any]) -> Run:
     ],
     ids=range(18),
 )
-def test_a_part_that_no_processor_wrote_reaches_no_table(forged: dict[str, Any]) -> None:
+def test_a_part_that_no_processor_wrote_reaches_no_table(
+    forged: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     """ClickHouse would refuse it, or a view over it would fail: the parts beside it are stored all the same."""
     lane = AggregateLane(FEED, BY_MOOD, CATALOGUE, "UTC")
-    wanted = parts({}, forged, {"watermark": ARRIVED}), 0, 0
-    rows, *_ = lane.read(*wanted)
+    ((rows, *_),) = lane.read([Wanted(parts({}, forged, {"watermark": ARRIVED}), 0, 0)])
     assert rows["_offset"].to_list() == [0, 2]
-    assert lane.read_together([wanted]) is None, "it would not be said"
+    assert "1 records from offset 1 on are no parts of windows" in caplog.text
 
 
 def test_parts_read_together_are_those_read_one_by_one() -> None:
     lane = AggregateLane(FEED, BY_MOOD, CATALOGUE, "UTC")
-    wanted = [(parts({}, {"watermark": ARRIVED}), 0, 7), (parts({"events": 9}), 0, 8)]
-    together = lane.read_together(wanted)
-    assert together is not None
-    assert [*map(told, together)] == [told(lane.read(*one)) for one in wanted]
+    wanted = [
+        Wanted(parts(*changes, partition=number), 0, 7 + number)
+        for number, changes in enumerate([({}, {"watermark": ARRIVED}), ({"events": 9},)])
+    ]
+    assert [*map(told, lane.read(wanted))] == [told(*lane.read([one])) for one in wanted]
 
 
 def test_progress_is_the_newest_watermark_of_each_partition() -> None:

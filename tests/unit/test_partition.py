@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from schemas.feed import Aggregate, Feed
 from schemas.verdict import ahead_of_arrival
 from streams.choices import freeze, rebuilt, rebuilt_from
 from streams.deadletters import DeadLetter
-from streams.decode import Decoded, Decoder
+from streams.decode import Decoded, Decoder, Wanted
 from streams.positions import (
     NO_EVENT_TIME,
     Known,
@@ -31,11 +32,12 @@ from streams.positions import (
 )
 from streams.recordbatch import RecordBatch, split
 from streams.runs import Run
-from streams.unknown import Unknown
+from tests.columns import parts_of, process
 from tests.reference.partition import Key, Logged, Truth, truth
 from tests.reference.streams import ARRIVED_AFTER, Log, logs, wire
 from tests.reference.toy import CATALOGUE, FEED, NOON
 
+BY_DEVICE, BY_MOOD = FEED.aggregates
 OLD = replace(FEED, earliest=datetime(1900, 1, 1, tzinfo=UTC))
 BEFORE_1970 = -NOON
 TOPIC_ID = "topic-id"
@@ -53,10 +55,12 @@ class Decoding:
     def knows(self, schema_id: int) -> bool:
         return schema_id <= self.newest_schema
 
-    def read(self, run: Run, from_offset: int, unknown: Unknown | None = None) -> Decoded:
+    def read_together(self, wanted: Sequence[Wanted]) -> tuple[pl.DataFrame, list[Decoded]]:
+        ((run, from_offset, _),) = wanted
         rows = self._all.rows.filter(pl.col("_offset").is_between(from_offset, run.next - 1))
         dead = [d for d in self._all.dead if from_offset <= d.offset < run.next]
-        return Decoded(rows, dead, [tick for tick in self._all.ticks if from_offset <= tick[0] < run.next])
+        ticks = [tick for tick in self._all.ticks if from_offset <= tick[0] < run.next]
+        return rows, [Decoded(rows, dead, ticks)]
 
 
 @dataclass
@@ -103,8 +107,8 @@ class World:
     def write(self, output: Output, rows: int | None = None) -> None:
         """Write the first ``rows`` rows of every aggregate, or all."""
         watermark = self.expected.watermarks[output.position.processed - 1]
-        for name, frame in output.parts.items():
-            parts = frame.to_dicts()
+        for aggregate in self.feed.aggregates:
+            name, parts = aggregate.name, parts_of(output, self.feed, aggregate).to_dicts()
             assert [part["watermark"] for part in parts] == ([None] * (len(parts) - 1) + [watermark])[: len(parts)]
             if [part["events"] for part in parts] != [0]:
                 self.written += [self._part(name, part) for part in parts[:rows]]
@@ -166,7 +170,7 @@ def live(world: World, steps: list[Step], dies_after: int | None = None) -> None
     for batches, flushes, commits in steps:
         if at < world.log.end:
             run = next_run(world.log, at, batches)
-            partition.process(run)
+            process(partition, run)
             at = run.next
         if flushes and (output := partition.flush()) is not None:
             assert output.position.processed == at
@@ -225,7 +229,7 @@ def test_restarts_from_every_committed_position_end_alike(data: st.DataObject) -
     positions: list[Position] = []
     partition = Partition(FEED, 0, here.decoder, here.position())
     for at in here.log.cuts:
-        partition.process(next_run(here.log, at, 1))
+        process(partition, next_run(here.log, at, 1))
         output = partition.flush()
         assert output is not None
         here.write(output)
@@ -257,7 +261,7 @@ def test_parts_of_a_frozen_life_and_the_next_add_up_to_the_windows_of_the_refere
     partition = Partition(FEED, 0, before.decoder, before.position())
     for at, until in ((0, committed), (committed, flushed)):
         if at < until:
-            partition.process(Run("toy", 0, at, until, ()))
+            process(partition, Run("toy", 0, at, until, ()))
             output = partition.flush()
             assert output is not None
             before.write(output, None if until == committed else torn)
@@ -309,7 +313,7 @@ def test_windows_of_another_definition_go_on_where_those_of_the_last_ended(data:
     processed = data.draw(st.sampled_from([*log.cuts[1:], log.end]))
     before = world(FEED, log)
     partition = Partition(FEED, 0, before.decoder, before.position())
-    partition.process(Run("toy", 0, 0, processed, ()))
+    process(partition, Run("toy", 0, 0, processed, ()))
     output = partition.flush()
     assert output is not None
     before.commit(output.position)
@@ -391,7 +395,7 @@ def _live_on_bytes(here: World, batches: list[RecordBatch], life: list[Step]) ->
         fetched = [b for b in batches if b.last_offset >= at][:count]
         if fetched:
             run = Run("toy", 0, at, fetched[-1].last_offset + 1, tuple(fetched))
-            partition.process(run)
+            process(partition, run)
             at = run.next
         if flushes and (output := partition.flush()) is not None:
             here.write(output)
@@ -418,10 +422,10 @@ def test_a_window_is_final_exactly_when_the_watermark_passes_its_end_and_latenes
     partition = fresh(log)
     versions = []
     for at in range(3):
-        partition.process(next_run(log, at, 1))
+        process(partition, next_run(log, at, 1))
         output = partition.flush()
         assert output is not None
-        parts = output.parts["toy_4s"]
+        parts = parts_of(output, FEED, BY_DEVICE)
         versions.append(dict(zip((parts["window_start"] - NOON).to_list(), parts["version"].to_list(), strict=True)))
     assert versions == [{0: 0}, {8000: 2}, {0: 1, 8000: 4}]
 
@@ -432,10 +436,10 @@ def test_a_tick_makes_windows_final_and_says_so_where_there_are_none() -> None:
     for begin, expected in [(0, (NOON, 1, 1)), (1, (0, 0, 0))]:
         start = replace(world(FEED, log).position(), rewind=begin, processed=begin)
         partition = Partition(FEED, 0, cast("Decoder", Decoding(FEED, log)), start)
-        partition.process(Run("toy", 0, begin, 2, ()))
+        process(partition, Run("toy", 0, begin, 2, ()))
         output = partition.flush()
         assert output is not None
-        parts = output.parts["toy_4s"].select("window_start", "version", "events", "watermark")
+        parts = parts_of(output, FEED, BY_DEVICE).select("window_start", "version", "events", "watermark")
         assert parts.rows() == [(*expected, NOON + 10_000)]
         assert output.position.rewind == 2
 
@@ -444,36 +448,36 @@ def test_a_window_closed_before_the_processed_offset_is_not_written_again_from_i
     """The window from 8 to 12 s is final when second 17 comes; the one from 10 to 15 s is still open then."""
     log = _log(8.5, 10.5, 17.5, 18)
     partition = fresh(log)
-    partition.process(next_run(log, 0, 3))
+    process(partition, next_run(log, 0, 3))
     output = partition.flush()
     assert output is not None
     assert (output.position.processed, output.position.rewind) == (3, 1)
     for runs in ([next_run(log, 1, 3)], [next_run(log, 1, 2), next_run(log, 3, 1)]):
         again = Partition(FEED, 0, cast("Decoder", Decoding(FEED, log)), output.position)
         for run in runs:
-            again.process(run)
+            process(again, run)
         written = again.flush()
         assert written is not None
-        assert (written.parts["toy_4s"]["window_start"] - NOON).to_list() == [16_000]
+        assert (written.parts["toy_4s"].cells["window_start"] - NOON).tolist() == [16_000]
 
 
 def test_a_gap_the_log_does_not_explain_ends_it() -> None:
     log = _log(1, 2, 3)
     partition = fresh(log)
     with pytest.raises(LogGap, match="toy/0: offsets 0 to 1 were not delivered"):
-        partition.process(Run("toy", 0, 2, 3, ()))
+        process(partition, Run("toy", 0, 2, 3, ()))
 
 
 def test_a_stale_run_changes_nothing() -> None:
     log = _log(1, 2, 3)
     partition = fresh(log)
-    assert partition.process(next_run(log, 0, 2)) == 2
-    assert partition.process(next_run(log, 0, 1)) == 0
-    assert partition.process(next_run(log, 0, 3)) == 1
+    assert process(partition, next_run(log, 0, 2)) == 2
+    assert process(partition, next_run(log, 0, 1)) == 0
+    assert process(partition, next_run(log, 0, 3)) == 1
     output = partition.flush()
     assert output is not None
-    assert output.parts["toy_4s"]["events"].to_list() == [3]
-    assert partition.process(next_run(log, 0, 3)) == 0
+    assert output.parts["toy_4s"].cells["events"].tolist() == [3]
+    assert process(partition, next_run(log, 0, 3)) == 0
     assert partition.flush() is None
 
 
@@ -481,11 +485,11 @@ def test_nothing_is_written_until_the_processed_offset_is_reached_again() -> Non
     log = _log(1, 2, 3, 4)
     start = Position(3, 0, NO_EVENT_TIME, TOPIC_ID, FEED.definition)
     partition = Partition(FEED, 0, cast("Decoder", Decoding(FEED, log)), start)
-    assert partition.process(next_run(log, 0, 2)) == 0
+    assert process(partition, next_run(log, 0, 2)) == 0
     assert partition.flush() is None
-    assert partition.process(next_run(log, 2, 1)) == 0
+    assert process(partition, next_run(log, 2, 1)) == 0
     assert partition.flush() is None
-    assert partition.process(next_run(log, 3, 1)) == 1
+    assert process(partition, next_run(log, 3, 1)) == 1
     output = partition.flush()
     assert output is not None
     assert output.position.processed == 4
@@ -495,13 +499,13 @@ def test_a_run_without_any_record_moves_the_position() -> None:
     """Control and aborted batches have offsets and no records."""
     log = _log(1)
     partition = fresh(log)
-    partition.process(next_run(log, 0, 1))
+    process(partition, next_run(log, 0, 1))
     partition.flush()
-    assert partition.process(Run("toy", 0, 1, 7, ())) == 6
+    assert process(partition, Run("toy", 0, 1, 7, ())) == 6
     output = partition.flush()
     assert output is not None
     assert (output.position.processed, output.position.rewind) == (7, 0)
-    assert all(frame.is_empty() for frame in output.parts.values())
+    assert not any(parts.height for parts in output.parts.values())
 
 
 def test_a_repeat_of_an_earlier_life_is_known_after_a_restart_as_before_it() -> None:
@@ -510,7 +514,7 @@ def test_a_repeat_of_an_earlier_life_is_known_after_a_restart_as_before_it() -> 
     log = replace(log, records=(*log.records[:3], replace(log.records[0], offset=3)))
     decoder = cast("Decoder", Decoding(FEED, log))
     partition = fresh(log)
-    partition.process(next_run(log, 0, 1))
+    process(partition, next_run(log, 0, 1))
     output = partition.flush()
     assert output is not None
     here = world(FEED, log)
@@ -518,10 +522,10 @@ def test_a_repeat_of_an_earlier_life_is_known_after_a_restart_as_before_it() -> 
     position = freeze(here.known(), 1, lambda _: pytest.fail("the position says it"))
     for until, events in ((2, 1), (3, 2), (4, 2)):
         partition = Partition(FEED, 0, decoder, position)
-        partition.process(Run("toy", 0, position.rewind, until, ()))
+        process(partition, Run("toy", 0, position.rewind, until, ()))
         output = partition.flush()
         assert output is not None
-        assert output.parts["toy_4s"]["events"].to_list() == [events]
+        assert output.parts["toy_4s"].cells["events"].tolist() == [events]
         position = output.position
         assert (position.rewind, position.since) == (0, 1)
 
@@ -554,10 +558,10 @@ def test_a_share_is_that_of_whole_numbers(percent: int) -> None:
 def test_too_many_bad_records_stop_the_worker_at_the_one_that_decides_it(ratio: float, allowed: int) -> None:
     """If half of a block of ten may be bad, the sixth decides, whatever follows."""
     partition = fresh(BAD_LOG, replace(FEED, bad_ratio=ratio))
-    assert partition.process(next_run(BAD_LOG, 0, allowed)) == allowed
+    assert process(partition, next_run(BAD_LOG, 0, allowed)) == allowed
     said = f"toy/0: {allowed + 1} of the records from offset 0 to {allowed} are bad, more than {ratio:.0%} of a block"
     with pytest.raises(TooManyBad, match=said) as stopped:
-        partition.process(next_run(BAD_LOG, allowed, 1))
+        process(partition, next_run(BAD_LOG, allowed, 1))
     assert "Have Toys mend the publisher" in str(stopped.value)
     assert "citystream process --accept-bad toy," in str(stopped.value)
 
@@ -573,22 +577,22 @@ def test_a_fast_clock_is_said_to_its_department() -> None:
 
 @pytest.mark.usefixtures("blocks_of_ten")
 def test_no_share_stops_a_worker_that_was_told_to_accept_it_or_whose_feed_allows_all() -> None:
-    assert fresh(BAD_LOG, replace(FEED, bad_ratio=1.0)).process(next_run(BAD_LOG, 0, 10)) == 10
+    assert process(fresh(BAD_LOG, replace(FEED, bad_ratio=1.0)), next_run(BAD_LOG, 0, 10)) == 10
     told = Partition(
         FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), first(TOPIC_ID, FEED.definition, 0), accept_bad=True
     )
-    assert told.process(next_run(BAD_LOG, 0, 10)) == 10
+    assert process(told, next_run(BAD_LOG, 0, 10)) == 10
 
 
 @pytest.mark.usefixtures("blocks_of_ten")
 def test_too_many_bad_records_stop_the_worker_again_after_a_restart() -> None:
     partition = fresh(BAD_LOG)
-    partition.process(next_run(BAD_LOG, 0, 5))
+    process(partition, next_run(BAD_LOG, 0, 5))
     output = partition.flush()
     assert output is not None
     again = Partition(FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), output.position)
     with pytest.raises(TooManyBad):
-        again.process(next_run(BAD_LOG, output.position.rewind, 10))
+        process(again, next_run(BAD_LOG, output.position.rewind, 10))
 
 
 @pytest.mark.usefixtures("blocks_of_ten")
@@ -596,7 +600,7 @@ def test_one_bad_record_at_the_end_of_a_block_does_not_stop_a_worker_that_starts
     """Nothing would be committed, so every start of the worker would meet it again."""
     start = Position(9, 9, NO_EVENT_TIME, TOPIC_ID, FEED.definition)
     partition = Partition(FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), start)
-    assert partition.process(next_run(BAD_LOG, 9, 1)) == 1
+    assert process(partition, next_run(BAD_LOG, 9, 1)) == 1
 
 
 def decides(log: Log, allowed: int, from_offset: int) -> int | None:
@@ -629,9 +633,9 @@ def test_any_cuts_and_restarts_stop_at_the_same_record(ratio: float, allowed: in
             run = next_run(log, at, count)
             if expected is not None and run.next > expected:
                 with pytest.raises(TooManyBad, match=f" to {expected} are bad"):
-                    partition.process(run)
+                    process(partition, run)
                 break
-            partition.process(run)
+            process(partition, run)
             at = run.next
             output = partition.flush() if flushes else None
             if output is not None and commits:
@@ -643,7 +647,7 @@ def test_any_cuts_and_restarts_stop_at_the_same_record(ratio: float, allowed: in
         return
     expected = decides(log, allowed, partition.start.processed)
     with pytest.raises(TooManyBad, match=f" to {expected} are bad") if expected is not None else nullcontext():
-        partition.process(next_run(log, partition.start.rewind, log.end))
+        process(partition, next_run(log, partition.start.rewind, log.end))
 
 
 def bad_log(data: st.DataObject) -> Log:
@@ -663,7 +667,7 @@ def bad_log(data: st.DataObject) -> Log:
 
 def test_waiting_dead_letters_are_counted_in_bytes() -> None:
     partition = fresh(BAD_LOG)
-    partition.process(next_run(BAD_LOG, 0, 4))
+    process(partition, next_run(BAD_LOG, 0, 4))
     waiting = partition.unwritten
     output = partition.flush()
     assert output is not None

@@ -14,7 +14,7 @@ import pytest
 from faust.types import TP
 
 from schemas.writing import encode_bodies
-from sinks.lanes import AggregateLane, FeedLane, Read
+from sinks.lanes import AggregateLane, FeedLane, Read, Wanted
 from sinks.tables import TableColumn
 from sinks.worker import SMALL, Reading, Sink
 from streams.batchworker import Held
@@ -22,8 +22,9 @@ from streams.generations import generations
 from streams.positions import NO_EVENT_TIME, Position
 from streams.recordbatch import packed, split
 from streams.runs import Run
+from tests.columns import columns_of
 from tests.reference.batches import batch, run, stamped
-from tests.reference.toy import CATALOGUE, FEED, NOON, value
+from tests.reference.toy import CATALOGUE, FEED, value
 
 AGGREGATE = FEED.aggregates[0]
 
@@ -51,40 +52,37 @@ def test_progress_is_inserted_after_the_parts_and_the_position_moves_last() -> N
     lane = AggregateLane(FEED, AGGREGATE, CATALOGUE, "UTC")
     server = Recording(consumer.flushed)
     sink = Sink(app, [lane], server)  # type: ignore[arg-type]
-    empty = lane.read(run(batch([], 0), topic=AGGREGATE.name), 0, 0)[0]
+    frozen = CATALOGUE.latest(AGGREGATE.name)
     part: dict[str, Any] = {
-        name: {"watermark": None, "window_start": 0, "source_partition": 0}.get(
-            name, [] if dtype.is_nested() else "calm" if dtype == pl.String else 1
+        field["name"]: {"watermark": None, "window_start": 0, "source_partition": 0}.get(
+            field["name"], "calm" if field["name"] in AGGREGATE.by else [] if isinstance(field["type"], dict) else 1
         )
-        for name, dtype in empty.schema.items()
-        if not name.startswith("_")
+        for field in frozen.schema["fields"]
     }
     without_events = {"events": 0, "watermark": 2}
     rows = [part, part | {"watermark": 1}, part | without_events]
-    parts = pl.DataFrame(rows, {name: empty.schema[name] for name in part})
-    (body,) = encode_bodies(CATALOGUE.latest(AGGREGATE.name), pl.Series(["calm"] * 3), parts, 2**20)
+    (body,) = encode_bodies(frozen, AGGREGATE.by, columns_of(rows, part), 2**20)
     held = Held(consumer.resumed[tp], sink.begin(tp, consumer.resumed[tp]))
-    sink.take(held.state, run(stamped(packed(body.data, body.count), 0), topic=AGGREGATE.name))
+    sink._read_and_take([(held.state, run(stamped(packed(body.data, body.count), 0), topic=AGGREGATE.name))])
     asyncio.run(sink.flush({tp: held}))
     assert server.inserts == [(f"raw.{AGGREGATE.name}", 2), ("raw.progress", 1)]
     assert consumer.flushed[tp].processed == 3
 
 
-class Rows:
-    """A lane whose runs hold so many rows."""
-
-    def read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
-        rows = pl.DataFrame({"offset": range(from_offset, run.next)}, {"offset": pl.Int64})
-        return Read(rows.with_columns(more=pl.lit("x")) if run.next % 7 == 0 else rows, max_event_ms)
+def rows_of(run: Run) -> Read:
+    """A row for each offset, some with a column more."""
+    rows = pl.DataFrame({"offset": range(run.start, run.next)}, {"offset": pl.Int64})
+    return Read(rows.with_columns(more=pl.lit("x")) if run.next % 7 == 0 else rows, 0)
 
 
 @pytest.mark.parametrize("size", [0, 1, 20, 300, 3 * SMALL])
 def test_few_frames_wait_however_many_runs_bring_them(size: int) -> None:
     """While ClickHouse is away small runs come every second, and a frame takes much more memory than its rows."""
-    reading = Reading(Rows(), Position(0, 0, 0, "", ""))  # type: ignore[arg-type]
+    reading = Reading(MagicMock(), Position(0, 0, 0, "", ""))
     runs = 400 if size <= SMALL else 5
     for number in range(runs):
-        reading.take(Run("toy", 0, number * size, (number + 1) * size, ()))
+        one = Run("toy", 0, number * size, (number + 1) * size, ())
+        reading.take(one, rows_of(one))
     large = size * runs // SMALL + 1
     assert len(reading.frames) <= (runs if size > SMALL else 2 * large + 14)
     frames, _, position = reading.give()
@@ -93,13 +91,13 @@ def test_few_frames_wait_however_many_runs_bring_them(size: int) -> None:
     assert (reading.frames, reading.unwritten) == ([], 0)
 
 
-def test_what_was_read_ahead_is_taken_once_and_only_as_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_reads_all_partitions_of_a_topic_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lane = FeedLane(generations(replace(FEED, partitions=2))[0], CATALOGUE, "UTC")
     raw = batch([(b"d-1", value(), [])] * 3, 0)
     runs = [Run("toy", number, 0, 3, tuple(split(number, raw))) for number in range(2)]
-    expected = [lane.read(one, 0, NO_EVENT_TIME).rows for one in runs]
-    alone = MagicMock(side_effect=lane.read)
-    monkeypatch.setattr(lane, "read", alone)
+    expected = [lane.read([Wanted(one, 0, NO_EVENT_TIME)])[0].rows for one in runs]
+    reading = MagicMock(side_effect=lane.read)
+    monkeypatch.setattr(lane, "read", reading)
 
     sink = Sink(MagicMock(), [lane], MagicMock())
     start = Position(0, 0, NO_EVENT_TIME, "", "")
@@ -107,14 +105,8 @@ def test_what_was_read_ahead_is_taken_once_and_only_as_its_run(monkeypatch: pyte
     for one, state in zip(runs, held.values(), strict=True):
         state.receive(one)
     asyncio.run(sink._pass(held))
-    alone.assert_not_called()
+    reading.assert_called_once_with([Wanted(one, 0, NO_EVENT_TIME) for one in runs])
     for rows, there in zip(expected, held.values(), strict=True):
         (frame,), _, position = there.state.give()
         assert frame.select(sorted(frame.columns)).equals(rows.select(sorted(rows.columns)))
-        assert (position.processed, there.state.ahead, len(there.runs)) == (3, None, 0)
-
-    first = held[TP("toy", 0)].state
-    first.ahead = range(2, 6), Read(expected[0], 0)
-    later = Run("toy", 0, 3, 6, tuple(split(0, batch([(b"d-1", value(), [])] * 3, 3))))
-    first.take(later)
-    alone.assert_called_once_with(later, 3, NOON)
+        assert (position.processed, len(there.runs)) == (3, 0)

@@ -15,13 +15,14 @@ from processors.partition import Output, Partition
 from schemas.catalogue import AHEAD, Catalogue, freeze
 from schemas.rowcodec import frame
 from sinks.following import Following, Positions
-from sinks.lanes import AggregateLane, FeedLane
+from sinks.lanes import AggregateLane, FeedLane, Wanted
 from streams.awaited import Awaited, NotYet
 from streams.decode import Decoder
 from streams.generations import generations
 from streams.positions import NO_EVENT_TIME, Position, Stop, first
 from streams.runs import Run
 from streams.unknown import GivenUp
+from tests.columns import process
 from tests.reference.batches import batch, run
 from tests.reference.newer import NEWER, NEWER_SCHEMA, newer
 from tests.reference.toy import FEED, value
@@ -98,7 +99,7 @@ def test_files_that_come_while_a_run_is_read_come_for_the_next_one(files: Files)
 
 def processed(partition: Partition, *runs: Run) -> Output:
     for one in runs:
-        partition.process(one)
+        process(partition, one)
     output = partition.flush()
     assert output is not None
     return output
@@ -106,7 +107,7 @@ def processed(partition: Partition, *runs: Run) -> Output:
 
 def events(output: Output) -> int:
     """Of all parts of the first aggregate."""
-    return int(output.parts[FEED.aggregates[0].name]["events"].sum())
+    return int(output.parts[FEED.aggregates[0].name].cells["events"].sum())
 
 
 def test_a_restarted_processor_counts_nothing_of_what_it_gave_up(files: Files) -> None:
@@ -201,7 +202,7 @@ def test_the_sink_stores_what_the_processor_counted(files: Files) -> None:
     catalogue = Catalogue.load(files.folder)
     following = Following(catalogue, Processor(at(6, OLD, 5), at(7, LATE, 5)).ask)
     (generation,) = generations(FEED)
-    rows, *_ = FeedLane(generation, catalogue, "UTC", following).read(logged(LOG), 0, NO_EVENT_TIME)
+    rows, *_ = FeedLane(generation, catalogue, "UTC", following).read([Wanted(logged(LOG), 0, NO_EVENT_TIME)])[0]
     assert rows["source_offset"].to_list() == [0, 3, 5, 6]
 
 
@@ -209,11 +210,11 @@ def test_a_restarted_processor_does_not_wait_again(files: Files) -> None:
     """What the earlier life gave up says that it has waited, with the files that are here."""
     waits = logged([[newer()]])
     given_up = replace(first("id", FEED.definition, 0), unknown={LATE + 1: 0}, newest_schema=OLD)
-    assert Partition(FEED, 0, files.reader(patience=60), given_up).process(waits) == 1
+    assert process(Partition(FEED, 0, files.reader(patience=60), given_up), waits) == 1
     for start in (replace(given_up, unknown={OLD: 0}), replace(given_up, newest_schema=OLD - 1)):
         partition = Partition(FEED, 0, files.reader(patience=60), start)
         with pytest.raises(NotYet):
-            partition.process(waits)
+            process(partition, waits)
         files_came = partition.flush()
         assert files_came is None, "nothing of the run was taken"
 
@@ -222,7 +223,7 @@ def test_a_run_that_had_to_wait_is_taken_as_if_it_had_not(files: Files) -> None:
     partition = Partition(FEED, 0, files.reader(patience=60), first("id", FEED.definition, 0))
     for _ in range(2):
         with pytest.raises(NotYet):
-            partition.process(logged(LOG))
+            process(partition, logged(LOG))
     files.come()
     undisturbed = Partition(FEED, 0, files.reader(), first("id", FEED.definition, 0))
     found, expected = (processed(one, logged(LOG)) for one in (partition, undisturbed))
@@ -245,9 +246,9 @@ def test_a_topic_of_windows_waits_only_for_what_the_processor_has(
     lane = AggregateLane(FEED, aggregate, catalogue, "UTC", following(at(6, known)), patience=0)
     if known == LATE:
         with pytest.raises(NotYet, match="which the processor has and which is not frozen here"):
-            lane.read(junk, 0, NO_EVENT_TIME)
+            lane.read([Wanted(junk, 0, NO_EVENT_TIME)])
     else:
-        assert lane.read(junk, 0, NO_EVENT_TIME)[0].is_empty()
+        assert lane.read([Wanted(junk, 0, NO_EVENT_TIME)])[0].rows.is_empty()
         assert "1 records from offset 0 on are no parts of windows" in caplog.text
     with pytest.raises(NotYet, match="waiting for its files"):
-        AggregateLane(FEED, aggregate, catalogue, "UTC", following(at(6))).read(junk, 0, 0)
+        AggregateLane(FEED, aggregate, catalogue, "UTC", following(at(6))).read([Wanted(junk, 0, 0)])

@@ -1,0 +1,90 @@
+"""What windows need of decoded rows, as a matrix of integers: one query makes it of a frame, whatever its size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from processors.tables import Flags, Integers, Letters, Texts
+from schemas.expressions import Expression, to_polars
+from schemas.feed import Feed
+from schemas.measures import Partial
+from schemas.model import UUID_PARTS
+
+#: Columns of every matrix: the event id is its two halves, and COUNTS is 1 where the row counts in its generation.
+OFFSET, EVENT_MS, HIGH, LOW, COUNTS = range(5)
+_FIRST_TEXT = 5
+
+
+@dataclass(frozen=True)
+class Events:
+    """Rows of events in the order of their offsets, with the columns that an ``EventColumns`` gives them.
+
+    A text's cell is its span in ``letters``, ``start << 32 | size``, or its number once ``numbered``.
+    """
+
+    cells: Integers
+    letters: Letters
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    @property
+    def event_ms(self) -> Integers:
+        """Event times in ms."""
+        return self.cells[:, EVENT_MS]
+
+    def where(self, wanted: Flags | slice) -> Events:
+        """Some of the rows."""
+        return replace(self, cells=self.cells[wanted])
+
+
+class EventColumns:
+    """The columns of one feed's events."""
+
+    def __init__(self, feed: Feed, counts: pl.Expr | None = None) -> None:
+        """``counts`` says of a row whether it counts in its generation; all do if it is None."""
+        partials = [p for a in feed.aggregates for measure in a.measures for p in measure.partials]
+        texts = dict.fromkeys([feed.key, *(name for aggregate in feed.aggregates for name in aggregate.by)])
+        values = dict.fromkeys(partial.value for partial in partials)
+        #: Columns of the texts, by the name of their field.
+        self.texts = {name: _FIRST_TEXT + n for n, name in enumerate(texts)}
+        self._values = {value: _FIRST_TEXT + len(texts) + 2 * n for n, value in enumerate(values)}
+        halves = [pl.col("event_id").struct.field(part).reinterpret(signed=True) for part in UUID_PARTS]
+        numbers = [
+            *(pl.col("_offset"), pl.col(feed.event_time), *halves, pl.lit(1) if counts is None else counts),
+            *(pl.col(name).str.len_bytes() for name in texts),
+            *(part for value in values for part in _known(value)),
+        ]
+        self._numbers = [number.cast(pl.Int64).alias(str(n)) for n, number in enumerate(numbers)]
+        self._joined = [pl.col(name).str.join("") for name in texts]
+
+    def value(self, partial: Partial) -> int:
+        """The column of a partial's value; the next one is 1 where it is known, else 0."""
+        return self._values[partial.value]
+
+    def of(self, rows: pl.DataFrame) -> Events:
+        """The events of valid rows."""
+        cells = rows.select(self._numbers).to_numpy(order="c", writable=True)
+        joined = [text.encode() for text in rows.select(self._joined).row(0)]
+        begin = 0
+        for column, letters in zip(self.texts.values(), joined, strict=True):
+            sizes = cells[:, column]
+            cells[:, column] = np.cumsum(sizes) - sizes + begin << 32 | sizes
+            begin += len(letters)
+        return Events(cells, np.frombuffer(bytearray(b"".join(joined)), np.uint8))
+
+    def numbered(self, events: Events, texts: Texts) -> Events:
+        """Events whose texts are numbers."""
+        cells = events.cells.copy()
+        for column in self.texts.values():
+            cells[:, column] = texts.number(events.letters, events.cells, column)
+        return replace(events, cells=cells)
+
+
+def _known(value: Expression) -> Sequence[pl.Expr]:
+    compiled = to_polars(value).cast(pl.Int64)
+    return compiled.fill_null(0), compiled.is_not_null()

@@ -1,0 +1,68 @@
+"""Rows of the records a schema declares, as the columns they are encoded from and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from processors.partition import Output, Partition, read
+from schemas.avro import Schema, aggregate_schema
+from schemas.feed import Aggregate, Feed
+from schemas.writing import Columns
+from streams.runs import Run
+
+
+def columns_of(records: Sequence[Mapping[str, Any]], names: Iterable[str]) -> Columns:
+    """Records of texts, integers, nulls and lists of integers, as columns of these names."""
+    letters, items = bytearray(), list[int]()
+    cells, known = {}, {}
+    for name in names:
+        column = []
+        for value in (record[name] for record in records):
+            if isinstance(value, str):
+                column.append(len(letters) << 32 | len(value.encode()))
+                letters += value.encode()
+            elif isinstance(value, list):
+                column.append(len(items) << 32 | len(value))
+                items += value
+            else:
+                column.append(value or 0)
+        cells[name] = np.array(column, np.int64)
+        known[name] = np.array([record[name] is not None for record in records], np.bool_)
+    return Columns(len(records), cells, known, np.frombuffer(letters, np.uint8), np.array(items, np.int64))
+
+
+def frame_of(schema: Schema, columns: Columns) -> pl.DataFrame:
+    """Columns as a frame of a schema's fields."""
+
+    def value(kind: Any, cell: int, known: bool) -> Any:
+        start, size = cell >> 32, cell & 0xFFFF_FFFF
+        if kind == "string":
+            return columns.letters[start : start + size].tobytes().decode()
+        if isinstance(kind, dict) and kind["type"] == "array":
+            return columns.items[start : start + size].tolist()
+        return cell if known else None
+
+    found = {}
+    for field in schema["fields"]:
+        name, kind = field["name"], field["type"]
+        known = columns.known.get(name, np.ones(columns.height, np.bool_)).tolist()
+        values = [value(kind, *one) for one in zip(columns.cells[name].tolist(), known, strict=True)]
+        is_list = isinstance(kind, dict) and kind["type"] == "array"
+        dtype = pl.String() if kind == "string" else pl.List(pl.Int64) if is_list else pl.Int64()
+        found[name] = pl.Series(name, values, dtype)
+    return pl.DataFrame(found)
+
+
+def parts_of(output: Output, feed: Feed, aggregate: Aggregate) -> pl.DataFrame:
+    """The parts of an aggregate's windows that a flush writes."""
+    return frame_of(aggregate_schema(feed, aggregate), output.parts[aggregate.name])
+
+
+def process(partition: Partition, run: Run) -> int:
+    """Read a run and take it in; returns how many records were new."""
+    (found,) = read([(partition, run)])
+    return partition.take(run, found)

@@ -148,7 +148,7 @@ class BatchWorker(Generic[S, R]):
         raise NotImplementedError
 
     def read(self, waiting: Sequence[tuple[S, Run]], /) -> Sequence[R]:
-        """Read runs of partitions of one topic, each by its state; in a thread.
+        """Read runs of partitions of one topic, in their order, each by its state; in a thread.
 
         Raises
         ------
@@ -256,7 +256,8 @@ class BatchWorker(Generic[S, R]):
     async def _pass(self, held: Mapping[TP, Held[S]]) -> None:
         """Take what waits of a feed, of all partitions that do not have to wait."""
         async with self._hands, locked(held.values()):
-            ready = {tp: one for tp, one in held.items() if one.runs and tp not in self.app.batch_consumer.paused}
+            paused = self.app.batch_consumer.paused
+            ready = {tp: held[tp] for tp in sorted(held) if held[tp].runs and tp not in paused}
             waiting = [(one, *joined(one.runs)) for one in ready.values() if not self.waits(one.state)]
             for together in _together(waiting):
                 with suppress(NotYet):

@@ -127,13 +127,16 @@ class Decoder:
         return decoded
 
     def read_together(self, wanted: Sequence[Wanted]) -> tuple[pl.DataFrame, list[Decoded]]:
-        """The same of runs of several partitions, which costs little more than one; gives also the rows of all.
+        """The same of runs of several partitions, in their order, which costs little more than one; gives also the rows
+        of all.
 
         Raises
         ------
         NotYet
             A schema id is not known and is waited for, as ``awaited`` says; read the same runs again later.
         """
+        numbers = [run.partition for run, *_ in wanted]
+        assert numbers == sorted(set(numbers)), "rows are cut by their partitions"
         reading = _Reading(self._versions, self._catalogue, self._awaited, self._topic)
         frames, empty = list(reading.frames(wanted)), self._versions.empty
         rows = pl.concat([empty, *frames], how="diagonal_relaxed", rechunk=True) if frames else empty

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from processors import partition as module
 from processors.badshare import BadShare, TooManyBad, block_size, most_bad
 from processors.partition import Output, Partition
 from schemas.feed import Aggregate, Feed
@@ -198,12 +199,29 @@ steps = st.tuples(st.integers(1, 4), st.booleans(), st.booleans())
 def test_any_cut_into_batches_runs_and_flushes_gives_the_windows_of_the_reference(
     feed: Feed, base: int, data: st.DataObject
 ) -> None:
-    here = world(feed, data.draw(logs(base)))
-    live(here, data.draw(st.lists(steps, max_size=10)))
-    here.committed = None
-    here.rewinds.clear()
-    live_to_the_end(here)
-    here.check_end()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FEW_TEXTS", data.draw(st.sampled_from([0, module.FEW_TEXTS])))
+        here = world(feed, data.draw(logs(base)))
+        live(here, data.draw(st.lists(steps, max_size=10)))
+        here.committed = None
+        here.rewinds.clear()
+        live_to_the_end(here)
+        here.check_end()
+
+
+def test_texts_that_no_window_has_any_more_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held of devices that come once, for a window each, does not grow."""
+    monkeypatch.setattr(module, "FEW_TEXTS", 20)
+    records = tuple(
+        Logged(n, (key := f"d-{n}").encode(), wire(n, key, at, ("calm", 1, None, None, None)), at + ARRIVED_AFTER)
+        for n, at in enumerate(range(NOON, NOON + 400_000, 1000))
+    )
+    log = Log(records, tuple(range(len(records))))
+    here = fresh(log)
+    for at in range(len(records)):
+        process(here, next_run(log, at, 1))
+        assert here.flush() is not None
+    assert len(here._texts) <= 40
 
 
 @settings(max_examples=60)

@@ -91,7 +91,7 @@ def test_few_frames_wait_however_many_runs_bring_them(size: int) -> None:
     assert (reading.frames, reading.unwritten) == ([], 0)
 
 
-def test_a_pass_reads_all_partitions_of_a_topic_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_reads_all_partitions_of_a_topic_at_once_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     lane = FeedLane(generations(replace(FEED, partitions=2))[0], CATALOGUE, "UTC")
     raw = batch([(b"d-1", value(), [])] * 3, 0)
     runs = [Run("toy", number, 0, 3, tuple(split(number, raw))) for number in range(2)]
@@ -101,12 +101,13 @@ def test_a_pass_reads_all_partitions_of_a_topic_at_once(monkeypatch: pytest.Monk
 
     sink = Sink(MagicMock(), [lane], MagicMock())
     start = Position(0, 0, NO_EVENT_TIME, "", "")
-    held = {TP("toy", number): Held(start, sink.begin(TP("toy", number), start)) for number in range(2)}
-    for one, state in zip(runs, held.values(), strict=True):
-        state.receive(one)
+    held = {tp: Held(start, sink.begin(tp, start)) for tp in (TP("toy", 1), TP("toy", 0))}
+    for one in runs:
+        held[TP("toy", one.partition)].receive(one)
     asyncio.run(sink._pass(held))
     reading.assert_called_once_with([Wanted(one, 0, NO_EVENT_TIME) for one in runs])
-    for rows, there in zip(expected, held.values(), strict=True):
+    for number, rows in enumerate(expected):
+        there = held[TP("toy", number)]
         (frame,), _, position = there.state.give()
         assert frame.select(sorted(frame.columns)).equals(rows.select(sorted(rows.columns)))
         assert (position.processed, len(there.runs)) == (3, 0)

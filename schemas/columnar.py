@@ -19,7 +19,7 @@ from schemas.avro import UUID_FORMAT, Schema
 from schemas.catalogue import FrozenSchema
 from schemas.kernel import walk_blocks, walk_values
 from schemas.model import UUID_PARTS
-from schemas.rowcodec import FRAME, NotDecodable, frame
+from schemas.rowcodec import FRAME, frame
 
 #: Bytes of a record's envelope at least: room is reserved for as many records as a batch states.
 SMALLEST_ENVELOPE = 12
@@ -71,40 +71,41 @@ class Layout:
         self._smallest = SMALLEST_ENVELOPE + sum(column.smallest for column in self._columns)
         self._program = np.array([c.step for c in self._columns], np.int64)
 
-    def read_blocks(self, blocks: Sequence[Block]) -> pl.DataFrame:
+    def read_blocks(self, blocks: Sequence[Block]) -> tuple[pl.DataFrame, list[int]]:
         """Decode whole record batches.
 
         Returns
         -------
         The schema's fields (instants and dates as integers, enums as strings, UUIDs as two integers) with ``_key``
-        (bytes), ``_partition``, ``_offset`` and ``_arrived`` (ms).
-
-        Raises
-        ------
-        NotDecodable
-            Anything at all is unexpected; the records then have to be read one by one.
+        (bytes), ``_partition``, ``_offset`` and ``_arrived`` (ms), and the positions of the blocks in which anything at
+        all is unexpected: they have no rows, and their records have to be read one by one.
         """
-        if any(not 0 < b.count <= len(b.body) // self._smallest for b in blocks):
-            raise NotDecodable("a batch states more records than fit its body, or none")
-        if any(b.last_offset - b.base_offset + 1 != b.count for b in blocks):
-            raise NotDecodable("a batch does not end at the offset of its last record")
         body, ends = _joined([b.body for b in blocks])
-        counts = np.array([b.count for b in blocks], np.int64)
+        counts = np.array([b.count if self._may_hold(b) else 0 for b in blocks], np.int64)
         cells, present = self._room(int(counts.sum()))
-        if not walk_blocks(body, ends, counts, self._frame, self._program, cells, present):
-            raise NotDecodable(f"not blocks of {self.frozen.subject}, or a length is not as stated")
-        before = np.cumsum(counts) - counts
-        base = np.array([b.base_offset for b in blocks], np.int64) - before
-        arrived = np.array([b.arrived_ms for b in blocks], np.int64)
-        partitions = np.array([b.partition for b in blocks], np.int64)
-        return self._frame_of(body, cells, present).hstack(
+        good = np.zeros(len(blocks), np.bool_)
+        walk_blocks(body, ends, counts, self._frame, self._program, cells, present, good)
+        offset = np.array([b.base_offset for b in blocks], np.int64) - (np.cumsum(counts) - counts)
+        columns = [
+            np.repeat(np.array([b.partition for b in blocks], np.int64), counts),
+            np.arange(cells.shape[1]) + np.repeat(offset, counts),
+            np.repeat(np.array([b.arrived_ms for b in blocks], np.int64), counts),
+        ]
+        if not good.all():
+            kept = np.repeat(good, counts)
+            cells, present, columns = cells[:, kept], present[:, kept], [column[kept] for column in columns]
+        rows = self._frame_of(body, cells, present).hstack(
             [
                 texts(body, cells[-1], utf8=False).alias("_key"),
-                pl.Series("_partition", np.repeat(partitions, counts)),
-                pl.Series("_offset", np.arange(cells.shape[1]) + np.repeat(base, counts)),
-                pl.Series("_arrived", np.repeat(arrived, counts)),
+                *map(pl.Series, ("_partition", "_offset", "_arrived"), columns),
             ]
         )
+        return rows, np.flatnonzero(~good).tolist()
+
+    def _may_hold(self, block: Block) -> bool:
+        """Whether a block's body has room for the records it states, up to the offset of its batch's end."""
+        fits = 0 < block.count <= len(block.body) // self._smallest
+        return fits and block.last_offset - block.base_offset + 1 == block.count
 
     def read_values(self, values: Sequence[bytes]) -> tuple[pl.DataFrame, list[int]]:
         """Decode values of this schema, frame included.
@@ -208,8 +209,7 @@ def _column(field: Schema, cell: int) -> _Column:
 def _joined(bodies: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """The bodies one after the other, padded, and where each ends."""
     ends = np.cumsum([len(body) for body in bodies], dtype=np.int64)
-    if len(ends) and ends[-1] > LARGEST_BODY:
-        raise NotDecodable("more bytes than are decoded at once")
+    assert not len(ends) or ends[-1] <= LARGEST_BODY
     return np.frombuffer(b"".join([*bodies, bytes(kernel.PADDING)]), np.uint8), ends
 
 

@@ -207,45 +207,55 @@ def _fields(  # noqa: C901 - a step's kind is asked for where it costs least: me
     return at
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _is_block(body: Any, place: Any, frame: Any, program: Any, cells: Any, present: Any) -> bool:
+    at, end, count, first = place
+    for delta in range(count):
+        row = first + delta
+        length, at = _varint(body, at, end)
+        if at < 0 or length < 1 or length > end - at:
+            return False
+        stop = at + length
+        if _byte(body, at) != 0:
+            return False
+        _, at = _varint(body, at + 1, stop)
+        if at < 0:
+            return False
+        stated, at = _varint(body, at, stop)
+        if at < 0 or stated != delta:
+            return False
+        size, at = _varint(body, at, stop)
+        if at < 0 or size < 0 or size > stop - at:
+            return False
+        cells[-1, row] = at << 32 | size
+        size, at = _varint(body, at + size, stop)
+        if at < 0 or size < len(frame) or size > stop - at:
+            return False
+        value_end = at + size
+        for n in range(len(frame)):
+            if _byte(body, at + n) != frame[n]:
+                return False
+        at = _fields(body, at + len(frame), value_end, program, cells, present, np.uint64(row))
+        if at != value_end or stop - at != 1 or _byte(body, at) != 0:
+            return False
+        at = stop
+    return bool(count > 0 and at == end)
+
+
 @njit(nogil=True, cache=True)
-def walk_blocks(body: Any, ends: Any, counts: Any, frame: Any, program: Any, cells: Any, present: Any) -> bool:
-    """Whether the blocks are the records their headers state; the last row of ``cells`` tells where the keys lie."""
+def walk_blocks(
+    body: Any, ends: Any, counts: Any, frame: Any, program: Any, cells: Any, present: Any, good: Any
+) -> None:
+    """Tell of each block, one after the other and ending at ``ends``, whether it is the records its header states.
+
+    Each has room for its ``counts`` of rows; the last row of ``cells`` tells where the keys lie.
+    """
     at = 0
     row = 0
     for block in range(len(ends)):
-        end = ends[block]
-        for delta in range(counts[block]):
-            length, at = _varint(body, at, end)
-            if at < 0 or length < 1 or length > end - at:
-                return False
-            stop = at + length
-            if _byte(body, at) != 0:
-                return False
-            _, at = _varint(body, at + 1, stop)
-            if at < 0:
-                return False
-            stated, at = _varint(body, at, stop)
-            if at < 0 or stated != delta:
-                return False
-            size, at = _varint(body, at, stop)
-            if at < 0 or size < 0 or size > stop - at:
-                return False
-            cells[-1, row] = at << 32 | size
-            size, at = _varint(body, at + size, stop)
-            if at < 0 or size < len(frame) or size > stop - at:
-                return False
-            value_end = at + size
-            for n in range(len(frame)):
-                if _byte(body, at + n) != frame[n]:
-                    return False
-            at = _fields(body, at + len(frame), value_end, program, cells, present, np.uint64(row))
-            if at != value_end or stop - at != 1 or _byte(body, at) != 0:
-                return False
-            at = stop
-            row += 1
-        if at != end:
-            return False
-    return True
+        good[block] = _is_block(body, (at, ends[block], counts[block], row), frame, program, cells, present)
+        at = ends[block]
+        row += counts[block]
 
 
 @njit(nogil=True, cache=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from aiokafka.errors import CorruptRecordException
 from schemas.catalogue import Catalogue
 from schemas.columnar import Block
 from schemas.feed import Feed
-from schemas.rowcodec import FRAME, NotDecodable, schema_id
+from schemas.rowcodec import FRAME, schema_id
 from schemas.verdict import Rules
 from streams.awaited import Awaited
 from streams.deadletters import DeadLetter, Stage, of_batch
@@ -189,53 +190,28 @@ class _Reading:
                 self.dead += self._batch_letters(batch, str(error))
                 continue
             if size + len(block.body) > MAX_BODY:
-                yield from self._alike(held)
+                yield from self._together(held)
                 held, size = [], 0
             held.append(_Member(block, batch, unknown))
             size += len(block.body)
-        yield from self._alike(held)
+        yield from self._together(held)
 
-    def _alike(self, members: Sequence[_Member]) -> Iterable[pl.DataFrame]:
-        """Usually all are of the first one's schema; sorted out only if not."""
-        version = self._readable(members)
-        if version is not None:
-            try:
-                rows = version.layout.read_blocks([member.block for member in members])
-            except NotDecodable:
-                pass
-            else:
-                yield self._judged(version, rows, [member.batch for member in members])
-                return
+    def _together(self, members: Sequence[_Member]) -> Iterable[pl.DataFrame]:
+        """Batches of one version as one frame; the records of those that are not as it says, one by one."""
         same: dict[bytes, list[_Member]] = defaultdict(list)
         for member in members:
             same[member.block.first_frame()].append(member)
-        for alike in same.values():
-            version = self._readable(alike)
-            if version is not None:
-                yield from self._together(version, alike)
-            else:
-                for member in alike:
-                    yield from self._one_by_one(member)
-
-    def _readable(self, members: Sequence[_Member]) -> Version | None:
-        """The version that the first record names, if it is known and dead in none of them."""
-        version = self._versions.named(members[0].block.first_frame()) if members else None
-        if version is None or any(m.unknown.dead_to(version.number) >= m.batch.base_offset for m in members):
-            return None
-        return version
-
-    def _together(self, version: Version, members: Sequence[_Member]) -> Iterable[pl.DataFrame]:
-        try:
-            rows = version.layout.read_blocks([member.block for member in members])
-        except NotDecodable:
-            if len(members) == 1:
-                yield from self._one_by_one(members[0])
-            else:
-                half = len(members) // 2
-                yield from self._together(version, members[:half])
-                yield from self._together(version, members[half:])
-        else:
-            yield self._judged(version, rows, [member.batch for member in members])
+        for frame, alike in same.items():
+            version = self._versions.named(frame)
+            dead = [version is None or m.unknown.dead_to(version.number) >= m.batch.base_offset for m in alike]
+            rest = list(compress(alike, dead))
+            if version is not None and not all(dead):
+                whole = [member for member, is_dead in zip(alike, dead, strict=True) if not is_dead]
+                rows, bad = version.layout.read_blocks([member.block for member in whole])
+                yield self._judged(version, rows, [member.batch for member in whole])
+                rest += [whole[n] for n in bad]
+            for member in rest:
+                yield from self._one_by_one(member)
 
     def _one_by_one(self, member: _Member) -> Iterable[pl.DataFrame]:
         """The ordinary path: records by their own borders."""

@@ -45,7 +45,8 @@ class Versions:
         self._reader = catalogue.of(subject, feed_schema(feed)) if feed else catalogue.latest(subject)
         own = self._of(self._reader)
         self._known = {own.layout.frame: own}
-        self.empty = own.layout.read_blocks([]).select(own.columns)
+        empty, _ = own.layout.read_blocks([])
+        self.empty = empty.select(own.columns)
 
     def named(self, frame: bytes) -> Version | None:
         """The version that a frame names, if it is known and of this subject."""

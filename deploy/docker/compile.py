@@ -26,7 +26,8 @@ def compile_kernels() -> pl.DataFrame:
     (body,) = encode_bodies(frozen, ["name"], Columns(1, rows, {}, texts.letters, np.arange(3)), 2**20)
     layout = Layout(frozen)
     layout.read_values([layout.frame])
-    return layout.read_blocks([Block(body.data, body.count, 0, 0, body.count - 1, 0)])
+    found, _ = layout.read_blocks([Block(body.data, body.count, 0, 0, body.count - 1, 0)])
+    return found
 
 
 if __name__ == "__main__":

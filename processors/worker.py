@@ -87,7 +87,8 @@ class Processor(BatchWorker[Partition, Read]):
             kept = {tp: one.state for tp, one in held.items() if self.held.get(tp) is one}  # others were half taken
             changes = await asyncio.to_thread(self._changes, kept)
         self.taken()
-        await asyncio.gather(*(self._finish(tp, held[tp], change) for tp, change in changes.items()))
+        if changes:
+            await self._written(held, changes)
 
     def _changes(self, states: Mapping[TP, Partition]) -> dict[TP, Change]:
         """What there is to write, for all partitions of a feed in one go."""
@@ -105,20 +106,33 @@ class Processor(BatchWorker[Partition, Read]):
         bodies = encode_bodies(self._schemas[aggregate.topic], aggregate.by, parts, LARGEST_BODY)
         return [Packed(body) for body in bodies]
 
-    async def _finish(self, tp: TP, held: Held[Partition], change: Change) -> None:
-        if await self._written(tp, held, change):
-            self.app.batch_consumer.flushed[tp] = change.position
+    async def _written(self, held: Mapping[TP, Held[Partition]], changes: dict[TP, Change]) -> None:
+        """Write what is left of these until Kafka has it all, or the partitions were taken away."""
+        topics = {
+            deadletters.TOPIC,
+            *(tp.topic for tp in changes),
+            *(topic for change in changes.values() for topic, _ in change.parts),
+        }
 
-    async def _written(self, tp: TP, held: Held[Partition], change: Change) -> bool:
-        """Write until Kafka has it all; false if the partition was taken away meanwhile."""
+        def kept() -> list[TP]:
+            return [tp for tp in changes if self.keeps(tp, held[tp])]
+
         async for attempt in AsyncRetrying(
-            **KAFKA.retrying(passes, kafka_away(self.app.bootstrap), wanted=lambda: self.keeps(tp, held)),
+            **KAFKA.retrying(passes, kafka_away(self.app.bootstrap), wanted=lambda: bool(kept())),
             retry_error_callback=lambda _: None,
         ):
             with attempt:
-                await self.app.unchanged()
-                await self._write(tp, change)
-        return self.keeps(tp, held)
+                await self.app.unchanged(topics)
+                writing = [self._finish(tp, held[tp], changes) for tp in kept()]
+                for error in await asyncio.gather(*writing, return_exceptions=True):
+                    if error is not None:
+                        raise error
+
+    async def _finish(self, tp: TP, held: Held[Partition], changes: dict[TP, Change]) -> None:
+        await self._write(tp, changes[tp])
+        change = changes.pop(tp)
+        if self.keeps(tp, held):
+            self.app.batch_consumer.flushed[tp] = change.position
 
     async def _write(self, tp: TP, change: Change) -> None:
         sender = Sender(self.app.producer)

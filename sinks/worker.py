@@ -142,7 +142,7 @@ class Sink(BatchWorker[Reading, Read]):
                 frames.setdefault(reading.state.lane, []).extend(waiting)
         self.taken()
         if frames or without:
-            await self.app.unchanged()
+            await self.app.unchanged({tp.topic for tp in held})
         storing = asyncio.create_task(self._store(held, frames, without, positions))
         await asyncio.wait([storing], timeout=PATIENCE)
         if not storing.done():

@@ -261,7 +261,7 @@ class Consumer(driver.Consumer):
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit, and keep what was committed a second time; nothing waits for that to be acknowledged."""
-        await self.app.unchanged()
+        await self.app.unchanged({tp.topic for tp in offsets})
         positions = dict(self.committing)
         done = bool(await super()._commit(offsets))
         if done:

@@ -7,7 +7,7 @@ again, it has other records at the same offsets. Nothing says so to a reader, wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
@@ -28,6 +28,8 @@ class Watch:
         self._admin: KafkaAdminClient | None = None
         self._looking = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
+        #: The topics that the next look is at.
+        self._asked: set[str] = set()
 
     def begin(self) -> None:
         """The first look; waits until Kafka answers.
@@ -37,14 +39,14 @@ class Watch:
         TopicProblem
             A topic does not exist or has another number of partitions than declared.
         """
-        self.began = self._now()
+        self.began = self._now(self._topics)
         if missing := self._topics.keys() - self.began.keys():
             raise TopicProblem(f"topics {', '.join(sorted(missing))} do not exist; run: citystream up")
         for name, topic in self._topics.items():
             check_partitions(topic, self.began[name])
 
-    async def unchanged(self) -> None:
-        """Return when a look that began after this call has found every topic to be the same; callers share a look.
+    async def unchanged(self, topics: Iterable[str]) -> None:
+        """Return when a look that began after this call has found these topics to be the same; callers share a look.
 
         So what was read before the call came from these topics.
 
@@ -53,6 +55,7 @@ class Watch:
         TopicProblem
             A topic was deleted, deleted and created again, or got more partitions.
         """
+        self._asked.update(topics)
         if self._next is None:
             self._next = asyncio.create_task(self._look())
         await asyncio.shield(self._next)
@@ -60,15 +63,16 @@ class Watch:
     async def _look(self) -> None:
         async with self._looking:
             self._next = None
-            compare(self._worker, self.began, await asyncio.to_thread(self._now))
+            asked, self._asked = self._asked, set()
+            compare(self._worker, {name: self.began[name] for name in asked}, await asyncio.to_thread(self._now, asked))
 
-    def _now(self) -> dict[str, TopicState]:
-        return until_kafka_answers(self._bootstrap, self._ask)
+    def _now(self, names: Collection[str]) -> dict[str, TopicState]:
+        return until_kafka_answers(self._bootstrap, lambda: self._ask(names))
 
-    def _ask(self) -> dict[str, TopicState]:
+    def _ask(self, names: Collection[str]) -> dict[str, TopicState]:
         try:
             self._admin = self._admin or new_admin(self._bootstrap)
-            return found(self._admin, self._topics)
+            return found(self._admin, names)
         except (KafkaError, OSError):
             broken, self._admin = self._admin, None
             if broken is not None:

@@ -37,7 +37,7 @@ log = logging.getLogger("citystream")
 T = TypeVar("T")
 
 #: Between two looks at the topics while there is nothing to write or commit.
-LOOK_EVERY = timedelta(seconds=2)
+LOOK_EVERY = timedelta(seconds=5)
 #: How long a worker that is told to end tries to commit; what it does not commit is processed again.
 STOP_SECONDS = 4
 #: A worker waits for servers that are away as long as it takes; Faust would leave the group after 17 minutes. Ending
@@ -132,13 +132,13 @@ class BatchApp(faust.App):
         assert isinstance(consumer, Consumer)
         return consumer
 
-    async def unchanged(self) -> None:
-        """Return when the topics are seen to be those it began with: what was read before came from these.
+    async def unchanged(self, topics: Iterable[str] | None = None) -> None:
+        """Return when these topics, or all, are seen to be those it began with: what was read before came from these.
 
         Ends the process if they are not.
         """
         try:
-            await self.watch.unchanged()
+            await self.watch.unchanged(self.watch.began if topics is None else topics)
         except TopicProblem as problem:
             end_process(problem, EX_CONFIG)
             raise

@@ -72,10 +72,11 @@ def commit_before_flush() -> None:
     """A processor lets its position be committed before what it writes is acknowledged."""
     written = Processor._written
 
-    async def early(self: Processor, tp: Any, held: Any, change: Change) -> bool:
-        self.app.batch_consumer.flushed[tp] = change.position
-        await self.app.batch_consumer.commit({tp})
-        return await written(self, tp, held, change)
+    async def early(self: Processor, held: Any, changes: dict[Any, Change]) -> None:
+        for tp, change in changes.items():
+            self.app.batch_consumer.flushed[tp] = change.position
+        await self.app.batch_consumer.commit(set(changes))
+        await written(self, held, changes)
 
     Processor._written = early  # type: ignore[method-assign]
 

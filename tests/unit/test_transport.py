@@ -284,7 +284,7 @@ def test_a_commit_that_will_never_be_taken_ends_the_process() -> None:
     assert app.crashes == [error]
 
 
-async def unchanged() -> None:
+async def unchanged(_: set[str]) -> None:
     """The topics are those they were."""
 
 

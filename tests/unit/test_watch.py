@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from threading import Event
 from uuid import UUID
 
@@ -23,13 +23,13 @@ class Seeing(Watch):
     def __init__(self, now: Mapping[str, TopicState]) -> None:
         super().__init__("nowhere", "processor", DECLARED)
         self.now = dict(now)
-        self.looks = 0
+        self.looks: list[set[str]] = []
         self.asked, self.answer = Event(), Event()
         self.answer.set()
 
-    def _now(self) -> dict[str, TopicState]:
-        self.looks += 1
-        seen = dict(self.now)
+    def _now(self, names: Collection[str]) -> dict[str, TopicState]:
+        self.looks.append({*names})
+        seen = {name: self.now[name] for name in names if name in self.now}
         self.asked.set()
         assert self.answer.wait(10)
         return seen
@@ -71,15 +71,15 @@ def test_who_asks_during_a_look_waits_for_a_later_one() -> None:
         watch.begin()
         watch.asked.clear()
         watch.answer.clear()
-        first = asyncio.create_task(watch.unchanged())
+        first = asyncio.create_task(watch.unchanged(["toy_4s"]))
         await asyncio.to_thread(watch.asked.wait, 10)
         watch.now["toy"] = TopicState(UUID(int=3), 4)
-        later = [asyncio.create_task(watch.unchanged()) for _ in range(5)]
+        later = [asyncio.create_task(watch.unchanged(names)) for names in (["toy"], ["toy_4s"], ["toy", "toy_4s"])]
         await asyncio.sleep(0)
         watch.answer.set()
         await first
         for one in await asyncio.gather(*later, return_exceptions=True):
             assert isinstance(one, TopicProblem)
-        assert watch.looks == 3, "one to begin with, one alone, one for all who asked later"
+        assert watch.looks == [{*THERE}, {"toy_4s"}, {*THERE}], "the second is alone, the last for all who asked later"
 
     asyncio.run(ask())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from processors.events import COUNTS, OFFSET, EventColumns, Events
 from processors.repeats import Repeats
 from processors.tables import Texts
 from processors.windows import Windows, no_events
-from schemas.feed import Feed
+from schemas.feed import Aggregate, Feed
 from schemas.writing import Columns
 from streams.deadletters import DeadLetter
 from streams.decode import Decoder, Tick, Wanted
@@ -23,6 +25,8 @@ from streams.runs import Run
 from streams.unknown import GivenUp, newest
 from streams.watermark import Instants, advance
 
+#: How often a window is written anew while it is open, and the bounds of the time between.
+SEEN_CHANGES, SHORTEST, LONGEST = 60, timedelta(seconds=1), timedelta(seconds=5)
 #: Texts that are held before it is looked which of them are in use.
 FEW_TEXTS = 4096
 
@@ -32,7 +36,8 @@ class Output:
     """What a flush writes: parts of each aggregate's windows, dead letters, and the position they lead to.
 
     The last row of each aggregate's parts carries ``watermark``, the running maximum of event time; it has to be sent
-    last. Where time passed and no window changed that is a part without events.
+    last. Where time passed and no window changed that is a part without events. An aggregate that is not there was not
+    due; then the position is the one before.
     """
 
     parts: dict[str, Columns]
@@ -74,8 +79,11 @@ class Partition:
         self._next = start.rewind
         self._written = start.processed
         self._max_event_ms = start.max_event_ms
-        self._told_ms = start.max_processed_ms
         self._windows = [Windows(feed, aggregate, self.columns) for aggregate in feed.aggregates]
+        self._told_ms = {aggregate.name: start.max_processed_ms for aggregate in feed.aggregates}
+        self._shown_at = {aggregate.name: -math.inf for aggregate in feed.aggregates}
+        #: The offset up to which was taken at the last flush, and the position up to which everything is written.
+        self._looked, self._reached = start.processed, start
         self._earlier = [Windows(feed, aggregate, self.columns) for aggregate in feed.aggregates]
         self._repeats = Repeats(feed, self.columns)
         self._texts = Texts()
@@ -145,22 +153,41 @@ class Partition:
         for windows in (*self._windows, *self._earlier):
             windows.close(self._max_event_ms)
 
-    def flush(self) -> Output | None:
-        """What changed since the last flush, or None if nothing did."""
-        if self._next <= self._written:
+    def flush(self, now: float | None = None) -> Output | None:
+        """What changed since the last flush, or None if nothing did.
+
+        With a clock's ``now`` (s), an aggregate is left for later that was written a moment ago: it is due as often as
+        anybody can see it change, when a window is final, and when nothing came since the last flush.
+        """
+        if not self.owes:
             return None
-        parts = {windows.aggregate.name: self._parts(windows) for windows in self._windows}
-        self._told_ms = self._max_event_ms
+        quiet, self._looked = self._looked == self._next, self._next
+        due = [one for one in self._windows if quiet or now is None or self._is_due(one, now)]
+        parts = {windows.aggregate.name: self._parts(windows) for windows in due}
+        if now is not None:
+            self._shown_at |= dict.fromkeys(parts, now)
         dead, self._dead, self.unwritten = self._dead, [], 0
-        self._written = self._next
-        position = self._position()
-        self._forget_texts()
-        return Output(parts, dead, position)
+        if len(due) == len(self._windows):
+            self._written, self._reached = self._next, self._position()
+            self._forget_texts()
+        return Output(parts, dead, self._reached)
+
+    @property
+    def owes(self) -> bool:
+        """Whether there is something of which not all was written."""
+        return self._next > self._written
+
+    def _is_due(self, windows: Windows, now: float) -> bool:
+        name = windows.aggregate.name
+        waited = now - self._shown_at[name] + SHORTEST.total_seconds() / 2
+        return waited >= shown_every(windows.aggregate).total_seconds() or windows.any_closed(self._max_event_ms)
 
     def _parts(self, windows: Windows) -> Columns:
         parts = windows.take(self._max_event_ms, self._texts)
-        if not parts.height and self._max_event_ms > self._told_ms:
+        name = windows.aggregate.name
+        if not parts.height and self._max_event_ms > self._told_ms[name]:
             parts = no_events(parts)
+        self._told_ms[name] = self._max_event_ms
         last = np.arange(parts.height) == parts.height - 1
         every = {"source_partition": self._number, "since": self.start.since, "watermark": self._max_event_ms}
         cells = {name: np.full(parts.height, value) for name, value in every.items()}
@@ -211,3 +238,8 @@ def read(wanted: Sequence[tuple[Partition, Run]]) -> list[Read]:
         reads.append(Read(events.where(slice(begin, end)), decoded.dead, decoded.ticks))
         begin = end
     return reads
+
+
+def shown_every(aggregate: Aggregate) -> timedelta:
+    """How often anybody can see its windows change: a sixtieth of their length, within bounds."""
+    return min(LONGEST, max(SHORTEST, aggregate.window / SEEN_CHANGES))

@@ -113,6 +113,10 @@ class Windows:
         self.close(max_event_ms)
         return parts
 
+    def any_closed(self, max_event_ms: int) -> bool:
+        """Whether a window is final that was not when it was taken last."""
+        return bool(self._closed(max_event_ms).any())
+
     def _closed(self, max_event_ms: int) -> Flags:
         closed: Flags = self._groups.rows[:, 0] + self._closes_at <= max_event_ms
         return closed

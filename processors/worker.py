@@ -11,7 +11,7 @@ from faust.types import TP
 from tenacity import AsyncRetrying
 
 from processors import GROUP
-from processors.partition import Partition, Read, read
+from processors.partition import Partition, Read, read, shown_every
 from schemas.catalogue import Catalogue, declared
 from schemas.feed import Aggregate, Feed
 from schemas.writing import Columns, encode_bodies
@@ -28,9 +28,6 @@ from streams.topics import topics
 from streams.transport import passes
 from streams.waiting import KAFKA, kafka_away
 from streams.worker import BatchApp, run
-
-#: How often a window is written anew while it is open.
-SEEN_CHANGES = 60
 
 
 @dataclass(frozen=True)
@@ -65,9 +62,8 @@ class Processor(BatchWorker[Partition, Read]):
         return Partition(one.feed, one.first + tp.partition, decoder, start, accept_bad=accept)
 
     def every(self, feed: str, /) -> timedelta:
-        """As often as anybody can see a window change: a sixtieth of the shortest."""
-        windows = [aggregate.window for aggregate in self._declared[feed].aggregates]
-        return max(LOOK_EVERY, min(windows, default=LOOK_EVERY) / SEEN_CHANGES)
+        """As often as anybody can see one of its windows change."""
+        return min(map(shown_every, self._declared[feed].aggregates), default=LOOK_EVERY)
 
     def read(self, waiting: Sequence[tuple[Partition, Run]]) -> list[Read]:
         """Decode and judge."""
@@ -85,19 +81,25 @@ class Processor(BatchWorker[Partition, Read]):
         """Write what changed of a feed, wait for every acknowledgement, then let the positions be committed."""
         async with locked(held.values()):
             kept = {tp: one.state for tp, one in held.items() if self.held.get(tp) is one}  # others were half taken
-            changes = await asyncio.to_thread(self._changes, kept)
+            changes = await asyncio.to_thread(self._changes, kept, asyncio.get_running_loop().time())
+            for tp, state in kept.items():
+                held[tp].fresh |= state.owes
         self.taken()
         if changes:
             await self._written(held, changes)
 
-    def _changes(self, states: Mapping[TP, Partition]) -> dict[TP, Change]:
+    def _changes(self, states: Mapping[TP, Partition], now: float) -> dict[TP, Change]:
         """What there is to write, for all partitions of a feed in one go."""
-        outputs = {tp: output for tp, state in states.items() if (output := state.flush()) is not None}
+        outputs = {tp: output for tp, state in states.items() if (output := state.flush(now)) is not None}
         return {
             tp: Change(
                 output.position,
                 output.dead,
-                [(a.topic, self._packed(a, output.parts[a.name])) for a in self._sources[tp.topic].feed.aggregates],
+                [
+                    (aggregate.topic, self._packed(aggregate, output.parts[aggregate.name]))
+                    for aggregate in self._sources[tp.topic].feed.aggregates
+                    if aggregate.name in output.parts
+                ],
             )
             for tp, output in outputs.items()
         }

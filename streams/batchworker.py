@@ -38,6 +38,8 @@ AT_ONCE = 256 * 2**10
 #: Bytes waiting for a flush, over all partitions, with which it is time for one, and beyond which reading waits. As
 #: much again may be on its way.
 ENOUGH, MOST = 32 * 2**20, 64 * 2**20
+#: After so many bytes of runs it is looked how much waits.
+WEIGHED_BYTES = 2**20
 #: Seconds between two looks whether a partition can go on: they begin with the one and grow to the other.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.25, 2.0
 #: After these nothing the process holds can be trusted, whichever feed they came up in.
@@ -136,6 +138,7 @@ class BatchWorker(Generic[S, R]):
         self._behind: set[TP] = set()
         self._came: set[str] = set()
         self._flushed_at: dict[str, float] = {}
+        self._unweighed = WEIGHED_BYTES
         self._due = asyncio.Event()
         self._taken = asyncio.Event()
         for topic in topics:
@@ -209,7 +212,10 @@ class BatchWorker(Generic[S, R]):
         async for event in stream.events():
             tp, run = event.message.tp, event.message.value
             start = self.app.batch_consumer.resumed.get(tp)
-            await self.room()
+            self._unweighed += run.size
+            if self._unweighed >= WEIGHED_BYTES:
+                self._unweighed = 0
+                await self.room()
             held = self._receive(tp, run, start)
             if held is not None and held.waiting >= AT_ONCE and tp not in self.app.batch_consumer.paused:
                 await self._hands.acquire()

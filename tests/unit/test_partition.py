@@ -105,10 +105,10 @@ class World:
         self.rewinds.append(position.rewind)
         self.committed, self.metadata = position.processed, position.metadata()
 
-    def write(self, output: Output, rows: int | None = None) -> None:
-        """Write the first ``rows`` rows of every aggregate, or all."""
-        watermark = self.expected.watermarks[output.position.processed - 1]
-        for aggregate in self.feed.aggregates:
+    def write(self, output: Output, rows: int | None = None, taken: int | None = None) -> None:
+        """Write the first ``rows`` rows of every aggregate, or all; ``taken`` is how far the log was, if further."""
+        watermark = self.expected.watermarks[(taken or output.position.processed) - 1]
+        for aggregate in (a for a in self.feed.aggregates if a.name in output.parts):
             name, parts = aggregate.name, parts_of(output, self.feed, aggregate).to_dicts()
             assert [part["watermark"] for part in parts] == ([None] * (len(parts) - 1) + [watermark])[: len(parts)]
             if [part["events"] for part in parts] != [0]:
@@ -159,27 +159,29 @@ def next_run(log: Log, at: int, batches: int) -> Run:
     return Run("toy", 0, at, ends[min(batches, len(ends)) - 1], ())
 
 
-#: Batches to fetch, whether to flush after them, whether the flush gets as far as its commit.
-Step = tuple[int, bool, bool]
+#: Batches to fetch, whether to flush after them (all there is, or by a clock so many seconds on), whether the flush
+#: gets as far as its commit.
+Step = tuple[int, bool | float, bool]
 
 
 def live(world: World, steps: list[Step], dies_after: int | None = None) -> None:
     """One life of a worker, which may end when its last flush got ``dies_after`` rows of each aggregate out."""
     partition = Partition(world.feed, 0, world.decoder, world.position())
     at = partition.start.rewind
-    since = len(world.written)
+    since, now = len(world.written), 0.0
     for batches, flushes, commits in steps:
         if at < world.log.end:
             run = next_run(world.log, at, batches)
             process(partition, run)
             at = run.next
-        if flushes and (output := partition.flush()) is not None:
-            assert output.position.processed == at
-            world.write(output)
+        now += flushes
+        if flushes and (output := partition.flush(None if flushes is True else now)) is not None:
+            assert output.position.processed == at or (flushes is not True and partition.owes)
+            world.write(output, taken=at)
             if commits:
                 world.commit(output.position)
     if dies_after is not None and (output := partition.flush()) is not None:
-        world.write(output, dies_after)
+        world.write(output, dies_after, taken=at)
     versions: dict[tuple[str, Key], int] = {}
     for name, key, version, _ in world.written[since:]:
         assert version >= versions.get((name, key), -1)
@@ -190,7 +192,7 @@ def live_to_the_end(world: World) -> None:
     live(world, [(len(world.log.cuts), True, True)])
 
 
-steps = st.tuples(st.integers(1, 4), st.booleans(), st.booleans())
+steps = st.tuples(st.integers(1, 4), st.sampled_from([False, True, 0.1, 0.7]), st.booleans())
 
 
 @pytest.mark.parametrize(("feed", "base"), [(FEED, NOON), (OLD, BEFORE_1970)], ids=["now", "before 1970"])
@@ -415,8 +417,8 @@ def _live_on_bytes(here: World, batches: list[RecordBatch], life: list[Step]) ->
             run = Run("toy", 0, at, fetched[-1].last_offset + 1, tuple(fetched))
             process(partition, run)
             at = run.next
-        if flushes and (output := partition.flush()) is not None:
-            here.write(output)
+        if flushes and (output := partition.flush(None if flushes is True else 0.0)) is not None:
+            here.write(output, taken=at)
             if commits:
                 here.commit(output.position)
 
@@ -460,6 +462,31 @@ def test_a_tick_makes_windows_final_and_says_so_where_there_are_none() -> None:
         parts = parts_of(output, FEED, BY_DEVICE).select("window_start", "version", "events", "watermark")
         assert parts.rows() == [(*expected, NOON + 10_000)]
         assert output.position.rewind == 2
+
+
+def test_a_window_is_written_as_often_as_anybody_can_see_it_change_and_at_once_when_it_is_final() -> None:
+    """By the clock that the flush is told; the position moves when all there is was written. A tenth of a second after
+    a flush nothing is due but what is final, and what is left when nothing more comes."""
+    log = _log(1, 2, 3, 8.5, 9, 9)
+    here = fresh(log)
+
+    def flushed(at: int, now: float) -> tuple[dict[str, list[int]], int]:
+        if at >= 0:
+            process(here, next_run(log, at, 1))
+        output = here.flush(now)
+        assert output is not None
+        return {
+            name: parts.cells["version"].tolist() for name, parts in output.parts.items()
+        }, output.position.processed
+
+    assert flushed(0, 100.0) == ({"toy_4s": [0], "toy_5s_mood": [0]}, 1)
+    assert flushed(1, 100.1) == ({}, 1)
+    assert flushed(2, 100.2) == ({}, 1)
+    assert flushed(3, 100.3) == ({}, 1)
+    assert flushed(4, 100.4) == ({"toy_4s": [5, 8]}, 1), "the window of seconds 0 to 4 is final at second 9"
+    assert flushed(-1, 100.5) == ({"toy_4s": [], "toy_5s_mood": [4, 8]}, 5), "nothing more came"
+    assert here.flush(200.0) is None
+    assert flushed(5, 200.0)[1] == 6
 
 
 def test_a_window_closed_before_the_processed_offset_is_not_written_again_from_its_middle() -> None:

@@ -345,7 +345,7 @@ def test_nothing_is_committed_until_the_topics_are_seen_to_be_those_they_were() 
             done.append("committed")
             return False
 
-    async def look() -> None:
+    async def look(_: set[str]) -> None:
         await asyncio.sleep(0)
         done.append("seen")
 

@@ -38,7 +38,7 @@ help:
 	@echo 'make lock    pin all dependencies again, in requirements.lock and deploy/kafka/checksums.lock'
 	@echo 'make clean   remove what setup installed and the local data'
 
-setup: .venv/project.stamp $(HOME_DIR)/kafka/stamp $(if $(CLICKHOUSE_ON_PATH),,$(CLICKHOUSE)/stamp)
+setup: .venv/kernels.stamp $(HOME_DIR)/kafka/stamp $(if $(CLICKHOUSE_ON_PATH),,$(CLICKHOUSE)/stamp)
 	@:
 
 $(HOME_DIR)/prerequisites.stamp: deploy/check_prerequisites.py
@@ -53,6 +53,11 @@ $(HOME_DIR)/prerequisites.stamp: deploy/check_prerequisites.py
 
 .venv/project.stamp: pyproject.toml .venv/python.stamp
 	$(call step,citystream itself into .venv,$(BIN)/pip install --no-deps --no-build-isolation -e .)
+	@touch $@
+
+# Numba keeps what it compiled beside the modules, until one of them is newer.
+.venv/kernels.stamp: deploy/docker/compile.py $(shell grep -l '^from numba import' */*.py) .venv/project.stamp
+	$(call step,compiled decoder and windows,$(BIN)/python -P deploy/docker/compile.py)
 	@touch $@
 
 $(HOME_DIR)/kafka/stamp: deploy/kafka/pom.xml $(KAFKA_LOCK) | $(HOME_DIR)/prerequisites.stamp

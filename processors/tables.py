@@ -40,6 +40,7 @@ class Table:
 
     def number(self, rows: Integers) -> tuple[Integers, Flags]:
         """The number of each of these rows, and whether it came for the first time."""
+        rows = np.ascontiguousarray(rows)  # chosen columns are not, and the kernel would be compiled once more
         numbers, fresh = np.empty(len(rows), np.int64), np.empty(len(rows), np.bool_)
         done = 0
         while True:
@@ -54,7 +55,7 @@ class Table:
 
     def _hold(self, rows: Integers, room: int) -> None:
         self._rows, self._slots, self._count = np.empty((room, rows.shape[1]), np.int64), _free(room), 0
-        self.number(np.ascontiguousarray(rows))
+        self.number(rows)
 
 
 class Texts:

@@ -9,6 +9,7 @@ from processors.tables import Table, Texts
 from processors.windows import merge_events
 from schemas.catalogue import FrozenSchema
 from schemas.columnar import Block, Layout
+from schemas.rowcodec import encode
 from schemas.writing import Columns, encode_bodies
 
 FIELDS = [{"name": "name", "type": "string"}, {"name": "counts", "type": {"type": "array", "items": "long"}}]
@@ -16,7 +17,7 @@ NAME = b"a name of some length"
 
 
 def compile_kernels() -> pl.DataFrame:
-    """Count an event into a window, write a record and read it back in both ways there are; returns what was read."""
+    """Count an event into a window, write a record and read it back in all ways there are; returns what was read."""
     texts, cells = Texts(), np.array([[len(NAME)]])
     texts.number(np.frombuffer(bytearray(NAME), np.uint8), cells, 0)
     groups, _ = Table(1).number(cells)
@@ -25,7 +26,9 @@ def compile_kernels() -> pl.DataFrame:
     rows = {"name": texts.spans, "counts": np.array([3])}
     (body,) = encode_bodies(frozen, ["name"], Columns(1, rows, {}, texts.letters, np.arange(3)), 2**20)
     layout = Layout(frozen)
-    layout.read_values([layout.frame])
+    value = encode(frozen, {"name": NAME.decode(), "counts": [0, 1, 2]})
+    layout.read_values([value, value])
+    layout.read_values([value, value, layout.frame])  # what is left of cells lies otherwise
     found, _ = layout.read_blocks([Block(body.data, body.count, 0, 0, body.count - 1, 0)])
     return found
 

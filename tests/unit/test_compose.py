@@ -335,17 +335,17 @@ def pins(lock: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def test_a_new_container_finds_the_kernels_compiled(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, PROJECT / "deploy/docker/compile.py"],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(PROJECT), "NUMBA_CACHE_DIR": str(tmp_path)},
-        check=True,
-    )
-    assert done.returncode == 0
+    def python(*words: str | Path) -> str:
+        where = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(PROJECT), "NUMBA_CACHE_DIR": str(tmp_path)}
+        return subprocess.run([sys.executable, *words], env=where, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    python(PROJECT / "deploy/docker/compile.py")
     compiled = {path.name.partition("-")[0] for path in tmp_path.rglob("*.nbi")}
     assert {
         "kernel.walk_blocks", "kernel.walk_values", "kernel.fill_views", "kernel.fill_longs", "writing.write_records",
         "tables.number_rows", "tables.number_texts", "windows.merge_events",
     } <= compiled  # fmt: skip
+    assert not python("-m", "tests.kernels_used")
 
 
 def test_without_an_engine_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""The kernels that were compiled, and not found compiled, while records of every feed took all their ways; one a line.
+
+They are read, counted into windows, written as parts, and read again as the sink reads; some cannot be read.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from itertools import islice
+from random import Random
+from types import ModuleType
+
+from numba.core.dispatcher import Dispatcher
+
+import feeds
+from processors import tables, windows
+from processors.partition import Partition
+from schemas import arrow, kernel, writing
+from schemas.catalogue import Catalogue
+from schemas.feed import Feed
+from schemas.pseudonyms import replaced
+from schemas.rowcodec import encode
+from schemas.verdict import instant_ms
+from schemas.writing import encode_bodies
+from sinks.lanes import AggregateLane, FeedLane, Wanted
+from streams.decode import Decoder
+from streams.generations import generations
+from streams.positions import first
+from streams.recordbatch import packed
+from tests.columns import process
+from tests.reference.batches import batch, run, stamped
+
+KERNELS: tuple[ModuleType, ...] = (arrow, kernel, tables, windows, writing)
+START = datetime(2024, 5, 6, 7, tzinfo=UTC)
+RECORDS = 300
+
+
+def take_all_ways(feed: Feed, catalogue: Catalogue) -> None:
+    """Process and store records of a feed, every tenth of them cut off."""
+    frozen = catalogue.latest(feed.name)
+    simulated = islice(feed.simulate(START, Random(1)), RECORDS)
+    made = [replaced(feed, bytes(32), record.model_dump()) for record in simulated]
+    values = [(one[feed.key].encode(), encode(frozen, one)) for one in made]
+    arrived = max(instant_ms(one[feed.event_time]) for one in made)
+    good = batch([(key, value, []) for key, value in values], 0, "lz4", arrived)
+    some = batch([(k, v[: len(v) - (n % 10 == 0)], []) for n, (k, v) in enumerate(values)], RECORDS, "lz4", arrived)
+    found = run(good, some, topic=feed.name)
+    partition = Partition(feed, 0, Decoder(catalogue, feed.name, feed), first("id", feed.definition, 0))
+    assert process(partition, found) == 2 * RECORDS
+    FeedLane(generations(feed)[0], catalogue, "UTC").read([Wanted(found, 0, 0)])
+    output = partition.flush()
+    assert output is not None
+    for aggregate in feed.aggregates:
+        written = catalogue.latest(aggregate.topic)
+        (body,) = encode_bodies(written, aggregate.by, output.parts[aggregate.name], 2**24)
+        parts = run(stamped(packed(body.data, body.count), 0, arrived), topic=aggregate.topic)
+        ((rows, *_),) = AggregateLane(feed, aggregate, catalogue, "UTC").read([Wanted(parts, 0, 0)])
+        assert rows.height == body.count
+
+
+def compiled() -> list[str]:
+    """The functions that were compiled in this process."""
+    functions = {one for module in KERNELS for one in vars(module).values() if isinstance(one, Dispatcher)}
+    return sorted(f"{one.py_func.__module__}.{one.py_func.__name__}" for one in functions if one.stats.cache_misses)
+
+
+if __name__ == "__main__":
+    for declared in feeds.load().values():
+        take_all_ways(declared, Catalogue.load())
+    sys.stdout.writelines(f"{name}\n" for name in compiled())

@@ -4,58 +4,36 @@ from __future__ import annotations
 
 import logging
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Annotated
 
 import typer
-from clickhouse_driver.errors import Error as ClickHouseError
-from clickhouse_driver.errors import ServerException
-from kafka.errors import KafkaError
 
-from citystream.commands import (
-    dead_letters,
-    demo,
-    feeds,
-    operate,
-    positions,
-    publications,
-    publish,
-    rebuild,
-    registry,
-    schemas,
-    simulate,
-    sql,
-    stack,
-    workers,
-)
+from citystream import commands
 from citystream.printable import printable
-from citystream.redriving.corrections import CorrectionProblem
-from citystream.settings import SettingsError
-from citystream.stack.process import StackError
-from schemas.catalogue import SchemaProblem
-from schemas.feed import DeclarationError
-from sinks.clickhouse import first_line
-from streams.positions import PositionProblem
-from streams.topics import TopicProblem
 
-CHECK_FAILED, WRONG_USE, UNREACHABLE = 1, 2, 3
-
-COMMANDS = (
-    stack,
-    demo,
-    feeds,
-    schemas,
-    simulate,
-    publish,
-    publications,
-    workers,
-    operate,
-    positions,
-    rebuild,
-    dead_letters,
-    sql,
-    registry,
-)
+#: The commands and groups of commands, and the module of each, which has ``add_to``.
+COMMANDS = {
+    "up": "stack",
+    "init": "stack",
+    "down": "stack",
+    "status": "stack",
+    "demo": "demo",
+    "feeds": "feeds",
+    "schemas": "schemas",
+    "simulate": "simulate",
+    "publish": "publish",
+    "publications": "publications",
+    "process": "workers",
+    "sink": "workers",
+    "lag": "operate",
+    "ledger": "operate",
+    "positions": "positions",
+    "rebuild": "rebuild",
+    "dead-letters": "dead_letters",
+    "sql": "sql",
+    "registry": "registry",
+}
 
 
 def _version(wanted: bool) -> None:
@@ -64,8 +42,8 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def build() -> typer.Typer:
-    """The application with all commands; each module of ``COMMANDS`` adds its own."""
+def build(word: str = "") -> typer.Typer:
+    """The application with the command that a word names, else with all; what the others take is not loaded."""
     app = typer.Typer(
         name="citystream",
         help=(
@@ -77,8 +55,8 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_common)
-    for module in COMMANDS:
-        module.add_to(app)
+    for module in dict.fromkeys([COMMANDS[word]] if word in COMMANDS else COMMANDS.values()):
+        import_module(f"{commands.__name__}.{module}").add_to(app)
     return app
 
 
@@ -95,21 +73,15 @@ def main() -> None:
     """Run one command; people see messages, never a traceback, for what they can put right."""
     logging.getLogger("clickhouse_driver").addHandler(logging.NullHandler())
     try:
-        build()()
-    except SettingsError as error:
-        _fail(str(error), WRONG_USE)
-    except (StackError, TopicProblem) as error:
-        _fail(str(error), UNREACHABLE)
-    except KafkaError as error:
-        _fail(f"Kafka does not answer ({error}); see: citystream status", UNREACHABLE)
-    except ServerException as error:
-        _fail(f"ClickHouse refused: {first_line(error)}", CHECK_FAILED)
-    except (ClickHouseError, EOFError) as error:
-        _fail(f"ClickHouse does not answer ({first_line(error)}); see: citystream status", UNREACHABLE)
-    except (SchemaProblem, DeclarationError, PositionProblem, CorrectionProblem) as error:
-        _fail(str(error), CHECK_FAILED)
+        build(*sys.argv[1:2])()
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    except Exception as error:
+        from citystream.mistakes import explained  # noqa: PLC0415  it takes the libraries of all commands
+
+        if (found := explained(error)) is None:
+            raise
+        _fail(*found)
 
 
 def _fail(message: str, code: int) -> None:

@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import feeds as declared
-from citystream import growth
 from citystream.secrets import secret
 from citystream.settings import Settings, SettingsError, load_settings
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
-from sinks.clickhouse import Server
-from sinks.migrate import made_for, migrate, settle
-from streams import topics
+
+if TYPE_CHECKING:
+    from sinks.clickhouse import Server
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class Installation:
 
     def server(self, user: str) -> Server:
         """ClickHouse as one of its users."""
+        from sinks.clickhouse import Server  # noqa: PLC0415  its driver is not for the processor
+
         password = secret(self.settings, f"{user}_password")
         return Server(self.settings.clickhouse_address, self.settings.clickhouse_port, user, password)
 
@@ -90,6 +92,10 @@ class Installation:
         SettingsError
             The tables were made for another time zone.
         """
+        from citystream import growth  # noqa: PLC0415  workers prepare nothing
+        from sinks.migrate import made_for, migrate, settle  # noqa: PLC0415
+        from streams import topics  # noqa: PLC0415
+
         declared.load()
         topics.wait_for_kafka(self.bootstrap, say)
         outgrown, now_ms = growth.outgrown(self.feeds.values()), time.time_ns() // 1_000_000

@@ -10,22 +10,51 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 from rich.text import Text
 
 import feeds
-from citystream import installation
-from citystream.cli import _fail
+from citystream.cli import COMMANDS, _fail, build
 from citystream.commands.output import as_text
 from citystream.installation import Installation
 from citystream.printable import printable
 from citystream.settings import Settings, SettingsError
 from schemas.feed import DeclarationError
 
+LIBRARIES = {
+    "aiohttp",
+    "clickhouse_driver",
+    "faust",
+    "kafka",
+    "numba",
+    "pandas",
+    "polars",
+    "pydantic",
+    "rich.table",
+}
 
-def test_a_command_loads_only_what_it_takes() -> None:
-    loaded = "import sys, citystream.cli; print(*sorted({'aiohttp', 'faust', 'numba'} & sys.modules.keys()))"
-    found = subprocess.run([sys.executable, "-c", loaded], check=True, capture_output=True, text=True)
-    assert found.stdout == "\n"
+
+@pytest.mark.parametrize(
+    ("work", "takes"),
+    [
+        ("import citystream.cli", set()),
+        ("from citystream.cli import build; build('process'); build('sink')", {"kafka", "polars", "pydantic"}),
+        ("import processors.worker", LIBRARIES - {"clickhouse_driver", "pandas", "rich.table"}),
+        ("import sinks.worker", LIBRARIES - {"pandas", "rich.table"}),
+    ],
+)
+def test_a_command_loads_only_what_it_takes(work: str, takes: set[str]) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", f"{work}; import sys; print(*sys.modules)"], check=True, capture_output=True, text=True
+    )
+    assert LIBRARIES & {*found.stdout.split()} == takes
+
+
+def test_each_command_is_found_in_the_module_said_to_have_it() -> None:
+    assert {*typer.main.get_command(build()).commands} == {*COMMANDS}  # type: ignore[attr-defined]
+    for name, module in COMMANDS.items():
+        alone = {*typer.main.get_command(build(name)).commands}  # type: ignore[attr-defined]
+        assert alone == {other for other in COMMANDS if COMMANDS[other] == module}
 
 
 @pytest.mark.parametrize("hostile", ["\x1b[2J", "\x07", "\r", "\x9b1m", "\u202e", "\u200b", "\ud800", "[red]"])
@@ -89,8 +118,8 @@ def test_a_wrong_feed_file_is_named_and_only_what_is_its_own_is_refused(
 def test_another_time_zone_than_that_of_the_tables_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr("streams.topics.wait_for_kafka", lambda *_: None)
-    monkeypatch.setattr(installation, "made_for", lambda *_: "Asia/Shanghai")
-    monkeypatch.setattr(installation, "migrate", lambda *_: done.append("migrated"))
+    monkeypatch.setattr("sinks.migrate.made_for", lambda *_: "Asia/Shanghai")
+    monkeypatch.setattr("sinks.migrate.migrate", lambda *_: done.append("migrated"))
     monkeypatch.setattr(Installation, "server", lambda *_: None)
     with pytest.raises(SettingsError, match="were made for Asia/Shanghai"):
         Installation(Settings(timezone="Europe/Berlin")).prepare(print)

@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 from kafka.errors import LeaderNotAvailableError, UnknownTopicOrPartitionError
 
-from citystream import cli
+from citystream import cli, mistakes
 from citystream.commands import operate, output, stack
 from citystream.stack.ports import free_ports
 from citystream.stack.stack import State, Status
@@ -35,7 +35,7 @@ def test_a_kafka_that_is_away_is_named_at_once_and_given_up(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     said = capsys.readouterr().err
-    assert ended.value.code == cli.UNREACHABLE
+    assert ended.value.code == mistakes.UNREACHABLE
     assert f"citystream: waiting for Kafka at {address}" in said
     assert "citystream: Kafka does not answer" in said
 

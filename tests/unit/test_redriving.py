@@ -18,7 +18,7 @@ from kafka.errors import KafkaError
 from pydantic import Field
 from rich.progress import Progress
 
-from citystream import cli
+from citystream import cli, mistakes
 from citystream.commands import dead_letters
 from citystream.installation import Installation
 from citystream.progress import progress
@@ -414,7 +414,7 @@ def test_a_time_that_is_none_is_refused(
     option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = Asked([])
-    assert command(monkeypatch, kept, Topic(), "redrive", option, "yesterday") == cli.WRONG_USE
+    assert command(monkeypatch, kept, Topic(), "redrive", option, "yesterday") == mistakes.WRONG_USE
     assert f"citystream: {option}: yesterday is no time such as 2026-03-29T08:00:00" in capsys.readouterr().err
     assert kept.selection is None
 

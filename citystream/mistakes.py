@@ -1,0 +1,36 @@
+"""What went wrong, as a message for people who can put it right, and the exit code."""
+
+from __future__ import annotations
+
+from clickhouse_driver.errors import Error as ClickHouseError
+from clickhouse_driver.errors import ServerException
+from kafka.errors import KafkaError
+
+from citystream.redriving.corrections import CorrectionProblem
+from citystream.settings import SettingsError
+from citystream.stack.process import StackError
+from schemas.catalogue import SchemaProblem
+from schemas.feed import DeclarationError
+from sinks.clickhouse import first_line
+from streams.positions import PositionProblem
+from streams.topics import TopicProblem
+
+CHECK_FAILED, WRONG_USE, UNREACHABLE = 1, 2, 3
+
+
+def explained(error: Exception) -> tuple[str, int] | None:
+    """The message and the exit code, or None for what only a traceback explains."""
+    match error:
+        case SettingsError():
+            return str(error), WRONG_USE
+        case StackError() | TopicProblem():
+            return str(error), UNREACHABLE
+        case KafkaError():
+            return f"Kafka does not answer ({error}); see: citystream status", UNREACHABLE
+        case ServerException():
+            return f"ClickHouse refused: {first_line(error)}", CHECK_FAILED
+        case ClickHouseError() | EOFError():
+            return f"ClickHouse does not answer ({first_line(error)}); see: citystream status", UNREACHABLE
+        case SchemaProblem() | DeclarationError() | PositionProblem() | CorrectionProblem():
+            return str(error), CHECK_FAILED
+    return None

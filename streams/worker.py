@@ -228,8 +228,8 @@ async def _start(app: BatchApp) -> None:
 
 async def _serve(app: BatchApp) -> None:
     sys.setswitchinterval(0.0005)  # threads that decode wait for each other at every column
-    gc.collect()
     gc.freeze()  # what was loaded stays: looking through it again takes longer than processing a run
+    gc.enable()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -5,6 +5,7 @@ Only where one runs is loaded what it takes: Faust, and the compiled decoder.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import time
@@ -78,9 +79,9 @@ def process(
 
     Example: citystream process traffic_flow
     """
+    _begin()
     from processors.worker import main  # noqa: PLC0415
 
-    log_patiently()
     city = Installation.load()
     accepted = city.choose(accept_bad) if accept_bad else ()
     main(city.choose(feeds), city.catalogue, city.bootstrap, instance, accept_bad=accepted)
@@ -91,12 +92,18 @@ def move(feeds: Feeds = None, instance: Instance = None) -> None:
 
     Example: citystream sink --instance sink-1
     """
+    _begin()
     from sinks.worker import main  # noqa: PLC0415
 
-    log_patiently()
     city = Installation.load()
     chosen, server, zone = city.choose(feeds), city.server("sink"), city.settings.timezone
     main(chosen, city.catalogue, city.bootstrap, server, zone, instance, processor=processors.GROUP)
+
+
+def _begin() -> None:
+    """Say what is logged, and look for no garbage until the worker serves: what a start makes stays."""
+    log_patiently()
+    gc.disable()
 
 
 def log_patiently() -> None:

@@ -57,6 +57,14 @@ def test_each_command_is_found_in_the_module_said_to_have_it() -> None:
         assert alone == {other for other in COMMANDS if COMMANDS[other] == module}
 
 
+def test_dates_of_clickhouse_are_worked_out_when_they_are_needed() -> None:
+    work = (
+        "import sinks.worker; from clickhouse_driver.columns.datecolumn import DateColumn as D; print(len(D.date_lut))"
+    )
+    found = subprocess.run([sys.executable, "-c", work], check=True, capture_output=True, text=True)
+    assert found.stdout == "0\n"
+
+
 @pytest.mark.parametrize("hostile", ["\x1b[2J", "\x07", "\r", "\x9b1m", "\u202e", "\u200b", "\ud800", "[red]"])
 def test_nothing_in_data_reaches_the_terminal_but_what_can_be_seen(hostile: str) -> None:
     cell = Text.from_markup(as_text(f"a{hostile}b")).plain

@@ -23,11 +23,13 @@ _FIRST_TEXT = 5
 class Events:
     """Rows of events in the order of their offsets, with the columns that an ``EventColumns`` gives them.
 
-    A text's cell is its span in ``letters``, ``start << 32 | size``, or its number once ``numbered``.
+    A text's cell is its span in ``letters``, ``start << 32 | size``. ``texts`` has the number of each text, a
+    column for each field, once they are ``numbered``.
     """
 
     cells: Integers
     letters: Letters
+    texts: Integers
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -39,7 +41,7 @@ class Events:
 
     def where(self, wanted: Flags | slice) -> Events:
         """Some of the rows."""
-        return replace(self, cells=self.cells[wanted])
+        return replace(self, cells=self.cells[wanted], texts=self.texts[wanted])
 
 
 class EventColumns:
@@ -50,8 +52,8 @@ class EventColumns:
         partials = [p for a in feed.aggregates for measure in a.measures for p in measure.partials]
         texts = dict.fromkeys([feed.key, *(name for aggregate in feed.aggregates for name in aggregate.by)])
         values = dict.fromkeys(partial.value for partial in partials)
-        #: Columns of the texts, by the name of their field.
-        self.texts = {name: _FIRST_TEXT + n for n, name in enumerate(texts)}
+        #: Columns of the numbers of texts, by the name of their field.
+        self.texts = {name: n for n, name in enumerate(texts)}
         self._values = {value: _FIRST_TEXT + len(texts) + 2 * n for n, value in enumerate(values)}
         halves = [pl.col("event_id").struct.field(part).reinterpret(signed=True) for part in UUID_PARTS]
         numbers = [
@@ -71,18 +73,16 @@ class EventColumns:
         cells = rows.select(self._numbers).to_numpy(order="c", writable=True)
         joined = [text.encode() for text in rows.select(self._joined).row(0)]
         begin = 0
-        for column, letters in zip(self.texts.values(), joined, strict=True):
+        for column, letters in enumerate(joined, _FIRST_TEXT):
             sizes = cells[:, column]
             cells[:, column] = np.cumsum(sizes) - sizes + begin << 32 | sizes
             begin += len(letters)
-        return Events(cells, np.frombuffer(bytearray(b"".join(joined)), np.uint8))
+        return Events(cells, np.frombuffer(bytearray(b"".join(joined)), np.uint8), cells[:, :0])
 
     def numbered(self, events: Events, texts: Texts) -> Events:
         """Events whose texts are numbers."""
-        cells = events.cells.copy()
-        for column in self.texts.values():
-            cells[:, column] = texts.number(events.letters, events.cells, column)
-        return replace(events, cells=cells)
+        columns = [texts.number(events.letters, events.cells, _FIRST_TEXT + column) for column in self.texts.values()]
+        return replace(events, texts=np.column_stack(columns))
 
 
 def _known(value: Expression) -> Sequence[pl.Expr]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from processors.events import EVENT_MS, HIGH, LOW, EventColumns, Events
 from processors.tables import Flags, Integers, Table
 from schemas.feed import Feed, milliseconds
@@ -19,8 +21,8 @@ class Repeats:
     def __init__(self, feed: Feed, columns: EventColumns) -> None:
         longest = max((a.window for a in feed.aggregates), default=None)
         self._keep_for = None if longest is None else milliseconds(longest + feed.lateness + feed.disorder)
-        self._identity = [columns.texts[feed.key], EVENT_MS, HIGH, LOW]
-        self._seen = Table(len(self._identity))
+        self._text = columns.texts[feed.key]
+        self._seen = Table(4)
         self._forget_at = NO_EVENT_TIME
 
     def fresh(self, events: Events, max_event_ms: int) -> Flags | slice:
@@ -30,7 +32,9 @@ class Repeats:
         """
         if self._keep_for is None:
             return slice(None)
-        _, fresh = self._seen.number(events.cells[:, self._identity])
+        self._seen.reserve(len(events))
+        key, (event_ms, *halves) = events.texts[:, self._text], events.cells[:, [EVENT_MS, HIGH, LOW]].T
+        _, fresh = self._seen.number(np.column_stack((key, event_ms, *halves)))
         if max_event_ms >= self._forget_at:
             self._seen.replace(self._seen.rows[self._seen.rows[:, _EVENT_MS] + self._keep_for > max_event_ms])
             self._forget_at = max_event_ms + self._keep_for // FORGETTING

@@ -49,9 +49,14 @@ class Table:
                 return numbers, fresh
             self._hold(self.rows, 2 * len(self._rows))
 
+    def reserve(self, more: int) -> None:
+        """Make room for more rows at once, where most of those to come are not held yet."""
+        if self._count + more > len(self._rows):
+            self._hold(self.rows, _room(self._count + more))
+
     def replace(self, rows: Integers) -> None:
         """Hold other rows, all different, in the place of these."""
-        self._hold(rows, max(ROOM, 1 << len(rows).bit_length()))
+        self._hold(rows, _room(len(rows)))
 
     def _hold(self, rows: Integers, room: int) -> None:
         self._rows, self._slots, self._count = np.empty((room, rows.shape[1]), np.int64), _free(room), 0
@@ -113,16 +118,25 @@ class Texts:
             self.number(letters, before, 0)
 
 
-def _free(room: int) -> Integers:
-    return np.full(SLOTS * room, -1, np.int64)
+def _room(rows: int) -> int:
+    return max(ROOM, 1 << rows.bit_length())
+
+
+def _free(room: int) -> npt.NDArray[np.int32]:
+    return np.full(SLOTS * room, -1, np.int32)
 
 
 @njit(nogil=True, cache=True, inline="always")
 def _mixed(number: Any, state: Any) -> Any:
-    """Every bit of both in every bit: the last step of MurmurHash3 (Appleby), https://github.com/aappleby/smhasher."""
-    word = np.uint64(number) ^ np.uint64(state)
-    word = (word ^ (word >> np.uint64(33))) * np.uint64(0xFF51_AFD7_ED55_8CCD)
-    word = (word ^ (word >> np.uint64(33))) * np.uint64(0xC4CE_B9FE_1A85_EC53)
+    """A number mixed into what is hashed so far: a step of MurmurHash3's finish (Appleby), see ``_finished``."""
+    word = (np.uint64(number) ^ np.uint64(state)) * np.uint64(0xFF51_AFD7_ED55_8CCD)
+    return word ^ (word >> np.uint64(33))
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _finished(state: Any) -> Any:
+    """Every bit of what was hashed in every bit. https://github.com/aappleby/smhasher"""
+    word = (state ^ (state >> np.uint64(33))) * np.uint64(0xC4CE_B9FE_1A85_EC53)
     return word ^ (word >> np.uint64(33))
 
 
@@ -140,7 +154,7 @@ def number_rows(
         state = np.uint64(seed)
         for column in range(width):
             state = _mixed(rows[row, column], state)
-        slot = state & last
+        slot = _finished(state) & last
         while True:
             number = slots[slot]
             if number < 0:
@@ -159,7 +173,8 @@ def number_rows(
                 return row, count
             for column in range(width):
                 held[count, column] = rows[row, column]
-            slots[slot] = number = count
+            number = count
+            slots[slot] = number
             count += 1
         numbers[row] = number
     return len(rows), count
@@ -178,7 +193,7 @@ def number_texts(table: Any, held: Any, of: Any, rows: Any, column: int, begin: 
             for n in range(min(8, size - at)):
                 word |= np.uint64(of[start + at + n]) << np.uint64(8 * n)
             state = _mixed(word, state)
-        slot = state & last
+        slot = _finished(state) & last
         while True:
             number = slots[slot]
             if number < 0:

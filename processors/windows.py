@@ -56,7 +56,7 @@ class Windows:
         on_time = start + self._closes_at > seen
         if not on_time.all():
             events, seen, start = events.where(on_time), seen[on_time], start[on_time]
-        groups, _ = self._groups.number(np.column_stack((start, events.cells[:, self._by])))
+        groups, _ = self._groups.number(np.column_stack((start, events.texts[:, self._by])))
         if len(self._groups) > len(self._state):
             self._state = _longer(self._state, 2 * len(self._groups))
         merge_events(groups, self._state, events.cells, seen, self._program)

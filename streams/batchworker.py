@@ -271,7 +271,8 @@ class BatchWorker(Generic[S, R]):
                     for one, _, count in together:
                         one.done(count)
             for tp, one in ready.items():
-                await self.take_what_waits(tp, one)
+                if one.runs:
+                    await self.take_what_waits(tp, one)
 
     def _read_and_take(self, waiting: Sequence[tuple[S, Run]]) -> None:
         for (state, run), read in zip(waiting, self.read(waiting), strict=True):

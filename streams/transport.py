@@ -221,7 +221,9 @@ class Consumer(driver.Consumer):
         position = self.flushed.get(tp)
         if position is None:
             return None
-        self.committing[tp] = position = replace(position, paused=self.paused.get(tp, ""))
+        if position.paused != (reason := self.paused.get(tp, "")):
+            position = replace(position, paused=reason)
+        self.committing[tp] = position
         return position.processed
 
     def on_buffer_full(self, tp: TP) -> None:

@@ -18,10 +18,11 @@ def matrix(found: list[tuple[int, int]]) -> Integers:
     return np.array(found, np.int64).reshape(-1, 2)
 
 
-@given(st.lists(rows, max_size=6))
-def test_rows_are_numbered_in_the_order_in_which_they_came(calls: list[list[tuple[int, int]]]) -> None:
+@given(st.lists(rows, max_size=6), st.integers(0, 200))
+def test_rows_are_numbered_in_the_order_in_which_they_came(calls: list[list[tuple[int, int]]], reserved: int) -> None:
     table, expected = Table(2), dict[tuple[int, int], int]()
     for call in calls:
+        table.reserve(reserved)
         known = [row in expected for row in call]
         first = [row not in call[:n] for n, row in enumerate(call)]
         numbers, fresh = table.number(matrix(call))

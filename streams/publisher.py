@@ -28,6 +28,8 @@ IN_FLIGHT = 20_000
 STOP_SECONDS = 4.0
 #: Longest pause between two attempts to reach a broker.
 RECONNECT_MS = 5_000
+#: How long a record waits for others of its partition: broker and workers pay for a batch, hardly for a record in it.
+LINGER_MS = 100
 
 #: Hears where a record is in the log, once all replicas have it, or the error.
 OnResult = Callable[[RecordMetadata | Exception], None]
@@ -46,7 +48,7 @@ class Producer(KafkaProducer):
             acks="all",
             enable_idempotence=True,
             compression_type="lz4",
-            linger_ms=20,
+            linger_ms=LINGER_MS,
             batch_size=256 * 1024,
             max_request_size=MAX_BATCH,
             allow_auto_create_topics=False,

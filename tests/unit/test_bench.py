@@ -22,6 +22,7 @@ from schemas.feed import Feed
 from schemas.pseudonyms import replaced
 from schemas.rowcodec import decode, encode
 from schemas.verdict import instant_ms
+from streams import publisher
 from tests.reference.partition import bucket, evaluate
 
 ALL = {**feeds.load(), **FEEDS}
@@ -65,6 +66,10 @@ def test_the_records_are_the_same_each_time_and_hold_disorder_and_bad_ones(city:
         newest[one.topic] = max(newest.get(one.topic, 0), one.event_ms)
     assert 0 < behind < len(marked) / 10
     assert 0 < len(made) - len(marked) < len(made) / 50
+
+
+def test_records_wait_for_others_as_with_the_platforms_publishers() -> None:
+    assert load.LINGER_MS == publisher.LINGER_MS
 
 
 def test_a_mark_is_read_as_it_was_printed() -> None:

@@ -40,7 +40,7 @@ SHOWN = (None, Fault.DISORDER)
 MARK_AFTER_SECONDS = (0.5, 1.5)
 #: A sender looks at the clock so often (s); what is due by then goes out.
 TICK_SECONDS = 0.005
-#: How long a record waits for others of its partition: as with the platform's publishers, whichever version is measured.
+#: How long a record waits for others of its partition: as with the platform's publishers, whichever one is measured.
 LINGER_MS = 100
 
 

@@ -93,7 +93,8 @@ class Layout:
         ]
         if not good.all():
             kept = np.repeat(good, counts)
-            cells, present, columns = cells[:, kept], present[:, kept], [column[kept] for column in columns]
+            cells, present = np.compress(kept, cells, axis=1), np.compress(kept, present, axis=1)
+            columns = [column[kept] for column in columns]
         rows = self._frame_of(body, cells, present).hstack(
             [
                 texts(body, cells[-1], utf8=False).alias("_key"),
@@ -120,7 +121,8 @@ class Layout:
         walk_values(body, ends, self._program, cells, present, good)
         if good.all():
             return self._frame_of(body, cells, present), []
-        return self._frame_of(body, cells[:, good], present[:, good]), np.flatnonzero(~good).tolist()
+        cells, present = np.compress(good, cells, axis=1), np.compress(good, present, axis=1)
+        return self._frame_of(body, cells, present), np.flatnonzero(~good).tolist()
 
     def _room(self, rows: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         return np.empty((self._width + 1, rows), np.int64), np.empty((self._width, rows), np.bool_)

@@ -9,13 +9,17 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-import numpy as np
 import polars as pl
 from clickhouse_driver import Client
+from clickhouse_driver.block import BlockInfo, ColumnOrientedBlock
+from clickhouse_driver.defines import DBMS_MIN_PROTOCOL_VERSION_WITH_INCREMENTAL_PROFILE_EVENTS
 from clickhouse_driver.errors import Error, ErrorCodes, NetworkError, ServerException, SocketTimeoutError
+from clickhouse_driver.protocol import ClientPacketTypes
+from clickhouse_driver.varint import write_varint
+from clickhouse_driver.writer import write_binary_str
 from tenacity import RetryCallState, Retrying
 
-from sinks.sql import literal
+from sinks.blocks import block
 from sinks.tables import TableColumn
 from streams.positions import Stop
 from streams.waiting import Waiting, always
@@ -79,10 +83,6 @@ UNPREPARED = {
     ErrorCodes.UNKNOWN_DATABASE,
 }
 
-#: A column of this many different texts at most is sent as numbers; they have to fit a statement.
-MOST_WORDS, MOST_WORD_BYTES = 4_096, 65_536
-
-
 #: Seconds between two tries at most.
 LONGEST_PAUSE = 5
 #: Seconds after which one who waits looks whether the wait is still of use.
@@ -90,8 +90,9 @@ NAP = 0.5
 
 CLICKHOUSE_ANSWERS = "ClickHouse takes data again"
 
-#: Name, type and values of a column as it is sent.
-Wire = tuple[str, str, np.ndarray[Any, Any]]
+#: The last revision of the protocol in which a server does not report what a statement cost it: several times for each
+#: insert, in blocks that the driver makes Python objects of. A column of a block is its name, type and values then.
+REVISION = DBMS_MIN_PROTOCOL_VERSION_WITH_INCREMENTAL_PROFILE_EVENTS - 1
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,9 @@ class Server:
     user: str
     password: str = field(repr=False)
 
-    def connect(self, **settings: Any) -> Client:
+    def connect(self, kind: type[Client] = Client, **settings: Any) -> Client:
         """A client; it connects with its first statement."""
-        return Client(
+        return kind(
             self.host,
             self.port,
             user=self.user,
@@ -171,6 +172,23 @@ def patiently(call: Callable[[], Any], waits: Waiting, wanted: Callable[[], bool
     return Retrying(**how, sleep=sleep, retry_error_callback=give_up)(call)
 
 
+class Sender(Client):
+    """A client that inserts what `sinks.blocks.block` made."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, client_revision=REVISION, **options)
+
+    def send_data(self, _: Any, data: list[bytes], **__: Any) -> None:
+        """Send the blocks to the server, and that there are no more; called by ``execute``."""
+        for one in data:
+            write_varint(ClientPacketTypes.DATA, self.connection.fout)
+            write_binary_str("", self.connection.fout)
+            BlockInfo().write(self.connection.fout)
+            self.connection.fout.write(one)
+            self.connection.fout.flush()
+        self.connection.send_data(ColumnOrientedBlock())
+
+
 class Writer:
     """Inserts frames into tables, one block an insert; each thread over a connection of its own."""
 
@@ -182,14 +200,7 @@ class Writer:
     @property
     def _client(self) -> Client:
         if not hasattr(self._own, "client"):
-            self._own.client = self._server.connect(
-                use_numpy=True,
-                async_insert=0,
-                insert_null_as_default=0,
-                optimize_on_insert=0,
-                max_insert_block_size=10_000_000,
-                max_query_size=16 * 2**20,
-            )
+            self._own.client = self._server.connect(Sender, async_insert=0, optimize_on_insert=0)
         client: Client = self._own.client
         return client
 
@@ -202,9 +213,7 @@ class Writer:
     ) -> None:
         """Insert all rows and return when the server has acknowledged them, however long it takes.
 
-        ``rows`` has a column for each name the columns send. The driver would look at each value of a nullable column
-        in Python, so such a column is sent as values and flags and joined by the server; and it would encode each text,
-        so a column of few different texts is sent as numbers of them, and the texts once, in the statement.
+        ``rows`` has a column for each name the columns send.
 
         Raises
         ------
@@ -213,64 +222,23 @@ class Writer:
         Refused
             The server will not take the rows however often they are sent.
         """
-        sent = {name: _sent(name, kind, rows[name]) for column in columns for name, kind in column.sent}
-        wires = [wire for found, _ in sent.values() for wire in found]
+        # A null for a column that cannot be null is refused. In this place, as the driver keeps a setting of that name.
         statement = (
-            f"INSERT INTO {table} ({', '.join(c.name for c in columns)}) "
-            f"SELECT {', '.join(_selected(c, sent[c.sent[0][0]][1]) for c in columns)} "
-            f"FROM input('{', '.join(f'{name} {kind}' for name, kind, _ in wires)}') FORMAT Native"
+            f"INSERT INTO {table} ({', '.join(column.name for column in columns)}) "
+            "SETTINGS input_format_null_as_default = 0 FORMAT Native"
         )
-        arrays = [array for *_, array in wires]
+        data = block(columns, rows)
         try:
-            patiently(lambda: self._execute(statement, arrays), self._waiting, wanted)
+            patiently(lambda: self._execute(statement, data), self._waiting, wanted)
         except ServerException as error:
             raise Refused(
                 f"ClickHouse refuses rows for {table}, and nothing of them is committed: {_reason(error)} "
                 f"(code {error.code})"
             ) from error
 
-    def _execute(self, statement: str, data: list[np.ndarray[Any, Any]]) -> None:
+    def _execute(self, statement: str, data: bytes) -> None:
         try:
-            self._client.execute(statement, data, columnar=True)
+            self._client.execute(statement, [data])
         except (Error, OSError, EOFError):
             self._client.disconnect()
             raise
-
-
-def _sent(name: str, kind: str, values: pl.Series) -> tuple[list[Wire], str]:
-    """What is sent for a column, and the SQL that makes its values of it, but for null."""
-    words, inner = _words(values), kind
-    if kind.startswith("Nullable("):
-        inner = kind.removeprefix("Nullable(").removesuffix(")")
-    if words is None:
-        found, value = [(name, inner, _array(values))], name
-    else:
-        numbers = values.cast(pl.Enum(words)).to_physical().fill_null(0).to_numpy().astype(np.uint16)
-        found, value = [(name, "UInt16", numbers)], f"[{', '.join(map(literal, words))}][{name} + 1]"
-    if inner != kind:
-        found.append((f"{name}_is_null", "UInt8", values.is_null().to_numpy().astype(np.uint8)))
-    return found, value
-
-
-def _words(values: pl.Series) -> pl.Series | None:
-    """The different texts of a column, or None if it holds something else or too many of them."""
-    if values.dtype != pl.String:
-        return None
-    words = values.drop_nulls().unique()
-    return words if 0 < len(words) <= MOST_WORDS and words.str.len_bytes().sum() <= MOST_WORD_BYTES else None
-
-
-def _selected(column: TableColumn, value: str) -> str:
-    value = column.value or value
-    nullable = any(kind.startswith("Nullable(") for _, kind in column.sent)
-    return f"if({column.name}_is_null, NULL, {value})" if nullable else value
-
-
-def _array(values: pl.Series) -> np.ndarray[Any, Any]:
-    """A column as the driver takes it, with something in the place of null."""
-    if values.dtype.is_nested():
-        array = np.empty(len(values), dtype=object)
-        array[:] = values.to_list()
-        return array
-    filler = "" if values.dtype == pl.String else False if values.dtype == pl.Boolean else 0
-    return values.fill_null(filler).to_numpy()

@@ -177,7 +177,7 @@ class QuarantineLane:
             for letter in _letters(batch, from_offset)
             for topic, number in [source(letter.topic, letter.partition)]
         ]
-        names = [name for column in self.columns for name, _ in column.sent]
+        names = [name for column in self.columns for name in column.sent]
         text = {"topic", "stage", "cause", "key", "value"}
         return Read(pl.DataFrame(rows, {name: pl.String if name in text else pl.Int64 for name in names}), max_event_ms)
 

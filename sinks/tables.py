@@ -42,21 +42,20 @@ _TYPES = {
 class TableColumn:
     """A column of a table and what an analyst reads about it.
 
-    ``wires`` names the columns the sink sends for it, with their types, and ``value`` is the SQL that makes one of
-    the other; by default the column is sent as it is. ``absent`` is the SQL of its value in rows it was not sent for.
+    ``parts`` names what the sink's rows have for it, where that is not a column of its name. ``absent`` is the SQL of
+    its value in rows it was not sent for.
     """
 
     name: str
     type: str
     comment: str
-    wires: tuple[tuple[str, str], ...] = ()
-    value: str = ""
+    parts: tuple[str, ...] = ()
     absent: str = ""
 
     @property
-    def sent(self) -> tuple[tuple[str, str], ...]:
-        """Name and type of what is sent for this column."""
-        return self.wires or ((self.name, self.type),)
+    def sent(self) -> tuple[str, ...]:
+        """The columns of the sink's rows of which it is made."""
+        return self.parts or (self.name,)
 
     @property
     def declaration(self) -> str:
@@ -75,12 +74,12 @@ def _undeclared(name: str, kind: str) -> str:
 
 
 def instant(name: str, comment: str, timezone: str, *, nullable: bool = False) -> TableColumn:
-    """A time, sent as integer ms so that no client's time zone takes part."""
-    kind, wire, value = f"DateTime64(3, {literal(timezone)})", "Int64", "fromUnixTimestamp64Milli({}, {})"
-    if nullable:
-        kind, wire = f"Nullable({kind})", "Nullable(Int64)"
-    made, absent = (value.format(source, literal(timezone)) for source in (name, _undeclared(name, wire)))
-    return TableColumn(name, kind, comment, ((name, wire),), made, absent if nullable else "")
+    """A time; the sink's rows have it in ms since 1970, so that no client's time zone takes part."""
+    kind = f"DateTime64(3, {literal(timezone)})"
+    if not nullable:
+        return TableColumn(name, kind, comment)
+    absent = f"fromUnixTimestamp64Milli({_undeclared(name, 'Nullable(Int64)')}, {literal(timezone)})"
+    return TableColumn(name, f"Nullable({kind})", comment, absent=absent)
 
 
 def field_columns(field: Field, timezone: str) -> list[TableColumn]:
@@ -96,13 +95,12 @@ def field_columns(field: Field, timezone: str) -> list[TableColumn]:
             for axis, part in ((axis, f"{name}_{axis}") for axis in PARTS["place"])
         ]
     if field.kind == "uuid":
-        high, low = (f"{name}_{part}" for part in PARTS["uuid"])
-        value = f"reinterpret(bitOr(bitShiftLeft(toUInt128({low}), 64), {high}), 'UUID')"
-        return [TableColumn(name, "UUID", comment, ((high, "UInt64"), (low, "UInt64")), value)]
+        return [TableColumn(name, "UUID", comment, tuple(f"{name}_{part}" for part in PARTS["uuid"]))]
     if field.kind == "date":
-        kind, wire = ("Nullable(Date32)", "Nullable(Int32)") if field.nullable else ("Date32", "Int32")
-        absent = f"toDate32({_undeclared(name, wire)})" if field.nullable else ""
-        return [TableColumn(name, kind, comment, ((name, wire),), f"toDate32({name})", absent)]
+        if not field.nullable:
+            return [TableColumn(name, "Date32", comment)]
+        absent = f"toDate32({_undeclared(name, 'Nullable(Int32)')})"
+        return [TableColumn(name, "Nullable(Date32)", comment, absent=absent)]
     kind = _TYPES[field.kind]
     found = _undeclared(name, f"Nullable({kind})")
     if field.nullable:
@@ -147,8 +145,7 @@ def aggregate_columns(aggregate: Aggregate, timezone: str) -> list[TableColumn]:
                     partial.name,
                     "Tuple(Array(Int32), Array(Int64))",
                     "Buckets and counts",
-                    ((f"{partial.name}_buckets", "Array(Int32)"), (f"{partial.name}_counts", "Array(Int64)")),
-                    f"tuple({partial.name}_buckets, {partial.name}_counts)",
+                    (f"{partial.name}_buckets", f"{partial.name}_counts"),
                 )
             )
         elif partial.merge == "sum":

@@ -41,7 +41,7 @@ class Recording:
     ) -> None:
         assert wanted()
         assert not self._flushed, "nothing is committed before it is stored"
-        assert {name for column in columns for name, _ in column.sent} <= set(rows.columns)
+        assert {name for column in columns for name in column.sent} <= set(rows.columns)
         self.inserts.append((table, rows.height))
 
 

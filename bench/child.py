@@ -7,6 +7,7 @@ Prints one line of JSON (see ``bench.process.Timing``) once everything is flushe
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -29,9 +30,12 @@ from streams.batchworker import BatchWorker, Held
 from streams.lag import LagMeter
 from streams.runs import Run
 
+#: How often it is looked whether what was flushed last is committed (s).
+COMMITTED_EVERY = 0.1
+
 
 class Stopwatch:
-    """Starts with the first run; stops at the flush after which nothing is left to do."""
+    """Starts with the first run; stops at the flush after which nothing is left to do, once that is committed."""
 
     def __init__(self, city: Installation, role: str, workers: int) -> None:
         self._city, self._role, self._workers = city, role, workers
@@ -79,6 +83,11 @@ class Stopwatch:
         print(json.dumps(timing), flush=True)
         os._exit(0)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether all is flushed, and perhaps not committed."""
+        return self._ended is not None
+
     def _measured(self, topics: list[str]) -> dict[TP, int]:
         found = self._meter.measure(PROCESSOR, topics, waiting=False) if topics else []
         return {TP(p.topic, p.partition): p.end for p in found}
@@ -104,6 +113,9 @@ def _put_under(watch: Stopwatch, worker: type[BatchWorker[Any, Any]]) -> None:
     async def timed_flush(self: BatchWorker[Any, Any], held: Mapping[TP, Held[Any]]) -> None:
         await flush(self, held)
         watch.check(self.app.batch_consumer)
+        while watch.stopped:
+            await asyncio.sleep(COMMITTED_EVERY)
+            watch.check(self.app.batch_consumer)
 
     worker.take, worker.flush = timed_take, timed_flush  # type: ignore[method-assign]
 

@@ -200,7 +200,7 @@ class Writer:
     @property
     def _client(self) -> Client:
         if not hasattr(self._own, "client"):
-            # A second thread of the server costs more than it saves, also of many rows: they become one part.
+            # Of few rows a second thread of the server costs a little more than it saves; of many it saves nothing.
             self._own.client = self._server.connect(Sender, async_insert=0, optimize_on_insert=0, max_threads=1)
         client: Client = self._own.client
         return client

@@ -82,6 +82,7 @@ class Partition:
         self._windows = [Windows(feed, aggregate, self.columns) for aggregate in feed.aggregates]
         self._told_ms = {aggregate.name: start.max_processed_ms for aggregate in feed.aggregates}
         self._shown_at = {aggregate.name: -math.inf for aggregate in feed.aggregates}
+        self._whole_at = -math.inf
         #: The offset up to which was taken at the last flush, and the position up to which everything is written.
         self._looked, self._reached = start.processed, start
         self._earlier = [Windows(feed, aggregate, self.columns) for aggregate in feed.aggregates]
@@ -157,15 +158,18 @@ class Partition:
         """What changed since the last flush, or None if nothing did.
 
         With a clock's ``now`` (s), an aggregate is left for later that was written a moment ago: it is due as often as
-        anybody can see it change, when a window is final, and when nothing came since the last flush.
+        anybody can see it change, when a window is final, and when nothing came since the last flush. After a while all
+        are due together: only then the position moves.
         """
         if not self.owes:
             return None
         quiet, self._looked = self._looked == self._next, self._next
-        due = [one for one in self._windows if quiet or now is None or self._is_due(one, now)]
+        whole = quiet or now is None or _has_passed(LONGEST, self._whole_at, now)
+        due = [one for one in self._windows if whole or now is None or self._is_due(one, now)]
         parts = {windows.aggregate.name: self._parts(windows) for windows in due}
         if now is not None:
             self._shown_at |= dict.fromkeys(parts, now)
+            self._whole_at = now if len(due) == len(self._windows) else self._whole_at
         dead, self._dead, self.unwritten = self._dead, [], 0
         if len(due) == len(self._windows):
             self._written, self._reached = self._next, self._position()
@@ -178,9 +182,9 @@ class Partition:
         return self._next > self._written
 
     def _is_due(self, windows: Windows, now: float) -> bool:
-        name = windows.aggregate.name
-        waited = now - self._shown_at[name] + SHORTEST.total_seconds() / 2
-        return waited >= shown_every(windows.aggregate).total_seconds() or windows.any_closed(self._max_event_ms)
+        aggregate = windows.aggregate
+        shown = _has_passed(shown_every(aggregate), self._shown_at[aggregate.name], now)
+        return shown or windows.any_closed(self._max_event_ms)
 
     def _parts(self, windows: Windows) -> Columns:
         parts = windows.take(self._max_event_ms, self._texts)
@@ -238,6 +242,11 @@ def read(wanted: Sequence[tuple[Partition, Run]]) -> list[Read]:
         reads.append(Read(events.where(slice(begin, end)), decoded.dead, decoded.ticks))
         begin = end
     return reads
+
+
+def _has_passed(time: timedelta, since: float, now: float) -> bool:
+    """Whether so much time has passed; flushes come about a second apart, and none is put off for a moment."""
+    return now - since + SHORTEST.total_seconds() / 2 >= time.total_seconds()
 
 
 def shown_every(aggregate: Aggregate) -> timedelta:

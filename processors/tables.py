@@ -128,15 +128,13 @@ def _free(room: int) -> npt.NDArray[np.int32]:
 
 @njit(nogil=True, cache=True, inline="always")
 def _mixed(number: Any, state: Any) -> Any:
-    """A number mixed into what is hashed so far: a step of MurmurHash3's finish (Appleby), see ``_finished``."""
-    word = (np.uint64(number) ^ np.uint64(state)) * np.uint64(0xFF51_AFD7_ED55_8CCD)
-    return word ^ (word >> np.uint64(33))
+    """Every bit of both in every bit, by the finish of MurmurHash3 (Appleby), https://github.com/aappleby/smhasher.
 
-
-@njit(nogil=True, cache=True, inline="always")
-def _finished(state: Any) -> Any:
-    """Every bit of what was hashed in every bit. https://github.com/aappleby/smhasher"""
-    word = (state ^ (state >> np.uint64(33))) * np.uint64(0xC4CE_B9FE_1A85_EC53)
+    All of it for each number: after less, two numbers could be chosen whose differences cancel whatever the seed is.
+    """
+    word = np.uint64(number) ^ np.uint64(state)
+    word = (word ^ (word >> np.uint64(33))) * np.uint64(0xFF51_AFD7_ED55_8CCD)
+    word = (word ^ (word >> np.uint64(33))) * np.uint64(0xC4CE_B9FE_1A85_EC53)
     return word ^ (word >> np.uint64(33))
 
 
@@ -154,7 +152,7 @@ def number_rows(
         state = np.uint64(seed)
         for column in range(width):
             state = _mixed(rows[row, column], state)
-        slot = _finished(state) & last
+        slot = state & last
         while True:
             number = slots[slot]
             if number < 0:
@@ -193,7 +191,7 @@ def number_texts(table: Any, held: Any, of: Any, rows: Any, column: int, begin: 
             for n in range(min(8, size - at)):
                 word |= np.uint64(of[start + at + n]) << np.uint64(8 * n)
             state = _mixed(word, state)
-        slot = _finished(state) & last
+        slot = state & last
         while True:
             number = slots[slot]
             if number < 0:

@@ -187,7 +187,8 @@ class Histograms:
         place = np.full(groups, -1, np.int64)
         place[taken] = np.arange(len(taken))
         place, bucket = place[self._buckets.rows[:, 0]], self._buckets.rows[:, 1]
-        order = np.lexsort((bucket, place))[np.count_nonzero(place < 0) :]
+        wanted = np.flatnonzero(place >= 0)
+        order = wanted[np.lexsort((bucket[wanted], place[wanted]))]
         return np.bincount(place[order], minlength=len(taken)), bucket[order], self._counts[order]
 
 

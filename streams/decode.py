@@ -5,6 +5,7 @@ Every part that reads a topic reads it through here, so a record has one verdict
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -275,8 +276,10 @@ class _Reading:
             yield self._letter(batch, offset, self._versions.why_not(value), key, value)
 
     def _broken(self, batches: Iterable[RecordBatch], causes: Mapping[tuple[int, int], str]) -> Iterable[DeadLetter]:
+        broken = sorted(causes)
         for batch in batches:
-            if any(n == batch.partition and batch.base_offset <= at <= batch.last_offset for n, at in causes):
+            place = bisect_left(broken, (batch.partition, batch.base_offset))
+            if place < len(broken) and broken[place] <= (batch.partition, batch.last_offset):
                 for offset, key, value, _ in batch.records():
                     if cause := causes.get((batch.partition, offset)):
                         yield self._letter(batch, offset, cause, key, value, "VALIDATE")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, cast
 
 import polars as pl
@@ -487,6 +488,22 @@ def test_a_window_is_written_as_often_as_anybody_can_see_it_change_and_at_once_w
     assert flushed(-1, 100.5) == ({"toy_4s": [], "toy_5s_mood": [4, 8]}, 5), "nothing more came"
     assert here.flush(200.0) is None
     assert flushed(5, 200.0)[1] == 6
+
+
+def test_the_position_moves_every_few_seconds_whenever_the_aggregates_are_due() -> None:
+    """Windows may be due at different times, as one became final in between: now and then all are written together."""
+    log = _log(*(n / 2 for n in range(200)))
+    here = fresh(log, replace(FEED, aggregates=tuple(replace(a, window=60 * a.window) for a in FEED.aggregates)))
+    moved, last = [0.0], 0
+    for at in range(200):
+        process(here, next_run(log, at, 1))
+        here._shown_at["toy_4s"] -= at % 2
+        output = here.flush(float(at))
+        assert output is not None
+        if output.position.processed > last:
+            moved.append(float(at))
+            last = output.position.processed
+    assert max(b - a for a, b in pairwise(moved)) <= 6
 
 
 def test_a_window_closed_before_the_processed_offset_is_not_written_again_from_its_middle() -> None:

@@ -16,9 +16,9 @@ from streams import batchworker, runs
 from streams.runs import Run
 from streams.transport import ConsumerThread
 
-FETCHED = 16 * 1024
+FETCHED = 64 * 1024
 #: Records of a run at most: enough for several batches, of which one may end at the processed offset.
-LONGEST = 100
+LONGEST = 500
 #: A run of the replay takes this long, so that a replay goes on over several flushes and commits; in s.
 PAUSE = 0.1
 

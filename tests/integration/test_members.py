@@ -145,7 +145,7 @@ def test_kills_in_the_replay_change_nothing(tmp_path: Path) -> None:
         city.drain()
         with watched(city):
             for number, (word, times) in enumerate(
-                [("replays", 30), ("straddles", 1), ("replays", 15), ("straddles", 2)]
+                [("replays", 10), ("straddles", 1), ("replays", 5), ("straddles", 2)]
             ):
                 city.kill("processor")
                 publish(city, 1 + number)

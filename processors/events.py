@@ -13,6 +13,7 @@ from schemas.expressions import Expression, to_polars
 from schemas.feed import Feed
 from schemas.measures import Partial
 from schemas.model import UUID_PARTS
+from schemas.writing import spans
 
 #: Columns of every matrix: the event id is its two halves, and COUNTS is 1 where the row counts in its generation.
 OFFSET, EVENT_MS, HIGH, LOW, COUNTS = range(5)
@@ -74,8 +75,7 @@ class EventColumns:
         joined = [text.encode() for text in rows.select(self._joined).row(0)]
         begin = 0
         for column, letters in enumerate(joined, _FIRST_TEXT):
-            sizes = cells[:, column]
-            cells[:, column] = np.cumsum(sizes) - sizes + begin << 32 | sizes
+            cells[:, column] = spans(cells[:, column], begin)
             begin += len(letters)
         return Events(cells, np.frombuffer(bytearray(b"".join(joined)), np.uint8), cells[:, :0])
 

@@ -18,7 +18,7 @@ from processors.windows import Windows, no_events
 from schemas.feed import Aggregate, Feed
 from schemas.writing import Columns
 from streams.deadletters import DeadLetter
-from streams.decode import Decoder, Tick, Wanted
+from streams.decode import Decoder, Tick, Wanted, places
 from streams.generations import holding
 from streams.positions import LogGap, Position, Stop
 from streams.runs import Run
@@ -236,12 +236,8 @@ def read(wanted: Sequence[tuple[Partition, Run]]) -> list[Read]:
     """
     one, _ = wanted[0]
     rows, found = one.decoder.read_together([partition.wants(run) for partition, run in wanted])
-    events, begin, reads = one.columns.of(rows), 0, []
-    for decoded in found:
-        end = begin + decoded.rows.height
-        reads.append(Read(events.where(slice(begin, end)), decoded.dead, decoded.ticks))
-        begin = end
-    return reads
+    events = one.columns.of(rows)
+    return [Read(events.where(part), d.dead, d.ticks) for d, part in zip(found, places(found), strict=True)]
 
 
 def _has_passed(time: timedelta, since: float, now: float) -> bool:

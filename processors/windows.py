@@ -13,7 +13,7 @@ from processors.events import OFFSET, EventColumns, Events
 from processors.tables import Flags, Integers, Table, Texts
 from schemas.feed import Aggregate, Feed
 from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET
-from schemas.writing import Columns
+from schemas.writing import Columns, spans
 from streams.positions import Stop
 from streams.watermark import closes_at, window_start
 
@@ -84,7 +84,9 @@ class Windows:
 
     def close(self, max_event_ms: int) -> None:
         """Forget the windows that are closed, unseen: they were written before the position read again from."""
-        closed = self._closed(max_event_ms)
+        self._forget(self._closed(max_event_ms))
+
+    def _forget(self, closed: Flags) -> None:
         if not closed.any():
             return
         kept = ~closed
@@ -110,7 +112,7 @@ class Windows:
         lists = {name: histograms.of(taken, len(closed)) for name, histograms in self._histograms.items()}
         parts = _with_lists(parts, lists)
         state[:, _CHANGED] = 0
-        self.close(max_event_ms)
+        self._forget(closed)
         return parts
 
     def any_closed(self, max_event_ms: int) -> bool:
@@ -203,7 +205,7 @@ def _with_lists(parts: Columns, lists: Mapping[str, tuple[Integers, Integers, In
     cells, items, begin = dict(parts.cells), [parts.items], len(parts.items)
     for name, (sizes, *both) in lists.items():
         for half, of in zip(("buckets", "counts"), both, strict=True):
-            cells[f"{name}_{half}"] = np.cumsum(sizes) - sizes + begin << 32 | sizes
+            cells[f"{name}_{half}"] = spans(sizes, begin)
             items.append(of)
             begin += len(of)
     return replace(parts, cells=cells, items=np.concatenate(items))

@@ -44,6 +44,12 @@ class Columns:
     items: Cells = field(default_factory=lambda: np.empty(0, np.int64))
 
 
+def spans(sizes: Cells, begin: int) -> Cells:
+    """Where texts or lists of these sizes lie, one after the other from a place on: ``start << 32 | size`` of each."""
+    found: Cells = np.cumsum(sizes) - sizes + begin << 32 | sizes
+    return found
+
+
 def encode_bodies(frozen: FrozenSchema, key: Sequence[str], rows: Columns, largest: int) -> list[Body]:
     """Encode rows, in their order, as records under a frozen schema, frame included, without headers or timestamps.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from clickhouse_driver.varint import make_varint
 
 from sinks.tables import TableColumn
 
@@ -38,7 +39,7 @@ def block(columns: Sequence[TableColumn], rows: pl.DataFrame) -> bytes:
     sparse = {name: rows[name] for column in columns for name in column.sent if rows[name].null_count()}
     if sparse:
         rows = rows.with_columns(pl.col(name).fill_null(_filler(values)) for name, values in sparse.items())
-    out = [_varint(len(columns)), _varint(rows.height)]
+    out = [make_varint(len(columns)), make_varint(rows.height)]
     for column in columns:
         out += [_text(column.name), _text(column.type)]
         kind = column.type.removeprefix("Nullable(")
@@ -95,8 +96,4 @@ def _behind_lengths(lengths: npt.NDArray[np.int64], texts: bytes) -> bytes:
 @cache
 def _text(text: str) -> bytes:
     encoded = text.encode()
-    return _varint(len(encoded)) + encoded
-
-
-def _varint(number: int) -> bytes:
-    return _behind_lengths(np.array([number]), b"")
+    return bytes(make_varint(len(encoded))) + encoded

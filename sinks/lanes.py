@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,14 +17,14 @@ from schemas.model import PARTS
 from schemas.verdict import part_rules
 from sinks.following import Following
 from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns, quarantine_columns
-from streams import deadletters, decode
+from streams import deadletters
 from streams.awaited import PATIENCE, Awaited
 from streams.deadletters import DeadLetter, NotADeadLetter
-from streams.decode import Decoded, Decoder
+from streams.decode import Decoder, Wanted, places
 from streams.generations import Generation, generations, source
 from streams.recordbatch import NotOpened, RecordBatch
 from streams.runs import Run
-from streams.unknown import GivenUp, Unknown
+from streams.unknown import Unknown
 from streams.watermark import advance
 
 log = logging.getLogger("citystream")
@@ -38,7 +38,7 @@ class Read(NamedTuple):
     ticks: Sequence[int] = ()
 
 
-class Wanted(NamedTuple):
+class Unread(NamedTuple):
     """A run to be read from an offset on, and the maximum of event time before that (ms)."""
 
     run: Run
@@ -56,7 +56,7 @@ class Lane(Protocol):
     @property
     def columns(self) -> Sequence[TableColumn]: ...
 
-    def read(self, wanted: Sequence[Wanted], /) -> list[Read]:
+    def read(self, wanted: Sequence[Unread], /) -> list[Read]:
         """Read runs of partitions; the rows have a column for each name the columns send."""
         ...
 
@@ -80,8 +80,8 @@ class FeedLane:
         self._decoder = Decoder(catalogue, feed.name, feed, Awaited(catalogue, math.inf), generation.topic)
         self._parts = [(field.name, part) for field in feed.fields for part in PARTS.get(field.kind, ())]
 
-    def read(self, wanted: Sequence[Wanted]) -> list[Read]:
-        rows, found = self._decoder.read_together([_undecoded(one, self._unknown(one.run)) for one in wanted])
+    def read(self, wanted: Sequence[Unread]) -> list[Read]:
+        rows, found = self._decoder.read_together([Wanted(run, start, self._unknown(run)) for run, start, _ in wanted])
         seen, read = [], []
         for decoded, (_, _, before) in zip(found, wanted, strict=True):
             offsets, events = (decoded.rows[name].to_numpy() for name in ("_offset", self._feed.event_time))
@@ -90,7 +90,7 @@ class FeedLane:
             seen.append(part)
             read.append((newest, [offset for offset, _ in decoded.ticks]))
         stored = self._stored(rows.with_columns(seen_before=np.concatenate(seen)))
-        return [Read(part, *more) for part, more in zip(_parts(stored, found), read, strict=True)]
+        return [Read(stored[part], *more) for part, more in zip(places(found), read, strict=True)]
 
     def _unknown(self, run: Run) -> Unknown | None:
         return self._following.of(run) if self._following else None
@@ -127,8 +127,8 @@ class AggregateLane:
         rules = part_rules(feed, aggregate)
         self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue, patience), rules=rules)
 
-    def read(self, wanted: Sequence[Wanted]) -> list[Read]:
-        _, found = self._decoder.read_together([_undecoded(one, self._unknown(one.run)) for one in wanted])
+    def read(self, wanted: Sequence[Unread]) -> list[Read]:
+        _, found = self._decoder.read_together([Wanted(run, start, self._unknown(run)) for run, start, _ in wanted])
         for first, dead in [(decoded.dead[0], decoded.dead) for decoded in found if decoded.dead]:
             log.warning(
                 "%s/%d: %d records from offset %d on are no parts of windows (%s) and are left out. Only the processor "
@@ -156,7 +156,7 @@ class QuarantineLane:
     def __init__(self, timezone: str) -> None:
         self.columns = quarantine_columns(timezone)
 
-    def read(self, wanted: Sequence[Wanted]) -> list[Read]:
+    def read(self, wanted: Sequence[Unread]) -> list[Read]:
         return [self._read(*one) for one in wanted]
 
     def _read(self, run: Run, from_offset: int, max_event_ms: int) -> Read:
@@ -180,18 +180,6 @@ class QuarantineLane:
         names = [name for column in self.columns for name in column.sent]
         text = {"topic", "stage", "cause", "key", "value"}
         return Read(pl.DataFrame(rows, {name: pl.String if name in text else pl.Int64 for name in names}), max_event_ms)
-
-
-def _undecoded(wanted: Wanted, unknown: Unknown | None) -> decode.Wanted:
-    return decode.Wanted(wanted.run, wanted.from_offset, unknown or GivenUp({}, wanted.run.next - 1))
-
-
-def _parts(rows: pl.DataFrame, like: Iterable[Decoded]) -> Iterator[pl.DataFrame]:
-    """Rows in parts as long as these."""
-    begin = 0
-    for height in (decoded.rows.height for decoded in like):
-        yield rows.slice(begin, height)
-        begin += height
 
 
 def _letters(batch: RecordBatch, from_offset: int) -> Iterator[DeadLetter]:

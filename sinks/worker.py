@@ -20,7 +20,7 @@ from sinks import GROUP
 from sinks.clickhouse import Abandoned, Server, Writer
 from sinks.definitions import definitions
 from sinks.following import Following
-from sinks.lanes import AggregateLane, Lane, Read, Wanted, lanes
+from sinks.lanes import AggregateLane, Lane, Read, Unread, lanes
 from sinks.tables import CONTROL, PROGRESS, UNDECLARED, TableColumn
 from streams.batchworker import BatchWorker, Held
 from streams.decode import gaps
@@ -110,9 +110,8 @@ class Sink(BatchWorker[Reading, Read]):
 
     def read(self, waiting: Sequence[tuple[Reading, Run]]) -> list[Read]:
         """Decode."""
-        standing = [(run, state.position) for state, run in waiting]
-        lane = self._lanes[waiting[0][1].topic]
-        return lane.read([Wanted(run, position.processed, position.max_event_ms) for run, position in standing])
+        lane, standing = waiting[0][0].lane, [(run, state.position) for state, run in waiting]
+        return lane.read([Unread(run, position.processed, position.max_event_ms) for run, position in standing])
 
     def take(self, state: Reading, run: Run, read: Read) -> None:
         """Let the rows of a run wait for the next flush."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import NamedTuple
@@ -88,7 +88,14 @@ class Wanted(NamedTuple):
 
     run: Run
     from_offset: int
-    unknown: Unknown
+    unknown: Unknown | None = None
+
+
+def places(found: Iterable[Decoded]) -> Iterator[slice]:
+    """Where the rows of each lie among the rows of all that were read together."""
+    begin = 0
+    for decoded in found:
+        yield slice(begin, begin := begin + decoded.rows.height)
 
 
 class Decoder:
@@ -125,7 +132,7 @@ class Decoder:
 
     def read(self, run: Run, from_offset: int, unknown: Unknown | None = None) -> Decoded:
         """Decode and judge the records of a run from an offset on; see ``Wanted`` and ``read_together``."""
-        _, (decoded,) = self.read_together([Wanted(run, from_offset, unknown or GivenUp({}, run.next - 1))])
+        _, (decoded,) = self.read_together([Wanted(run, from_offset, unknown)])
         return decoded
 
     def read_together(self, wanted: Sequence[Wanted]) -> tuple[pl.DataFrame, list[Decoded]]:
@@ -184,7 +191,8 @@ class _Reading:
         """Frames of the batches, several at once where they prove to be blocks of one schema."""
         held: list[_Member] = []
         size = 0
-        for batch, unknown in [(batch, unknown) for run, _, unknown in wanted for batch in run.batches]:
+        known = [(run, unknown or GivenUp({}, run.next - 1)) for run, _, unknown in wanted]
+        for batch, unknown in [(batch, unknown) for run, unknown in known for batch in run.batches]:
             try:
                 block = batch.block()
             except NotOpened as error:

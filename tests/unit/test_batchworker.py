@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinks import worker as sink_worker
-from sinks.lanes import Read, Wanted
+from sinks.lanes import Read, Unread
 from sinks.worker import Sink
 from streams import batchworker
 from streams.awaited import NotYet
@@ -319,7 +319,7 @@ class OneRow:
         self.waits = threading.Event()
         self.came = threading.Event()
 
-    def read(self, wanted: Sequence[Wanted], /) -> list[Read]:
+    def read(self, wanted: Sequence[Unread], /) -> list[Read]:
         if any(run.start > 10 for run, *_ in wanted):
             self.waits.set()
             assert self.came.wait(20)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from processors.partition import Partition
 from schemas.feed import Aggregate, Feed, Outgrown
 from schemas.rowcodec import encode
-from sinks.lanes import FeedLane, Wanted
+from sinks.lanes import FeedLane, Unread
 from streams.decode import Decoder
 from streams.generations import Generation, generations, holding, numbered, source, sources
 from streams.lag import PartitionLag
@@ -181,7 +181,7 @@ def test_windows_over_all_topics_hold_each_event_once(logs: list[list[Sent]]) ->
     runs = {n: delivered(one, log) for n, (one, log) in enumerate(zip(generations(GROWN), logs, strict=True)) if log}
     rows: list[dict[str, Any]] = []
     for n, run in runs.items():
-        ((frame, newest, _),) = LANES[n].read([Wanted(run, 0, NO_EVENT_TIME)])
+        ((frame, newest, _),) = LANES[n].read([Unread(run, 0, NO_EVENT_TIME)])
         assert frame.height == run.next, "every record here is valid"
         assert newest < ASIDE
         names = ("device_id", "mood", "observed_at", "event_id_low", "source_partition", "source_offset", "seen_before")

@@ -15,7 +15,7 @@ from schemas.feed import Feed
 from schemas.fields import INSTANTS
 from schemas.measures import LAST_BUCKET
 from schemas.writing import encode_bodies
-from sinks.lanes import AggregateLane, FeedLane, QuarantineLane, Read, Wanted
+from sinks.lanes import AggregateLane, FeedLane, QuarantineLane, Read, Unread
 from streams.deadletters import LONGEST, TOPIC, DeadLetter, Headers
 from streams.decode import Decoder
 from streams.generations import generations
@@ -35,7 +35,7 @@ BASE = 7
 
 def quarantined(found: Run, from_offset: int = 0) -> list[dict[str, Any]]:
     """Rows of the quarantine."""
-    ((rows, *_),) = QuarantineLane("UTC").read([Wanted(found, from_offset, 0)])
+    ((rows, *_),) = QuarantineLane("UTC").read([Unread(found, from_offset, 0)])
     return rows_of(rows.drop("arrived_at"))
 
 
@@ -68,7 +68,7 @@ def told(read: Read) -> tuple[dict[str, Any], list[str], int]:
 def test_partitions_read_together_are_those_read_one_by_one(found: list[tuple[Log, int]]) -> None:
     lane = FeedLane(generations(replace(FEED, partitions=4))[0], CATALOGUE, "UTC")
     wanted = [
-        Wanted(Run("toy", number, 0, log.end, tuple(split(number, b"".join(log.batches())))), 0, seen)
+        Unread(Run("toy", number, 0, log.end, tuple(split(number, b"".join(log.batches())))), 0, seen)
         for number, (log, seen) in enumerate(found)
     ]
     assert [*map(told, lane.read(wanted))] == [told(*lane.read([one])) for one in wanted]
@@ -79,7 +79,7 @@ def test_versions_read_together_have_the_types_of_the_declaration(reader: Feed, 
     """Frames of both ways are joined."""
     lane = FeedLane(generations(replace(reader, partitions=2))[0], BOTH, "UTC")
     raw = batch([(b"d-1", written, [])], 0)
-    wanted = [Wanted(Run("toy", number, 0, 1, tuple(split(number, raw))), 0, NO_EVENT_TIME) for number in range(2)]
+    wanted = [Unread(Run("toy", number, 0, 1, tuple(split(number, raw))), 0, NO_EVENT_TIME) for number in range(2)]
     assert [*map(told, lane.read(wanted))] == [told(*lane.read([one])) for one in wanted]
 
 
@@ -199,7 +199,7 @@ def test_a_part_that_no_processor_wrote_reaches_no_table(
 ) -> None:
     """ClickHouse would refuse it, or a view over it would fail: the parts beside it are stored all the same."""
     lane = AggregateLane(FEED, BY_MOOD, CATALOGUE, "UTC")
-    ((rows, *_),) = lane.read([Wanted(parts({}, forged, {"watermark": ARRIVED}), 0, 0)])
+    ((rows, *_),) = lane.read([Unread(parts({}, forged, {"watermark": ARRIVED}), 0, 0)])
     assert rows["_offset"].to_list() == [0, 2]
     assert "1 records from offset 1 on are no parts of windows" in caplog.text
 
@@ -207,7 +207,7 @@ def test_a_part_that_no_processor_wrote_reaches_no_table(
 def test_parts_read_together_are_those_read_one_by_one() -> None:
     lane = AggregateLane(FEED, BY_MOOD, CATALOGUE, "UTC")
     wanted = [
-        Wanted(parts(*changes, partition=number), 0, 7 + number)
+        Unread(parts(*changes, partition=number), 0, 7 + number)
         for number, changes in enumerate([({}, {"watermark": ARRIVED}), ({"events": 9},)])
     ]
     assert [*map(told, lane.read(wanted))] == [told(*lane.read([one])) for one in wanted]

@@ -14,7 +14,7 @@ import pytest
 from faust.types import TP
 
 from schemas.writing import encode_bodies
-from sinks.lanes import AggregateLane, FeedLane, Read, Wanted
+from sinks.lanes import AggregateLane, FeedLane, Read, Unread
 from sinks.tables import TableColumn
 from sinks.worker import SMALL, Reading, Sink
 from streams.batchworker import Held
@@ -95,7 +95,7 @@ def test_a_pass_reads_all_partitions_of_a_topic_at_once_in_their_order(monkeypat
     lane = FeedLane(generations(replace(FEED, partitions=2))[0], CATALOGUE, "UTC")
     raw = batch([(b"d-1", value(), [])] * 3, 0)
     runs = [Run("toy", number, 0, 3, tuple(split(number, raw))) for number in range(2)]
-    expected = [lane.read([Wanted(one, 0, NO_EVENT_TIME)])[0].rows for one in runs]
+    expected = [lane.read([Unread(one, 0, NO_EVENT_TIME)])[0].rows for one in runs]
     reading = MagicMock(side_effect=lane.read)
     monkeypatch.setattr(lane, "read", reading)
 
@@ -105,7 +105,7 @@ def test_a_pass_reads_all_partitions_of_a_topic_at_once_in_their_order(monkeypat
     for one in runs:
         held[TP("toy", one.partition)].receive(one)
     asyncio.run(sink._pass(held))
-    reading.assert_called_once_with([Wanted(one, 0, NO_EVENT_TIME) for one in runs])
+    reading.assert_called_once_with([Unread(one, 0, NO_EVENT_TIME) for one in runs])
     for number, rows in enumerate(expected):
         there = held[TP("toy", number)]
         (frame,), _, position = there.state.give()

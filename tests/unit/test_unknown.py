@@ -15,7 +15,7 @@ from processors.partition import Output, Partition
 from schemas.catalogue import AHEAD, Catalogue, freeze
 from schemas.rowcodec import frame
 from sinks.following import Following, Positions
-from sinks.lanes import AggregateLane, FeedLane, Wanted
+from sinks.lanes import AggregateLane, FeedLane, Unread
 from streams.awaited import Awaited, NotYet
 from streams.decode import Decoder
 from streams.generations import generations
@@ -202,7 +202,7 @@ def test_the_sink_stores_what_the_processor_counted(files: Files) -> None:
     catalogue = Catalogue.load(files.folder)
     following = Following(catalogue, Processor(at(6, OLD, 5), at(7, LATE, 5)).ask)
     (generation,) = generations(FEED)
-    rows, *_ = FeedLane(generation, catalogue, "UTC", following).read([Wanted(logged(LOG), 0, NO_EVENT_TIME)])[0]
+    rows, *_ = FeedLane(generation, catalogue, "UTC", following).read([Unread(logged(LOG), 0, NO_EVENT_TIME)])[0]
     assert rows["source_offset"].to_list() == [0, 3, 5, 6]
 
 
@@ -246,9 +246,9 @@ def test_a_topic_of_windows_waits_only_for_what_the_processor_has(
     lane = AggregateLane(FEED, aggregate, catalogue, "UTC", following(at(6, known)), patience=0)
     if known == LATE:
         with pytest.raises(NotYet, match="which the processor has and which is not frozen here"):
-            lane.read([Wanted(junk, 0, NO_EVENT_TIME)])
+            lane.read([Unread(junk, 0, NO_EVENT_TIME)])
     else:
-        assert lane.read([Wanted(junk, 0, NO_EVENT_TIME)])[0].rows.is_empty()
+        assert lane.read([Unread(junk, 0, NO_EVENT_TIME)])[0].rows.is_empty()
         assert "1 records from offset 0 on are no parts of windows" in caplog.text
     with pytest.raises(NotYet, match="waiting for its files"):
-        AggregateLane(FEED, aggregate, catalogue, "UTC", following(at(6))).read([Wanted(junk, 0, 0)])
+        AggregateLane(FEED, aggregate, catalogue, "UTC", following(at(6))).read([Unread(junk, 0, 0)])

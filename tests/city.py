@@ -95,6 +95,8 @@ class City:
         self.installation = Installation(self.settings)
         names = ("home", "packages", "kafka_port", "clickhouse_port", "clickhouse_http_port", "registry_port")
         self.started: set[str] = set()
+        #: The feeds its workers work on.
+        self.feeds: Sequence[str] = FEEDS
         self._environment = {f"CITYSTREAM_{n.upper()}": str(getattr(self.settings, n)) for n in names}
         #: A folder with another version of the platform to run instead of this one.
         self.version = sources
@@ -126,7 +128,7 @@ class City:
             WORKERS[name.partition("-")[0]],
             "--instance",
             f"{name}-1",
-            *FEEDS,
+            *self.feeds,
             *self.options.get(name, ()),
         ]
 
@@ -270,8 +272,8 @@ class City:
 
     def drain(self, *groups: str) -> None:
         """Wait until these workers, or both, have committed all there is."""
-        aggregates = [a.topic for name in FEEDS for a in self.installation.feeds[name].aggregates]
-        read = {"processor": FEEDS, "sink": (*FEEDS, *aggregates, deadletters.TOPIC)}
+        aggregates = [a.topic for name in self.feeds for a in self.installation.feeds[name].aggregates]
+        read = {"processor": self.feeds, "sink": (*self.feeds, *aggregates, deadletters.TOPIC)}
         until = time.monotonic() + 180
         with LagMeter(self.installation.bootstrap) as meter:
             for group in groups or WORKERS:
@@ -283,7 +285,7 @@ class City:
 
     def forget(self) -> None:
         """Remove every result and every position; keep the feeds' topics."""
-        names = [a.topic for name in FEEDS for a in self.installation.feeds[name].aggregates]
+        names = [a.topic for name in self.feeds for a in self.installation.feeds[name].aggregates]
         for group in WORKERS:
             self.dismiss(group)
         with self.admin() as admin:
@@ -328,14 +330,14 @@ class City:
     def _ask(self, question: str) -> Snapshot:
         client = self.installation.server("owner").connect()
         asked = {"quarantine": "SELECT * EXCEPT arrived_at FROM raw.quarantine FINAL"}
-        for name in FEEDS:
+        for name in self.feeds:
             asked[f"raw.{name}"] = f"SELECT * EXCEPT (undeclared, late) FROM raw.{name} FINAL"
             for aggregate in self.installation.feeds[name].aggregates:
                 asked[aggregate.name] = f"SELECT * FROM city.{aggregate.name}"
         found = {name: client.execute(question.format(query)) for name, query in asked.items()}
-        chosen = {name: self.installation.feeds[name] for name in FEEDS}
+        chosen = {name: self.installation.feeds[name] for name in self.feeds}
         with LagMeter(self.installation.bootstrap) as meter:
-            log = meter.look("sink", FEEDS, waiting=False).partitions
+            log = meter.look("sink", self.feeds, waiting=False).partitions
         found["ledger"] = [(a, a.balances) for a in accounts(client, chosen, log)]
         client.disconnect()
         return found
@@ -343,7 +345,7 @@ class City:
     def parts(self) -> Snapshot:
         """What the windows are made of, and how far; which part of a flush says so depends on the flush alone."""
         client = self.installation.server("operator").connect()
-        topics = [a.topic for name in FEEDS for a in self.installation.feeds[name].aggregates]
+        topics = [a.topic for name in self.feeds for a in self.installation.feeds[name].aggregates]
         found = {t: client.execute(f"SELECT * EXCEPT watermark FROM raw.{t} FINAL ORDER BY ALL") for t in topics}
         found["progress"] = client.execute(
             "SELECT aggregate, source_partition, max(watermark) FROM raw.progress WHERE aggregate IN %(topics)s "

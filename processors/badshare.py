@@ -15,6 +15,8 @@ from streams.positions import Position, Stop
 #: records must not decide, and no feed may become dead letters for hours.
 BLOCK_OF = timedelta(minutes=10)
 FEWEST, MOST = 1_000, 10_000
+#: Characters of a cause that are said: what is said has to end with what to do.
+SAID = 120
 
 
 class TooManyBad(Stop):
@@ -79,7 +81,7 @@ class BadShare:
         if 0 <= room < bad and self._judged_from is not None and decided >= self._judged_from:
             raise TooManyBad(
                 f"{self._where}: {self._allowed + 1:,} of the records from offset {block * self._size} to {decided} "
-                f"are bad, more than {self._feed.bad_ratio:.0%} of a block of {self._size:,} ({cause}). "
+                f"are bad, more than {self._feed.bad_ratio:.0%} of a block of {self._size:,} ({_short(cause)}). "
                 f"{self._advice(cause)}, and start the worker again; or go on with: citystream process --accept-bad "
                 f"{self._feed.name}, which makes dead letters of them"
             )
@@ -95,3 +97,7 @@ class BadShare:
         block = rewind // self._size * self._size
         self._ranges = [(first, end) for first, end in self._ranges[:-1] if end > block] + self._ranges[-1:]
         return sum(max(0, min(rewind, end) - max(block, first)) for first, end in self._ranges)
+
+
+def _short(cause: str) -> str:
+    return cause if len(cause) <= SAID else f"{cause[:SAID]}..."

@@ -42,6 +42,8 @@ class Change:
 class Processor(BatchWorker[Partition, Read]):
     """Windows of the assigned partitions, written to Kafka."""
 
+    command = "citystream process"
+
     def __init__(
         self, app: BatchApp, feeds: Mapping[str, Feed], catalogue: Catalogue, *, accept_bad: Container[str] = ()
     ) -> None:

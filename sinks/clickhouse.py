@@ -135,7 +135,7 @@ def passes(error: BaseException) -> bool:
 def first_line(error: BaseException | None) -> str:
     """What an error says, without the server's stack trace."""
     text = str(getattr(error, "message", "") or error).split("Stack trace")[0].removeprefix("DB::Exception: ").strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return text.splitlines()[0].partition(" Maybe you meant")[0] if text else type(error).__name__
 
 
 def _reason(error: BaseException | None) -> str:
@@ -196,6 +196,8 @@ class Writer:
         self._server = server
         self._own = threading.local()
         self._waiting = waiting(say)
+        #: What ClickHouse says of tables of which it does not take the rows.
+        self.refusals: dict[str, str] = {}
 
     @property
     def _client(self) -> Client:
@@ -230,16 +232,19 @@ class Writer:
         )
         data = block(columns, rows)
         try:
-            patiently(lambda: self._execute(statement, data), self._waiting, wanted)
+            patiently(lambda: self._execute(table, statement, data), self._waiting, wanted)
         except ServerException as error:
             raise Refused(
                 f"ClickHouse refuses rows for {table}, and nothing of them is committed: {_reason(error)} "
                 f"(code {error.code})"
             ) from error
+        finally:
+            self.refusals.pop(table, None)
 
-    def _execute(self, statement: str, data: bytes) -> None:
+    def _execute(self, table: str, statement: str, data: bytes) -> None:
         try:
             self._client.execute(statement, [data])
-        except (Error, OSError, EOFError):
+        except (Error, OSError, EOFError) as error:
+            self.refusals[table] = _reason(error)
             self._client.disconnect()
             raise

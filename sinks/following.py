@@ -52,7 +52,8 @@ class Following:
                 return position
         raise NotYet(
             f"{run.topic}/{run.partition}: a record before offset {run.next} names the schema id {schema_id}, which "
-            "the processor does not know yet; waiting for it to say whether the record counts"
+            "the processor does not know yet; waiting for it to say whether the record counts: is it there? "
+            "citystream status"
         )
 
     def knows(self, schema_id: int) -> bool:

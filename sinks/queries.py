@@ -83,6 +83,17 @@ def quarantined(client: Client) -> dict[str, int]:
     return dict(client.execute("SELECT topic, count() FROM raw.quarantine FINAL GROUP BY topic"))
 
 
+def newly_quarantined(client: Client, minutes: int) -> dict[str, tuple[int, str]]:
+    """By topic, how many records became dead letters in the last minutes, and the cause of the newest."""
+    found = client.execute(
+        "SELECT topic, sum(last_offset - source_offset + 1), argMax(cause, (arrived_at, source_offset)) "
+        "FROM raw.quarantine FINAL WHERE arrived_at > now() - INTERVAL %(minutes)s MINUTE "
+        "GROUP BY topic ORDER BY topic",
+        {"minutes": minutes},
+    )
+    return {topic: (records, cause) for topic, records, cause in found}
+
+
 def newest_windows(client: Client, aggregate: Aggregate, limit: int) -> list[dict[str, Any]]:
     """The newest windows of the last hour as the aggregate's view shows them."""
     return _rows(

@@ -36,8 +36,11 @@ log = logging.getLogger("citystream")
 #: Rows up to which frames that wait are joined. A frame of 20 rows was seen to take 27 KiB for 4 KiB of values, and one
 #: comes of each partition every second while ClickHouse is away.
 SMALL = 10_000
-#: Seconds that an insert may take before its topic is paused.
-PATIENCE = 5.0
+#: Seconds that an insert may take before its topic is paused and shown as such. A usual one takes some milliseconds.
+PATIENCE = 2.0
+
+
+PROGRESS_TABLE, CONTROL_TABLE = "raw.progress", "raw.control"
 
 
 class Reading:
@@ -96,6 +99,8 @@ def _join(frames: list[pl.DataFrame]) -> None:
 class Sink(BatchWorker[Reading, Read]):
     """Collects rows and inserts them, a block a table; commits after the acknowledgement."""
 
+    command = "citystream sink"
+
     def __init__(self, app: BatchApp, ways: list[Lane], writer: Writer) -> None:
         self._lanes = {lane.topic: lane for lane in ways}
         self._writer = writer
@@ -146,7 +151,7 @@ class Sink(BatchWorker[Reading, Read]):
         await asyncio.wait([storing], timeout=PATIENCE)
         if not storing.done():
             for lane in {reading.state.lane for reading in held.values()}:
-                self._stuck[lane.topic] = f"{lane.topic}: ClickHouse has not taken rows for {lane.table} yet"
+                self._stuck[lane.topic] = f"{lane.topic}: ClickHouse has not taken rows yet ({self._refusal(lane)})"
             self.taken()
             for tp, reading in held.items():
                 async with reading.lock:
@@ -156,6 +161,12 @@ class Sink(BatchWorker[Reading, Read]):
         finally:
             for tp in held:
                 self._stuck.pop(tp.topic, None)
+
+    def _refusal(self, lane: Lane) -> str:
+        """What is known of why the rows of a lane are not taken."""
+        said = (self._writer.refusals.get(table) for table in (lane.table, PROGRESS_TABLE, CONTROL_TABLE))
+        slow = f"{lane.table} takes them slowly; see why: citystream sql --user operator 'SHOW PROCESSLIST'"
+        return next(filter(None, said), slow)
 
     async def _store(
         self,
@@ -177,10 +188,10 @@ class Sink(BatchWorker[Reading, Read]):
                     rows = rows.filter(pl.col("events") > 0)
                 await insert(lane.table, columns, rows)
             if progress:
-                await insert("raw.progress", PROGRESS, pl.concat(progress))
+                await insert(PROGRESS_TABLE, PROGRESS, pl.concat(progress))
             if without:
                 frame = pl.DataFrame(without, [column.name for column in CONTROL], orient="row")
-                await insert("raw.control", CONTROL, frame)
+                await insert(CONTROL_TABLE, CONTROL, frame)
             for tp, position in positions.items():
                 if self.keeps(tp, held[tp]):
                     self.app.batch_consumer.flushed[tp] = position

@@ -60,7 +60,10 @@ class Awaited:
         if self._until is None:
             self._until = self._clock() + self._patience
         if self._clock() < self._until:
-            raise NotYet(f"{where} names the schema id {schema_id}, which is not frozen here; waiting for its files")
+            raise NotYet(
+                f"{where} names the schema id {schema_id}, which is not frozen here; waiting for its files: bring what "
+                "citystream schemas freeze made where the feed is declared"
+            )
         if self._patience and self._until > -math.inf:
             self._until = -math.inf
             log.error(

@@ -122,7 +122,10 @@ class BatchWorker(Generic[S, R]):
     Feeds do not hold each other up. A partition that has to wait is *paused*: it is not read on, what was read of it is
     kept, and it is tried again. A feed with which something is wrong is *stopped*: its partitions are paused until the
     worker is started again, and what is not committed of them is read again then. Commits say why one is paused.
+    ``command`` starts the worker.
     """
+
+    command: str
 
     def __init__(self, app: BatchApp, topics: Mapping[str, str]) -> None:
         """``topics`` are those it reads, each with the name of its feed: what is flushed and stopped together."""
@@ -374,7 +377,12 @@ class BatchWorker(Generic[S, R]):
         if feed in self.stopped:
             return
         known = isinstance(error, Stop)
-        self.stopped[feed] = reason = str(error) if known else f"{type(error).__name__}; its log says where"
+        self.stopped[feed] = reason = (
+            str(error)
+            if known
+            else f"{type(error).__name__} in the program; the log of the {self.app.conf.id} says where. "
+            f"With that mended start it again: {self.command}"
+        )
         if self.stopped.keys() >= set(self._feeds.values()):
             end_process(error)
         log.error("%s", error if known else f"{type(error).__name__}: {error}", exc_info=None if known else error)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from streams.generations import source
 
 NO_EVENT_TIME = -(2**63)
-#: Characters of why a worker does not go on; a commit's metadata has no room for more.
-LONGEST_REASON = 200
+#: Characters of why a worker does not go on, each of three bytes at most; a commit's metadata has no room for more.
+LONGEST_REASON = 500
 
 #: What an operator can do about a position that cannot be trusted, as subcommands of ``citystream positions``; see
 #: ``streams.choices``.
@@ -87,6 +87,7 @@ class Position:
                 "schema": self.newest_schema,
                 "paused": self.paused[:LONGEST_REASON],
             },
+            ensure_ascii=False,
             separators=(",", ":"),
         )
 

@@ -6,9 +6,11 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import typer
 from clickhouse_driver.errors import Error as ClickHouseError
+from clickhouse_driver.errors import ServerException
 from kafka.errors import KafkaError
 from rich.markup import escape
 from rich.table import Table
@@ -21,12 +23,14 @@ from citystream.stack.stack import Stack, State, Status
 from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
 from sinks import GROUP as SINK
-from sinks.queries import newest_arrival_ms
+from sinks.queries import newest_arrival_ms, newly_quarantined
 from streams import topics
 from streams.generations import sources
 from streams.members import Member, is_member_name, members, unread
 from streams.standing import waiting
 
+#: Dead letters of so many minutes are said.
+MINUTES = 10
 #: How each worker is started.
 STARTED_BY = {PROCESSOR: "citystream process --instance processor-1", SINK: "citystream sink --instance sink-1"}
 
@@ -71,7 +75,8 @@ def status(output: OutputOption = Output.TABLE) -> None:
     """Show what runs, where and since when: the services, and each worker with what it reads.
 
     Exit code 1 when something does not answer, or nobody reads a topic for a worker, or it waits or is stopped there,
-    or its group has a member that is no worker. Feeds from which nothing has come for longer than is normal are named.
+    or its group has a member that is no worker. Feeds from which nothing has come for longer than is normal are named,
+    and those of which records became dead letters a moment ago.
 
     Example: citystream status -o json
     """
@@ -96,13 +101,16 @@ def status(output: OutputOption = Output.TABLE) -> None:
             todo += _missing(group, names, there)
             todo += _held_up(city.bootstrap, group, there)
     found = [*services, *workers]
-    silent = {} if down else _silent(city, time.time_ns() // 1_000_000)
+    silent, dead = ({}, {}) if down else _of_feeds(city, time.time_ns() // 1_000_000)
     if output is Output.JSON:
         rows = [dataclasses.asdict(one) for one in found]
-        typer.echo(json.dumps({"services": rows, "silent": silent, "problems": todo}, indent=2))
+        quarantined = {topic: {"records": records, "cause": cause} for topic, (records, cause) in dead.items()}
+        said = {"services": rows, "silent": silent, "quarantined": quarantined, "problems": todo}
+        typer.echo(json.dumps(said, indent=2))
     else:
         print_whole(_table(found))
-    for line in [*todo, *(_silence(city.feeds[name], seconds) for name, seconds in silent.items())]:
+    silences = [_silence(city.feeds[name], seconds) for name, seconds in silent.items()]
+    for line in [*todo, *silences, *(_dead(topic, *found) for topic, found in dead.items())]:
         typer.echo(line, err=True)
     if todo or any(one.state is not State.UP for one in found):
         raise typer.Exit(1)
@@ -149,20 +157,35 @@ def _missing(group: str, names: Sequence[str], there: Sequence[Member]) -> list[
     return []
 
 
-def _silent(city: Installation, now_ms: int) -> dict[str, float]:
-    """The feeds from which nothing has come for longer than is normal, and for how many seconds."""
-    client = city.server("operator").connect()
+def _of_feeds(city: Installation, now_ms: int) -> tuple[dict[str, float], dict[str, tuple[int, str]]]:
+    """Feeds from which nothing has come for longer than is normal, and for how many seconds; new dead letters by topic.
+
+    A feed whose table is missing is no silent one: that is a problem of its own.
+    """
+    client, newest, dead = city.server("operator").connect(), {}, {}
     try:
-        newest = {name: newest_arrival_ms(client, feed) for name, feed in city.feeds.items()}
+        for name, feed in city.feeds.items():
+            with suppress(ServerException):
+                newest[name] = newest_arrival_ms(client, feed)
+        with suppress(ServerException):
+            dead = newly_quarantined(client, MINUTES)
     except (ClickHouseError, OSError, EOFError):
-        return {}
+        return {}, {}
     finally:
         client.disconnect()
-    return {
+    silent = {
         name: (now_ms - at) / 1000
         for name, at in newest.items()
         if at is not None and city.feeds[name].is_silent(at, now_ms)
     }
+    return silent, dead
+
+
+def _dead(topic: str, records: int, cause: str) -> str:
+    return (
+        f"{printable(topic)}: {records:,} records became dead letters in the last {MINUTES} minutes, the newest for "
+        f"{printable(cause)}; see: citystream dead-letters list {printable(topic)}"
+    )
 
 
 def _silence(feed: Feed, seconds: float) -> str:

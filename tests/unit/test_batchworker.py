@@ -374,6 +374,8 @@ def places_of(run: Run) -> list[Place]:
 class Unruly(BatchWorker[list[int], Run]):
     """States are the offsets of the runs that were taken; some runs have to wait so many times, some are too bad."""
 
+    command = "citystream work"
+
     def __init__(
         self, consumer: Assigned, waits: Mapping[tuple[TP, int], int], bad: Mapping[tuple[TP, int], Exception]
     ):
@@ -500,6 +502,7 @@ def test_a_stopped_feed_is_said_with_its_reason(caplog: pytest.LogCaptureFixture
     asyncio.run(Unruly(consumer, {}, {(TP("other", 0), 0): ValueError("a street")}).work([TP("other", 0)]))
     assert [bool(entry.exc_info) for entry in caplog.records] == [True, False]
     assert "a street" not in consumer.paused[TP("other", 0)], "what anybody can read has nothing of a record"
+    assert consumer.paused[TP("other", 0)].endswith("start it again: citystream work")
 
 
 def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -530,14 +533,16 @@ def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: p
         ways = [OneRow("missing"), OneRow("free")]
         for way in ways:
             way.came.set()
-        sink = Sink(MagicMock(batch_consumer=consumer, unchanged=AsyncMock()), ways, SimpleNamespace(insert=insert))  # type: ignore[arg-type]
+        writer: Any = SimpleNamespace(insert=insert, refusals={"raw.missing": "it is not there; run: citystream init"})
+        sink = Sink(MagicMock(batch_consumer=consumer, unchanged=AsyncMock()), ways, writer)
         flushing = asyncio.create_task(sink._keep_flushing())
         await read(sink, missing, 0)
         sink.flush_soon()
         await until(lambda: missing in consumer.paused)
         for start in (10, 20):
             await read(sink, missing, start)
-        assert consumer.paused == {missing: "missing: ClickHouse has not taken rows for raw.missing yet"}
+        said = "missing: ClickHouse has not taken rows yet (it is not there; run: citystream init)"
+        assert consumer.paused == {missing: said}
         for start in (0, 10, 20):
             await read(sink, free, start)
             sink.flush_soon()

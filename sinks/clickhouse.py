@@ -139,8 +139,9 @@ def first_line(error: BaseException | None) -> str:
 
 
 def _reason(error: BaseException | None) -> str:
-    hint = "; run: citystream init" if getattr(error, "code", None) in UNPREPARED else ""
-    return first_line(error) + hint
+    if getattr(error, "code", None) in UNPREPARED:
+        return f"{first_line(error).rstrip('.')}; run: citystream init"
+    return first_line(error)
 
 
 def waiting(say: Callable[[str], None]) -> Waiting:

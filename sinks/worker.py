@@ -40,9 +40,6 @@ SMALL = 10_000
 PATIENCE = 2.0
 
 
-PROGRESS_TABLE, CONTROL_TABLE = "raw.progress", "raw.control"
-
-
 class Reading:
     """Rows of one partition that wait for ClickHouse, the offsets without any, and where reading stands behind them."""
 
@@ -164,7 +161,7 @@ class Sink(BatchWorker[Reading, Read]):
 
     def _refusal(self, lane: Lane) -> str:
         """What is known of why the rows of a lane are not taken."""
-        said = (self._writer.refusals.get(table) for table in (lane.table, PROGRESS_TABLE, CONTROL_TABLE))
+        said = (self._writer.refusals.get(table) for table in (lane.table, "raw.progress", "raw.control"))
         slow = f"{lane.table} takes them slowly; see why: citystream sql --user operator 'SHOW PROCESSLIST'"
         return next(filter(None, said), slow)
 
@@ -188,10 +185,10 @@ class Sink(BatchWorker[Reading, Read]):
                     rows = rows.filter(pl.col("events") > 0)
                 await insert(lane.table, columns, rows)
             if progress:
-                await insert(PROGRESS_TABLE, PROGRESS, pl.concat(progress))
+                await insert("raw.progress", PROGRESS, pl.concat(progress))
             if without:
                 frame = pl.DataFrame(without, [column.name for column in CONTROL], orient="row")
-                await insert(CONTROL_TABLE, CONTROL, frame)
+                await insert("raw.control", CONTROL, frame)
             for tp, position in positions.items():
                 if self.keeps(tp, held[tp]):
                     self.app.batch_consumer.flushed[tp] = position

@@ -95,13 +95,16 @@ class City:
         self.installation = Installation(self.settings)
         names = ("home", "packages", "kafka_port", "clickhouse_port", "clickhouse_http_port", "registry_port")
         self.started: set[str] = set()
-        #: The feeds its workers work on.
-        self.feeds: Sequence[str] = FEEDS
         self._environment = {f"CITYSTREAM_{n.upper()}": str(getattr(self.settings, n)) for n in names}
         #: A folder with another version of the platform to run instead of this one.
         self.version = sources
         #: More words for the command of a worker.
         self.options: dict[str, Sequence[str]] = {}
+
+    @property
+    def feeds(self) -> Sequence[str]:
+        """The feeds its workers work on."""
+        return FEEDS
 
     def deploy(self, sources: Path) -> None:
         """From now on, start workers and commands from a folder of sources, and know their feeds."""

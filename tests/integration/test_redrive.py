@@ -392,7 +392,7 @@ def test_junk_and_a_missing_table_hit_their_own_feed_alone(city: City) -> None:
     owner = city.installation.server("owner").connect()
     owner.execute(f"RENAME TABLE {table} TO raw.away")
     publish(city, JUNK, catalogue.latest(JUNK), simulated(city, JUNK, 8, 100, 1))
-    city.wait(lambda: city.logged("sink", f"rows yet (Table {table} does not exist.; run: citystream init)"))
+    city.wait(lambda: city.logged("sink", f"rows yet (Table {table} does not exist; run: citystream init)"))
     others_are_fresh(city)
     with closing(KafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all")) as producer:
         for topic, ids in ((JUNK, AHEAD), (windows, 1)):

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -141,13 +141,17 @@ class District(City):
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
-        self.feeds = tuple(FEEDS)
         self.deploy(_sources(home / "sources"))
         self.probe = Probe(lambda: self.installation.server("operator").connect())
         self.traffic = Traffic(self, self.probe)
         self.random = Random(2)
         self._calmed, self._quiet, self._ended = threading.Event(), threading.Event(), threading.Event()
         self._threads = list[tuple[threading.Thread, threading.Event]]()
+
+    @property
+    def feeds(self) -> Sequence[str]:
+        """Those made up."""
+        return tuple(FEEDS)
 
     def send(self, producer: KafkaProducer, feed: str, record: Report, **wrong: Any) -> Any:
         """Hand a record to a producer, with values that its model would refuse."""

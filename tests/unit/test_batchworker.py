@@ -534,7 +534,8 @@ def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: p
         for way in ways:
             way.came.set()
         writer: Any = SimpleNamespace(insert=insert, refusals={"raw.missing": "it is not there; run: citystream init"})
-        sink = Sink(MagicMock(batch_consumer=consumer, unchanged=AsyncMock()), ways, writer)
+        app: Any = MagicMock(batch_consumer=consumer, unchanged=AsyncMock())
+        sink = Sink(app, [*ways], writer)
         flushing = asyncio.create_task(sink._keep_flushing())
         await read(sink, missing, 0)
         sink.flush_soon()

@@ -9,12 +9,17 @@ from functools import partial
 from unittest.mock import MagicMock
 
 import pytest
+from clickhouse_driver.errors import ErrorCodes, ServerException
 from kafka.errors import LeaderNotAvailableError, UnknownTopicOrPartitionError
 
 from citystream import cli, mistakes
 from citystream.commands import operate, output, stack
+from citystream.installation import Installation
+from citystream.settings import Settings
 from citystream.stack.ports import free_ports
 from citystream.stack.stack import State, Status
+from schemas.feed import Feed
+from sinks.clickhouse import Server
 from sinks.ledger import Account, Stretch
 from sinks.reconciler import Check
 from streams.lag import Observation, PartitionLag, Unknown
@@ -161,7 +166,7 @@ def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
     services = [Status(name, State.UP, "here") for name in ("kafka", "clickhouse", "registry")]
     monkeypatch.setattr(stack, "Stack", lambda _: MagicMock(status=lambda: services))
     monkeypatch.setattr(stack, "members", members)
-    monkeypatch.setattr(stack, "_silent", lambda *_: {"parking_spot": 400.0})
+    monkeypatch.setattr(stack, "_of_feeds", lambda *_: ({"parking_spot": 400.0}, {"parking_spot": (7, "\x1b: bad")}))
     monkeypatch.setattr(stack, "waiting", lambda *_: held_up)
     monkeypatch.setattr("sys.argv", ["citystream", "status", "--output", "json"])
     with pytest.raises(SystemExit) as ended:
@@ -172,8 +177,28 @@ def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
     shown = [(group, "up" if there else "down") for group in ("processor", "sink")]
     assert workers == shown + [(one.group, "up") for one in strangers]
     assert json.loads(printed.out)["silent"] == {"parking_spot": 400}
-    *lines, silent = printed.err.splitlines()
+    assert json.loads(printed.out)["quarantined"] == {"parking_spot": {"records": 7, "cause": "\x1b: bad"}}
+    *lines, silent, dead = printed.err.splitlines()
+    assert dead == (
+        r"parking_spot: 7 records became dead letters in the last 10 minutes, the newest for \x1b: bad; "
+        "see: citystream dead-letters list parking_spot"
+    )
     assert silent.startswith("parking_spot is silent: its newest record came 6 min 40 s ago")
     assert json.loads(printed.out)["problems"] == lines
     assert len(lines) == len(said)
     assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
+
+
+def test_a_missing_table_hides_no_other_silent_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def newest(_: object, feed: Feed) -> int:
+        if feed.name == "traffic_flow":
+            raise ServerException("no such table", ErrorCodes.UNKNOWN_TABLE)
+        return 0
+
+    city = Installation(Settings(operator_password="secret of the test"))
+    monkeypatch.setattr(Server, "connect", MagicMock())
+    monkeypatch.setattr(stack, "newest_arrival_ms", newest)
+    monkeypatch.setattr(stack, "newly_quarantined", MagicMock(side_effect=ServerException("none", 60)))
+    silent, dead = stack._of_feeds(city, 10**12)
+    assert silent.keys() == city.feeds.keys() - {"traffic_flow"}
+    assert not dead

@@ -90,10 +90,10 @@ class Installation:
         DeclarationError
             The file of a feed is wrong.
         SettingsError
-            The tables were made for another time zone.
+            The tables were made for another time zone, or by a newer release.
         """
         from citystream import growth  # noqa: PLC0415  workers prepare nothing
-        from sinks.migrate import made_for, migrate, settle  # noqa: PLC0415
+        from sinks.migrate import LAYOUT, layout, made_for, migrate, settle  # noqa: PLC0415
         from streams import topics  # noqa: PLC0415
 
         declared.load()
@@ -106,6 +106,11 @@ class Installation:
             raise SettingsError(
                 f"CITYSTREAM_TIMEZONE is {self.settings.timezone}, and the tables and views here were made for {zone}, "
                 f"which is for good: set it to {zone}, or begin anew with empty servers"
+            )
+        if (found := layout(owner, say)) > LAYOUT:
+            raise SettingsError(
+                f"the tables and views here were made by a newer release: their layout is {found}, and this release "
+                f"knows up to {LAYOUT}; go on with that release or a later one, see Upgrades in docs/operator.md"
             )
         migrate(owner, self.feeds.values(), self.settings.timezone, say)
         created = topics.create(self.bootstrap, topics.topics(self.feeds.values()))

@@ -11,6 +11,7 @@ from citystream.settings import SettingsError
 from citystream.stack.process import StackError
 from schemas.catalogue import SchemaProblem
 from schemas.feed import DeclarationError
+from schemas.persisted import Newer
 from sinks.clickhouse import first_line
 from streams.positions import PositionProblem
 from streams.topics import TopicProblem
@@ -32,5 +33,7 @@ def explained(error: Exception) -> tuple[str, int] | None:
         case ClickHouseError() | EOFError():
             return f"ClickHouse does not answer ({first_line(error)}); see: citystream status", UNREACHABLE
         case SchemaProblem() | DeclarationError() | PositionProblem() | CorrectionProblem():
+            return str(error), CHECK_FAILED
+        case Newer():
             return str(error), CHECK_FAILED
     return None

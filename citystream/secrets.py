@@ -13,9 +13,12 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from citystream.settings import Settings, SettingsError, variable
 from schemas.feed import Feed
+from schemas.persisted import Newer, check_version
 from schemas.pseudonyms import OtherDepartment, department_key
 
 FILE = "secrets.json"
+#: Of the file; one of version 1 need not say it.
+VERSION = 1
 
 
 class Secrets(BaseModel):
@@ -106,8 +109,12 @@ def _stored(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        stored = Secrets.model_validate_json(path.read_text())
-    except (ValidationError, ValueError):
+        fields = json.loads(path.read_text())
+        check_version(fields, VERSION)
+        stored = Secrets.model_validate({name: value for name, value in fields.items() if name != "version"})
+    except Newer as newer:
+        raise SettingsError(f"{path} {newer}") from None
+    except (ValidationError, ValueError, TypeError, AttributeError):
         raise SettingsError(f"{path} is damaged: put back a copy of it") from None
     return {name: getattr(stored, name).get_secret_value() for name in Secrets.model_fields}
 
@@ -117,5 +124,5 @@ def _write(path: Path, values: dict[str, str]) -> None:
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(values, file, indent=2)
+        json.dump({"version": VERSION, **values}, file, indent=2)
     part.replace(path)

@@ -115,8 +115,10 @@ def written(expression: Expression) -> str:
     match expression:
         case Column(name):
             return name
+        case Constant(str(text)):
+            return _quoted(text)
         case Constant(value):
-            return repr(value)
+            return str(value)
         case Binary(operator, left, right):
             return f"({written(left)} {operator} {written(right)})"
         case When(condition, then):
@@ -126,6 +128,13 @@ def written(expression: Expression) -> str:
         case Scaled(operand, scale):
             return f"round({written(operand)} * {scale})"
     raise TypeError(f"not an expression: {expression!r}")
+
+
+def _quoted(text: str) -> str:
+    """A text in quotation marks, which are single ones unless there are some in it: so frozen definitions have it."""
+    mark = '"' if "'" in text and '"' not in text else "'"
+    escaped = text.replace("\\", "\\\\").replace(mark, f"\\{mark}")
+    return f"{mark}{escaped}{mark}"
 
 
 def misused(expression: Expression, kinds: Mapping[str, str], use: Use = "number") -> Iterator[str]:

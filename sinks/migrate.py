@@ -14,6 +14,8 @@ from sinks.tables import feed_columns, feed_tables, shared_tables
 from sinks.views import aggregate_view, conflict_view, feed_view, masked_view
 from streams.generations import Generation
 
+#: Of all tables and views together: raised with every change that a release before does not understand.
+LAYOUT = 1
 #: Asks ClickHouse: a statement and its parameters.
 Ask = Callable[..., Any]
 
@@ -72,6 +74,16 @@ def made_for(owner: Server, say: Callable[[str], None]) -> str | None:
     return str(rows[0][0]) if rows else None
 
 
+def layout(owner: Server, say: Callable[[str], None]) -> int:
+    """The highest layout that tables and views were brought to; 1 where nobody noted it. Waits for a server that is
+    away."""
+    client, waits = owner.connect(), waiting(say)
+    noted = patiently(lambda: client.execute("EXISTS TABLE raw.layout"), waits)[0][0]
+    found = patiently(lambda: client.execute("SELECT max(version) FROM raw.layout"), waits)[0][0] if noted else 0
+    client.disconnect()
+    return max(1, int(found))
+
+
 def migrate(owner: Server, feeds: Iterable[Feed], timezone: str, say: Callable[[str], None]) -> None:
     """Create what is missing; waits for a server that is away.
 
@@ -103,6 +115,7 @@ def migrate(owner: Server, feeds: Iterable[Feed], timezone: str, say: Callable[[
             say(f"not shown as declared: {names}; run: citystream rebuild {feed.name}")
     for statement in [masked_view(feeds, timezone), *ledger_views(feeds)]:
         ask(statement)
+    ask(f"INSERT INTO raw.layout (version) VALUES ({LAYOUT})")
     client.disconnect()
 
 

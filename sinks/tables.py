@@ -230,6 +230,9 @@ def shared_tables(timezone: str) -> list[str]:
         f"CREATE TABLE IF NOT EXISTS raw.withdrawn ({_body(WITHDRAWN)}, withdrawn_at SimpleAggregateFunction("
         f"min, DateTime64(3, {literal(timezone)})) DEFAULT now64(3) COMMENT 'When') ENGINE = AggregatingMergeTree "
         "ORDER BY (topic, source_partition, publication) COMMENT 'Rows of publications that were withdrawn'",
+        f"CREATE TABLE IF NOT EXISTS raw.layout (version UInt32, noted_at DateTime64(3, {literal(timezone)}) DEFAULT "
+        "now64(3)) ENGINE = ReplacingMergeTree ORDER BY version "
+        "COMMENT 'Versions of the tables and views, as citystream init brought them to'",
         "CREATE TABLE IF NOT EXISTS raw.progress (aggregate String, source_partition UInt16, "
         "watermark SimpleAggregateFunction(max, Int64)) ENGINE = AggregatingMergeTree "
         "ORDER BY (aggregate, source_partition) COMMENT 'Maximum of event time whose windows are stored [ms]'",

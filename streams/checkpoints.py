@@ -11,10 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from schemas.persisted import Newer, check_version
 from streams.clients import records_of
-from streams.positions import Position, parse
+from streams.positions import Position, PositionProblem, parse
 
 TOPIC = "checkpoints"
+#: Of a record's value; the position in it has its own. Those of version 1 need not say it.
+VERSION = 1
 
 #: Worker, topic, partition.
 Place = tuple[str, str, int]
@@ -23,7 +26,7 @@ Place = tuple[str, str, int]
 def record(place: Place, position: Position) -> tuple[bytes, bytes]:
     """Key and value of a checkpoint."""
     worker, topic, partition = place
-    value = {"processed": position.processed, "metadata": position.metadata()}
+    value = {"version": VERSION, "processed": position.processed, "metadata": position.metadata()}
     return f"{worker}/{topic}/{partition}".encode(), json.dumps(value).encode()
 
 
@@ -34,7 +37,13 @@ def place_of(key: bytes) -> Place:
 
 
 def read(bootstrap: str) -> Mapping[Place, Position]:
-    """The newest checkpoint of every worker in every partition."""
+    """The newest checkpoint of every worker in every partition.
+
+    Raises
+    ------
+    PositionProblem
+        A newer release wrote one.
+    """
     found: dict[Place, Position] = {}
     for kept in records_of(bootstrap, TOPIC):
         take(found, kept.key, kept.value)
@@ -42,10 +51,14 @@ def read(bootstrap: str) -> Mapping[Place, Position]:
 
 
 def take(found: dict[Place, Position], key: bytes | None, value: bytes | None) -> None:
-    """Note a checkpoint; one that cannot be read counts as none."""
+    """Note a checkpoint; one that cannot be read counts as none, one of a newer release is refused."""
     try:
         place, fields = place_of(key or b""), json.loads(value or b"")
-        position = parse(int(fields["processed"]), fields["metadata"])
+        where = "the checkpoint of {} in {}/{}".format(*place)
+        check_version(fields, VERSION)
+        position = parse(where, int(fields["processed"]), fields["metadata"])
+    except Newer as newer:
+        raise PositionProblem(f"{where} {newer}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         return
     if position is None:

@@ -17,6 +17,8 @@ Stage = Literal["DECODE", "VALIDATE"]
 Headers = list[tuple[str, bytes]]
 
 _PREFIX = "__connect.errors."
+#: Of the headers; letters of version 1 need not say it.
+VERSION, VERSION_HEADER = 1, "citystream.version"
 #: Offsets that one letter can stand for: anybody can write letters, and a longer range would cost the ledger more than
 #: the letter cost its writer. What lost more offsets at once has several letters.
 LONGEST = 2**16
@@ -61,6 +63,7 @@ class DeadLetter:
             (_PREFIX + "stage", self.stage.encode()),
             (_PREFIX + "class.name", b"InvalidRecord"),
             (_PREFIX + "exception.message", self.cause.encode()),
+            (VERSION_HEADER, b"%d" % VERSION),
         ]
 
 
@@ -79,9 +82,14 @@ def parse(headers: Sequence[tuple[str, bytes | None]], key: bytes | None, value:
     Raises
     ------
     NotADeadLetter
-        The headers are not those of a dead letter; says which, and nothing of their content.
+        The headers are not those of a dead letter; says which, and nothing of their content. Or a newer release wrote
+        it, or somebody who says so: that stops nobody.
     """
     fields = dict(headers)
+    if fields.get(VERSION_HEADER, b"%d" % VERSION) != b"%d" % VERSION:
+        raise NotADeadLetter(
+            f"no dead letter of version {VERSION}: a newer release wrote it, see Upgrades in docs/operator.md"
+        )
     offset = _number(fields, "offset", 0, 2**63 - 1 - LONGEST)
     return DeadLetter(
         _text(fields, "topic"),

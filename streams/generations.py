@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from schemas.before import Definition
 from schemas.feed import MOST_PARTITIONS, Feed, milliseconds
 from schemas.verdict import instant_ms
 from streams.lag import Observation, PartitionLag
@@ -54,16 +55,16 @@ class Generation:
         return None if self.until is None else self.until + milliseconds(self.feed.allowance)
 
     @property
-    def records(self) -> str:
+    def records(self) -> Definition:
         """Fingerprint of what decides which of its records are valid, and which of them it counts."""
         later = [] if self.after is None else [self.partitions, self.after]
         ended = [] if self.until is None else [self.until]
-        return "/".join(map(str, [self.feed.records, *later, *ended]))
+        return Definition("/".join(map(str, [self.feed.records, *later, *ended])), self.feed)
 
     @property
-    def definition(self) -> str:
+    def definition(self) -> Definition:
         """Fingerprints of everything that what comes of it depends on, as those of a feed."""
-        return ".".join([self.records, *self.feed.fingerprints])
+        return Definition(".".join([self.records, *self.feed.fingerprints]), self.feed)
 
     @property
     def counts(self) -> pl.Expr | None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from schemas.before import renewed
+from schemas.persisted import Newer, check_version
 from streams.generations import source
 
+#: Of what a commit's metadata holds. Positions of version 1 say none, and have other fingerprints of records.
+VERSION = 2
 NO_EVENT_TIME = -(2**63)
 #: Characters of why a worker does not go on, each of three bytes at most; a commit's metadata has no room for more.
 LONGEST_REASON = 500
@@ -76,6 +80,7 @@ class Position:
         """The commit's metadata string."""
         return json.dumps(
             {
+                "version": VERSION,
                 "rewind": self.rewind,
                 "max_event_ms": self.max_event_ms,
                 "max_processed_ms": self.max_processed_ms,
@@ -92,25 +97,41 @@ class Position:
         )
 
 
-def parse(processed: int, metadata: str) -> Position | None:
-    """The position a commit carries, or None if its metadata is no such thing."""
+def parse(where: str, processed: int, metadata: str) -> Position | None:
+    """The position a commit carries, or None if its metadata is no such thing.
+
+    Fields that a release adds are not there in what the one before wrote, and have a default.
+
+    Raises
+    ------
+    PositionProblem
+        A newer release wrote it; ``where`` is for the message.
+    """
     try:
         fields = json.loads(metadata)
+        check_version(fields, VERSION)
         return Position(
             processed,
             int(fields["rewind"]),
             int(fields["max_event_ms"]),
             fields["topic"],
             fields["def"],
-            int(fields["bad"]),
+            int(fields.get("bad", 0)),
             int(fields["max_processed_ms"]),
-            int(fields["since"]),
-            {int(schema_id): int(offset) for schema_id, offset in fields["unknown"]},
-            int(fields["schema"]),
+            int(fields.get("since", 0)),
+            {int(schema_id): int(offset) for schema_id, offset in fields.get("unknown", ())},
+            int(fields.get("schema", 0)),
             str(fields.get("paused", "")),
         )
+    except Newer as newer:
+        raise PositionProblem(f"{where}: the position {newer}") from None
     except (ValueError, KeyError, TypeError, OverflowError):
         return None
+
+
+def in_words_of(definition: str, position: Position | None) -> Position | None:
+    """The same, with its definition as fingerprinted now if the release before wrote it."""
+    return position and replace(position, definition=renewed(position.definition, definition))
 
 
 class Answer(NamedTuple):
@@ -158,7 +179,9 @@ class Known:
     @property
     def commit(self) -> Position | None:
         """The committed position, if there is a readable one."""
-        return None if self.committed is None or self.committed < 0 else parse(self.committed, self.metadata)
+        if self.committed is None or self.committed < 0:
+            return None
+        return in_words_of(self.definition, parse(self.where, self.committed, self.metadata))
 
     @property
     def last(self) -> Position | None:
@@ -213,6 +236,7 @@ def check_agreement(known: Known, other: str, position: Position | None) -> None
     PositionProblem
         They differ: the two would judge one record in two ways, or count and store different windows.
     """
+    position = in_words_of(known.definition, position)
     if position is not None and position.topic_id == known.topic_id and position.definition != known.definition:
         raise PositionProblem(
             f"{known.where}: the {other} works by another definition of the feed; run both from the same version of "

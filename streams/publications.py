@@ -19,9 +19,12 @@ from typing import Any
 import numpy as np
 from kafka import KafkaProducer
 
+from schemas.persisted import check_version
 from streams.clients import records_of
 
 TOPIC = "publications"
+#: Of a note; those of version 1 need not say it.
+VERSION = 1
 
 #: Stretches of offsets in one record; a publication among others' records has many.
 MOST_STRETCHES = 10_000
@@ -78,7 +81,7 @@ def stretches(offsets: Iterable[int]) -> tuple[Stretch, ...]:
 def note(producer: KafkaProducer, publication: Publication) -> None:
     """Write a publication down; the producer's owner waits for it."""
     for n, (partition, some) in enumerate(_pieces(publication.stretches)):
-        fields = dataclasses.asdict(publication) | {"partition": partition, "stretches": some}
+        fields = dataclasses.asdict(publication) | {"version": VERSION, "partition": partition, "stretches": some}
         del fields["at_ms"]
         producer.send(TOPIC, key=f"{publication.id}/{n}".encode(), value=json.dumps(fields).encode())
 
@@ -90,7 +93,13 @@ def _pieces(found: Mapping[int, tuple[Stretch, ...]]) -> Iterator[tuple[int, tup
 
 
 def read(bootstrap: str) -> list[Publication]:
-    """All publications, the oldest first."""
+    """All publications, the oldest first.
+
+    Raises
+    ------
+    Newer
+        A newer release noted one.
+    """
     found: dict[str, Publication] = {}
     for kept in records_of(bootstrap, TOPIC):
         take(found, kept.value, kept.timestamp)
@@ -98,9 +107,11 @@ def read(bootstrap: str) -> list[Publication]:
 
 
 def take(found: dict[str, Publication], value: bytes | None, at_ms: int) -> None:
-    """Note a part of a publication; one that cannot be read counts as none."""
+    """Note a part of a publication; one that cannot be read counts as none, one of a newer release is refused."""
     try:
         fields: dict[str, Any] = json.loads(value or b"")
+        check_version(fields, VERSION)
+        fields.pop("version", None)
         partition, some = int(fields.pop("partition")), [(int(a), int(b)) for a, b in fields.pop("stretches")]
         known = found.get(fields["id"]) or Publication(**fields, stretches={}, at_ms=at_ms)
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -12,7 +12,7 @@ from kafka.errors import IllegalGenerationError, NoError, RebalanceInProgressErr
 from streams import checkpoints
 from streams.clients import new_admin
 from streams.lag import LagMeter, PartitionLag, committed_offsets
-from streams.positions import Answer, Known, Position, PositionProblem, parse
+from streams.positions import Answer, Known, Position, PositionProblem, in_words_of, parse
 from streams.publisher import new_producer
 from streams.topics import TopicState, states
 
@@ -40,7 +40,7 @@ def known_of(
             partition=place[1],
             committed=answer.committed,
             metadata=answer.metadata,
-            checkpoint=kept.get((worker, *place)),
+            checkpoint=in_words_of(definitions[place[0]], kept.get((worker, *place))),
             topic_id=str(topics[place[0]].id),
             definition=definitions[place[0]],
             log_start=answer.log_start,
@@ -80,10 +80,17 @@ def standing(
 
 
 def committed_positions(bootstrap: str, worker: str) -> dict[tuple[str, int], Position]:
-    """What a worker has committed, by topic and partition, where it can be read."""
+    """What a worker has committed, by topic and partition, where it can be read.
+
+    Raises
+    ------
+    PositionProblem
+        A newer release wrote it.
+    """
     with closing(new_admin(bootstrap)) as admin:
         found = {
-            (tp.topic, tp.partition): parse(c.offset, c.metadata) for tp, c in committed_offsets(admin, worker).items()
+            (tp.topic, tp.partition): parse(f"{worker} in {tp.topic}/{tp.partition}", c.offset, c.metadata)
+            for tp, c in committed_offsets(admin, worker).items()
         }
     return {place: position for place, position in found.items() if position is not None}
 

@@ -16,7 +16,10 @@ from typing import TextIO
 
 from citystream.secrets import Secrets
 from citystream.settings import variable
+from schemas.persisted import Newer, check_version
 
+#: Of the note of a process; one of version 1 need not say it.
+VERSION = 1
 POLL_SECONDS = 0.05
 LOG_LINES = 20
 #: Bytes at which a log goes on from nothing; as many as before are kept beside it.
@@ -79,7 +82,10 @@ class Process:
         """The process if it is alive; a process id that another program got meanwhile does not count."""
         try:
             note = json.loads(self.note.read_text())
+            check_version(note, VERSION)
             pid, command, fingerprint = int(note["pid"]), list(note["command"]), str(note["fingerprint"])
+        except Newer as newer:
+            raise StackError(f"{self.note} {newer}") from None
         except (OSError, ValueError, KeyError, TypeError):
             return None
         _reap(pid)
@@ -107,7 +113,7 @@ class Process:
             ],
             setsid=True,
         )
-        note = {"pid": pid, "command": launch.command, "fingerprint": launch.fingerprint}
+        note = {"version": VERSION, "pid": pid, "command": launch.command, "fingerprint": launch.fingerprint}
         self.note.write_text(json.dumps(note))
         return pid
 

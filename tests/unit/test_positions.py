@@ -357,7 +357,7 @@ OTHERS = replace(GOOD, definition="def-0")
 
 @pytest.mark.parametrize("metadata", ["", "x", GOOD.metadata(), replace(OTHERS, topic_id="id-0").metadata()])
 def test_a_sink_agrees_with_a_processor_that_has_said_nothing_else(metadata: str) -> None:
-    check_agreement(known(worker="sink"), "processor", parse(0, metadata))
+    check_agreement(known(worker="sink"), "processor", parse("", 0, metadata))
 
 
 def test_a_sink_stops_where_the_processor_goes_by_another_definition() -> None:

@@ -612,7 +612,7 @@ def test_the_commit_of_a_paused_partition_says_why() -> None:
     offsets = consumer._filter_committable_offsets({TP0, TP1})
     assert offsets == {TP0: 20, TP1: 5}
     assert commit(offsets, client, {TP0, TP1}, consumer=consumer)
-    written = {tp: parse(c.offset, c.metadata) for tp, c in client.commits[0].items()}
+    written = {tp: parse("", c.offset, c.metadata) for tp, c in client.commits[0].items()}
     assert written == {
         TopicPartition(*tp): replace(position(at), paused="no table") for tp, at in ((TP0, 20), (TP1, 5))
     }

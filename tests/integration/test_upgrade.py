@@ -1,0 +1,123 @@
+"""An installation that the release before left: this one goes on from it without loss."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from citystream.mistakes import WRONG_USE
+from citystream.stack.stack import Stack
+from schemas.catalogue import FROZEN, freeze
+from streams.positions import Position, parse
+from tests.city import WORKERS, City, copy_sources
+from tests.reference.city import Schemas, read_feed
+from tests.reference.whole import KINDS, compare
+
+pytestmark = pytest.mark.integration
+
+STATE = Path(__file__).parents[1] / "golden" / "state"
+FEED = "bike_dock"
+#: Behind the last event of the installation.
+LATER = datetime(2026, 11, 28, 6, 2, 25, tzinfo=UTC)
+
+
+class Installed(City):
+    """An installation as the release before left it, with this release's sources and a department's feed in them."""
+
+    def __init__(self, folder: Path) -> None:
+        with tarfile.open(STATE / "cf7c6cb.tar.xz") as left:
+            left.extractall(folder, filter="data")
+        sources = copy_sources(folder / "sources", "citystream", "deploy", "schemas", "streams", "processors", "sinks")
+        (sources / "feeds").mkdir()
+        shutil.copy(FROZEN.parents[1] / "feeds" / "__init__.py", sources / "feeds")
+        shutil.copy(STATE / f"{FEED}.py", sources / "feeds")
+        self.frozen = sources / "schemas" / "frozen"
+        shutil.rmtree(self.frozen)
+        shutil.copytree(folder / "frozen", self.frozen)
+        super().__init__(folder / "home", sources)
+        self.deploy(sources)
+        freeze(self.installation.feeds, self.frozen)
+        self.deploy(sources)
+
+    @property
+    def feeds(self) -> Sequence[str]:
+        """The department's."""
+        return (FEED,)
+
+    def positions(self, group: str) -> dict[tuple[str, int], Position]:
+        """What a group has committed."""
+        found = {(tp.topic, tp.partition): parse("", c.offset, c.metadata) for tp, c in self.commits(group).items()}
+        return {place: position for place, position in found.items() if position is not None}
+
+    def final(self) -> dict[str, set[tuple[object, ...]]]:
+        """The windows that are final, as they are shown."""
+        client = self.installation.server("operator").connect()
+        found = {
+            a.name: set(client.execute(f"SELECT * EXCEPT as_of FROM city.{a.name} WHERE final"))
+            for a in self.installation.feeds[FEED].aggregates
+        }
+        client.disconnect()
+        return found
+
+    def differences(self) -> list[str]:
+        """What is not as the reference makes it of the topics, which has to have every kind of record."""
+        feed = self.installation.feeds[FEED]
+        logs = list(read_feed(self.installation.bootstrap, feed, Schemas(self.frozen)))
+        found = compare(self.installation, [FEED], logs={FEED: logs})
+        assert all(found.kinds[kind] for kind in KINDS), found.kinds
+        return [str(one) for one in found.differences]
+
+
+@contextmanager
+def installed(folder: Path) -> Iterator[Installed]:
+    city = Installed(folder)
+    stack = Stack(city.settings)
+    try:
+        stack.up(lambda _: None)
+        yield city
+    finally:
+        for name in city.started:
+            city.process(name).stop()
+        stack.down()
+
+
+def test_this_release_goes_on_from_what_the_one_before_left(tmp_path: Path) -> None:
+    """Both workers had been killed: rows, letters and parts were on their way, and windows open."""
+    with installed(tmp_path) as city:
+        left = {group: city.positions(group) for group in WORKERS}
+        assert all(p.rewind < p.processed for p in left["processor"].values()), "windows are open"
+        city.prepare()
+        before = city.final()
+        for name in WORKERS:
+            city.dismiss(name)
+            city.start(name)
+        city.drain()
+        for place, position in left["processor"].items():
+            assert city.logged("processor", f"{place[0]}/{place[1]} from {position.rewind}")
+        assert city.differences() == []
+
+        city.publish([FEED], LATER, 4, 400)
+        city.kill("processor")
+        city.dismiss("processor")
+        city.start("processor")
+        city.drain()
+        assert city.differences() == []
+        after = city.final()
+        assert all(rows <= after[name] for name, rows in before.items()), "what was final is what it was"
+        assert all(len(rows) > len(before[name]) > 0 for name, rows in after.items())
+        done = city.command("publications", "find", FEED, "0", "460")
+        assert done.returncode == 0, done.stdout + done.stderr
+        done = city.command("ledger")
+        assert done.returncode == 0, done.stdout + done.stderr
+        client = city.installation.server("owner").connect()
+        client.execute("INSERT INTO raw.layout (version) VALUES (99)")
+        client.disconnect()
+        refused = city.command("init")
+        assert refused.returncode == WRONG_USE
+        assert "were made by a newer release: their layout is 99, and this release knows up to" in refused.stderr

@@ -1,0 +1,224 @@
+"""What outlives a release is written as pinned, what the release before wrote is read, and nothing newer is guessed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka import KafkaProducer
+
+from citystream.secrets import load_secrets
+from citystream.settings import Settings, SettingsError
+from citystream.stack.process import Process, StackError
+from feeds import load
+from schemas import before
+from schemas.expressions import Constant, written
+from schemas.feed import Aggregate, Feed, NotAfter, Outgrown
+from schemas.persisted import Newer
+from sinks.definitions import definitions
+from streams import checkpoints, deadletters, publications
+from streams.choices import rebuilt_from, restore
+from streams.deadletters import DeadLetter, NotADeadLetter
+from streams.generations import generations, source_definitions
+from streams.positions import NO_EVENT_TIME, Answer, Known, Position, PositionProblem, check_agreement, parse, resume
+from streams.publications import Publication
+from streams.standing import known_of
+from streams.topics import TopicState
+from tests.reference.toy import FEED, NOON, SECOND, instant
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+BEFORE, NOW = (json.loads((GOLDEN / f"{version}.json").read_text()) for version in (1, 2))
+ENDS = (NOON + 10 * SECOND, NOON + 25 * SECOND)
+FEEDS = {
+    "toy": FEED,
+    "grown": replace(FEED, partitions=1, outgrown=tuple(Outgrown(partitions=1, until=instant(end)) for end in ENDS)),
+}
+TOPIC_ID = "5fqCyS3dRWmAh7m9pCXVYQ"
+PLACE = ("processor", "toy", 0)
+
+#: The positions that are pinned, as they are now.
+FIRST = Position(0, 0, NO_EVENT_TIME, TOPIC_ID, FEED.definition)
+USUAL = Position(500, 420, 1_714_564_800_000, TOPIC_ID, FEED.definition, 3, 1_714_564_900_000)
+FROZEN = Position(
+    900, 700, 1_714_564_800_000, TOPIC_ID, FEED.definition, 0, 1_714_564_900_000, 650, {7: 431, 9: 12}, 6,
+    "ClickHouse has no table raw.toy",
+)  # fmt: skip
+POSITIONS = [FIRST, USUAL, FROZEN]
+FILE = Publication("3f2a9c1e", "toy", "toys.csv", "ab" * 32, "me@here", 5, 1, {0: ((0, 2), (5, 5)), 3: ((7, 7),)})
+LETTER = DeadLetter("toy", 0, 17, 19, "DECODE", "the batch has no borders", b"k", b"v", 1_714_564_900_000)
+
+
+def known(commit: tuple[int, str] | None, kept: Position | None = None, feed: Feed = FEED, **changes: Any) -> Known:
+    """What a processor knows of the partition of the small feed."""
+    committed, metadata = commit or (None, "")
+    answers = {("toy", 0): Answer(committed, metadata, 0, 1000)}
+    found = known_of(
+        "processor", answers, {PLACE: kept} if kept else {}, {"toy": TopicState(cast("Any", TOPIC_ID), 1)},
+        source_definitions([feed]) | changes, {"toy"},
+    )  # fmt: skip
+    return found["toy", 0]
+
+
+def kept_of(content: Any) -> dict[checkpoints.Place, Position]:
+    """Checkpoints that are pinned."""
+    found: dict[checkpoints.Place, Position] = {}
+    for key, value in content["checkpoints"]:
+        checkpoints.take(found, key.encode(), value.encode())
+    return found
+
+
+class Notes:
+    """In the place of a producer."""
+
+    def __init__(self) -> None:
+        self.written: list[list[str]] = []
+
+    def send(self, _: str, key: bytes, value: bytes) -> None:
+        self.written.append([key.decode(), value.decode()])
+
+
+def test_what_is_written_is_what_is_pinned() -> None:
+    notes = Notes()
+    publications.note(cast("KafkaProducer", notes), FILE)
+    assert {
+        "records": {name: feed.records for name, feed in load().items()},
+        "processor": {name: source_definitions([feed]) for name, feed in FEEDS.items()},
+        "sink": {name: definitions([feed]) for name, feed in FEEDS.items()},
+        "positions": [[one.processed, one.metadata()] for one in POSITIONS],
+        "checkpoints": [
+            [text.decode() for text in checkpoints.record(("processor", "toy", n), one)]
+            for n, one in enumerate(POSITIONS)
+        ],
+        "publications": notes.written,
+        "dead_letters": [[[name, value.decode()] for name, value in LETTER.headers()]],
+    } == NOW
+
+
+@pytest.mark.parametrize("content", [BEFORE, NOW], ids=["before", "now"])
+def test_what_was_written_is_read(content: Any) -> None:
+    """By the release before and by this one."""
+    for (processed, metadata), position in zip(content["positions"], POSITIONS, strict=True):
+        assert resume(known((processed, metadata))) == position
+    assert [restore(known(None, kept)) for kept in kept_of(content).values()] == POSITIONS
+    found: dict[str, Publication] = {}
+    for _, value in content["publications"]:
+        publications.take(found, value.encode(), 1)
+    assert found == {FILE.id: replace(FILE, at_ms=1)}
+    (headers,) = content["dead_letters"]
+    assert deadletters.parse([(name, value.encode()) for name, value in headers], b"k", b"v") == LETTER
+
+
+def test_fingerprints_of_the_release_before_are_known_of_every_feed() -> None:
+    assert {name: before.records(feed) for name, feed in load().items()} == BEFORE["records"]
+    for name, feed in FEEDS.items():
+        for one in generations(feed):
+            for worker, now in (("processor", one.definition), ("sink", one.records)):
+                then = BEFORE[worker][name][one.topic]
+                assert then != now
+                assert before.renewed(then, now) == now == NOW[worker][name][one.topic]
+
+
+def test_a_definition_that_is_another_one_is_not_taken_for_the_same() -> None:
+    """Neither of records nor of windows, and not of a topic that ended since."""
+    metadata = BEFORE["positions"][1][1]
+    other = replace(FEED, rules=())
+    with pytest.raises(PositionProblem, match="records are judged otherwise"):
+        rebuilt_from(known((500, metadata), feed=other))
+    fewer = replace(FEED, aggregates=FEED.aggregates[:1])
+    with pytest.raises(PositionProblem, match=r"the feed's definition changed .* rebuild toy"):
+        resume(known((500, metadata), feed=fewer))
+    last = rebuilt_from(known((500, metadata), feed=fewer))
+    assert last == USUAL, "so windows that changed with the release are built from there"
+    with pytest.raises(PositionProblem, match="the feed's definition changed"):
+        resume(known((500, metadata), feed=FEEDS["grown"]))
+
+
+def test_a_sink_agrees_with_a_processor_of_the_release_before() -> None:
+    here = replace(known((500, BEFORE["positions"][1][1])), worker="sink")
+    check_agreement(here, "processor", parse("", *BEFORE["positions"][1]))
+    other = replace(here, definition=source_definitions([replace(FEED, aggregates=())])["toy"])
+    with pytest.raises(PositionProblem, match="works by another definition"):
+        check_agreement(other, "processor", parse("", *BEFORE["positions"][1]))
+
+
+def newer(text: str) -> str:
+    """The same of a release that is not here yet, with something in it that nobody knows."""
+    return json.dumps({**json.loads(text), "version": 99, "more": 1})
+
+
+def take_newer_checkpoint() -> None:
+    key, value = checkpoints.record(PLACE, USUAL)
+    checkpoints.take({}, key, newer(value.decode()).encode())
+
+
+def take_checkpoint_of_newer_position() -> None:
+    key, value = checkpoints.record(PLACE, USUAL)
+    fields = json.loads(value)
+    checkpoints.take({}, key, json.dumps(fields | {"metadata": newer(fields["metadata"])}).encode())
+
+
+def take_newer_publication() -> None:
+    publications.take({}, newer(NOW["publications"][0][1]).encode(), 1)
+
+
+#: Where a release meets what a newer one wrote.
+MEETINGS: list[tuple[Callable[[], object], type[Exception], str]] = [
+    (lambda: resume(known((500, newer(USUAL.metadata())))), PositionProblem, "^processor in toy/0: the position was"),
+    (lambda: restore(known((500, newer(USUAL.metadata())))), PositionProblem, "^processor in toy/0: the position was"),
+    (take_newer_checkpoint, PositionProblem, "^the checkpoint of processor in toy/0 was"),
+    (take_checkpoint_of_newer_position, PositionProblem, "^the checkpoint of processor in toy/0: the position was"),
+    (take_newer_publication, Newer, "^was"),
+]
+
+
+@pytest.mark.parametrize(("meet", "kind", "begin"), MEETINGS)
+def test_what_a_newer_release_wrote_is_refused_with_what_to_do(
+    meet: Callable[[], object], kind: type[Exception], begin: str
+) -> None:
+    """Never taken for nothing, for which an operator could choose to restore, reset or freeze."""
+    rest = r"written by a newer release: it is of version 99, .* go on with that release or a later one, see Upgrades"
+    with pytest.raises(kind, match=f"{begin} {rest}") as refused:
+        meet()
+    assert "citystream positions" not in str(refused.value)
+
+
+def test_a_dead_letter_of_a_newer_release_is_kept_as_it_is_and_stops_nobody() -> None:
+    """Anybody can write one."""
+    headers = [*LETTER.headers()[:-1], (deadletters.VERSION_HEADER, b"99")]
+    with pytest.raises(NotADeadLetter, match="of version 1: a newer release wrote it, see Upgrades"):
+        deadletters.parse(headers, b"k", b"v")
+
+
+def test_secrets_and_notes_of_processes_of_a_newer_release_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "secrets.json").write_text('{"version": 99, "vault": "https://example.org"}')
+    with pytest.raises(SettingsError, match=r"secrets\.json was written by a newer release"):
+        load_secrets(Settings(home=tmp_path))
+    process = Process("kafka", tmp_path)
+    process.note.parent.mkdir()
+    process.note.write_text('{"version": 99, "container": "kafka-1"}')
+    with pytest.raises(StackError, match=r"kafka\.json was written by a newer release"):
+        process.running()
+
+
+def test_fingerprints_are_of_plain_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another release of Python may write its values in another way."""
+    feeds = [*load().values(), FEED]
+    found = [feed.definition for feed in feeds]
+    for kind in (NotAfter, Aggregate, Constant):
+        monkeypatch.setattr(kind, "__repr__", lambda _: "something else")
+    assert [feed.definition for feed in feeds] == found
+    for feed in feeds:
+        plain = [feed.definition_of_records(), *map(feed.definition_of, feed.aggregates)]
+        assert json.loads(json.dumps(plain)) == plain
+
+
+@given(st.one_of(st.text().filter(str.isprintable), st.integers(), st.floats(allow_nan=False)))
+def test_a_value_is_written_as_in_the_frozen_definitions(value: Any) -> None:
+    """They were made with Python's notation, and a frozen schema never changes."""
+    assert written(Constant(value)) == repr(value)

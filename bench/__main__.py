@@ -69,7 +69,7 @@ class Bench:
 
     def fill(self) -> None:
         """Publish the events, unless they are there."""
-        there = sum(p.end for p in measure(self.city.bootstrap, "none", [FEED]))
+        there = sum(p.end for p in measure(self.city.cluster, "none", [FEED]))
         if there == EVENTS:
             return
         if there:
@@ -80,14 +80,12 @@ class Bench:
         process.start(Launch(command, self.environment))
         with Console().status("") as status:
             while process.running():
-                status.update(
-                    f"filling the topic: {sum(p.end for p in measure(self.city.bootstrap, 'none', [FEED])):,}"
-                )
+                status.update(f"filling the topic: {sum(p.end for p in measure(self.city.cluster, 'none', [FEED])):,}")
 
     def fresh(self) -> None:
         """Forget every result and position; keep the feed's topic."""
         names = [checkpoints.TOPIC, *(a.topic for a in self.city.feeds[FEED].aggregates)]
-        with closing(KafkaAdminClient(bootstrap_servers=self.city.bootstrap)) as admin:
+        with closing(KafkaAdminClient(**self.city.cluster.kafka_python())) as admin:
             for group in ("processor", "sink", PLAIN):
                 _delete_group(admin, group)
             admin.delete_topics([n for n in names if n in admin.list_topics()])
@@ -151,7 +149,7 @@ def kafka_engine(bench: Bench, *, raw_rows: bool) -> None:
     bench.fresh()
     registry = f"http://127.0.0.1:{bench.city.settings.registry_port}"
     owner, feed = bench.owner(), bench.city.feeds[FEED]
-    timing = engine.run(owner, bench.clickhouse_pid, bench.city.bootstrap, registry, feed, EVENTS, raw_rows=raw_rows)
+    timing = engine.run(owner, bench.clickhouse_pid, bench.city.cluster, registry, feed, EVENTS, raw_rows=raw_rows)
     bench.note("Kafka engine, windows and rows" if raw_rows else "Kafka engine, windows only", EVENTS, timing)
 
 

@@ -40,7 +40,7 @@ class Stopwatch:
     def __init__(self, city: Installation, role: str, workers: int) -> None:
         self._city, self._role, self._workers = city, role, workers
         self._gate = Lock()
-        self._meter = LagMeter(city.bootstrap)
+        self._meter = LagMeter(city.cluster)
         self._results = [a.topic for a in city.feeds[FEED].aggregates] if role == "sink" else []
         self._ends = self._measured([FEED])
         self._began: tuple[float, float] | None = None
@@ -56,7 +56,7 @@ class Stopwatch:
     def _wait_for_members(self) -> None:
         if self._workers == 1:
             return
-        with closing(KafkaAdminClient(bootstrap_servers=self._city.bootstrap)) as admin:
+        with closing(KafkaAdminClient(**self._city.cluster.kafka_python())) as admin:
             while True:
                 group = admin.describe_groups([self._role])[self._role]
                 if group["group_state"] == "Stable" and len(group["members"]) == self._workers:
@@ -127,13 +127,13 @@ def main(role: str, workers: int) -> None:
     watch = Stopwatch(city, role, workers)
     if role == "processor":
         _put_under(watch, processor.Processor)
-        processor.main(feeds, city.catalogue, city.bootstrap)
+        processor.main(feeds, city.catalogue, city.cluster)
     else:
         _put_under(watch, sink.Sink)
         sink.main(
             feeds,
             city.catalogue,
-            city.bootstrap,
+            city.cluster,
             city.server("sink"),
             city.settings.timezone,
             processor=PROCESSOR,

@@ -285,8 +285,8 @@ class RealRate:
             alone = self._cores(self._pids(*SERVERS), "the servers alone", self.lengths.alone)
             found |= {f"alone_{name}_cores": value for name, value in alone.items()}
             for feed in self.city.feeds.values():
-                engine.from_now_on(self.city.bootstrap, feed, f"engine-{feed.name}")
-                engine.attach(owner, self.city.bootstrap, registry, feed, f"engine-{feed.name}")
+                engine.from_now_on(self.city.cluster, feed, f"engine-{feed.name}")
+                engine.attach(owner, self.city.cluster, registry, feed, f"engine-{feed.name}")
             with self._sender():
                 counted = f"SELECT count() FROM raw.{FEED}"
                 self._until("the Kafka engine to start", lambda: owner.execute(counted)[0][0] > 0)
@@ -321,7 +321,7 @@ class RealRate:
                 time.sleep(LOOK_EVERY_SECONDS)
 
     def _sender(self) -> Sender:
-        command = (self._python, "-P", "-m", "bench.load", "send", str(self.file), self.city.bootstrap)
+        command = (self._python, "-P", "-m", "bench.load", "send", str(self.file))
         return Sender(command, self._environment)
 
     def _process(self, name: str) -> Process:
@@ -349,7 +349,7 @@ class RealRate:
 
     @cached_property
     def _consumer(self) -> KafkaConsumer:
-        return KafkaConsumer(bootstrap_servers=self.city.bootstrap)
+        return KafkaConsumer(**self.city.cluster.kafka_python())
 
     def _worker_lag(self, worker: str) -> int:
         stored = [topic.name for topic in topics.stored(self.city.feeds.values())]
@@ -357,7 +357,7 @@ class RealRate:
 
     def _lag(self, group: str, names: Iterable[str]) -> int:
         """Records of topics that a group has not committed yet."""
-        return sum(partition.records for partition in measure(self.city.bootstrap, group, names))
+        return sum(partition.records for partition in measure(self.city.cluster, group, names))
 
     @contextmanager
     def _owner(self) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from schemas.feed import Aggregate, Feed
 from schemas.measures import Partial
 from schemas.model import Field
 from sinks.sql import ToSql, window_start_ms
+from streams.cluster import Cluster
 
 SOURCE = "source_partition UInt64, source_offset UInt64, arrived_at Nullable(DateTime64(3))"
 PLACE = "Tuple(longitude Nullable(Float64), latitude Nullable(Float64))"
@@ -31,11 +32,11 @@ _TYPES = {
 }
 
 
-def run(owner: Any, pid: int, bootstrap: str, registry: str, feed: Feed, events: int, *, raw_rows: bool) -> Timing:
+def run(owner: Any, pid: int, cluster: Cluster, registry: str, feed: Feed, events: int, *, raw_rows: bool) -> Timing:
     """Let the engine work off the topic of a feed; times from attaching the views to the last row counted."""
     clear(owner)
     began, cpu = time.monotonic(), cpu_seconds(pid)
-    attach(owner, bootstrap, registry, feed, f"engine-{time.time_ns()}", raw_rows=raw_rows)
+    attach(owner, cluster, registry, feed, f"engine-{time.time_ns()}", raw_rows=raw_rows)
     counted = [f"SELECT sum(events) FROM raw.{feed.aggregates[-1].name}"]
     counted += [f"SELECT count() FROM raw.{feed.name}"] if raw_rows else []
     while any(owner.execute(query)[0][0] < events for query in counted):
@@ -52,9 +53,9 @@ def clear(owner: Any) -> None:
     owner.execute("CREATE DATABASE raw")
 
 
-def from_now_on(bootstrap: str, feed: Feed, group: str) -> None:
+def from_now_on(cluster: Cluster, feed: Feed, group: str) -> None:
     """Let a group begin at the end of a feed's topic; the engine begins at its start."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
+    consumer = KafkaConsumer(**cluster.kafka_python(), group_id=group, enable_auto_commit=False)
     try:
         partitions = [TopicPartition(feed.name, number) for number in range(feed.partitions)]
         consumer.assign(partitions)
@@ -63,11 +64,11 @@ def from_now_on(bootstrap: str, feed: Feed, group: str) -> None:
         consumer.close()
 
 
-def attach(owner: Any, bootstrap: str, registry: str, feed: Feed, group: str, *, raw_rows: bool = True) -> None:
+def attach(owner: Any, cluster: Cluster, registry: str, feed: Feed, group: str, *, raw_rows: bool = True) -> None:
     """Create a feed's queue, the tables of its windows and its rows, and the views that fill them."""
     columns = ", ".join(f"{field.name} {_type(field)}" for field in feed.fields)
     owner.execute(
-        f"CREATE TABLE raw.{feed.name}_queue ({columns}) ENGINE = Kafka SETTINGS kafka_broker_list = '{bootstrap}', "
+        f"CREATE TABLE raw.{feed.name}_queue ({columns}) ENGINE = Kafka SETTINGS kafka_broker_list = '{cluster}', "
         f"kafka_topic_list = '{feed.name}', kafka_group_name = '{group}', kafka_format = 'AvroConfluent', "
         f"format_avro_schema_registry_url = '{registry}', kafka_flush_interval_ms = 1000, "
         "kafka_handle_error_mode = 'stream', input_format_avro_allow_missing_fields = 1"

@@ -21,7 +21,7 @@ def probe(city: Installation, probes: int) -> list[float]:
     client = city.server("operator").connect()
     template = next(feed.simulate(datetime.now(UTC), random))
     waits = []
-    with Publisher(new_producer(city.bootstrap), feed, city.catalogue.latest(FEED), None) as publisher:
+    with Publisher(new_producer(city.cluster), feed, city.catalogue.latest(FEED), None) as publisher:
         for number in range(probes):
             now = datetime.now(UTC)
             segment = f"probe-{number}"

@@ -120,7 +120,7 @@ def read(file: Path) -> Iterator[Made]:
                 return
 
 
-def send(file: Path, bootstrap: str) -> None:
+def send(city: Installation, file: Path) -> None:
     """Send each record at its moment, as the platform's publishers do: acknowledged by all, one after the other."""
     from confluent_kafka import Producer  # noqa: PLC0415  where records are only made, no producer is wanted
 
@@ -132,7 +132,7 @@ def send(file: Path, bootstrap: str) -> None:
 
     producer = Producer(
         {
-            "bootstrap.servers": bootstrap,
+            **city.cluster.librdkafka(),
             "enable.idempotence": True,
             "compression.type": "lz4",
             "linger.ms": LINGER_MS,
@@ -159,10 +159,11 @@ def send(file: Path, bootstrap: str) -> None:
 
 def main(action: str, file: Path, *words: str) -> None:
     """Make or send."""
+    city = Installation.load()
     if action == "make":
-        make(Installation.load(), file, float(words[0]), int(words[1]))
+        make(city, file, float(words[0]), int(words[1]))
     else:
-        send(file, words[0])
+        send(city, file)
 
 
 if __name__ == "__main__":

@@ -211,7 +211,7 @@ def main(events: int | None) -> None:
     city = Installation.load()
     app = faust.App(
         PLAIN,
-        broker=f"kafka://{city.bootstrap}",
+        **city.cluster.faust(),
         store="memory://",
         web_enabled=False,
         topic_disable_leader=True,

@@ -161,7 +161,7 @@ def _run(city: Installation, seconds: float | None, say: Callable[[str], None]) 
         crew.stop(crew.simulators)
         drained = _drain(city, say)
         client = city.server("operator").connect()
-        found = accounts(client, city.feeds, measure(city.bootstrap, SINK, sources(city.feeds.values())))
+        found = accounts(client, city.feeds, measure(city.cluster, SINK, sources(city.feeds.values())))
     finally:
         crew.stop(crew.workers + crew.simulators)
         if was_up:
@@ -205,8 +205,8 @@ def _drain(city: Installation, say: Callable[[str], None]) -> bool:
     until = time.monotonic() + DRAIN_SECONDS
     quiet = 0
     while time.monotonic() < until:
-        behind = sum(p.records for p in measure(city.bootstrap, PROCESSOR, feeds))
-        behind += sum(p.records for p in measure(city.bootstrap, SINK, stored))
+        behind = sum(p.records for p in measure(city.cluster, PROCESSOR, feeds))
+        behind += sum(p.records for p in measure(city.cluster, SINK, stored))
         quiet = quiet + 1 if behind == 0 else 0
         if quiet == 2:
             return True

@@ -19,6 +19,7 @@ from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
 from sinks import GROUP as SINK
 from streams.clients import new_admin
+from streams.cluster import Cluster
 from streams.generations import Generation, generations
 from streams.lag import PartitionLag, measure
 from streams.positions import Position, resume
@@ -37,7 +38,7 @@ def outgrown(feeds: Iterable[Feed]) -> list[Generation]:
     return [generation for feed in feeds for generation in generations(feed)[:-1]]
 
 
-def end(bootstrap: str, generation: Generation, now_ms: int) -> None:
+def end(cluster: Cluster, generation: Generation, now_ms: int) -> None:
     """Let the workers go on in an outgrown topic as in one that ended, once; nothing to do in a new installation.
 
     Raises
@@ -49,33 +50,33 @@ def end(bootstrap: str, generation: Generation, now_ms: int) -> None:
     """
     topic, before = generation.topic, replace(generation, until=None)
     try:
-        measure(bootstrap, PROCESSOR, [topic])
+        measure(cluster, PROCESSOR, [topic])
     except UnknownTopicOrPartitionError:
         return
-    found = {group: _going_on(bootstrap, group, before, generation) for group in DEFINITIONS}
+    found = {group: _going_on(cluster, group, before, generation) for group in DEFINITIONS}
     if any(found.values()):
-        _check_stopped(bootstrap, generation, now_ms)
-        if waiting := [f"{p.topic}/{p.partition}" for p in _waiting(bootstrap, generation)]:
+        _check_stopped(cluster, generation, now_ms)
+        if waiting := [f"{p.topic}/{p.partition}" for p in _waiting(cluster, generation)]:
             raise TopicProblem(
                 f"{topic} cannot end yet: records of {', '.join(waiting)} are not processed or stored; start the "
                 "workers with the declaration as it was until citystream lag shows 0, then try again"
             )
     for group, positions in found.items():
         if positions:
-            commit(bootstrap, group, {place: _ended(group, p, generation) for place, p in positions.items()})
+            commit(cluster, group, {place: _ended(group, p, generation) for place, p in positions.items()})
 
 
-def settled(bootstrap: str, generation: Generation, now_ms: int) -> bool:
+def settled(cluster: Cluster, generation: Generation, now_ms: int) -> bool:
     """Whether all that an outgrown topic counts is stored."""
-    return _past(generation, now_ms) and not _waiting(bootstrap, generation)
+    return _past(generation, now_ms) and not _waiting(cluster, generation)
 
 
-def _going_on(bootstrap: str, group: str, before: Generation, after: Generation) -> dict[tuple[str, int], Position]:
+def _going_on(cluster: Cluster, group: str, before: Generation, after: Generation) -> dict[tuple[str, int], Position]:
     """The positions of a group in a topic from before it ended."""
     definition = DEFINITIONS[group]
     return {
         (known.topic, known.partition): resume(known)
-        for known, _ in standing(bootstrap, group, {before.topic: definition(before)})
+        for known, _ in standing(cluster, group, {before.topic: definition(before)})
         if known.last is not None and known.last.definition != definition(after)
     }
 
@@ -86,20 +87,20 @@ def _ended(group: str, position: Position, generation: Generation) -> Position:
     return replace(position, rewind=at, max_event_ms=seen, bad=0, since=at, definition=DEFINITIONS[group](generation))
 
 
-def _waiting(bootstrap: str, generation: Generation) -> list[PartitionLag]:
+def _waiting(cluster: Cluster, generation: Generation) -> list[PartitionLag]:
     """Where the processor, or then the sink, has something left to do."""
     parts = [aggregate.topic for aggregate in generation.feed.aggregates]
-    log = measure(bootstrap, PROCESSOR, [generation.topic])
-    log += measure(bootstrap, SINK, [generation.topic, *parts])
+    log = measure(cluster, PROCESSOR, [generation.topic])
+    log += measure(cluster, SINK, [generation.topic, *parts])
     return [p for p in log if p.records]
 
 
-def _check_stopped(bootstrap: str, generation: Generation, now_ms: int) -> None:
+def _check_stopped(cluster: Cluster, generation: Generation, now_ms: int) -> None:
     assert generation.until is not None
     until = datetime.fromtimestamp(generation.until / 1000, UTC)
     if not _past(generation, now_ms):
         raise TopicProblem(f"{generation.topic} cannot end yet: {until} is still to come")
-    with closing(new_admin(bootstrap)) as admin:  # a consumer takes a partition without leader for one without records
+    with closing(new_admin(cluster)) as admin:  # a consumer takes a partition without leader for one without records
         asked = {TopicPartition(generation.topic, n): generation.until for n in range(generation.partitions)}
         later = admin.list_partition_offsets(asked)
     if any(found.offset >= 0 for found in later.values()):

@@ -15,6 +15,7 @@ from citystream.secrets import secret
 from citystream.settings import Settings, SettingsError, load_settings
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
+from streams.cluster import Cluster
 
 if TYPE_CHECKING:
     from sinks.clickhouse import Server
@@ -67,9 +68,9 @@ class Installation:
         return {name: self.feeds[name] for name in chosen}
 
     @property
-    def bootstrap(self) -> str:
-        """Kafka's bootstrap servers."""
-        return self.settings.kafka_address
+    def cluster(self) -> Cluster:
+        """Kafka, wherever it is."""
+        return self.settings.cluster
 
     def server(self, user: str) -> Server:
         """ClickHouse as one of its users."""
@@ -97,10 +98,10 @@ class Installation:
         from streams import topics  # noqa: PLC0415
 
         declared.load()
-        topics.wait_for_kafka(self.bootstrap, say)
+        topics.wait_for_kafka(self.cluster, say)
         outgrown, now_ms = growth.outgrown(self.feeds.values()), time.time_ns() // 1_000_000
         for generation in outgrown:
-            growth.end(self.bootstrap, generation, now_ms)
+            growth.end(self.cluster, generation, now_ms)
         owner = self.server("owner")
         if (zone := made_for(owner, say)) not in {None, self.settings.timezone}:
             raise SettingsError(
@@ -113,7 +114,7 @@ class Installation:
                 f"knows up to {LAYOUT}; go on with that release or a later one, see Upgrades in docs/operator.md"
             )
         migrate(owner, self.feeds.values(), self.settings.timezone, say)
-        created = topics.create(self.bootstrap, topics.topics(self.feeds.values()))
+        created = topics.create(self.cluster, topics.topics(self.feeds.values()))
         if created:
             say(f"created {len(created)} topics")
-        settle(owner, [one for one in outgrown if growth.settled(self.bootstrap, one, now_ms)])
+        settle(owner, [one for one in outgrown if growth.settled(self.cluster, one, now_ms)])

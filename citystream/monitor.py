@@ -63,7 +63,7 @@ class Monitor:
 
     def __init__(self, city: Installation) -> None:
         self._city = city
-        self._meter = LagMeter(city.bootstrap)
+        self._meter = LagMeter(city.cluster)
         self._clickhouse = city.server("operator").connect()
         self._before: Snapshot | None = None
 

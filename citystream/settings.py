@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from streams.cluster import Cluster
+
 PREFIX = "CITYSTREAM_"
 PROJECT = Path(__file__).resolve().parent.parent
 LOCALHOST = "127.0.0.1"
@@ -124,9 +126,10 @@ class Settings(BaseSettings):
         return {name: getattr(self, name) for name in names}
 
     @property
-    def kafka_address(self) -> str:
-        """Bootstrap servers, wherever Kafka is."""
-        return self.kafka_bootstrap or f"{LOCALHOST}:{self.kafka_port}"
+    def cluster(self) -> Cluster:
+        """Kafka, wherever it is."""
+        servers = self.kafka_bootstrap or f"{LOCALHOST}:{self.kafka_port}"
+        return Cluster(tuple(server.strip() for server in servers.split(",")))
 
     @property
     def clickhouse_address(self) -> str:

@@ -18,6 +18,7 @@ from schemas.writing import Columns, encode_bodies
 from streams import deadletters
 from streams.awaited import Awaited
 from streams.batchworker import LOOK_EVERY, BatchWorker, Held, locked
+from streams.cluster import Cluster
 from streams.deadletters import DeadLetter
 from streams.decode import Decoder
 from streams.generations import generations, source_definitions, sources
@@ -122,7 +123,7 @@ class Processor(BatchWorker[Partition, Read]):
             return [tp for tp in changes if self.keeps(tp, held[tp])]
 
         async for attempt in AsyncRetrying(
-            **KAFKA.retrying(passes, kafka_away(self.app.bootstrap), wanted=lambda: bool(kept())),
+            **KAFKA.retrying(passes, kafka_away(self.app.cluster), wanted=lambda: bool(kept())),
             retry_error_callback=lambda _: None,
         ):
             with attempt:
@@ -151,7 +152,7 @@ class Processor(BatchWorker[Partition, Read]):
 def main(
     feeds: Mapping[str, Feed],
     catalogue: Catalogue,
-    bootstrap: str,
+    cluster: Cluster,
     instance: str | None = None,
     *,
     accept_bad: Container[str] = (),
@@ -159,6 +160,6 @@ def main(
     """Process these feeds until a signal ends it; ``accept_bad`` names those to go on with whatever their share of bad
     records."""
     definitions = source_definitions(feeds.values())
-    app = BatchApp(GROUP, bootstrap, definitions, topics(feeds.values()), instance=instance)
+    app = BatchApp(GROUP, cluster, definitions, topics(feeds.values()), instance=instance)
     Processor(app, feeds, catalogue, accept_bad=accept_bad)
     run(app, definitions)

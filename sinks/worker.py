@@ -23,6 +23,7 @@ from sinks.following import Following
 from sinks.lanes import AggregateLane, Lane, Read, Unread, lanes
 from sinks.tables import CONTROL, PROGRESS, UNDECLARED, TableColumn
 from streams.batchworker import BatchWorker, Held
+from streams.cluster import Cluster
 from streams.decode import gaps
 from streams.generations import source, source_definitions
 from streams.positions import LogGap, Position
@@ -204,7 +205,7 @@ class Sink(BatchWorker[Reading, Read]):
 def main(
     feeds: Mapping[str, Feed],
     catalogue: Catalogue,
-    bootstrap: str,
+    cluster: Cluster,
     server: Server,
     timezone: str,
     instance: str | None = None,
@@ -215,11 +216,11 @@ def main(
 
     ``processor`` is the group whose definitions of the feeds have to be the same, and whose verdicts are followed.
     """
-    following = Following(catalogue, partial(committed_positions, bootstrap, processor))
+    following = Following(catalogue, partial(committed_positions, cluster, processor))
     ways = lanes(feeds, catalogue, timezone, following)
     of_others = source_definitions(feeds.values())
     wanted = topics(feeds.values())
     own = definitions(feeds.values())
-    app = BatchApp(GROUP, bootstrap, own, wanted, instance=instance, agrees_with=(processor, of_others))
+    app = BatchApp(GROUP, cluster, own, wanted, instance=instance, agrees_with=(processor, of_others))
     Sink(app, ways, Writer(server, log.warning))
     run(app, own)

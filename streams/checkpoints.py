@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from schemas.persisted import Newer, check_version
 from streams.clients import records_of
+from streams.cluster import Cluster
 from streams.positions import Position, PositionProblem, parse
 
 TOPIC = "checkpoints"
@@ -36,7 +37,7 @@ def place_of(key: bytes) -> Place:
     return worker, topic, int(partition)
 
 
-def read(bootstrap: str) -> Mapping[Place, Position]:
+def read(cluster: Cluster) -> Mapping[Place, Position]:
     """The newest checkpoint of every worker in every partition.
 
     Raises
@@ -45,7 +46,7 @@ def read(bootstrap: str) -> Mapping[Place, Position]:
         A newer release wrote one.
     """
     found: dict[Place, Position] = {}
-    for kept in records_of(bootstrap, TOPIC):
+    for kept in records_of(cluster, TOPIC):
         take(found, kept.key, kept.value)
     return found
 

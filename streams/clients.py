@@ -14,6 +14,8 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 
+from streams.cluster import Cluster
+
 
 class _Admin(KafkaAdminClient):
     """Describes groups whatever other programs sent to them: what cannot be read would fail the whole answer."""
@@ -28,7 +30,7 @@ class _Admin(KafkaAdminClient):
         return super()._describe_groups_process_response(response)
 
 
-def new_admin(bootstrap: str, **settings: Any) -> KafkaAdminClient:
+def new_admin(cluster: Cluster, **settings: Any) -> KafkaAdminClient:
     """Kafka's administration, to be closed.
 
     Raises
@@ -36,10 +38,10 @@ def new_admin(bootstrap: str, **settings: Any) -> KafkaAdminClient:
     KafkaTimeoutError
         No broker has answered within ``bootstrap_timeout_ms``, by default 30 s.
     """
-    return _connected(_Admin, bootstrap, settings)
+    return _connected(_Admin, cluster, settings)
 
 
-def new_consumer(bootstrap: str, **settings: Any) -> KafkaConsumer:
+def new_consumer(cluster: Cluster, **settings: Any) -> KafkaConsumer:
     """A consumer that commits nothing, to be closed.
 
     Raises
@@ -47,12 +49,12 @@ def new_consumer(bootstrap: str, **settings: Any) -> KafkaConsumer:
     KafkaTimeoutError
         No broker has answered within ``bootstrap_timeout_ms``, by default 30 s.
     """
-    return _connected(KafkaConsumer, bootstrap, {"enable_auto_commit": False, **settings})
+    return _connected(KafkaConsumer, cluster, {"enable_auto_commit": False, **settings})
 
 
-def records_of(bootstrap: str, topic: str) -> Iterator[Any]:
+def records_of(cluster: Cluster, topic: str) -> Iterator[Any]:
     """The records of a topic of one partition, from its beginning to where it ends now."""
-    with closing(new_consumer(bootstrap)) as consumer:
+    with closing(new_consumer(cluster)) as consumer:
         here = TopicPartition(topic, 0)
         consumer.assign([here])
         consumer.seek_to_beginning(here)
@@ -62,12 +64,12 @@ def records_of(bootstrap: str, topic: str) -> Iterator[Any]:
                 yield from records
 
 
-def _connected(kind: Any, bootstrap: str, settings: dict[str, Any]) -> Any:
+def _connected(kind: Any, cluster: Cluster, settings: dict[str, Any]) -> Any:
     with ExitStack() as opened:
 
         def network(**own: Any) -> Any:
             return opened.enter_context(closing(kind.DEFAULT_CONFIG["kafka_client"](**own)))
 
-        client = kind(bootstrap_servers=bootstrap, kafka_client=network, **settings)
+        client = kind(**cluster.kafka_python(), kafka_client=network, **settings)
         opened.pop_all()
         return client

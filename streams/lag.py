@@ -31,6 +31,7 @@ from kafka.record import MemoryRecords
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from streams.clients import new_admin
+from streams.cluster import Cluster
 
 #: Newest version of a fetch that names topics; later ones have their ids.
 FETCH_BY_NAME = 12
@@ -196,8 +197,8 @@ def committed_offsets(admin: KafkaAdminClient, group: str) -> dict[TopicPartitio
 class LagMeter:
     """Asks the brokers; keeps its connections between measurements."""
 
-    def __init__(self, bootstrap: str) -> None:
-        self._admin = new_admin(bootstrap)
+    def __init__(self, cluster: Cluster) -> None:
+        self._admin = new_admin(cluster)
 
     def look(self, group: str, topics: Iterable[str], *, waiting: bool = True) -> Observation:
         """What is known of a group in these topics; ``waiting`` also asks when the oldest waiting records came."""
@@ -273,7 +274,7 @@ class LagMeter:
         self.close()
 
 
-def measure(bootstrap: str, group: str, topics: Iterable[str]) -> list[PartitionLag]:
+def measure(cluster: Cluster, group: str, topics: Iterable[str]) -> list[PartitionLag]:
     """Measure once, without the times."""
-    with closing(LagMeter(bootstrap)) as meter:
+    with closing(LagMeter(cluster)) as meter:
         return meter.measure(group, topics, waiting=False)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streams.clients import new_admin
+from streams.cluster import Cluster
 
 
 def member_name(instance: str, topics: Iterable[str]) -> str:
@@ -40,9 +41,9 @@ class Member:
     topics: Mapping[str, int]
 
 
-def members(bootstrap: str, groups: Iterable[str]) -> list[Member]:
+def members(cluster: Cluster, groups: Iterable[str]) -> list[Member]:
     """The members of these groups now."""
-    with closing(new_admin(bootstrap)) as admin:
+    with closing(new_admin(cluster)) as admin:
         described: Mapping[str, Mapping[str, Any]] = admin.describe_groups(list(groups))
     return [_member(group, one) for group, found in described.items() for one in found["members"]]
 

@@ -21,6 +21,7 @@ from kafka import KafkaProducer
 
 from schemas.persisted import check_version
 from streams.clients import records_of
+from streams.cluster import Cluster
 
 TOPIC = "publications"
 #: Of a note; those of version 1 need not say it.
@@ -92,7 +93,7 @@ def _pieces(found: Mapping[int, tuple[Stretch, ...]]) -> Iterator[tuple[int, tup
             yield partition, of_one[begin : begin + MOST_STRETCHES]
 
 
-def read(bootstrap: str) -> list[Publication]:
+def read(cluster: Cluster) -> list[Publication]:
     """All publications, the oldest first.
 
     Raises
@@ -101,7 +102,7 @@ def read(bootstrap: str) -> list[Publication]:
         A newer release noted one.
     """
     found: dict[str, Publication] = {}
-    for kept in records_of(bootstrap, TOPIC):
+    for kept in records_of(cluster, TOPIC):
         take(found, kept.value, kept.timestamp)
     return list(found.values())
 

@@ -17,6 +17,7 @@ from schemas.feed import Feed
 from schemas.fields import Record
 from schemas.pseudonyms import replaced
 from schemas.rowcodec import encode
+from streams.cluster import Cluster
 from streams.generations import generations
 from streams.topics import MAX_BATCH
 from streams.waiting import CLIENTS, KAFKA
@@ -42,9 +43,9 @@ class Producer(KafkaProducer):
     state says that it has one), and then sends nothing more, for ever.
     """
 
-    def __init__(self, bootstrap: str, **settings: Any) -> None:
+    def __init__(self, cluster: Cluster, **settings: Any) -> None:
         super().__init__(
-            bootstrap_servers=bootstrap,
+            **cluster.kafka_python(),
             acks="all",
             enable_idempotence=True,
             compression_type="lz4",
@@ -66,9 +67,9 @@ class Producer(KafkaProducer):
             self._sender.join(STOP_SECONDS)
 
 
-def new_producer(bootstrap: str) -> Producer:
+def new_producer(cluster: Cluster) -> Producer:
     """A producer, to be closed."""
-    return Producer(bootstrap)
+    return Producer(cluster)
 
 
 class Publisher:

@@ -11,6 +11,7 @@ from kafka.errors import IllegalGenerationError, NoError, RebalanceInProgressErr
 
 from streams import checkpoints
 from streams.clients import new_admin
+from streams.cluster import Cluster
 from streams.lag import LagMeter, PartitionLag, committed_offsets
 from streams.positions import Answer, Known, Position, PositionProblem, in_words_of, parse
 from streams.publisher import new_producer
@@ -52,7 +53,7 @@ def known_of(
 
 
 def standing(
-    bootstrap: str, worker: str, definitions: Mapping[str, str], feeds: Container[str] | None = None
+    cluster: Cluster, worker: str, definitions: Mapping[str, str], feeds: Container[str] | None = None
 ) -> list[tuple[Known, PartitionLag]]:
     """What is known of a worker in each partition of these topics, given the definition it has for each.
 
@@ -63,11 +64,11 @@ def standing(
     TopicProblem
         A topic does not exist.
     """
-    there = states(bootstrap, [*definitions, checkpoints.TOPIC])
-    kept = checkpoints.read(bootstrap)
-    with closing(new_admin(bootstrap)) as admin:
+    there = states(cluster, [*definitions, checkpoints.TOPIC])
+    kept = checkpoints.read(cluster)
+    with closing(new_admin(cluster)) as admin:
         commits = committed_offsets(admin, worker)
-    with LagMeter(bootstrap) as meter:  # later than the commits: those of a worker that runs would be beyond the end
+    with LagMeter(cluster) as meter:  # later than the commits: those of a worker that runs would be beyond the end
         log = meter.measure(worker, definitions, waiting=False)
     answers = {}
     for partition in log:
@@ -79,7 +80,7 @@ def standing(
     return [(found[partition.topic, partition.partition], partition) for partition in log]
 
 
-def committed_positions(bootstrap: str, worker: str) -> dict[tuple[str, int], Position]:
+def committed_positions(cluster: Cluster, worker: str) -> dict[tuple[str, int], Position]:
     """What a worker has committed, by topic and partition, where it can be read.
 
     Raises
@@ -87,7 +88,7 @@ def committed_positions(bootstrap: str, worker: str) -> dict[tuple[str, int], Po
     PositionProblem
         A newer release wrote it.
     """
-    with closing(new_admin(bootstrap)) as admin:
+    with closing(new_admin(cluster)) as admin:
         found = {
             (tp.topic, tp.partition): parse(f"{worker} in {tp.topic}/{tp.partition}", c.offset, c.metadata)
             for tp, c in committed_offsets(admin, worker).items()
@@ -95,13 +96,13 @@ def committed_positions(bootstrap: str, worker: str) -> dict[tuple[str, int], Po
     return {place: position for place, position in found.items() if position is not None}
 
 
-def waiting(bootstrap: str, worker: str) -> dict[str, str]:
+def waiting(cluster: Cluster, worker: str) -> dict[str, str]:
     """Why a worker does not go on in a topic, where it does not, as it last committed."""
-    found = committed_positions(bootstrap, worker).items()
+    found = committed_positions(cluster, worker).items()
     return {topic: position.paused for (topic, _), position in found if position.paused}
 
 
-def check_stopped(bootstrap: str, workers: Iterable[str]) -> None:
+def check_stopped(cluster: Cluster, workers: Iterable[str]) -> None:
     """Look whether workers are stopped.
 
     Raises
@@ -109,7 +110,7 @@ def check_stopped(bootstrap: str, workers: Iterable[str]) -> None:
     PositionProblem
         One of them is running.
     """
-    with closing(new_admin(bootstrap)) as admin:
+    with closing(new_admin(cluster)) as admin:
         for worker, group in admin.describe_groups(list(workers)).items():
             if group["members"]:
                 raise _running(worker)
@@ -119,7 +120,7 @@ def _running(worker: str) -> PositionProblem:
     return PositionProblem(f"the {worker} is running, or ended less than a session ago; stop it and try again")
 
 
-def commit(bootstrap: str, worker: str, positions: Mapping[tuple[str, int], Position]) -> None:
+def commit(cluster: Cluster, worker: str, positions: Mapping[tuple[str, int], Position]) -> None:
     """Let a stopped worker go on from these positions, one a topic and partition; they are its checkpoints, too.
 
     Raises
@@ -131,13 +132,13 @@ def commit(bootstrap: str, worker: str, positions: Mapping[tuple[str, int], Posi
         TopicPartition(*place): OffsetAndMetadata(position.processed, position.metadata(), -1)
         for place, position in positions.items()
     }
-    with closing(new_admin(bootstrap)) as admin:
+    with closing(new_admin(cluster)) as admin:
         answers = set(admin.alter_group_offsets(worker, offsets).values()) - {NoError}
     if answers & set(RUNNING):
         raise _running(worker)
     if answers:
         raise PositionProblem(f"Kafka refused the positions: {', '.join(sorted(a.__name__ for a in answers))}")
-    with closing(new_producer(bootstrap)) as producer:
+    with closing(new_producer(cluster)) as producer:
         sent = []
         for place, position in positions.items():
             key, value = checkpoints.record((worker, *place), position)

@@ -18,6 +18,7 @@ from kafka.errors import NoError, TopicAlreadyExistsError, UnknownTopicOrPartiti
 from schemas.feed import Feed, milliseconds
 from streams import checkpoints, deadletters, publications
 from streams.clients import new_admin
+from streams.cluster import Cluster
 from streams.generations import generations
 from streams.positions import Stop
 from streams.waiting import KAFKA_ANSWERS, Waiting, until_kafka_answers
@@ -72,7 +73,7 @@ def stored(feeds: Iterable[Feed]) -> list[Topic]:
     return wanted
 
 
-def create(bootstrap: str, wanted: Iterable[Topic], replication: int = 1) -> list[str]:
+def create(cluster: Cluster, wanted: Iterable[Topic], replication: int = 1) -> list[str]:
     """Create the topics that are missing; returns their names.
 
     Raises
@@ -81,7 +82,7 @@ def create(bootstrap: str, wanted: Iterable[Topic], replication: int = 1) -> lis
         A topic exists with another number of partitions.
     """
     wanted = list(wanted)
-    with closing(new_admin(bootstrap)) as admin:
+    with closing(new_admin(cluster)) as admin:
         existing = found(admin)
         for topic in wanted:
             if topic.name in existing:
@@ -91,7 +92,7 @@ def create(bootstrap: str, wanted: Iterable[Topic], replication: int = 1) -> lis
             try:
                 admin.create_topics([NewTopic(t.name, t.partitions, replication, None, t.config) for t in missing])
             except TopicAlreadyExistsError:
-                return create(bootstrap, wanted, replication)
+                return create(cluster, wanted, replication)
             admin.wait_for_topics([t.name for t in missing])
     return [topic.name for topic in missing]
 
@@ -111,7 +112,7 @@ def check_partitions(declared: Topic, topic: TopicState) -> None:
         )
 
 
-def states(bootstrap: str, names: Iterable[str]) -> dict[str, TopicState]:
+def states(cluster: Cluster, names: Iterable[str]) -> dict[str, TopicState]:
     """The named topics as the broker has them.
 
     Raises
@@ -120,7 +121,7 @@ def states(bootstrap: str, names: Iterable[str]) -> dict[str, TopicState]:
         One of them does not exist.
     """
     names = list(names)
-    with closing(new_admin(bootstrap)) as admin:
+    with closing(new_admin(cluster)) as admin:
         existing = found(admin, names)
     missing = [name for name in names if name not in existing]
     if missing:
@@ -141,7 +142,7 @@ def found(admin: KafkaAdminClient, names: Iterable[str] | None = None) -> dict[s
     return existing
 
 
-def wait_for_kafka(bootstrap: str, say: Callable[[str], None], limit: timedelta | None = None) -> None:
+def wait_for_kafka(cluster: Cluster, say: Callable[[str], None], limit: timedelta | None = None) -> None:
     """Wait until a broker answers, with growing pauses.
 
     Raises
@@ -151,8 +152,8 @@ def wait_for_kafka(bootstrap: str, say: Callable[[str], None], limit: timedelta 
     """
 
     def ask() -> None:
-        with closing(new_admin(bootstrap, bootstrap_timeout_ms=3000)) as admin:
+        with closing(new_admin(cluster, bootstrap_timeout_ms=3000)) as admin:
             admin.describe_cluster()
 
     until = time.monotonic() + limit.total_seconds() if limit else math.inf
-    until_kafka_answers(bootstrap, ask, Waiting(KAFKA_ANSWERS, say), lambda: time.monotonic() < until)
+    until_kafka_answers(cluster, ask, Waiting(KAFKA_ANSWERS, say), lambda: time.monotonic() < until)

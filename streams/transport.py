@@ -157,7 +157,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def committed(self, tps: Iterable[TP]) -> dict[TP, Answer]:
         """What the brokers say of each partition."""
-        asking = AsyncRetrying(**KAFKA.retrying(passes, kafka_away(self.app.bootstrap)))
+        asking = AsyncRetrying(**KAFKA.retrying(passes, kafka_away(self.app.cluster)))
         return cast("dict[TP, Answer]", await self.call_thread(asking, self._committed, list(tps)))
 
     async def _committed(self, tps: list[TP]) -> dict[TP, Answer]:

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from kafka.errors import KafkaError
 from tenacity import RetryCallState, Retrying, wait_exponential
 
+from streams.cluster import Cluster
+
 log = logging.getLogger("citystream")
 
 T = TypeVar("T")
@@ -107,17 +109,17 @@ KAFKA = Waiting(KAFKA_ANSWERS, log.warning)
 CLIENTS = "clients"
 
 
-def kafka_away(bootstrap: str) -> Callable[[BaseException], str]:
+def kafka_away(cluster: Cluster) -> Callable[[BaseException], str]:
     """How an error of Kafka's is said."""
-    return lambda error: f"Kafka at {bootstrap} does not answer ({error})"
+    return lambda error: f"Kafka at {cluster} does not answer ({error})"
 
 
 def until_kafka_answers(
-    bootstrap: str, call: Callable[[], T], waiting: Waiting = KAFKA, wanted: Callable[[], bool] = always
+    cluster: Cluster, call: Callable[[], T], waiting: Waiting = KAFKA, wanted: Callable[[], bool] = always
 ) -> T:
     """Call what asks through kafka-python until the brokers answer; its error, when it is not ``wanted`` any more."""
 
     def passes(error: BaseException) -> bool:
         return isinstance(error, KafkaError | OSError)
 
-    return Retrying(**waiting.retrying(passes, kafka_away(bootstrap), wanted=wanted))(call)
+    return Retrying(**waiting.retrying(passes, kafka_away(cluster), wanted=wanted))(call)

@@ -13,6 +13,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from streams.clients import new_admin
+from streams.cluster import Cluster
 from streams.topics import Topic, TopicProblem, TopicState, check_partitions, found
 from streams.waiting import until_kafka_answers
 
@@ -20,9 +21,9 @@ from streams.waiting import until_kafka_answers
 class Watch:
     """Compares topics with what they were at the first look; ``worker`` is named in what is said."""
 
-    def __init__(self, bootstrap: str, worker: str, topics: Iterable[Topic]) -> None:
+    def __init__(self, cluster: Cluster, worker: str, topics: Iterable[Topic]) -> None:
         self.began: Mapping[str, TopicState] = {}
-        self._bootstrap = bootstrap
+        self._cluster = cluster
         self._worker = worker
         self._topics = {topic.name: topic for topic in topics}
         self._admin: KafkaAdminClient | None = None
@@ -67,11 +68,11 @@ class Watch:
             compare(self._worker, {name: self.began[name] for name in asked}, await asyncio.to_thread(self._now, asked))
 
     def _now(self, names: Collection[str]) -> dict[str, TopicState]:
-        return until_kafka_answers(self._bootstrap, lambda: self._ask(names))
+        return until_kafka_answers(self._cluster, lambda: self._ask(names))
 
     def _ask(self, names: Collection[str]) -> dict[str, TopicState]:
         try:
-            self._admin = self._admin or new_admin(self._bootstrap)
+            self._admin = self._admin or new_admin(self._cluster)
             return found(self._admin, names)
         except (KafkaError, OSError):
             broken, self._admin = self._admin, None

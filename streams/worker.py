@@ -17,10 +17,10 @@ from typing import TypeVar
 import faust
 from aiokafka.errors import KafkaError
 from faust.types import TP
-from yarl import URL
 
 from streams import checkpoints
 from streams.choices import out_of_range
+from streams.cluster import Cluster
 from streams.members import member_name
 from streams.membership import NameTaken
 from streams.positions import Answer, Known, Position, PositionProblem, Stop, check_agreement, resume
@@ -67,7 +67,7 @@ class BatchApp(faust.App):
     def __init__(
         self,
         group: str,
-        bootstrap: str,
+        cluster: Cluster,
         definitions: Mapping[str, str],
         topics: Iterable[Topic],
         *,
@@ -78,11 +78,11 @@ class BatchApp(faust.App):
         definitions it has to work by."""
         self._definitions = definitions
         self._agrees_with = agrees_with
-        self.bootstrap = bootstrap
-        self.watch = Watch(bootstrap, group, topics)
+        self.cluster = cluster
+        self.watch = Watch(cluster, group, topics)
         super().__init__(
             group,
-            broker=f"kafka://{bootstrap}",
+            **cluster.faust(),
             store="memory://",
             web_enabled=False,
             topic_disable_leader=True,
@@ -104,7 +104,7 @@ class BatchApp(faust.App):
             producer_linger_ms=5,
             worker_redirect_stdouts=False,
         )
-        self.transport = Transport([URL(f"kafka://{bootstrap}")], self)
+        self.transport = Transport(self.conf.broker, self)
 
     async def on_start(self) -> None:
         """Look from the beginning: Faust's own tasks of an application begin when it has joined its group."""
@@ -194,7 +194,7 @@ class BatchApp(faust.App):
         return positions
 
     def _answer(self, ask: Callable[..., T], *words: str) -> T:
-        return until_kafka_answers(self.bootstrap, lambda: ask(self.bootstrap, *words))
+        return until_kafka_answers(self.cluster, lambda: ask(self.cluster, *words))
 
     def _known(self, answers: Mapping[TP, Answer]) -> dict[TP, Known]:
         """Checkpoints are read only if there is no commit somewhere."""
@@ -209,7 +209,7 @@ def run(app: BatchApp, topics: Iterable[str]) -> None:
     os.environ.setdefault("RUST_BACKTRACE", "0")  # corrupt bytes can make Polars panic, which is caught
     names = list(topics)
     deliver_runs(names)
-    wait_for_kafka(app.bootstrap, log.warning)
+    wait_for_kafka(app.cluster, log.warning)
     try:
         app.watch.begin()
     except TopicProblem as problem:

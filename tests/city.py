@@ -197,7 +197,7 @@ class City:
     @contextmanager
     def admin(self) -> Iterator[KafkaAdminClient]:
         """Kafka's administration."""
-        with closing(KafkaAdminClient(bootstrap_servers=self.installation.bootstrap)) as admin:
+        with closing(KafkaAdminClient(**self.installation.cluster.kafka_python())) as admin:
             yield admin
 
     def commits(self, group: str) -> Commits:
@@ -251,7 +251,7 @@ class City:
         """Publish simulated records with these faults mixed in, and wait until the brokers have them."""
         feeds = [self.installation.feeds[name] for name in names]
         key = load_secrets(self.settings).pseudonym_key.get_secret_value().encode()
-        with closing(new_producer(self.installation.bootstrap)) as producer:
+        with closing(new_producer(self.installation.cluster)) as producer:
             publishers = {
                 f.name: Publisher(producer, f, self.installation.catalogue.latest(f.name), key) for f in feeds
             }
@@ -278,7 +278,7 @@ class City:
         aggregates = [a.topic for name in self.feeds for a in self.installation.feeds[name].aggregates]
         read = {"processor": self.feeds, "sink": (*self.feeds, *aggregates, deadletters.TOPIC)}
         until = time.monotonic() + 180
-        with LagMeter(self.installation.bootstrap) as meter:
+        with LagMeter(self.installation.cluster) as meter:
             for group in groups or WORKERS:
                 while any(p.records for p in meter.measure(group, read[group], waiting=False)):
                     for name in groups or WORKERS:
@@ -319,7 +319,7 @@ class City:
 
     def ends(self, *topics: str) -> dict[TopicPartition, int]:
         """Where the logs of topics end."""
-        with LagMeter(self.installation.bootstrap) as meter:
+        with LagMeter(self.installation.cluster) as meter:
             return {TopicPartition(p.topic, p.partition): p.end for p in meter.measure("sink", topics, waiting=False)}
 
     def snapshot(self) -> Snapshot:
@@ -339,7 +339,7 @@ class City:
                 asked[aggregate.name] = f"SELECT * FROM city.{aggregate.name}"
         found = {name: client.execute(question.format(query)) for name, query in asked.items()}
         chosen = {name: self.installation.feeds[name] for name in self.feeds}
-        with LagMeter(self.installation.bootstrap) as meter:
+        with LagMeter(self.installation.cluster) as meter:
             log = meter.look("sink", self.feeds, waiting=False).partitions
         found["ledger"] = [(a, a.balances) for a in accounts(client, chosen, log)]
         client.disconnect()

@@ -165,7 +165,7 @@ def redrive(  # noqa: PLR0913, PLR0917
     with closing(_quarantine(city, selection)) as letters, progress() as bars:
         waiting = bars.add_task("waiting for the sink", total=None)
         await_sink(
-            city.bootstrap,
+            city.cluster,
             [*sources(city.feeds[name] for name in selection.topics), deadletters.TOPIC],
             lambda done, total: bars.update(waiting, completed=done, total=total),
         )
@@ -182,7 +182,7 @@ def redrive(  # noqa: PLR0913, PLR0917
         if not dry_run:
             results.clear()
             sending = bars.add_task("redriving", total=total)
-            with closing(new_producer(city.bootstrap)) as producer:
+            with closing(new_producer(city.cluster)) as producer:
                 for chunk in chunks:
                     results += work.take(chunk, producer)
                     bars.advance(sending, len(chunk[2]))

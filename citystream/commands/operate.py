@@ -66,7 +66,7 @@ def lag(
                 "problem": topic.problem or held_up.get(topic.topic),
             }
             for group, names in ((PROCESSOR, feeds), (SINK, stored))
-            for held_up in [waiting(city.bootstrap, group)]
+            for held_up in [waiting(city.cluster, group)]
             for topic in by_topic(meter.look(group, names), now_ms)
         ]
     show(rows, output)
@@ -176,6 +176,6 @@ def _name(found: Check) -> None:
 
 def _meter(city: Installation) -> LagMeter:
     """A connection to Kafka, or its error after a while."""
-    with waiting_for(f"Kafka at {city.bootstrap}"):
-        topics.wait_for_kafka(city.bootstrap, lambda text: typer.echo(f"citystream: {text}", err=True), PATIENCE)
-        return LagMeter(city.bootstrap)
+    with waiting_for(f"Kafka at {city.cluster}"):
+        topics.wait_for_kafka(city.cluster, lambda text: typer.echo(f"citystream: {text}", err=True), PATIENCE)
+        return LagMeter(city.cluster)

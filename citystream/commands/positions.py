@@ -134,7 +134,7 @@ def clear(
     chosen = city.choose([feed])[feed]
     if not yes:
         typer.confirm(f"Drop all rows, windows and the ledger of {feed}?", abort=True)
-    check_stopped(city.bootstrap, Worker)
+    check_stopped(city.cluster, Worker)
     own = [*sources([chosen]), *(aggregate.topic for aggregate in chosen.aggregates)]
     for worker in Worker:
         places = _standing(city, worker, [topic for topic in own if topic in _definitions(city, worker)])
@@ -171,7 +171,7 @@ def _standing(city: Installation, worker: Worker, topics: list[str] | None) -> l
         if topic not in read:
             raise SettingsError(f"the {worker} reads no topic {topic} (it reads: {', '.join(read)})")
     chosen = {topic: read[topic] for topic in topics or read}
-    return standing(city.bootstrap, worker.value, chosen, sources(city.feeds.values()))
+    return standing(city.cluster, worker.value, chosen, sources(city.feeds.values()))
 
 
 def _lost(city: Installation, worker: Worker, topics: list[str] | None) -> list[Known]:
@@ -216,7 +216,7 @@ def _commit(
     if not found:
         typer.echo(f"the {worker} can go on from its own positions; nothing was changed")
         return
-    commit(city.bootstrap, worker.value, found)
+    commit(city.cluster, worker.value, found)
     for (topic, number), position in found.items():
         typer.echo(f"{topic}/{number} {say(position)}")
 
@@ -249,7 +249,7 @@ def _ask(city: Installation, question: Callable[[Client], A]) -> A:
 
 
 def _check_stored(city: Installation, aggregates: list[str]) -> None:
-    waiting = {p.topic for p in measure(city.bootstrap, SINK, aggregates) if p.records}
+    waiting = {p.topic for p in measure(city.cluster, SINK, aggregates) if p.records}
     if waiting:
         raise PositionProblem(
             f"the sink has not yet stored all parts of {', '.join(sorted(waiting))}, which say what was counted; "

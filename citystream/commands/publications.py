@@ -124,7 +124,7 @@ def _named(city: Installation, publication: str) -> Publication:
 
 def _known(city: Installation, worker: str, definitions: Mapping[str, str]) -> dict[int, Known]:
     """What is known of a worker by the number of the partition in ClickHouse."""
-    found = standing(city.bootstrap, worker, definitions)
+    found = standing(city.cluster, worker, definitions)
     return {source(known.topic, known.partition)[1]: known for known, _ in found}
 
 
@@ -137,8 +137,8 @@ def _withdrawn(city: Installation) -> dict[str, str]:
 
 
 def _all(city: Installation) -> list[Publication]:
-    states(city.bootstrap, [TOPIC])
-    return read(city.bootstrap)
+    states(city.cluster, [TOPIC])
+    return read(city.cluster)
 
 
 def _row(city: Installation, one: Publication, gone: Mapping[str, str]) -> dict[str, Any]:

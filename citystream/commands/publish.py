@@ -109,7 +109,7 @@ def publish(  # noqa: PLR0913, PLR0917
             time_zone=time_zone,
         )
         with _opened(file) as opened, nullcontext() if dry_run else _publisher(city, chosen, key) as publisher:
-            earlier = [] if publisher is None else publications.read(city.bootstrap)
+            earlier = [] if publisher is None else publications.read(city.cluster)
 
             def write_down(report: Report, stretches: Mapping[int, tuple[Stretch, ...]]) -> None:
                 assert publisher is not None
@@ -166,11 +166,11 @@ def _opened(file: str) -> Iterator[BufferedReader]:
 def _publisher(city: Installation, feed: Feed, key: bytes) -> Iterator[Publisher]:
     frozen = city.catalogue.latest(feed.name)
     try:
-        wait_for_kafka(city.bootstrap, lambda text: typer.echo(f"citystream: {text}", err=True), PATIENCE)
-        states(city.bootstrap, [generations(feed)[-1].topic, publications.TOPIC])
-        producer = new_producer(city.bootstrap)
+        wait_for_kafka(city.cluster, lambda text: typer.echo(f"citystream: {text}", err=True), PATIENCE)
+        states(city.cluster, [generations(feed)[-1].topic, publications.TOPIC])
+        producer = new_producer(city.cluster)
     except KafkaError:
-        raise StackError(f"Kafka at {city.bootstrap} does not answer; run: citystream up") from None
+        raise StackError(f"Kafka at {city.cluster} does not answer; run: citystream up") from None
     publisher = Publisher(producer, feed, frozen, key)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -49,9 +49,9 @@ def rebuild(feed: Annotated[str, typer.Argument(help="The feed whose aggregates 
 
 def _rebuild(city: Installation, feed: Feed, client: Client) -> None:
     definitions = source_definitions([feed])
-    found = {_number(known): known for known, _ in standing(city.bootstrap, PROCESSOR, definitions)}
+    found = {_number(known): known for known, _ in standing(city.cluster, PROCESSOR, definitions)}
     last = {number: position for number, known in found.items() if (position := choices.rebuilt_from(known))}
-    topics.create(city.bootstrap, topics.topics([feed]))
+    topics.create(city.cluster, topics.topics([feed]))
     for statement in statements(feed, city.settings.timezone):
         client.execute(statement)
     now = shown(client.execute, feed)
@@ -95,13 +95,13 @@ def _build(
                 f"city.{aggregate.name} shows version {aggregate.version}, which would be half-built meanwhile; "
                 "raise its version"
             )
-    check_stopped(city.bootstrap, [PROCESSOR])
+    check_stopped(city.cluster, [PROCESSOR])
     _check_stored(city, feed, last)
     work = Rebuild(client, feed, last, city.settings.timezone)
     _build_parts(work, wanted)
     oldest = work.oldest({number: known.log_start for number, known in found.items()})
     after = {n: choices.rebuilt(found[n], position, oldest.get(n)) for n, position in last.items()}
-    commit(city.bootstrap, PROCESSOR, {(found[n].topic, found[n].partition): p for n, p in after.items()})
+    commit(city.cluster, PROCESSOR, {(found[n].topic, found[n].partition): p for n, p in after.items()})
     return [problem for n, position in after.items() if (problem := _problem(found[n], position))]
 
 
@@ -122,7 +122,7 @@ def _build_parts(work: Rebuild, wanted: Sequence[Aggregate]) -> None:
 
 def _check_stored(city: Installation, feed: Feed, last: Mapping[int, Position]) -> None:
     records = {generation.topic: generation.records for generation in generations(feed)}
-    for sink, _ in standing(city.bootstrap, SINK, records):
+    for sink, _ in standing(city.cluster, SINK, records):
         position = last.get(_number(sink))
         if position is not None and (sink.committed or 0) < position.processed:
             raise PositionProblem(

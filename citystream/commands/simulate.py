@@ -123,10 +123,10 @@ def _start(text: str | None, now: datetime, zone: ZoneInfo, *, live: bool) -> da
 def _publishers(city: Installation, feeds: Collection[Feed]) -> Iterator[tuple[Producer, dict[str, Publisher]]]:
     """A publisher for each feed, over one connection; leaving it waits for the last acknowledgement."""
     keys = {feed.name: pseudonym_key(city.settings, feed) for feed in feeds}
-    topics.wait_for_kafka(city.bootstrap, lambda message: typer.echo(message, err=True), KAFKA_PATIENCE)
-    topics.states(city.bootstrap, [generations(feed)[-1].topic for feed in feeds])
+    topics.wait_for_kafka(city.cluster, lambda message: typer.echo(message, err=True), KAFKA_PATIENCE)
+    topics.states(city.cluster, [generations(feed)[-1].topic for feed in feeds])
     with ExitStack() as opened:
-        producer = opened.enter_context(closing(new_producer(city.bootstrap)))
+        producer = opened.enter_context(closing(new_producer(city.cluster)))
         yield (
             producer,
             {

@@ -25,6 +25,7 @@ from schemas.feed import Feed
 from sinks import GROUP as SINK
 from sinks.queries import newest_arrival_ms, newly_quarantined
 from streams import topics
+from streams.cluster import Cluster
 from streams.generations import sources
 from streams.members import Member, is_member_name, members, unread
 from streams.standing import waiting
@@ -87,7 +88,7 @@ def status(output: OutputOption = Output.TABLE) -> None:
     wanted = {PROCESSOR: list(sources(city.feeds.values())), SINK: [t.name for t in topics.stored(city.feeds.values())]}
     workers: list[Status] = []
     try:
-        there = members(city.bootstrap, wanted) if services[0].state is State.UP else None
+        there = members(city.cluster, wanted) if services[0].state is State.UP else None
     except KafkaError:
         there = None
     if there is None:
@@ -99,7 +100,7 @@ def status(output: OutputOption = Output.TABLE) -> None:
             workers += _workers(group, there)
             todo += _unknown(group, there)
             todo += _missing(group, names, there)
-            todo += _held_up(city.bootstrap, group, there)
+            todo += _held_up(city.cluster, group, there)
     found = [*services, *workers]
     silent, dead = ({}, {}) if down else _of_feeds(city, time.time_ns() // 1_000_000)
     if output is Output.JSON:
@@ -139,11 +140,11 @@ def _unknown(group: str, there: Sequence[Member]) -> list[str]:
     ]
 
 
-def _held_up(bootstrap: str, group: str, there: Sequence[Member]) -> list[str]:
+def _held_up(cluster: Cluster, group: str, there: Sequence[Member]) -> list[str]:
     """What a worker that runs says of topics in which it does not go on."""
     if not any(one.group == group for one in there):
         return []
-    return [f"{group}: {topic} does not go on: {reason}" for topic, reason in waiting(bootstrap, group).items()]
+    return [f"{group}: {topic} does not go on: {reason}" for topic, reason in waiting(cluster, group).items()]
 
 
 def _missing(group: str, names: Sequence[str], there: Sequence[Member]) -> list[str]:

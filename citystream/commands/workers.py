@@ -84,7 +84,7 @@ def process(
 
     city = Installation.load()
     accepted = city.choose(accept_bad) if accept_bad else ()
-    main(city.choose(feeds), city.catalogue, city.bootstrap, instance, accept_bad=accepted)
+    main(city.choose(feeds), city.catalogue, city.cluster, instance, accept_bad=accepted)
 
 
 def move(feeds: Feeds = None, instance: Instance = None) -> None:
@@ -97,7 +97,7 @@ def move(feeds: Feeds = None, instance: Instance = None) -> None:
 
     city = Installation.load()
     chosen, server, zone = city.choose(feeds), city.server("sink"), city.settings.timezone
-    main(chosen, city.catalogue, city.bootstrap, server, zone, instance, processor=processors.GROUP)
+    main(chosen, city.catalogue, city.cluster, server, zone, instance, processor=processors.GROUP)
 
 
 def _begin() -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from citystream.stack.process import StackError
 from sinks import GROUP
+from streams.cluster import Cluster
 from streams.lag import LagMeter
 
 LOOK_EVERY = timedelta(milliseconds=200)
@@ -15,7 +16,7 @@ LOOK_EVERY = timedelta(milliseconds=200)
 PATIENCE = timedelta(seconds=30)
 
 
-def await_sink(bootstrap: str, topics: Iterable[str], say: Callable[[int, int], None]) -> None:
+def await_sink(cluster: Cluster, topics: Iterable[str], say: Callable[[int, int], None]) -> None:
     """Wait until the sink has stored all that is in these topics now; ``say`` hears how many of how many records.
 
     Raises
@@ -24,7 +25,7 @@ def await_sink(bootstrap: str, topics: Iterable[str], say: Callable[[int, int], 
         It stores nothing for ``PATIENCE``.
     """
     names = list(topics)
-    with LagMeter(bootstrap) as meter:
+    with LagMeter(cluster) as meter:
         log = meter.measure(GROUP, names, waiting=False)
         ends = {(p.topic, p.partition): p.end for p in log}
         total = left = sum(p.records for p in log)

@@ -95,7 +95,7 @@ class Stack:
         """What runs, where, since when."""
         local = {service.name: _local_status(service) for service in self._services()}
         addresses = {
-            kafka.NAME: self.settings.kafka_address.split(",")[0].strip(),
+            kafka.NAME: self.settings.cluster.servers[0],
             clickhouse.NAME: f"{self.settings.clickhouse_address}:{self.settings.clickhouse_port}",
             registry.NAME: f"{LOCALHOST}:{self.settings.registry_port}",
         }
@@ -107,7 +107,7 @@ class Stack:
             services.append(
                 _Service(
                     kafka.NAME,
-                    settings.kafka_address,
+                    str(settings.cluster),
                     ("kafka_port",),
                     Process(kafka.NAME, settings.home),
                     lambda: kafka.launch(settings),

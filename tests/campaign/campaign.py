@@ -224,7 +224,7 @@ def _publish(city: Arena, before: Offsets, events: int, until: float) -> None:
 def _recover(city: Arena, rounds: Sequence[Round], ends: Offsets, say: Say) -> None:
     """Wait until both workers have taken everything before these ends, or everything; note how long it took."""
     until = monotonic() + RECOVER_SECONDS
-    with LagMeter(city.installation.bootstrap) as meter:
+    with LagMeter(city.installation.cluster) as meter:
         while city.behind(meter, ends):
             city.tend()
             if monotonic() > until:

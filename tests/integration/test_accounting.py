@@ -49,7 +49,7 @@ def simulated(city: City, seed: int, count: int) -> list[Any]:
 
 def producer(city: City, transaction: str | None = None) -> KafkaProducer:
     """A producer, of transactions if they have a name."""
-    return KafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all", transactional_id=transaction)
+    return KafkaProducer(**city.installation.cluster.kafka_python(), acks="all", transactional_id=transaction)
 
 
 def send(city: City, to: KafkaProducer, records: Sequence[Record]) -> None:
@@ -64,7 +64,7 @@ def account(city: City) -> Account:
     """The feed's account, once the workers have read all there is."""
     city.drain()
     client = city.installation.server("operator").connect()
-    log = measure(city.installation.bootstrap, "sink", [FEED])
+    log = measure(city.installation.cluster, "sink", [FEED])
     (found,) = accounts(client, {FEED: city.installation.feeds[FEED]}, log)
     client.disconnect()
     return found
@@ -194,7 +194,7 @@ def test_every_kind_of_dead_letter_is_written_and_stored(city: City) -> None:
     before = account(city)
 
     async def write() -> None:
-        here = AIOKafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all", max_request_size=2**21)
+        here = AIOKafkaProducer(**city.installation.cluster.aiokafka(), acks="all", max_request_size=2**21)
         async with here:
             sender = Sender(SimpleNamespace(_ensure_producer=lambda: here))
             await sender.send_letters(TOPIC, dead)
@@ -230,7 +230,7 @@ def test_letters_that_anybody_wrote_cost_the_ledger_little(city: City) -> None:
     letters += [forged(n, far - n * LONGEST, far - (n - 1) * LONGEST - 1) for n in range(1000)]
 
     async def write() -> None:
-        async with AIOKafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all") as here:
+        async with AIOKafkaProducer(**city.installation.cluster.aiokafka(), acks="all") as here:
             sender = Sender(SimpleNamespace(_ensure_producer=lambda: here))
             await sender.send_letters(TOPIC, letters)
             await sender.settle()

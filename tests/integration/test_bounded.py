@@ -48,7 +48,7 @@ def body(city: City) -> Body:
 
 async def publish(city: City, data: Body, seconds: int) -> None:
     """Publish at an even rate."""
-    producer = AIOKafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all")
+    producer = AIOKafkaProducer(**city.installation.cluster.aiokafka(), acks="all")
     await producer.start()
     began = time.monotonic()
     for second in range(seconds):
@@ -66,7 +66,7 @@ def resident(pid: int) -> int:
 
 
 def behind(city: City) -> int:
-    return sum(p.records for p in measure(city.installation.bootstrap, "sink", [FEED]))
+    return sum(p.records for p in measure(city.installation.cluster, "sink", [FEED]))
 
 
 def assignments(city: City) -> int:
@@ -98,7 +98,7 @@ def test_memory_stays_bounded_and_a_backlog_goes_twice_as_fast_as_it_came(tmp_pa
 
         coming = asyncio.run(outage())
         assert behind(city) > 0
-        with closing(KafkaAdminClient(bootstrap_servers=city.installation.bootstrap)) as admin:
+        with closing(KafkaAdminClient(**city.installation.cluster.kafka_python())) as admin:
             assert admin.describe_groups(["sink"])["sink"]["group_state"] == "Stable"
         Stack(city.settings).up(lambda _: None)
         began = time.monotonic()
@@ -118,7 +118,7 @@ def test_memory_stays_bounded_and_a_backlog_goes_twice_as_fast_as_it_came(tmp_pa
         assert (still.pid, assignments(city)) == (running.pid, 1)
         client = city.installation.server("operator").connect()
         feeds = {FEED: city.installation.feeds[FEED]}
-        (account,) = accounts(client, feeds, measure(city.installation.bootstrap, "sink", [FEED]))
+        (account,) = accounts(client, feeds, measure(city.installation.cluster, "sink", [FEED]))
         client.disconnect()
         assert account.balances
         assert account.published == (SECONDS + 1) * 4 * RECORDS

@@ -85,7 +85,7 @@ class Load:
     def _run(self) -> None:
         feed, old = self._city.installation.feeds[FEED], self._city.installation.catalogue.latest(FEED)
         key = load_secrets(self._city.settings).pseudonym_key.get_secret_value().encode()
-        with closing(new_producer(self._city.installation.bootstrap)) as producer:
+        with closing(new_producer(self._city.installation.cluster)) as producer:
             olds, news = (Publisher(producer, f, v, key) for f, v in ((feed, old), (self._newer, self._frozen)))
             ordinary, changed = feed.simulate(START, Random(1)), self._changed()
             while not self._end.wait(0.1):

@@ -146,7 +146,7 @@ class Deployment(City):
 
     def drain(self, *groups: str) -> None:
         feeds, results = list(sources([self.feed])), [topic.name for topic in stored([self.feed])]
-        with LagMeter(self.installation.bootstrap) as meter:
+        with LagMeter(self.installation.cluster) as meter:
             for group, topics in (("processor", feeds), ("sink", results)):
                 self.wait(lambda: not any(p.records for p in meter.measure(group, topics, waiting=False)), 90)  # noqa: B023
 
@@ -169,7 +169,7 @@ class Deployment(City):
 
     def logs(self) -> list[Log]:
         """Every partition of all topics of the feed, as the brokers have it."""
-        return list(read_feed(self.installation.bootstrap, self.feed, Schemas(self._frozen)))
+        return list(read_feed(self.installation.cluster, self.feed, Schemas(self._frozen)))
 
     def agrees(self, published: int) -> None:
         """ClickHouse shows what the reference makes of all that was published, row for row."""
@@ -208,7 +208,7 @@ class Noting(Publisher):
 
 @contextmanager
 def publisher(city: Deployment, feed: Feed, sent: list[tuple[bytes, bytes]]) -> Iterator[Noting]:
-    with closing(new_producer(city.installation.bootstrap)) as producer:
+    with closing(new_producer(city.installation.cluster)) as producer:
         with Noting(producer, feed, city.catalogue.latest(NAME), None) as opened:
             opened.sent = sent
             yield opened

@@ -230,7 +230,7 @@ def ledger(city: City, *words: str) -> tuple[int, dict[str, Any], str]:
 
 def send_bad(city: City, count: int) -> None:
     """Publish what is no record."""
-    with closing(KafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all")) as to:
+    with closing(KafkaProducer(**city.installation.cluster.kafka_python(), acks="all")) as to:
         for number in range(count):
             to.send(FEED, key=b"%d" % number, value=b"no record")
 
@@ -258,7 +258,7 @@ def summed(city: City) -> dict[tuple[str, int], Summed]:
 
 
 def behind(city: City, group: str, topic: str) -> int:
-    return sum(p.records for p in measure(city.installation.bootstrap, group, [topic]))
+    return sum(p.records for p in measure(city.installation.cluster, group, [topic]))
 
 
 def test_when_all_is_stored_it_balances(city: City) -> None:
@@ -267,7 +267,7 @@ def test_when_all_is_stored_it_balances(city: City) -> None:
     parts = ("stored", "duplicate", "withdrawn", "quarantined", "control", "on_its_way", "lost", "missing")
     assert account["published"] == sum(account[part] for part in parts)
     found = summed(city)
-    log = measure(city.installation.bootstrap, "sink", FEEDS)
+    log = measure(city.installation.cluster, "sink", FEEDS)
     assert {place: one.offsets for place, one in found.items()} == {(p.topic, p.partition): p.end for p in log if p.end}
     assert all(one.complete for one in found.values()), found
     for part in ("stored", "duplicate", "withdrawn", "quarantined", "control"):
@@ -301,7 +301,7 @@ def test_a_dead_letter_nobody_has_written_yet_is_on_its_way(city: City) -> None:
 
 def test_what_is_not_there_though_all_committed_it_is_missing(city: City) -> None:
     """As if a worker had committed rows that ClickHouse never took."""
-    partition = next(p for p in measure(city.installation.bootstrap, "sink", ["parking_site"]) if p.committed > 5)
+    partition = next(p for p in measure(city.installation.cluster, "sink", ["parking_site"]) if p.committed > 5)
     owner = city.installation.server("owner").connect()
     place = f"topic = 'parking_site' AND source_partition = {partition.partition}"
     owner.execute("CREATE TABLE raw.kept ENGINE = Memory AS SELECT * FROM raw.ledger WHERE NOT (" + place + ")")
@@ -331,7 +331,7 @@ def test_what_is_not_there_though_all_committed_it_is_missing(city: City) -> Non
 
 def delete(city: City, topic: str, partition: int, before: int) -> None:
     """What retention does."""
-    with closing(KafkaAdminClient(bootstrap_servers=city.installation.bootstrap)) as admin:
+    with closing(KafkaAdminClient(**city.installation.cluster.kafka_python())) as admin:
         admin.delete_records({TopicPartition(topic, partition): before})
 
 
@@ -341,7 +341,7 @@ def test_what_clickhouse_lost_is_stored_again_though_the_log_has_lost_its_beginn
     While the rows alone are gone they count as duplicates, and the sum stays complete.
     """
     city.drain()
-    for p in measure(city.installation.bootstrap, "sink", [FEED]):
+    for p in measure(city.installation.cluster, "sink", [FEED]):
         delete(city, FEED, p.partition, min(CUT, p.end))
     before = city.snapshot()
     assert before[f"raw.{FEED}"]
@@ -382,9 +382,9 @@ def test_what_retention_deleted_before_it_was_stored_is_lost(city: City) -> None
     """A watch goes on after what was lost before it began, and ends when more is lost."""
     city.drain()
     city.process("sink").stop()
-    log = measure(city.installation.bootstrap, "sink", [FEED])
+    log = measure(city.installation.cluster, "sink", [FEED])
     city.publish([FEED], START + timedelta(hours=2), 3, 500)
-    grown = {p.partition: p.end for p in measure(city.installation.bootstrap, "sink", [FEED])}
+    grown = {p.partition: p.end for p in measure(city.installation.cluster, "sink", [FEED])}
     partition, end = next((p.partition, p.end) for p in log if grown[p.partition] - p.end >= 8)
     delete(city, FEED, partition, end + 3)
     lost = f"lost to retention: {FEED}/{partition}: offsets {end:,} to {end + 2:,}\n"

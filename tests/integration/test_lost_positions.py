@@ -166,7 +166,7 @@ def test_frozen_windows_are_added_to(tmp_path: Path) -> None:
 def logs(city: City) -> dict[str, list[Log]]:
     """What the topics of the feeds hold."""
     schemas = Schemas()
-    return {name: list(read_topic(city.installation.bootstrap, name, schemas, whole=False)) for name in FEEDS}
+    return {name: list(read_topic(city.installation.cluster, name, schemas, whole=False)) for name in FEEDS}
 
 
 def join(before: Log, later: Log) -> Log:
@@ -244,7 +244,7 @@ def freeze_both(city: City) -> None:
     parts = [a.topic for feed in FEEDS for a in city.installation.feeds[feed].aggregates]
     city.choose("freeze", "sink")
     city.start("sink")
-    city.wait(lambda: not any(p.records for p in measure(city.installation.bootstrap, "sink", parts)))
+    city.wait(lambda: not any(p.records for p in measure(city.installation.cluster, "sink", parts)))
     city.choose("freeze", "processor")
     city.start("processor")
 

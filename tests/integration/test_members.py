@@ -109,7 +109,7 @@ async def a_stranger_joins(city: City, group: str, asked: bytes | ConsumerProtoc
     before = said()
     stranger = AIOKafkaConsumer(
         FEEDS[0],
-        bootstrap_servers=city.installation.bootstrap,
+        **city.installation.cluster.kafka_python(),
         group_id=group,
         partition_assignment_strategy=[type("Asking", (Stranger,), {"asked": asked})],
         client_id="stranger",
@@ -118,7 +118,7 @@ async def a_stranger_joins(city: City, group: str, asked: bytes | ConsumerProtoc
     try:
         await asyncio.to_thread(city.wait, lambda: said() > before)
         assert stranger.assignment() == set()
-        shown = [one for one in members(city.installation.bootstrap, [group]) if not is_member_name(one.name)]
+        shown = [one for one in members(city.installation.cluster, [group]) if not is_member_name(one.name)]
         assert {one.name for one in shown} == {"stranger"}
         assert not any(one.topics for one in shown)
     finally:

@@ -89,7 +89,7 @@ def finish(publisher: subprocess.Popen[bytes]) -> None:
 def counting(city: City) -> Iterator[Callable[[], int]]:
     """How many offsets of the feed there are."""
     places = [TopicPartition(FEED, number) for number in range(city.installation.feeds[FEED].partitions)]
-    with closing(KafkaConsumer(bootstrap_servers=city.installation.bootstrap)) as consumer:
+    with closing(KafkaConsumer(**city.installation.cluster.kafka_python())) as consumer:
         yield lambda: sum(consumer.end_offsets(places).values())
 
 
@@ -126,7 +126,7 @@ def account(city: City) -> Account:
     """The feed's account once all is stored."""
     city.drain()
     with operator(city) as client:
-        log = measure(city.installation.bootstrap, "sink", [FEED])
+        log = measure(city.installation.cluster, "sink", [FEED])
         (found,) = accounts(client, {FEED: city.installation.feeds[FEED]}, log)
     return found
 
@@ -201,7 +201,7 @@ def test_a_producer_that_sends_everything_three_times(city: City) -> None:
     """Each record at once, and all of a hundred again."""
     before, frozen = account(city), city.installation.catalogue.latest(FEED)
     records = [(record.segment_id.encode(), encode(frozen, record)) for record in events(city, 4)]
-    with closing(KafkaProducer(bootstrap_servers=city.installation.bootstrap, enable_idempotence=False)) as producer:
+    with closing(KafkaProducer(**city.installation.cluster.kafka_python(), enable_idempotence=False)) as producer:
         for start in range(0, EVENTS, 100):
             some = records[start : start + 100]
             for key, value in [one for one in some for _ in range(2)] + some:
@@ -241,7 +241,7 @@ def test_a_publisher_goes_on_after_an_hour_without_its_broker(
     for module in (sender, record_accumulator, producer_batch):
         monkeypatch.setattr(module, "time", clock)
     feed, frozen = city.installation.feeds[FEED], city.installation.catalogue.latest(FEED)
-    with closing(Producer(city.installation.bootstrap, request_timeout_ms=500)) as producer:
+    with closing(Producer(city.installation.cluster, request_timeout_ms=500)) as producer:
         publisher = Publisher(producer, feed, frozen, None)
         day = list(events(city, 6))
         publisher.publish(day[0])
@@ -364,7 +364,7 @@ def sites_are(city: City, reports: Sequence[dict[str, Any]]) -> None:
             "SELECT site_id, window_start, events, occupancy_min, occupancy_max, occupancy_mean, full, final "
             f"FROM city.{SITES}_15m"
         )
-        log = measure(city.installation.bootstrap, "sink", [SITES])
+        log = measure(city.installation.cluster, "sink", [SITES])
         (books,) = accounts(client, {SITES: city.installation.feeds[SITES]}, log)
     assert sorted(rows) == sorted((one["event_id"], one["occupied_spot_number"]) for one in reports)
     assert {(site, start): numbers for site, start, *numbers in found} == {

@@ -160,7 +160,7 @@ class City:
             events = list(islice(simulator, LIVE_EVENTS))
             frozen = self.installation.catalogue.latest(name)
             key = self._secrets.pseudonym_key.get_secret_value().encode()
-            with closing(new_producer(self.installation.bootstrap)) as producer:
+            with closing(new_producer(self.installation.cluster)) as producer:
                 with Publisher(producer, feed, frozen, key) as publisher:
                     for event in events:
                         publisher.publish(event)
@@ -191,7 +191,7 @@ class City:
         feeds = list(self.live)
         aggregates = [a.topic for name in feeds for a in self.installation.feeds[name].aggregates]
         until = time.monotonic() + 120
-        with LagMeter(self.installation.bootstrap) as meter:
+        with LagMeter(self.installation.cluster) as meter:
             for group, topics in (("processor", feeds), ("sink", [*feeds, *aggregates, deadletters.TOPIC])):
                 while any(p.records for p in meter.measure(group, topics, waiting=False)):
                     for name, worker in self._workers.items():
@@ -458,7 +458,7 @@ def test_incident_windows_are_those_of_file_and_live_events(published: Round) ->
 
 
 def test_a_stored_row_says_which_file_brought_it_and_a_live_one_that_none_did(city: City, published: Round) -> None:
-    notes = publications.read(city.installation.bootstrap)
+    notes = publications.read(city.installation.cluster)
     for data in DATA_SETS:
         live = {event.model_dump()["event_id"] for event in published.live[data.feed]}
         for event_id, *place in city.places(data.feed):

@@ -71,7 +71,7 @@ def simulated(city: City, feed: str, seed: int, count: int, hours: int) -> list[
 def publish(city: City, feed: str, frozen: FrozenSchema, records: list[Record]) -> None:
     """Publish records under a version of their schema, and wait until the broker has them."""
     key = load_secrets(city.settings).pseudonym_key.get_secret_value().encode()
-    with closing(new_producer(city.installation.bootstrap)) as producer:
+    with closing(new_producer(city.installation.cluster)) as producer:
         with Publisher(producer, city.installation.feeds[feed], frozen, key) as publisher:
             for record in records:
                 publisher.publish(record)
@@ -82,7 +82,7 @@ def account(city: City, feed: str) -> Account:
     """The feed's account once the workers have read all there is."""
     city.drain()
     client = city.installation.server("operator").connect()
-    log = measure(city.installation.bootstrap, "sink", [feed])
+    log = measure(city.installation.cluster, "sink", [feed])
     (found,) = accounts(client, {feed: city.installation.feeds[feed]}, log)
     client.disconnect()
     assert found.balances, found
@@ -122,7 +122,7 @@ def results(city: City) -> dict[str, Any]:
 def wrong(city: City, feed: str, records: list[Record], **values: Any) -> None:
     """Publish records with values that a model would refuse."""
     declared, frozen = city.installation.feeds[feed], city.installation.catalogue.latest(feed)
-    with closing(KafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all")) as producer:
+    with closing(KafkaProducer(**city.installation.cluster.kafka_python(), acks="all")) as producer:
         for record in records:
             content = encode(frozen, record.model_dump() | values)
             producer.send(feed, key=getattr(record, declared.key).encode(), value=content)
@@ -362,7 +362,7 @@ def stopped(city: City, feed: str, newer: FrozenSchema) -> None:
     """
     city.wait(lambda: city.logged("processor", f"{feed} is stopped"), 180)
     others_are_fresh(city)
-    paused = {t: p.paused for (t, _), p in committed_positions(city.installation.bootstrap, "processor").items()}
+    paused = {t: p.paused for (t, _), p in committed_positions(city.installation.cluster, "processor").items()}
     assert {topic for topic, reason in paused.items() if reason} == {feed}
     said = city.process("processor").log.read_text()
     assert f"schema id {newer.id} is not in the catalogue" in said, said
@@ -394,7 +394,7 @@ def test_junk_and_a_missing_table_hit_their_own_feed_alone(city: City) -> None:
     publish(city, JUNK, catalogue.latest(JUNK), simulated(city, JUNK, 8, 100, 1))
     city.wait(lambda: city.logged("sink", f"rows yet (Table {table} does not exist; run: citystream init)"))
     others_are_fresh(city)
-    with closing(KafkaProducer(bootstrap_servers=city.installation.bootstrap, acks="all")) as producer:
+    with closing(KafkaProducer(**city.installation.cluster.kafka_python(), acks="all")) as producer:
         for topic, ids in ((JUNK, AHEAD), (windows, 1)):
             for number in range(ids):
                 producer.send(topic, key=b"junk", value=frame(catalogue.newest_id + 1 + number) + b"\x00", partition=0)
@@ -402,10 +402,10 @@ def test_junk_and_a_missing_table_hit_their_own_feed_alone(city: City) -> None:
     city.wait(lambda: city.logged("processor", f"{JUNK}/0 at offset") and city.logged("sink", f"{windows}/0 at offset"))
     others_are_fresh(city)
     city.wait(lambda: city.logged("sink", "are no parts of windows"), 60)
-    city.wait(lambda: not any(p.records for p in measure(city.installation.bootstrap, "processor", [JUNK])), 60)
+    city.wait(lambda: not any(p.records for p in measure(city.installation.cluster, "processor", [JUNK])), 60)
     assert city.process("processor").log.read_text().count(" did not come (") == 1
     others_are_fresh(city)
-    paused = committed_positions(city.installation.bootstrap, "sink")
+    paused = committed_positions(city.installation.cluster, "sink")
     assert {topic for (topic, _), position in paused.items() if position.paused} == {JUNK}
     owner.execute(f"RENAME TABLE raw.away TO {table}")
     found = account(city, JUNK)

@@ -59,7 +59,7 @@ def city(tmp_path_factory: pytest.TempPathFactory, network: list[Proxy]) -> Iter
 
 def members(city: City) -> Any:
     """State of the sink's group and its members: a rebalance gives all of them new ids or other partitions."""
-    with closing(KafkaAdminClient(bootstrap_servers=city.installation.bootstrap)) as admin:
+    with closing(KafkaAdminClient(**city.installation.cluster.kafka_python())) as admin:
         group = admin.describe_groups(["sink"])["sink"]
         return group["group_state"], [(m["member_id"], m["member_assignment"]) for m in group["members"]]
 
@@ -78,7 +78,7 @@ def undisturbed(city: City) -> Iterator[None]:
     assert members(city) == group
     client = city.installation.server("operator").connect()
     feeds = {FEED: city.installation.feeds[FEED]}
-    (account,) = accounts(client, feeds, measure(city.installation.bootstrap, "sink", [FEED]))
+    (account,) = accounts(client, feeds, measure(city.installation.cluster, "sink", [FEED]))
     client.disconnect()
     assert account.balances
 
@@ -92,7 +92,7 @@ def refused(city: City, said: int, reason: str) -> None:
         return any(all(word in line for word in words) for line in lines)
 
     city.wait(waits)
-    assert sum(p.records for p in measure(city.installation.bootstrap, "sink", [FEED])) > 0
+    assert sum(p.records for p in measure(city.installation.cluster, "sink", [FEED])) > 0
 
 
 def said(city: City) -> int:
@@ -122,7 +122,7 @@ def test_answers_that_take_seconds_only_slow_it_down(city: City, network: list[P
         network[0].slow(SLOW_SECONDS)
         begun = monotonic()
         city.publish([FEED], START + timedelta(hours=9), 2, 500)
-        city.wait(lambda: sum(p.records for p in measure(city.installation.bootstrap, "sink", [FEED])) == 0, 300)
+        city.wait(lambda: sum(p.records for p in measure(city.installation.cluster, "sink", [FEED])) == 0, 300)
         assert monotonic() - begun > 2 * SLOW_SECONDS
         assert network[0].slowed >= 2
         network[0].mend()

@@ -51,10 +51,10 @@ def clickhouse(stack: Stack) -> Any:
 
 
 def write(stack: Stack) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=stack.settings.kafka_address)
+    admin = KafkaAdminClient(**stack.settings.cluster.kafka_python())
     admin.create_topics([NewTopic("kept", 1, 1)])
     admin.close()
-    producer = KafkaProducer(bootstrap_servers=stack.settings.kafka_address, acks="all")
+    producer = KafkaProducer(**stack.settings.cluster.kafka_python(), acks="all")
     producer.send("kept", b"there").get(timeout=10)
     producer.close()
     client = clickhouse(stack)
@@ -70,7 +70,7 @@ def write(stack: Stack) -> None:
 def read(stack: Stack) -> tuple[bytes, list[tuple[int]]]:
     consumer = KafkaConsumer(
         "kept",
-        bootstrap_servers=stack.settings.kafka_address,
+        **stack.settings.cluster.kafka_python(),
         auto_offset_reset="earliest",
         consumer_timeout_ms=20_000,
     )
@@ -197,7 +197,7 @@ def test_elsewhere_starts_the_registry_alone(tmp_path: Path, stack: Stack) -> No
     elsewhere = Stack(
         Settings(
             home=tmp_path,
-            kafka_bootstrap=stack.settings.kafka_address,
+            kafka_bootstrap=str(stack.settings.cluster),
             clickhouse_host="127.0.0.1",
             clickhouse_port=nobody,
             registry_port=registry,
@@ -238,10 +238,10 @@ def announcing(stack: Stack, size: int, count: int) -> list[socket.socket]:
 def publishes(stack: Stack) -> bool:
     """Whether a publisher that comes now is served."""
     topic = f"limits-{time.monotonic_ns()}"
-    with closing(KafkaAdminClient(bootstrap_servers=stack.settings.kafka_address)) as admin:
+    with closing(KafkaAdminClient(**stack.settings.cluster.kafka_python())) as admin:
         admin.create_topics([NewTopic(topic, 1, 1)])
         admin.wait_for_topics([topic])
-    with closing(new_producer(stack.settings.kafka_address)) as producer:
+    with closing(new_producer(stack.settings.cluster)) as producer:
         done: bool = producer.send(topic, b"there").get(timeout=20) is not None
     return done
 

@@ -68,7 +68,7 @@ class Installed(City):
     def differences(self) -> list[str]:
         """What is not as the reference makes it of the topics, which has to have every kind of record."""
         feed = self.installation.feeds[FEED]
-        logs = list(read_feed(self.installation.bootstrap, feed, Schemas(self.frozen)))
+        logs = list(read_feed(self.installation.cluster, feed, Schemas(self.frozen)))
         found = compare(self.installation, [FEED], logs={FEED: logs})
         assert all(found.kinds[kind] for kind in KINDS), found.kinds
         return [str(one) for one in found.differences]

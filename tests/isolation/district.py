@@ -124,7 +124,7 @@ class Traffic:
     def publish(self, stop: threading.Event) -> None:
         """Publish until it is stopped; in a thread."""
         number = 0
-        with closing(new_producer(self._district.installation.bootstrap)) as producer:
+        with closing(new_producer(self._district.installation.cluster)) as producer:
             while not stop.wait(PUBLISH_EVERY):
                 number += 1
                 for feed in sorted(self.feeds):
@@ -166,7 +166,7 @@ class District(City):
     @contextmanager
     def producer(self) -> Iterator[KafkaProducer]:
         """A producer of another program; in the end the brokers have what it sent."""
-        with closing(KafkaProducer(bootstrap_servers=self.installation.bootstrap, acks="all")) as producer:
+        with closing(KafkaProducer(**self.installation.cluster.kafka_python(), acks="all")) as producer:
             yield producer
             producer.flush()
 
@@ -226,7 +226,7 @@ class District(City):
         """The ledger of some feeds."""
         chosen = {name: self.installation.feeds[name] for name in feeds}
         client = self.installation.server("operator").connect()
-        log = measure(self.installation.bootstrap, "sink", chosen)
+        log = measure(self.installation.cluster, "sink", chosen)
         found = accounts(client, chosen, log)
         client.disconnect()
         return {account.feed: account for account in found}

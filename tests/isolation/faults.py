@@ -67,7 +67,7 @@ def flood(city: District) -> None:
             encode(city.frozen[made.FLOODED], report(city.random, f"device-{n}", datetime.now(UTC)))
             for n in range(int(RATE * FLOOD * FLOOD_EVERY))
         ]
-        with closing(new_producer(city.installation.bootstrap)) as producer:
+        with closing(new_producer(city.installation.cluster)) as producer:
             while not stop.wait(FLOOD_EVERY):
                 for number, value in enumerate(made_ahead):
                     producer.send(made.FLOODED, key=b"device-%d" % number, value=value)

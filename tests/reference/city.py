@@ -24,6 +24,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from schemas.catalogue import FROZEN
 from schemas.feed import Aggregate, Feed
+from streams.cluster import Cluster
 from tests.reference.partition import MILLISECOND, Key, Logged, Values, is_closed, moved_by
 from tests.reference.partition import problems as broken_fields
 from tests.reference.partition import window_start as start_of
@@ -210,15 +211,15 @@ def _plain(schema: Any) -> Any:
     return [_plain(one) for one in schema] if isinstance(schema, list) else schema
 
 
-def read_feed(bootstrap: str, feed: Feed, schemas: Schemas) -> Iterator[Log]:
+def read_feed(cluster: Cluster, feed: Feed, schemas: Schemas) -> Iterator[Log]:
     """Each partition of all topics of a feed, under its number among them."""
     for topic in topics(feed):
-        for number, end, records in read_topic(bootstrap, topic.name, schemas, subject=feed.name):
+        for number, end, records in read_topic(cluster, topic.name, schemas, subject=feed.name):
             yield topic.numbers[number], end, records
 
 
 def read_topic(
-    bootstrap: str, topic: str, schemas: Schemas, *, whole: bool = True, subject: str | None = None
+    cluster: Cluster, topic: str, schemas: Schemas, *, whole: bool = True, subject: str | None = None
 ) -> Iterator[Log]:
     """Each partition of a topic, as committed, from offset 0, or if it is not ``whole`` from the first that is there.
 
@@ -231,7 +232,7 @@ def read_topic(
     """
     with closing(
         KafkaConsumer(
-            bootstrap_servers=bootstrap,
+            **cluster.kafka_python(),
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="none",

@@ -53,8 +53,8 @@ def compare(
         for name in names:
             say(f"computing {name} from its topics")
             feed = installation.feeds[name]
-            expected = truth(feed, logs[name] if logs else read_feed(installation.bootstrap, feed, schemas))
-            log = measure(installation.bootstrap, "sink", [topic.name for topic in topics(feed)])
+            expected = truth(feed, logs[name] if logs else read_feed(installation.cluster, feed, schemas))
+            log = measure(installation.cluster, "sink", [topic.name for topic in topics(feed)])
             (account,) = accounts(client, {name: feed}, log)
             found.differences += differences(client, feed, expected, account)
             found.add(expected)

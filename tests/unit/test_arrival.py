@@ -11,6 +11,7 @@ import pytest
 from citystream.redriving import arrival
 from citystream.redriving.arrival import await_sink
 from citystream.stack.process import StackError
+from streams.cluster import Cluster
 from streams.lag import PartitionLag
 
 
@@ -20,7 +21,7 @@ class Brokers:
     def __init__(self, *answers: tuple[tuple[int, int], tuple[int, int]]) -> None:
         self._answers = iter(answers)
 
-    def __call__(self, bootstrap: str) -> Self:
+    def __call__(self, cluster: Cluster) -> Self:
         return self
 
     def __enter__(self) -> Self:
@@ -42,7 +43,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def said(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> Iterator[tuple[int, int]]:
     monkeypatch.setattr(arrival, "LagMeter", Brokers(*answers))
     heard: list[tuple[int, int]] = []
-    await_sink("localhost", ["toy"], lambda *words: heard.append(words))
+    await_sink(Cluster(("localhost:1",)), ["toy"], lambda *words: heard.append(words))
     yield from heard
 
 

@@ -24,6 +24,7 @@ from sinks.worker import Sink
 from streams import batchworker
 from streams.awaited import NotYet
 from streams.batchworker import ENOUGH, MOST, BatchWorker, Held
+from streams.cluster import Cluster
 from streams.positions import LogGap, Position, Stop, first
 from streams.runs import Run
 from streams.worker import BatchApp
@@ -103,7 +104,7 @@ def test_faust_keeps_no_list_of_the_runs_that_were_taken() -> None:
             BatchWorker.__init__(self, app, {"toy": "toy"})
 
     async def work() -> None:
-        app = BatchApp("processor", "127.0.0.1:1", {"toy": "def"}, [])
+        app = BatchApp("processor", Cluster(("127.0.0.1:1",)), {"toy": "def"}, [])
         Worker(app)
         (agent,) = app.agents.values()
         app.topics.add(agent.channel)

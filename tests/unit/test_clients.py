@@ -16,6 +16,7 @@ from kafka.protocol.admin import DescribeGroupsResponse
 
 from citystream.stack.ports import free_ports
 from streams.clients import _Admin, new_admin, new_consumer
+from streams.cluster import Cluster
 
 
 def held() -> tuple[int, int]:
@@ -37,7 +38,7 @@ def _nothing_logged() -> Iterator[None]:
 @pytest.mark.usefixtures("_nothing_logged")
 def test_brokers_that_are_away_cost_neither_threads_nor_files(connect: Any) -> None:
     """A worker asks again and again, for days."""
-    nobody = f"127.0.0.1:{free_ports(1)[0]}"
+    nobody = Cluster((f"127.0.0.1:{free_ports(1)[0]}",))
     before = held()
     for _ in range(20):
         with pytest.raises(KafkaTimeoutError):

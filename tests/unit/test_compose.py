@@ -27,6 +27,7 @@ from citystream.stack import clickhouse, kafka
 from citystream.stack.ports import free_ports
 from deploy import containers
 from streams import topics
+from streams.cluster import Cluster
 from streams.producing import LARGEST_BODY
 from streams.topics import MAX_BATCH
 
@@ -98,7 +99,7 @@ def test_the_broker_is_found_from_inside_and_outside() -> None:
     advertised = dict(part.split("://") for part in values["KAFKA_ADVERTISED_LISTENERS"].split(","))
     listening = dict(part.split("://") for part in values["KAFKA_LISTENERS"].split(","))
     protocols = dict(part.split(":") for part in values["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
-    assert advertised["HOST"] == DEFAULTS.kafka_address
+    assert advertised["HOST"] == str(DEFAULTS.cluster)
     assert advertised["PLAINTEXT"] == environment("processor")["CITYSTREAM_KAFKA_BOOTSTRAP"]
     assert listening.keys() == protocols.keys() == advertised.keys() | {"CONTROLLER"}
     assert values["KAFKA_CONTROLLER_QUORUM_VOTERS"].partition("@")[2] == listening["CONTROLLER"]
@@ -206,7 +207,7 @@ def test_secrets_have_no_default() -> None:
 def test_the_settings_of_a_service_make_sense(service: str, tmp_path: Path) -> None:
     settings = load_settings({**environment(service), "CITYSTREAM_HOME": str(tmp_path)})
     if service != "registry":
-        assert settings.kafka_address == "kafka:9092"
+        assert settings.cluster == Cluster(("kafka:9092",))
         assert (settings.clickhouse_address, settings.clickhouse_port) == ("clickhouse", 9000)
         assert settings.timezone == DEFAULTS.timezone
     needed = {"init": {"CITYSTREAM_OWNER_PASSWORD"}, "sink": {"CITYSTREAM_SINK_PASSWORD"}}.get(service, set())

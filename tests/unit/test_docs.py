@@ -37,6 +37,7 @@ from sinks.clickhouse import patiently
 from sinks.clickhouse import waiting as waiting_for_clickhouse
 from sinks.views import aggregate_view_columns, conflict_view_columns, view_columns
 from streams import waiting
+from streams.cluster import Cluster
 from streams.publisher import Publisher
 from streams.waiting import KAFKA_ANSWERS, Waiting, until_kafka_answers
 
@@ -189,7 +190,7 @@ def waits() -> Iterator[str]:
     clickhouse = MagicMock(side_effect=[ClickHouseNetworkError("…"), None])
     kafka = MagicMock(side_effect=[KafkaError("…"), None])
     patiently(clickhouse, waiting_for_clickhouse(said.append))
-    until_kafka_answers("…", kafka, Waiting(KAFKA_ANSWERS, said.append))
+    until_kafka_answers(Cluster(("…",)), kafka, Waiting(KAFKA_ANSWERS, said.append))
     for text in said:
         yield re.sub(r"(again in) \d+ s", r"\1 …", text)
 

@@ -12,12 +12,14 @@ from kafka.structs import OffsetAndTimestamp
 
 from citystream import growth
 from schemas.feed import Outgrown
+from streams.cluster import Cluster
 from streams.generations import generations
 from streams.lag import PartitionLag
 from streams.positions import Known, Position, PositionProblem, resume
 from streams.topics import TopicProblem
 from tests.reference.toy import FEED, NOON, instant
 
+NOWHERE = Cluster(("nowhere:1",))
 UNTIL = NOON + 1000
 OPEN, _ = generations(replace(FEED, outgrown=(Outgrown(partitions=1, until=instant(UNTIL)),)))
 PROCESSED = Position(40, 31, NOON, "id", FEED.definition, bad=2, max_processed_ms=NOON + 7)
@@ -68,7 +70,7 @@ class Brokers:
 def test_a_topic_ends_once_behind_all_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     brokers = Brokers(monkeypatch)
     for _ in range(2):
-        growth.end("", OPEN, UNTIL)
+        growth.end(NOWHERE, OPEN, UNTIL)
         assert brokers.positions == AFTER
         brokers.ends = {("processor", "toy"): 50}
         brokers.later = "a straggler"
@@ -81,29 +83,29 @@ def test_a_topic_ends_once_behind_all_windows(monkeypatch: pytest.MonkeyPatch) -
 def test_ending_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     brokers = Brokers(monkeypatch)
     brokers.positions = {**BEFORE, "processor": ENDED}
-    growth.end("", OPEN, UNTIL)
+    growth.end(NOWHERE, OPEN, UNTIL)
     assert brokers.positions == AFTER
 
 
 @pytest.mark.parametrize("waiting", [("processor", "toy"), ("sink", "toy"), ("sink", "toy_5s_mood")])
 def test_nothing_may_wait_to_be_processed_or_stored(monkeypatch: pytest.MonkeyPatch, waiting: tuple[str, str]) -> None:
     brokers = Brokers(monkeypatch)
-    assert growth.settled("", OPEN, UNTIL)
+    assert growth.settled(NOWHERE, OPEN, UNTIL)
     brokers.ends[waiting] = 41
     with pytest.raises(TopicProblem, match=f"toy cannot end yet: records of {waiting[1]}/0 are not processed"):
-        growth.end("", OPEN, UNTIL)
+        growth.end(NOWHERE, OPEN, UNTIL)
     assert brokers.positions == BEFORE
-    assert not growth.settled("", OPEN, UNTIL)
+    assert not growth.settled(NOWHERE, OPEN, UNTIL)
 
 
 def test_its_publishers_have_to_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     brokers = Brokers(monkeypatch)
     with pytest.raises(TopicProblem, match=r"12:00:01.* is still to come"):
-        growth.end("", OPEN, UNTIL - 1)
-    assert not growth.settled("", OPEN, UNTIL - 1)
+        growth.end(NOWHERE, OPEN, UNTIL - 1)
+    assert not growth.settled(NOWHERE, OPEN, UNTIL - 1)
     brokers.later = "a record"
     with pytest.raises(TopicProblem, match="records came after"):
-        growth.end("", OPEN, UNTIL)
+        growth.end(NOWHERE, OPEN, UNTIL)
     assert brokers.positions == BEFORE
 
 
@@ -111,7 +113,7 @@ def test_what_is_not_known_of_a_partition_is_not_taken_for_no_record(monkeypatch
     brokers = Brokers(monkeypatch)
     brokers.later = LeaderNotAvailableError("toy/0")
     with pytest.raises(KafkaError, match="toy/0"):
-        growth.end("", OPEN, UNTIL)
+        growth.end(NOWHERE, OPEN, UNTIL)
     assert brokers.positions == BEFORE
 
 
@@ -119,12 +121,12 @@ def test_a_position_that_cannot_be_trusted_is_not_carried_on(monkeypatch: pytest
     brokers = Brokers(monkeypatch)
     brokers.positions["sink"] = replace(PROCESSED, definition="another")
     with pytest.raises(PositionProblem, match="definition changed"):
-        growth.end("", OPEN, UNTIL)
+        growth.end(NOWHERE, OPEN, UNTIL)
     assert brokers.positions["processor"] == PROCESSED
 
 
 def test_a_topic_no_worker_ever_read_has_nothing_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     brokers = Brokers(monkeypatch)
     brokers.positions = {"processor": None, "sink": None}
-    growth.end("", OPEN, UNTIL - 1)
+    growth.end(NOWHERE, OPEN, UNTIL - 1)
     assert brokers.positions == {"processor": None, "sink": None}

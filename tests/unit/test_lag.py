@@ -16,6 +16,7 @@ from kafka.errors import (
 from kafka.structs import OffsetAndTimestamp
 
 from streams import lag
+from streams.cluster import Cluster
 from streams.lag import LagMeter, Observation, PartitionLag, TopicLag, Unknown, by_topic, first_arrival, leaders
 from streams.recordbatch import HEADER, packed
 
@@ -124,7 +125,7 @@ def brokers(monkeypatch: pytest.MonkeyPatch) -> Brokers:
 
 
 def test_a_partition_without_leader_hides_no_other(brokers: Brokers) -> None:
-    with LagMeter("nobody") as meter:
+    with LagMeter(Cluster(("nobody:1",))) as meter:
         seen = meter.look("sink", ["toy"], waiting=False)
         assert seen == Observation([PartitionLag("toy", 0, 2, 4, 9, None)], [NO_LEADER])
         brokers.leaders, brokers.refuses = [0, 0], {1}
@@ -135,7 +136,7 @@ def test_a_partition_without_leader_hides_no_other(brokers: Brokers) -> None:
 
 def test_commits_are_asked_for_before_the_ends(brokers: Brokers) -> None:
     """Or those of a worker that runs would be beyond the end."""
-    with LagMeter("nobody") as meter:
+    with LagMeter(Cluster(("nobody:1",))) as meter:
         meter.look("sink", ["toy"], waiting=False)
     assert brokers.asked == ["commits", "offsets", "offsets"]
 
@@ -143,7 +144,7 @@ def test_commits_are_asked_for_before_the_ends(brokers: Brokers) -> None:
 def test_who_needs_all_partitions_waits_for_a_leader(brokers: Brokers, monkeypatch: pytest.MonkeyPatch) -> None:
     asks: Any = LagMeter.measure
     monkeypatch.setattr(asks.retry, "sleep", lambda _: setattr(brokers, "leaders", [0, 0]))
-    with LagMeter("nobody") as meter:
+    with LagMeter(Cluster(("nobody:1",))) as meter:
         found = meter.measure("sink", ["toy"], waiting=False)
     assert [(p.log_start, p.committed, p.end) for p in found] == [(2, 4, 9), (2, 2, 9)]
 
@@ -152,5 +153,5 @@ def test_who_needs_all_partitions_is_refused_without_one(brokers: Brokers, monke
     asks: Any = LagMeter.measure
     monkeypatch.setattr(asks.retry, "sleep", lambda _: None)
     monkeypatch.setattr(asks.retry, "stop", lambda _: True)
-    with LagMeter("nobody") as meter, pytest.raises(LeaderNotAvailableError, match="toy/1 has no leader"):
+    with LagMeter(Cluster(("nobody:1",))) as meter, pytest.raises(LeaderNotAvailableError, match="toy/1 has no leader"):
         meter.measure("sink", ["toy"], waiting=False)

@@ -31,6 +31,7 @@ from schemas.fields import Coarse, Location, Personal
 from schemas.rowcodec import NotDecodable, decode, encode
 from schemas.verdict import instant_ms
 from sinks.quarantine import MOST_BYTES, MOST_LETTERS, Identity, Letter, Place, Redriven, Selection, cuts
+from streams.cluster import Cluster
 from streams.decode import Decoder
 from streams.recordbatch import of_one
 from streams.runs import Run
@@ -371,13 +372,13 @@ class Asked(Kept):
 def command(monkeypatch: pytest.MonkeyPatch, kept: Asked, topic: Topic, *words: str) -> int:
     """Exit code of a command of dead-letters in a city of UTC+8 whose sink has stored 3 of the last 12 records."""
     city = SimpleNamespace(
-        settings=SimpleNamespace(timezone="Asia/Shanghai"), feeds={"toy": FEED}, catalogue=CATALOGUE, bootstrap="",
-        choose=lambda names: {"toy": FEED}, server=lambda user: user,
+        settings=SimpleNamespace(timezone="Asia/Shanghai"), feeds={"toy": FEED}, catalogue=CATALOGUE,
+        cluster=Cluster(()), choose=lambda names: {"toy": FEED}, server=lambda user: user,
     )  # fmt: skip
     monkeypatch.setattr(Installation, "load", lambda: city)
     monkeypatch.setattr(dead_letters, "Quarantine", lambda server: kept)
-    monkeypatch.setattr(dead_letters, "await_sink", lambda bootstrap, topics, say: say(3, 12))
-    monkeypatch.setattr(dead_letters, "new_producer", lambda bootstrap: topic)
+    monkeypatch.setattr(dead_letters, "await_sink", lambda cluster, topics, say: say(3, 12))
+    monkeypatch.setattr(dead_letters, "new_producer", lambda cluster: topic)
     monkeypatch.setattr("sys.argv", ["citystream", "dead-letters", *words])
     with pytest.raises(SystemExit) as ended:
         cli.main()

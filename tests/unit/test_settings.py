@@ -10,7 +10,7 @@ from citystream.settings import Settings, SettingsError, load_settings
 
 def test_defaults_mean_the_local_stack() -> None:
     settings = load_settings({})
-    assert settings.kafka_address == "127.0.0.1:19092"
+    assert str(settings.cluster) == "127.0.0.1:19092"
     assert settings.clickhouse_address == "127.0.0.1"
     assert settings.home == Path.cwd() / ".citystream"
     assert set(settings.ports()) == {"kafka_port", "clickhouse_port", "clickhouse_http_port", "registry_port"}
@@ -25,7 +25,7 @@ def test_elsewhere_needs_no_local_port() -> None:
     settings = load_settings(
         {"CITYSTREAM_KAFKA_BOOTSTRAP": "kafka-1:9092,kafka-2:9092", "CITYSTREAM_CLICKHOUSE_HOST": "db"}
     )
-    assert settings.kafka_address == "kafka-1:9092,kafka-2:9092"
+    assert str(settings.cluster) == "kafka-1:9092,kafka-2:9092"
     assert set(settings.ports()) == {"registry_port"}
 
 

@@ -12,7 +12,10 @@ from kafka.errors import KafkaConnectionError
 from tenacity import AsyncRetrying, wait_none
 
 from streams import topics, waiting
+from streams.cluster import Cluster
 from streams.waiting import KAFKA_ANSWERS, Waiting, kafka_away, until_kafka_answers
+
+HERE = Cluster(("here:1",))
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +39,7 @@ def test_a_wait_is_said_at_each_attempt_and_its_end_once() -> None:
     said: list[str] = []
     waits = Waiting("it is back", said.append, clock=iter(range(0, 99, 10)).__next__)
     for _ in range(2):
-        assert until_kafka_answers("here:1", failing(OSError("refused"), KafkaConnectionError("no")), waits) == "done"
+        assert until_kafka_answers(HERE, failing(OSError("refused"), KafkaConnectionError("no")), waits) == "done"
     assert said == 2 * [
         "Kafka at here:1 does not answer (refused); trying again in 0 s",
         "Kafka at here:1 does not answer (KafkaConnectionError: no); trying again in 0 s",
@@ -64,7 +67,7 @@ def test_what_is_not_wanted_any_more_is_no_wait_that_is_over() -> None:
     waits = Waiting("it is back", said.append)
     waits.begin("one", "it is away")
     with pytest.raises(OSError, match="refused"):
-        until_kafka_answers("here:1", failing(OSError("refused")), waits, lambda: False)
+        until_kafka_answers(HERE, failing(OSError("refused")), waits, lambda: False)
     waits.end("one")
     assert said == ["it is away", "it is back"]
 
@@ -77,7 +80,7 @@ def test_the_workers_own_calls_say_it_in_the_same_words() -> None:
     async def call() -> str:
         return str(again())
 
-    how = waits.retrying(lambda _: True, kafka_away("here:1"))
+    how = waits.retrying(lambda _: True, kafka_away(HERE))
     assert asyncio.run(AsyncRetrying(**how)(call)) == "done"
     assert said[0].startswith("Kafka at here:1 does not answer (NodeNotReadyError")
     assert said[-1] == "it is back"
@@ -92,7 +95,7 @@ def test_a_start_that_waited_for_kafka_says_that_it_answers(monkeypatch: pytest.
         return SimpleNamespace(describe_cluster=lambda: None, close=lambda: None)
 
     monkeypatch.setattr(topics, "new_admin", admin)
-    topics.wait_for_kafka("here:1", said.append)
+    topics.wait_for_kafka(HERE, said.append)
     assert said[1:] == [KAFKA_ANSWERS]
-    topics.wait_for_kafka("here:1", said.append)
+    topics.wait_for_kafka(HERE, said.append)
     assert said[2:] == []

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from streams.cluster import Cluster
 from streams.topics import Topic, TopicProblem, TopicState
 from streams.watch import Watch, compare
 
@@ -21,7 +22,7 @@ class Seeing(Watch):
     """A watch that sees these topics; ``asked`` is set when it looks, and it waits for ``answer``."""
 
     def __init__(self, now: Mapping[str, TopicState]) -> None:
-        super().__init__("nowhere", "processor", DECLARED)
+        super().__init__(Cluster(("nowhere:1",)), "processor", DECLARED)
         self.now = dict(now)
         self.looks: list[set[str]] = []
         self.asked, self.answer = Event(), Event()

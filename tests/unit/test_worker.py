@@ -23,6 +23,7 @@ from tenacity import stop_after_attempt, wait_none
 
 from citystream.commands.workers import Patience
 from streams import standing, waiting, worker
+from streams.cluster import Cluster
 from streams.lag import committed_offsets
 from streams.positions import LogGap
 from streams.recordbatch import CorruptBatch
@@ -42,7 +43,7 @@ def with_app(work: Callable[[BatchApp], Coroutine[Any, Any, None]]) -> None:
     """Do something with a real application that never reaches a broker."""
 
     async def working() -> None:
-        await work(BatchApp("processor", "127.0.0.1:1", {"toy": "def"}, []))
+        await work(BatchApp("processor", Cluster(("127.0.0.1:1",)), {"toy": "def"}, []))
 
     asyncio.run(working())
 
@@ -76,7 +77,7 @@ def test_a_seek_waits_for_brokers_that_are_away_for_a_day() -> None:
         await asyncio.sleep(86_400)
 
     async def resume() -> bool:
-        app = BatchApp("processor", "127.0.0.1:1", {"toy": "def"}, [])
+        app = BatchApp("processor", Cluster(("127.0.0.1:1",)), {"toy": "def"}, [])
         app.consumer.assignment = lambda: {TP("toy", 0)}
         app.consumer.perform_seek = seek
         app._fetcher.maybe_start = AsyncMock()
@@ -278,7 +279,7 @@ def test_what_others_committed_is_asked_for_until_kafka_answers(monkeypatch: pyt
     monkeypatch.setattr(waiting, "wait_exponential", lambda **_: wait_none())
 
     async def seek() -> None:
-        app = BatchApp("sink", "127.0.0.1:1", {}, [], agrees_with=("processor", {"toy": "def"}))
+        app = BatchApp("sink", Cluster(("127.0.0.1:1",)), {}, [], agrees_with=("processor", {"toy": "def"}))
         app.unchanged = AsyncMock()  # type: ignore[method-assign]
         assert await app.decide_positions({}) == {}
 
@@ -294,7 +295,7 @@ def test_an_error_of_kafka_that_nobody_waits_for_ends_a_worker_that_begins(monke
         raise KafkaError("not one to wait for")
 
     monkeypatch.setattr(worker, "wait_for_kafka", lambda *_: None)
-    app = SimpleNamespace(bootstrap="127.0.0.1:1", watch=SimpleNamespace(begin=begin))
+    app = SimpleNamespace(cluster=Cluster(("127.0.0.1:1",)), watch=SimpleNamespace(begin=begin))
     with pytest.raises(KafkaError):
         worker.run(app, [])  # type: ignore[arg-type]
     assert began == [True]

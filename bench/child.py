@@ -7,7 +7,6 @@ Prints one line of JSON (see ``bench.process.Timing``) once everything is flushe
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import resource
@@ -15,23 +14,20 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from threading import Lock
-from typing import Any
-
-from faust.types import TP
-from kafka import KafkaAdminClient
+from threading import Event, Thread
 
 from bench.process import FEED
 from citystream.installation import Installation
 from processors import GROUP as PROCESSOR
 from processors import worker as processor
 from sinks import worker as sink
-from streams.batchworker import BatchWorker, Held
+from streams.assignment import TopicPartition
+from streams.clients import new_admin
 from streams.lag import LagMeter
-from streams.runs import Run
+from streams.lifecycle import Moment, Stage, listen
 
-#: How often it is looked whether what was flushed last is committed (s).
-COMMITTED_EVERY = 0.1
+#: How often it is looked whether nothing is left to do (s).
+LOOK_EVERY = 0.1
 
 
 class Stopwatch:
@@ -39,63 +35,58 @@ class Stopwatch:
 
     def __init__(self, city: Installation, role: str, workers: int) -> None:
         self._city, self._role, self._workers = city, role, workers
-        self._gate = Lock()
         self._meter = LagMeter(city.cluster)
         self._results = [a.topic for a in city.feeds[FEED].aggregates] if role == "sink" else []
         self._ends = self._measured([FEED])
         self._began: tuple[float, float] | None = None
-        self._ended: tuple[float, float] | None = None
+        self._flushed: tuple[float, float] | None = None
+        self._committed: dict[TopicPartition, int] = {}
+        self._news = Event()
+        Thread(target=self._watch, daemon=True).start()
 
-    def start(self) -> None:
-        """Start, unless it runs; wait for the group's other members before."""
-        with self._gate:
-            if self._began is None:
-                self._wait_for_members()
-                self._began = time.monotonic(), time.process_time()
+    def hear(self, moment: Moment) -> None:
+        """Note when it began, when something was flushed last, and how far it is committed."""
+        if moment.stage is Stage.DECODED and self._began is None:
+            self._wait_for_members()
+            self._began = time.monotonic(), time.process_time()
+        elif moment.stage is Stage.FLUSHED:
+            self._flushed = time.monotonic(), time.process_time()
+        elif moment.place is not None and moment.stage in (Stage.ASSIGNED, Stage.COMMITTED):
+            self._committed[moment.place] = moment.next
+            self._news.set()
 
     def _wait_for_members(self) -> None:
         if self._workers == 1:
             return
-        with closing(KafkaAdminClient(**self._city.cluster.kafka_python())) as admin:
+        with closing(new_admin(self._city.cluster)) as admin:
             while True:
                 group = admin.describe_groups([self._role])[self._role]
                 if group["group_state"] == "Stable" and len(group["members"]) == self._workers:
                     return
-                time.sleep(0.1)
+                time.sleep(LOOK_EVERY)
 
-    def check(self, consumer: Any) -> None:
-        """Report and end the process if everything assigned to it is flushed and committed."""
-        if self._began is None or not self._done(consumer, self._ends):
-            return
-        now = time.monotonic(), time.process_time()
-        ends = self._ends | self._measured(self._results)
-        if not self._done(consumer, ends):
-            self._ended = None
-            return
-        self._ended = self._ended or now
-        if self._processor_works() or any(
-            consumer.committed.get(tp, 0) < ends.get(tp, 0) for tp in consumer.assignment()
-        ):
-            return
+    def _watch(self) -> None:
+        """Report and end the process when everything assigned to it is committed."""
+        while True:
+            self._news.wait()
+            self._news.clear()
+            while self._began is not None and self._flushed is not None and self._done(self._ends):
+                if not self._processor_works() and self._done(self._ends | self._measured(self._results)):
+                    self._report(self._began, self._flushed)
+                time.sleep(LOOK_EVERY)
+
+    def _report(self, began: tuple[float, float], ended: tuple[float, float]) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        timing = {"began": self._began[0], "ended": self._ended[0], "cpu_seconds": self._ended[1] - self._began[1],
-                  "peak_rss_mb": peak}  # fmt: skip
+        timing = {"began": began[0], "ended": ended[0], "cpu_seconds": ended[1] - began[1], "peak_rss_mb": peak}
         print(json.dumps(timing), flush=True)
         os._exit(0)
 
-    @property
-    def stopped(self) -> bool:
-        """Whether all is flushed, and perhaps not committed."""
-        return self._ended is not None
-
-    def _measured(self, topics: list[str]) -> dict[TP, int]:
+    def _measured(self, topics: list[str]) -> dict[TopicPartition, int]:
         found = self._meter.measure(PROCESSOR, topics, waiting=False) if topics else []
-        return {TP(p.topic, p.partition): p.end for p in found}
+        return {TopicPartition(p.topic, p.partition): p.end for p in found}
 
-    def _done(self, consumer: Any, ends: Mapping[TP, int]) -> bool:
-        flushed = {tp: p.processed for tp, p in consumer.flushed.items()}
-        assigned = [tp for tp in consumer.assignment() if tp in ends]
-        return all(flushed.get(tp, consumer.committed.get(tp, 0)) >= ends[tp] for tp in assigned)
+    def _done(self, ends: Mapping[TopicPartition, int]) -> bool:
+        return all(at >= ends.get(place, 0) for place, at in [*self._committed.items()])
 
     def _processor_works(self) -> bool:
         """A sink is done only after the processor."""
@@ -103,33 +94,14 @@ class Stopwatch:
         return any(p.records for p in waiting)
 
 
-def _put_under(watch: Stopwatch, worker: type[BatchWorker[Any, Any]]) -> None:
-    take, flush = worker.take, worker.flush
-
-    def timed_take(self: BatchWorker[Any, Any], state: Any, run: Run, read: Any) -> None:
-        watch.start()
-        take(self, state, run, read)
-
-    async def timed_flush(self: BatchWorker[Any, Any], held: Mapping[TP, Held[Any]]) -> None:
-        await flush(self, held)
-        watch.check(self.app.batch_consumer)
-        while watch.stopped:
-            await asyncio.sleep(COMMITTED_EVERY)
-            watch.check(self.app.batch_consumer)
-
-    worker.take, worker.flush = timed_take, timed_flush  # type: ignore[method-assign]
-
-
 def main(role: str, workers: int) -> None:
     """Work until nothing is left to do."""
     city = Installation.load()
     feeds = city.choose([FEED])
-    watch = Stopwatch(city, role, workers)
+    listen(Stopwatch(city, role, workers).hear)
     if role == "processor":
-        _put_under(watch, processor.Processor)
         processor.main(feeds, city.catalogue, city.cluster)
     else:
-        _put_under(watch, sink.Sink)
         sink.main(
             feeds,
             city.catalogue,

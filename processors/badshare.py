@@ -9,7 +9,8 @@ from decimal import Decimal
 from schemas.feed import Feed
 from schemas.verdict import ahead_of_arrival
 from streams.deadletters import DeadLetter
-from streams.positions import Position, Stop
+from streams.ending import Stop
+from streams.positions import Position
 
 #: A block is what a partition gets in this time at the feed's declared rate, within these numbers of offsets: single
 #: records must not decide, and no feed may become dead letters for hours.

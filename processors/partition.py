@@ -19,8 +19,9 @@ from schemas.feed import Aggregate, Feed
 from schemas.writing import Columns
 from streams.deadletters import DeadLetter
 from streams.decode import Decoder, Tick, Wanted, places
+from streams.ending import Stop
 from streams.generations import holding
-from streams.positions import LogGap, Position, Stop
+from streams.positions import LogGap, Position
 from streams.runs import Run
 from streams.unknown import GivenUp, newest
 from streams.watermark import Instants, advance

@@ -14,7 +14,7 @@ from processors.tables import Flags, Integers, Table, Texts
 from schemas.feed import Aggregate, Feed
 from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET
 from schemas.writing import Columns, spans
-from streams.positions import Stop
+from streams.ending import Stop
 from streams.watermark import closes_at, window_start
 
 #: Cells of a group's state: offset of its first event and the maximum of event time before that, offset of the last

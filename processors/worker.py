@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
-from faust.types import TP
 from tenacity import AsyncRetrying
 
 from processors import GROUP
@@ -16,19 +16,32 @@ from schemas.catalogue import Catalogue, declared
 from schemas.feed import Aggregate, Feed
 from schemas.writing import Columns, encode_bodies
 from streams import deadletters
+from streams.assignment import Assigned, TopicPartition, locked
 from streams.awaited import Awaited
-from streams.batchworker import LOOK_EVERY, BatchWorker, Held, locked
+from streams.batchworker import LOOK_EVERY, BatchWorker, Transport
 from streams.cluster import Cluster
 from streams.deadletters import DeadLetter
 from streams.decode import Decoder
 from streams.generations import generations, source_definitions, sources
+from streams.lifecycle import Moment, Stage, tell
 from streams.positions import Position
-from streams.producing import LARGEST_BODY, Packed, Sender
 from streams.runs import Run
 from streams.topics import topics
-from streams.transport import passes
+from streams.transport.app import BatchApp
+from streams.transport.consumer import passes
+from streams.transport.sending import LARGEST_BODY, Packed, Sender
 from streams.waiting import KAFKA, kafka_away
-from streams.worker import BatchApp, run
+
+
+class Sending(Transport, Protocol):
+    """What reads for a processor also sends its results."""
+
+    @property
+    def cluster(self) -> Cluster:
+        """The brokers."""
+
+    def sender(self) -> Sender:
+        """What sends the results of one flush."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +59,9 @@ class Processor(BatchWorker[Partition, Read]):
     command = "citystream process"
 
     def __init__(
-        self, app: BatchApp, feeds: Mapping[str, Feed], catalogue: Catalogue, *, accept_bad: Container[str] = ()
+        self, transport: Sending, feeds: Mapping[str, Feed], catalogue: Catalogue, *, accept_bad: Container[str] = ()
     ) -> None:
+        self.transport: Sending = transport
         self._accept_bad = accept_bad
         self._schemas = {name: catalogue.of(name, schema) for name, schema in declared(feeds).items()}
         self._declared = feeds
@@ -56,13 +70,20 @@ class Processor(BatchWorker[Partition, Read]):
             topic: Decoder(catalogue, one.feed.name, one.feed, Awaited(catalogue), topic)
             for topic, one in self._sources.items()
         }
-        super().__init__(app, {topic: one.feed.name for topic, one in self._sources.items()})
+        outputs = {aggregate.topic: feed.name for feed in feeds.values() for aggregate in feed.aggregates}
+        super().__init__(transport, {topic: one.feed.name for topic, one in self._sources.items()}, outputs)
 
-    def begin(self, tp: TP, start: Position) -> Partition:
+    def begin(self, one: Assigned[Partition]) -> Partition:
         """A partition that rebuilds its open windows from the rewind offset."""
-        one, decoder = self._sources[tp.topic], self._decoders[tp.topic]
-        accept = one.feed.name in self._accept_bad
-        return Partition(one.feed, one.first + tp.partition, decoder, start, accept_bad=accept)
+        (topic, partition), generation = one.place, self._sources[one.place.topic]
+        feed = generation.feed
+        return Partition(
+            feed,
+            generation.first + partition,
+            self._decoders[topic],
+            one.start,
+            accept_bad=feed.name in self._accept_bad,
+        )
 
     def every(self, feed: str, /) -> timedelta:
         """As often as anybody can see one of its windows change."""
@@ -80,72 +101,71 @@ class Processor(BatchWorker[Partition, Read]):
         """Bytes of its dead letters; windows grow with the city, dead letters with what goes wrong."""
         return state.unwritten
 
-    async def flush(self, held: Mapping[TP, Held[Partition]]) -> None:
+    async def flush(self, assigned: Sequence[Assigned[Partition]]) -> None:
         """Write what changed of a feed, wait for every acknowledgement, then let the positions be committed."""
-        async with locked(held.values()):
-            kept = {tp: one.state for tp, one in held.items() if self.held.get(tp) is one}  # others were half taken
-            changes = await asyncio.to_thread(self._changes, kept, asyncio.get_running_loop().time())
-            for tp, state in kept.items():
-                held[tp].fresh |= state.owes
+        async with locked(assigned):
+            begun = [one for one in assigned if one.begun]  # others were half taken
+            changes = await asyncio.to_thread(self._changes, begun, asyncio.get_running_loop().time())
+            for one in begun:
+                one.fresh |= one.state.owes
         self.taken()
         if changes:
-            await self._written(held, changes)
+            await self._written(changes)
 
-    def _changes(self, states: Mapping[TP, Partition], now: float) -> dict[TP, Change]:
+    def _changes(self, assigned: Iterable[Assigned[Partition]], now: float) -> dict[Assigned[Partition], Change]:
         """What there is to write, for all partitions of a feed in one go."""
-        outputs = {tp: output for tp, state in states.items() if (output := state.flush(now)) is not None}
+        outputs = {one: output for one in assigned if (output := one.state.flush(now)) is not None}
         return {
-            tp: Change(
+            one: Change(
                 output.position,
                 output.dead,
                 [
                     (aggregate.topic, self._packed(aggregate, output.parts[aggregate.name]))
-                    for aggregate in self._sources[tp.topic].feed.aggregates
+                    for aggregate in self._sources[one.place.topic].feed.aggregates
                     if aggregate.name in output.parts
                 ],
             )
-            for tp, output in outputs.items()
+            for one, output in outputs.items()
         }
 
     def _packed(self, aggregate: Aggregate, parts: Columns) -> list[Packed]:
         bodies = encode_bodies(self._schemas[aggregate.topic], aggregate.by, parts, LARGEST_BODY)
         return [Packed(body) for body in bodies]
 
-    async def _written(self, held: Mapping[TP, Held[Partition]], changes: dict[TP, Change]) -> None:
+    async def _written(self, changes: dict[Assigned[Partition], Change]) -> None:
         """Write what is left of these until Kafka has it all, or the partitions were taken away."""
         topics = {
             deadletters.TOPIC,
-            *(tp.topic for tp in changes),
+            *(one.place.topic for one in changes),
             *(topic for change in changes.values() for topic, _ in change.parts),
         }
 
-        def kept() -> list[TP]:
-            return [tp for tp in changes if self.keeps(tp, held[tp])]
+        def current() -> list[Assigned[Partition]]:
+            return [one for one in changes if one.current]
 
         async for attempt in AsyncRetrying(
-            **KAFKA.retrying(passes, kafka_away(self.app.cluster), wanted=lambda: bool(kept())),
+            **KAFKA.retrying(passes, kafka_away(self.transport.cluster), wanted=lambda: bool(current())),
             retry_error_callback=lambda _: None,
         ):
             with attempt:
-                await self.app.unchanged(topics)
-                writing = [self._finish(tp, held[tp], changes) for tp in kept()]
+                await self.transport.unchanged(topics)
+                writing = [self._finish(one, changes) for one in current()]
                 for error in await asyncio.gather(*writing, return_exceptions=True):
                     if error is not None:
                         raise error
 
-    async def _finish(self, tp: TP, held: Held[Partition], changes: dict[TP, Change]) -> None:
-        await self._write(tp, changes[tp])
-        change = changes.pop(tp)
-        if self.keeps(tp, held):
-            self.app.batch_consumer.flushed[tp] = change.position
+    async def _finish(self, one: Assigned[Partition], changes: dict[Assigned[Partition], Change]) -> None:
+        await self._write(one.place, changes[one])
+        self.flushed(one, changes.pop(one).position)
 
-    async def _write(self, tp: TP, change: Change) -> None:
-        sender = Sender(self.app.producer)
-        one = self._sources[tp.topic]
-        into = (one.first + tp.partition) % generations(one.feed)[0].partitions
+    async def _write(self, place: TopicPartition, change: Change) -> None:
+        sender = self.transport.sender()
+        source = self._sources[place.topic]
+        into = (source.first + place.partition) % generations(source.feed)[0].partitions
         for topic, batches in change.parts:
             await sender.send_packed(topic, into, batches)
         await sender.send_letters(deadletters.TOPIC, change.dead)
+        tell(Moment(Stage.SENT, place, next=change.position.processed))
         await sender.settle()
 
 
@@ -161,5 +181,4 @@ def main(
     records."""
     definitions = source_definitions(feeds.values())
     app = BatchApp(GROUP, cluster, definitions, topics(feeds.values()), instance=instance)
-    Processor(app, feeds, catalogue, accept_bad=accept_bad)
-    run(app, definitions)
+    app.run(Processor(app, feeds, catalogue, accept_bad=accept_bad))

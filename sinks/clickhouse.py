@@ -21,7 +21,7 @@ from tenacity import RetryCallState, Retrying
 
 from sinks.blocks import block
 from sinks.tables import TableColumn
-from streams.positions import Stop
+from streams.ending import Stop
 from streams.waiting import Waiting, always
 
 

@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
-from aiokafka.errors import CorruptRecordException
 
 from schemas.catalogue import Catalogue
 from schemas.feed import Aggregate, Feed
@@ -22,7 +21,7 @@ from streams.awaited import PATIENCE, Awaited
 from streams.deadletters import DeadLetter, NotADeadLetter
 from streams.decode import Decoder, Wanted, places
 from streams.generations import Generation, generations, source
-from streams.recordbatch import NotOpened, RecordBatch
+from streams.recordbatch import MalformedBatch, NotOpened, RecordBatch
 from streams.runs import Run
 from streams.unknown import Unknown
 from streams.watermark import advance
@@ -187,7 +186,7 @@ def _letters(batch: RecordBatch, from_offset: int) -> Iterator[DeadLetter]:
     topic, partition, arrived_ms = deadletters.TOPIC, batch.partition, batch.arrived_ms
     try:
         records = batch.records()
-    except (NotOpened, CorruptRecordException) as error:
+    except (NotOpened, MalformedBatch) as error:
         cause = f"no dead letters: the batch cannot be read: {error}"
         yield from deadletters.of_batch(topic, partition, batch.base_offset, batch.last_offset, cause, arrived_ms)
         return

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 
 import polars as pl
-from faust.types import TP
 
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
@@ -22,15 +21,17 @@ from sinks.definitions import definitions
 from sinks.following import Following
 from sinks.lanes import AggregateLane, Lane, Read, Unread, lanes
 from sinks.tables import CONTROL, PROGRESS, UNDECLARED, TableColumn
-from streams.batchworker import BatchWorker, Held
+from streams.assignment import Assigned
+from streams.batchworker import BatchWorker, Transport
 from streams.cluster import Cluster
 from streams.decode import gaps
 from streams.generations import source, source_definitions
+from streams.lifecycle import Moment, Stage, tell
 from streams.positions import LogGap, Position
 from streams.runs import Run
 from streams.standing import committed_positions
 from streams.topics import topics
-from streams.worker import BatchApp, run
+from streams.transport.app import BatchApp
 
 log = logging.getLogger("citystream")
 
@@ -99,17 +100,17 @@ class Sink(BatchWorker[Reading, Read]):
 
     command = "citystream sink"
 
-    def __init__(self, app: BatchApp, ways: list[Lane], writer: Writer) -> None:
+    def __init__(self, transport: Transport, ways: list[Lane], writer: Writer) -> None:
         self._lanes = {lane.topic: lane for lane in ways}
         self._writer = writer
         self._threads = ThreadPoolExecutor(len(ways), "insert")
         #: Topics of which ClickHouse does not take the rows, and what is said of them.
         self._stuck: dict[str, str] = {}
-        super().__init__(app, {topic: topic for topic in self._lanes})
+        super().__init__(transport, {topic: topic for topic in self._lanes})
 
-    def begin(self, tp: TP, start: Position) -> Reading:
+    def begin(self, one: Assigned[Reading]) -> Reading:
         """A partition of which nothing waits."""
-        return Reading(self._lanes[tp.topic], start)
+        return Reading(self._lanes[one.place.topic], one.start)
 
     def read(self, waiting: Sequence[tuple[Reading, Run]]) -> list[Read]:
         """Decode."""
@@ -128,7 +129,7 @@ class Sink(BatchWorker[Reading, Read]):
         """Bytes of its rows."""
         return state.unwritten
 
-    async def flush(self, held: Mapping[TP, Held[Reading]]) -> None:
+    async def flush(self, assigned: Sequence[Assigned[Reading]]) -> None:
         """Insert what waits, wait for the acknowledgement, then let the positions be committed.
 
         While the server does not take it, no more is read of its topic, and it is given up when all its partitions have
@@ -137,28 +138,29 @@ class Sink(BatchWorker[Reading, Read]):
         frames: dict[Lane, list[pl.DataFrame]] = {}
         without: list[tuple[str, int, int, int]] = []
         positions = {}
-        for tp, reading in held.items():
-            waiting, empty, positions[tp] = reading.state.give()
-            without += empty
-            if waiting:
-                frames.setdefault(reading.state.lane, []).extend(waiting)
+        for one in assigned:
+            if one.begun:
+                waiting, empty, positions[one] = one.state.give()
+                without += empty
+                if waiting:
+                    frames.setdefault(one.state.lane, []).extend(waiting)
         self.taken()
         if frames or without:
-            await self.app.unchanged({tp.topic for tp in held})
-        storing = asyncio.create_task(self._store(held, frames, without, positions))
+            await self.transport.unchanged({one.place.topic for one in positions})
+        storing = asyncio.create_task(self._store(frames, without, positions))
         await asyncio.wait([storing], timeout=PATIENCE)
         if not storing.done():
-            for lane in {reading.state.lane for reading in held.values()}:
+            for lane in {one.state.lane for one in positions}:
                 self._stuck[lane.topic] = f"{lane.topic}: ClickHouse has not taken rows yet ({self._refusal(lane)})"
             self.taken()
-            for tp, reading in held.items():
-                async with reading.lock:
-                    await self.take_what_waits(tp, reading)
+            for one in positions:
+                async with one.lock:
+                    await self.take_what_waits(one)
         try:
             await storing
         finally:
-            for tp in held:
-                self._stuck.pop(tp.topic, None)
+            for one in positions:
+                self._stuck.pop(one.place.topic, None)
 
     def _refusal(self, lane: Lane) -> str:
         """What is known of why the rows of a lane are not taken."""
@@ -168,12 +170,11 @@ class Sink(BatchWorker[Reading, Read]):
 
     async def _store(
         self,
-        held: Mapping[TP, Held[Reading]],
         frames: Mapping[Lane, list[pl.DataFrame]],
         without: list[tuple[str, int, int, int]],
-        positions: Mapping[TP, Position],
+        positions: Mapping[Assigned[Reading], Position],
     ) -> None:
-        insert = partial(self._insert, wanted=lambda: any(self.keeps(tp, held[tp]) for tp in positions))
+        insert = partial(self._insert, wanted=lambda: any(one.current for one in positions))
         with suppress(Abandoned):
             progress = []
             for lane, waiting in frames.items():
@@ -190,16 +191,17 @@ class Sink(BatchWorker[Reading, Read]):
             if without:
                 frame = pl.DataFrame(without, [column.name for column in CONTROL], orient="row")
                 await insert("raw.control", CONTROL, frame)
-            for tp, position in positions.items():
-                if self.keeps(tp, held[tp]):
-                    self.app.batch_consumer.flushed[tp] = position
+            for one, position in positions.items():
+                self.flushed(one, position)
 
     async def _insert(
         self, table: str, columns: Sequence[TableColumn], rows: pl.DataFrame, wanted: Callable[[], bool]
     ) -> None:
         if rows.height:
             loop = asyncio.get_running_loop()
+            tell(Moment(Stage.INSERTING, table=table, rows=rows.height))
             await loop.run_in_executor(self._threads, self._writer.insert, table, columns, rows, wanted)
+            tell(Moment(Stage.INSERTED, table=table, rows=rows.height))
 
 
 def main(
@@ -222,5 +224,4 @@ def main(
     wanted = topics(feeds.values())
     own = definitions(feeds.values())
     app = BatchApp(GROUP, cluster, own, wanted, instance=instance, agrees_with=(processor, of_others))
-    Sink(app, ways, Writer(server, log.warning))
-    run(app, own)
+    app.run(Sink(app, ways, Writer(server, log.warning)))

@@ -10,21 +10,18 @@ import asyncio
 import logging
 import math
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import wraps
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-import faust
-from faust.types import TP
-
+from streams.assignment import Assigned, TopicPartition, locked
 from streams.awaited import NotYet
-from streams.positions import LogGap, Position, Stop
+from streams.ending import Stop, end_process
+from streams.lifecycle import Moment, Stage, tell
+from streams.positions import LogGap, Position
 from streams.runs import LONGEST_RUN, Run, joined
-from streams.worker import BatchApp, end_process
 
 log = logging.getLogger("citystream")
 
@@ -34,16 +31,52 @@ R = TypeVar("R")
 #: How often a look shows whether a feed is due.
 LOOK_EVERY = timedelta(seconds=1)
 #: Bytes of runs with which a partition does not wait for the others: a backlog.
-AT_ONCE = 256 * 2**10
+AT_ONCE_BYTES = 256 * 2**10
 #: Bytes waiting for a flush, over all partitions, with which it is time for one, and beyond which reading waits. As
 #: much again may be on its way.
-ENOUGH, MOST = 32 * 2**20, 64 * 2**20
+FLUSH_SOON_BYTES, MOST_BYTES = 32 * 2**20, 64 * 2**20
 #: After so many bytes of runs it is looked how much waits.
 WEIGHED_BYTES = 2**20
 #: Seconds between two looks whether a partition can go on: they begin with the one and grow to the other.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.25, 2.0
 #: After these nothing the process holds can be trusted, whichever feed they came up in.
 NOT_ALONE = (LogGap, MemoryError)
+
+
+class Transport(Protocol):
+    """What reads for a worker and commits for it: ``streams.transport.app.BatchApp``, or a double in tests."""
+
+    @property
+    def group(self) -> str:
+        """The consumer group."""
+
+    @property
+    def assigned(self) -> Mapping[TopicPartition, Assigned[Any]]:
+        """The partitions that are read."""
+
+    def assignment(self) -> Iterable[TopicPartition]:
+        """All partitions that were given to this worker, also those it cannot read."""
+
+    def log_end(self, place: TopicPartition, /) -> int:
+        """Where a partition's log ended at the last fetch."""
+
+    def pause(self, place: TopicPartition, reason: str, /) -> None:
+        """Read no more of a partition, and commit why, until it goes on."""
+
+    def go_on(self, place: TopicPartition, /) -> None:
+        """Read a paused partition on."""
+
+    async def unchanged(self, topics: Iterable[str], /) -> None:
+        """Return when these topics are seen to be those it began with.
+
+        Raises
+        ------
+        TopicProblem
+            One of them is not.
+        """
+
+    def keep(self, work: Callable[[], Coroutine[Any, Any, None]], /) -> None:
+        """Run this from the start on."""
 
 
 def _or_end(call: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any, Any, None]]:
@@ -61,46 +94,9 @@ def _or_end(call: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any
     return guarded
 
 
-@dataclass
-class Held(Generic[S]):
-    """The state of a partition since the assignment ``start`` belongs to; ``lock`` is held while it takes runs.
-
-    ``runs`` are those that wait to be taken, ``waiting`` their bytes, and ``fresh`` says whether something came since
-    the last flush.
-    """
-
-    start: Position
-    state: S
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    runs: deque[Run] = field(default_factory=deque)
-    waiting: int = 0
-    fresh: bool = False
-
-    def receive(self, run: Run) -> None:
-        """Let a run wait; this and ``done`` are for the event loop alone."""
-        self.runs.append(run)
-        self.waiting += run.size
-        self.fresh = True
-
-    def done(self, count: int) -> None:
-        """So many runs were taken."""
-        for _ in range(count):
-            self.waiting -= self.runs.popleft().size
-        self.fresh = True
-
-
-@asynccontextmanager
-async def locked(held: Iterable[Held[Any]]) -> AsyncIterator[None]:
-    """While it lasts, none of these takes a run but by who asked for it."""
-    async with AsyncExitStack() as locks:
-        for one in held:
-            await locks.enter_async_context(one.lock)
-        yield
-
-
-def _together(waiting: Iterable[tuple[Held[S], Run, int]]) -> Iterator[list[tuple[Held[S], Run, int]]]:
+def _together(waiting: Iterable[tuple[Assigned[S], Run, int]]) -> Iterator[list[tuple[Assigned[S], Run, int]]]:
     """Those of one topic, as many as are read at once."""
-    found: list[tuple[Held[S], Run, int]] = []
+    found: list[tuple[Assigned[S], Run, int]] = []
     records = 0
     for one in waiting:
         run = one[1]
@@ -127,30 +123,30 @@ class BatchWorker(Generic[S, R]):
 
     command: str
 
-    def __init__(self, app: BatchApp, topics: Mapping[str, str]) -> None:
-        """``topics`` are those it reads, each with the name of its feed: what is flushed and stopped together."""
-        self.app = app
-        self.held: dict[TP, Held[S]] = {}
+    def __init__(
+        self, transport: Transport, feeds: Mapping[str, str], outputs: Mapping[str, str] | None = None
+    ) -> None:
+        """``feeds`` names the feed of each topic that is read: what is flushed and stopped together. ``outputs`` names
+        the feed of each topic that is written for one alone."""
+        self.transport = transport
         #: The feeds that are stopped, and why.
         self.stopped: dict[str, str] = {}
-        self._feeds = topics
+        self._feeds = {**(outputs or {}), **feeds}
+        self._read_feeds = frozenset(feeds.values())
         self._hands = asyncio.Semaphore(os.cpu_count() or 1)
         self._working: set[asyncio.Task[None]] = set()
         self._flushing: set[str] = set()
         self._again: set[str] = set()
-        self._behind: set[TP] = set()
+        self._behind: set[TopicPartition] = set()
         self._came: set[str] = set()
         self._flushed_at: dict[str, float] = {}
         self._unweighed = WEIGHED_BYTES
         self._due = asyncio.Event()
         self._taken = asyncio.Event()
-        for topic in topics:
-            raw = app.topic(topic, key_serializer="raw", value_serializer="raw", acks=False)  # positions are committed
-            app.agent(raw, name=f"{app.conf.id}.{topic}")(_or_end(self._read))
-        app.task(_or_end(self._keep_flushing))
+        transport.keep(_or_end(self._keep_flushing))
 
-    def begin(self, tp: TP, start: Position) -> S:
-        """The state of a partition that is read from a position on."""
+    def begin(self, one: Assigned[S], /) -> S:
+        """The state of a partition that is read from its start on."""
         raise NotImplementedError
 
     def read(self, waiting: Sequence[tuple[S, Run]], /) -> Sequence[R]:
@@ -179,50 +175,68 @@ class BatchWorker(Generic[S, R]):
         """Bytes of a state that wait for the next flush."""
         raise NotImplementedError
 
-    async def flush(self, held: Mapping[TP, Held[S]]) -> None:
-        """Write what changed in the partitions of a feed and let the positions be committed; ``taken`` says when a
-        state gave up what waited."""
+    async def flush(self, assigned: Sequence[Assigned[S]]) -> None:
+        """Write what changed in the partitions of a feed, then say of each what may be committed (``flushed``).
+
+        ``taken`` says when a state gave up what waited.
+        """
         raise NotImplementedError
+
+    def begun(self) -> list[Assigned[S]]:
+        """The partitions of which something has come since the assignment."""
+        return [one for one in self.transport.assigned.values() if one.begun]
 
     async def room(self) -> None:
         """Wait for a flush if too much waits for it, but for what has to wait anyway."""
-        while (waiting := sum(self._unwritten(tp, held) for tp, held in self.held.items())) >= ENOUGH:
+        while (waiting := sum(map(self._unwritten, self.begun()))) >= FLUSH_SOON_BYTES:
             self._taken.clear()
             self.flush_soon()
-            if waiting < MOST:
+            if waiting < MOST_BYTES:
                 return
-            await self._taken.wait()
+            with suppress(TimeoutError):  # partitions that are taken away make room and say nothing
+                await asyncio.wait_for(self._taken.wait(), LOOK_EVERY.total_seconds())
 
-    def _unwritten(self, tp: TP, held: Held[S]) -> int:
-        if self.waits(held.state):
+    def _unwritten(self, one: Assigned[S]) -> int:
+        if self.waits(one.state):
             return 0
-        return self.unwritten(held.state) + (0 if tp in self.app.batch_consumer.paused else held.waiting)
+        return self.unwritten(one.state) + (0 if one.paused else one.waiting)
 
     def taken(self) -> None:
         """Let reading look for room again: a flush took what waited, or there is less of it to wait for."""
         self._taken.set()
 
-    def keeps(self, tp: TP, held: Held[S]) -> bool:
-        """Whether the partition is still assigned as it was when the state began."""
-        consumer = self.app.batch_consumer
-        return consumer.resumed.get(tp) is held.start and tp in consumer.assignment()
+    def flushed(self, one: Assigned[S], position: Position) -> None:
+        """All results up to a position are acknowledged: it may be committed."""
+        one.flushed = position
+        tell(Moment(Stage.FLUSHED, one.place, next=position.processed))
 
     def flush_soon(self) -> None:
         """Flush without waiting for the next second."""
         self._due.set()
 
-    async def _read(self, stream: faust.StreamT) -> None:
-        async for event in stream.events():
-            tp, run = event.message.tp, event.message.value
-            start = self.app.batch_consumer.resumed.get(tp)
-            self._unweighed += run.size
-            if self._unweighed >= WEIGHED_BYTES:
-                self._unweighed = 0
-                await self.room()
-            held = self._receive(tp, run, start)
-            if held is not None and held.waiting >= AT_ONCE and tp not in self.app.batch_consumer.paused:
+    async def receive(self, place: TopicPartition, run: Run) -> None:
+        """Let a run wait to be taken, and one of a backlog not for long; called for each that was fetched."""
+        one = self.transport.assigned.get(place)
+        tell(Moment(Stage.FETCHED, place, run.start, run.next))
+        self._unweighed += run.size
+        if self._unweighed >= WEIGHED_BYTES:
+            self._unweighed = 0
+            await self.room()
+        feed = self._feeds[place.topic]
+        if one is None or not one.current or feed in self.stopped:
+            return
+        if not one.begun:
+            with self._alone(feed):
+                one.begin(self.begin(one))
+            if feed in self.stopped:
+                return
+        one.receive(run)
+        self._came.add(feed)
+        if not one.paused:
+            self._note_end(place, run)
+            if one.waiting >= AT_ONCE_BYTES:
                 await self._hands.acquire()
-                self._work(self._take(tp, held))
+                self._work(self._take(one))
 
     def _work(self, doing: Coroutine[Any, Any, None]) -> None:
         async def work() -> None:
@@ -232,95 +246,81 @@ class BatchWorker(Generic[S, R]):
         self._working.add(task)
         task.add_done_callback(self._working.discard)
 
-    def _receive(self, tp: TP, run: Run, start: Position | None) -> Held[S] | None:
-        """Let a run wait that was read from ``start`` on, unless the partition was taken away before it came."""
-        consumer, feed = self.app.batch_consumer, self._feeds[tp.topic]
-        if start is None or consumer.resumed.get(tp) is not start:
-            return None
-        if reason := self.stopped.get(feed):
-            consumer.pause(tp, reason)
-            return None
-        held = self.held.get(tp)
-        if held is None or held.start is not start:
-            with self._alone(feed):
-                held = self.held[tp] = Held(start, self.begin(tp, start))
-            if feed in self.stopped or held is None:
-                return None
-        held.receive(run)
-        self._came.add(feed)
-        if tp not in consumer.paused:
-            self._note_end(tp, run)
-        return held
-
-    async def _take(self, tp: TP, held: Held[S]) -> None:
+    async def _take(self, one: Assigned[S]) -> None:
         """Take what waits of a partition."""
         try:
-            with self._alone(self._feeds[tp.topic]):
-                async with held.lock:
-                    if tp not in self.app.batch_consumer.paused:
-                        await self.take_what_waits(tp, held)
+            with self._alone(self._feeds[one.place.topic]):
+                async with one.lock:
+                    if one.begun and not one.paused:
+                        await self.take_what_waits(one)
         finally:
             self._hands.release()
 
-    async def _pass(self, held: Mapping[TP, Held[S]]) -> None:
+    async def _pass(self, assigned: Sequence[Assigned[S]]) -> None:
         """Take what waits of a feed, of all partitions that do not have to wait."""
-        async with self._hands, locked(held.values()):
-            paused = self.app.batch_consumer.paused
-            ready = {tp: held[tp] for tp in sorted(held) if held[tp].runs and tp not in paused}
-            waiting = [(one, *joined(one.runs)) for one in ready.values() if not self.waits(one.state)]
+        async with self._hands, locked(assigned):
+            ready = [one for one in assigned if one.runs and not one.paused]
+            waiting = [(one, *joined(one.runs)) for one in ready if not self.waits(one.state)]
             for together in _together(waiting):
                 with suppress(NotYet):
                     await asyncio.to_thread(self._read_and_take, [(one.state, run) for one, run, _ in together])
                     for one, _, count in together:
                         one.done(count)
-            for tp, one in ready.items():
+            for one in ready:
                 if one.runs:
-                    await self.take_what_waits(tp, one)
+                    await self.take_what_waits(one)
 
     def _read_and_take(self, waiting: Sequence[tuple[S, Run]]) -> None:
-        for (state, run), read in zip(waiting, self.read(waiting), strict=True):
-            self.take(state, run, read)
+        read = self.read(waiting)
+        for (state, run), found in zip(waiting, read, strict=True):
+            place = TopicPartition(run.topic, run.partition)
+            tell(Moment(Stage.DECODED, place, run.start, run.next))
+            self.take(state, run, found)
+            tell(Moment(Stage.PROCESSED, place, run.start, run.next))
 
-    async def take_what_waits(self, tp: TP, held: Held[S]) -> None:
+    async def take_what_waits(self, one: Assigned[S]) -> None:
         """Take runs in their order, together if they can be; pause the partition where one has to wait, and else let
         it go on."""
-        consumer, reason, together = self.app.batch_consumer, "", True
-        while not (reason := self.waits(held.state)) and held.runs and self.held.get(tp) is held:
-            run, count = joined(held.runs) if together else (held.runs[0], 1)
+        reason, together = "", True
+        while not (reason := self.waits(one.state)) and one.runs:
+            run, count = joined(one.runs) if together else (one.runs[0], 1)
             try:
-                await asyncio.to_thread(self._read_and_take, [(held.state, run)])
+                await asyncio.to_thread(self._read_and_take, [(one.state, run)])
             except NotYet as wait:
                 if count == 1:
                     reason = str(wait)
                     break
                 together = False
             else:
-                held.done(count)
+                one.done(count)
+        if not one.begun:
+            return
         if not reason:
-            if tp in consumer.paused and self.held.get(tp) is held:
-                consumer.go_on(tp)
-                log.info("%s/%d goes on", *tp)
-        elif tp not in consumer.paused and self.keeps(tp, held):
+            if one.paused:
+                self.transport.go_on(one.place)
+                log.info("%s goes on", one.place)
+        elif not one.paused:
             log.warning("%s. No other topic waits for it", reason)
-            consumer.pause(tp, reason)
-            self._behind.discard(tp)
-            self._work(self._try_again(tp, held))
+            self.transport.pause(one.place, reason)
+            self._behind.discard(one.place)
+            self._work(self._try_again(one))
 
-    async def _try_again(self, tp: TP, held: Held[S]) -> None:
+    async def _try_again(self, one: Assigned[S]) -> None:
         """Look now and then, at growing intervals, whether a paused partition can go on."""
-        pause = SHORTEST_PAUSE
-        while self.held.get(tp) is held and self.keeps(tp, held) and tp in self.app.batch_consumer.paused:
+        pause, feed = SHORTEST_PAUSE, self._feeds[one.place.topic]
+        while one.begun and one.paused:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-            with self._alone(self._feeds[tp.topic]):
-                async with self._hands, held.lock:
-                    await self.take_what_waits(tp, held)
+            with self._alone(feed):
+                async with self._hands, one.lock:
+                    if one.begun:
+                        await self.take_what_waits(one)
 
-    def _note_end(self, tp: TP, run: Run) -> None:
-        if run.next < self.app.batch_consumer.highwater(tp):
-            self._behind.add(tp)
-        elif tp in self._behind:
-            self._behind.discard(tp)
+    def _note_end(self, place: TopicPartition, run: Run) -> None:
+        if run.next < self.transport.log_end(place):
+            self._behind.add(place)
+        elif place in self._behind:
+            self._behind.discard(place)
             if not self._behind:
                 self.flush_soon()
 
@@ -331,8 +331,8 @@ class BatchWorker(Generic[S, R]):
                 await asyncio.wait_for(self._due.wait(), LOOK_EVERY.total_seconds())
             at_once = self._due.is_set()
             self._due.clear()
-            self._keep({tp: held for tp, held in self.held.items() if self.keeps(tp, held)})
-            feeds = {self._feeds[tp.topic] for tp, held in self.held.items() if held.fresh}
+            self._behind &= self.transport.assigned.keys()
+            feeds = {self._feeds[one.place.topic] for one in self.begun() if one.fresh}
             if at_once:
                 self._again |= feeds & self._flushing
             else:
@@ -354,12 +354,13 @@ class BatchWorker(Generic[S, R]):
                 self._again.discard(feed)
                 self._flushed_at[feed] = asyncio.get_running_loop().time()
                 with self._alone(feed):
-                    held = {tp: one for tp, one in self.held.items() if self._feeds[tp.topic] == feed and one.fresh}
-                    await self._pass(held)
-                    for one in held.values():
+                    fresh = [one for one in self.begun() if self._feeds[one.place.topic] == feed and one.fresh]
+                    fresh.sort(key=lambda one: one.place)
+                    await self._pass(fresh)
+                    for one in fresh:
                         one.fresh = bool(one.runs)
-                    if held:
-                        await self.flush(held)
+                    if fresh:
+                        await self.flush(fresh)
         finally:
             self._flushing.discard(feed)
 
@@ -373,6 +374,17 @@ class BatchWorker(Generic[S, R]):
         except BaseException as error:  # noqa: BLE001 - corrupt bytes can make Polars panic, which is no Exception
             self._stop(feed, error)
 
+    def stop(self, topic: str, error: BaseException) -> None:
+        """Stop the feed of a topic; the process ends for one that belongs to no feed alone."""
+        if topic in self._feeds:
+            self._stop(self._feeds[topic], error)
+        else:
+            end_process(error)
+
+    def why_stopped(self, topic: str) -> str:
+        """Why the feed of a topic is stopped; empty if it is not."""
+        return self.stopped.get(self._feeds[topic], "")
+
     def _stop(self, feed: str, error: BaseException) -> None:
         if feed in self.stopped:
             return
@@ -380,25 +392,19 @@ class BatchWorker(Generic[S, R]):
         self.stopped[feed] = reason = (
             str(error)
             if known
-            else f"{type(error).__name__} in the program; the log of the {self.app.conf.id} says where. "
+            else f"{type(error).__name__} in the program; the log of the {self.transport.group} says where. "
             f"With that mended start it again: {self.command}"
         )
-        if self.stopped.keys() >= set(self._feeds.values()):
+        if self.stopped.keys() >= self._read_feeds:
             end_process(error)
         log.error("%s", error if known else f"{type(error).__name__}: {error}", exc_info=None if known else error)
         log.error(
             "%s is stopped, the other feeds of this %s go on. What is not committed of it stays in the log",
-            *(feed, self.app.conf.id),
+            *(feed, self.transport.group),
         )
-        consumer = self.app.batch_consumer
-        self._keep({tp: held for tp, held in self.held.items() if self._feeds[tp.topic] != feed})
-        for tp in consumer.assignment():
-            if self._feeds.get(tp.topic) == feed:
-                consumer.pause(tp, reason)
-
-    def _keep(self, held: dict[TP, Held[S]]) -> None:
-        """Forget the other partitions, and what waited of them."""
-        if held.keys() < self.held.keys():
-            self.taken()
-        self.held = held
-        self._behind &= held.keys()
+        for one in [one for place, one in self.transport.assigned.items() if self._feeds[place.topic] == feed]:
+            one.drop()
+        for place in self.transport.assignment():
+            if self._feeds[place.topic] == feed:
+                self.transport.pause(place, reason)
+        self.taken()

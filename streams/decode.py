@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from aiokafka.errors import CorruptRecordException
 
 from schemas.catalogue import Catalogue
 from schemas.columnar import Block
@@ -23,7 +22,7 @@ from schemas.rowcodec import FRAME, schema_id
 from schemas.verdict import Rules
 from streams.awaited import Awaited
 from streams.deadletters import DeadLetter, Stage, of_batch
-from streams.recordbatch import MAX_BODY, NotOpened, RecordBatch
+from streams.recordbatch import MAX_BODY, MalformedBatch, NotOpened, RecordBatch
 from streams.runs import Run
 from streams.unknown import GivenUp, Unknown
 from streams.versions import Version, Versions
@@ -55,7 +54,7 @@ def _held(batch: RecordBatch) -> list[tuple[int, int]]:
         return whole
     try:
         offsets = [offset for offset, *_ in batch.records()]
-    except (NotOpened, CorruptRecordException):
+    except (NotOpened, MalformedBatch):
         return whole
     return [(offset, offset) for offset in offsets] if _in_order(batch, offsets) else whole
 
@@ -227,7 +226,7 @@ class _Reading:
         batch, unknown = member.batch, member.unknown
         try:
             records = batch.records()
-        except CorruptRecordException as error:
+        except MalformedBatch as error:
             self.dead += self._batch_letters(batch, f"the records of the batch have no borders: {error}")
             return
         if not _in_order(batch, [offset for offset, *_ in records]):

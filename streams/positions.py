@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from schemas.before import renewed
 from schemas.persisted import Newer, check_version
+from streams.ending import EX_CONFIG, Stop
 from streams.generations import source
 
 #: Of what a commit's metadata holds. Positions of version 1 say none, and have other fingerprints of records.
@@ -31,12 +32,10 @@ CHOICES = {
 }
 
 
-class Stop(RuntimeError):
-    """A worker must not go on by itself; the message names the choice to make."""
-
-
 class PositionProblem(Stop):
     """A position cannot be trusted."""
+
+    code = EX_CONFIG
 
 
 class LogGap(Stop):

@@ -19,6 +19,7 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
 from schemas.columnar import Block, read_varint
+from streams.ending import Stop
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
 LENGTH_AND_BELOW = 12
@@ -35,12 +36,16 @@ MAX_RECORDS = 2**17
 BatchRecord = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 
-class CorruptBatch(RuntimeError):
+class CorruptBatch(Stop):
     """A batch the broker should not have sent: wrong checksum, magic or timestamp type."""
 
 
 class NotOpened(ValueError):
     """A batch holds more than ``MAX_RECORDS``, or its body decompresses to more than ``MAX_BODY``, or not at all."""
+
+
+class MalformedBatch(ValueError):
+    """The records of a batch do not follow the format."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class RecordBatch:
         ------
         NotOpened
             See ``block``.
-        CorruptRecordException
+        MalformedBatch
             The records do not follow the format.
         """
         body = self._body()
@@ -145,26 +150,26 @@ def _records(body: bytes, base_offset: int, count: int) -> Iterator[BatchRecord]
             name, at = _sized(body, at)
             content, at = _sized(body, at)
             if name is None:
-                raise CorruptRecordException(f"the record at offset {base_offset + delta} has a header without a name")
+                raise MalformedBatch(f"the record at offset {base_offset + delta} has a header without a name")
             headers.append((name.decode(errors="backslashreplace"), content or b""))
         if at != end or header_count < 0:
-            raise CorruptRecordException(f"the record at offset {base_offset + delta} is not as long as it states")
+            raise MalformedBatch(f"the record at offset {base_offset + delta} is not as long as it states")
         yield base_offset + delta, key, value, headers
     if at != len(body):
-        raise CorruptRecordException(f"{len(body) - at} bytes are left over after the records")
+        raise MalformedBatch(f"{len(body) - at} bytes are left over after the records")
 
 
 def _number(body: bytes, at: int) -> tuple[int, int]:
     number, after = read_varint(body, at)
     if not at < after <= len(body) or body[after - 1] >= 0x80:
-        raise CorruptRecordException("a number is cut off")
+        raise MalformedBatch("a number is cut off")
     return number, after
 
 
 def _sized(body: bytes, at: int) -> tuple[bytes | None, int]:
     size, at = _number(body, at)
     if at + size > len(body):
-        raise CorruptRecordException("a record is cut off")
+        raise MalformedBatch("a record is cut off")
     return (None, at) if size < 0 else (body[at : at + size], at + size)
 
 

@@ -19,8 +19,8 @@ from schemas.feed import Feed, milliseconds
 from streams import checkpoints, deadletters, publications
 from streams.clients import new_admin
 from streams.cluster import Cluster
+from streams.ending import EX_CONFIG, Stop
 from streams.generations import generations
-from streams.positions import Stop
 from streams.waiting import KAFKA_ANSWERS, Waiting, until_kafka_answers
 
 #: Largest record batch a topic takes, in bytes.
@@ -57,6 +57,8 @@ class TopicState:
 class TopicProblem(Stop):
     """A topic is missing, not as declared, or no longer the one it was."""
 
+    code = EX_CONFIG
+
 
 def topics(feeds: Iterable[Feed]) -> list[Topic]:
     """Every topic these feeds need."""
@@ -86,7 +88,7 @@ def create(cluster: Cluster, wanted: Iterable[Topic], replication: int = 1) -> l
         existing = found(admin)
         for topic in wanted:
             if topic.name in existing:
-                check_partitions(topic, existing[topic.name])
+                check_there(topic, existing[topic.name])
         missing = [topic for topic in wanted if topic.name not in existing]
         if missing:
             try:
@@ -97,14 +99,16 @@ def create(cluster: Cluster, wanted: Iterable[Topic], replication: int = 1) -> l
     return [topic.name for topic in missing]
 
 
-def check_partitions(declared: Topic, topic: TopicState) -> None:
-    """Hold a topic's number of partitions to its declaration.
+def check_there(declared: Topic, topic: TopicState | None) -> None:
+    """Hold a topic to its declaration.
 
     Raises
     ------
     TopicProblem
-        They differ.
+        It does not exist, or has another number of partitions.
     """
+    if topic is None:
+        raise TopicProblem(f"topic {declared.name} does not exist; run: citystream up")
     if topic.partitions != declared.partitions:
         raise TopicProblem(
             f"topic {declared.name} has {topic.partitions} partitions and is declared with {declared.partitions}; the "

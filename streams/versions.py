@@ -15,7 +15,7 @@ from schemas.model import PARTS, Field
 from schemas.rowcodec import NotDecodable, decode, schema_id
 from schemas.ticks import read_tick
 from schemas.verdict import ColumnarVerdict, Rules, rules
-from streams.positions import Stop
+from streams.ending import Stop
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from kafka.errors import KafkaError
 
 from streams.clients import new_admin
 from streams.cluster import Cluster
-from streams.topics import Topic, TopicProblem, TopicState, check_partitions, found
+from streams.topics import Topic, TopicProblem, TopicState, check_there, found
 from streams.waiting import until_kafka_answers
 
 
@@ -28,44 +28,42 @@ class Watch:
         self._topics = {topic.name: topic for topic in topics}
         self._admin: KafkaAdminClient | None = None
         self._looking = asyncio.Lock()
-        self._next: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[dict[str, TopicProblem]] | None = None
         #: The topics that the next look is at.
         self._asked: set[str] = set()
 
-    def begin(self) -> None:
-        """The first look; waits until Kafka answers.
-
-        Raises
-        ------
-        TopicProblem
-            A topic does not exist or has another number of partitions than declared.
-        """
-        self.began = self._now(self._topics)
-        if missing := self._topics.keys() - self.began.keys():
-            raise TopicProblem(f"topics {', '.join(sorted(missing))} do not exist; run: citystream up")
+    def begin(self) -> dict[str, TopicProblem]:
+        """The first look; waits until Kafka answers. What is wrong with topics that are not there as declared."""
+        there = self._now(self._topics)
+        problems = {}
         for name, topic in self._topics.items():
-            check_partitions(topic, self.began[name])
+            try:
+                check_there(topic, there.get(name))
+            except TopicProblem as problem:
+                problems[name] = problem
+        self.began = {name: state for name, state in there.items() if name not in problems}
+        return problems
 
-    async def unchanged(self, topics: Iterable[str]) -> None:
-        """Return when a look that began after this call has found these topics to be the same; callers share a look.
+    async def look(self, topics: Iterable[str]) -> dict[str, TopicProblem]:
+        """What a look that began after this call found wrong with these topics; callers share a look.
 
-        So what was read before the call came from these topics.
-
-        Raises
-        ------
-        TopicProblem
-            A topic was deleted, deleted and created again, or got more partitions.
+        A topic was deleted, deleted and created again, or got more partitions. So what was read before the call came
+        from those it does not name.
         """
-        self._asked.update(topics)
+        names = {*topics}
+        self._asked |= names
         if self._next is None:
             self._next = asyncio.create_task(self._look())
-        await asyncio.shield(self._next)
+        problems = await asyncio.shield(self._next)
+        return {name: problem for name, problem in problems.items() if name in names}
 
-    async def _look(self) -> None:
+    async def _look(self) -> dict[str, TopicProblem]:
         async with self._looking:
             self._next = None
-            asked, self._asked = self._asked, set()
-            compare(self._worker, {name: self.began[name] for name in asked}, await asyncio.to_thread(self._now, asked))
+            asked, self._asked = self._asked & self.began.keys(), set()
+            now = await asyncio.to_thread(self._now, asked)
+            found = {name: compare(self._worker, name, self.began[name], now.get(name)) for name in asked}
+            return {name: problem for name, problem in found.items() if problem is not None}
 
     def _now(self, names: Collection[str]) -> dict[str, TopicState]:
         return until_kafka_answers(self._cluster, lambda: self._ask(names))
@@ -81,27 +79,21 @@ class Watch:
             raise
 
 
-def compare(worker: str, before: Mapping[str, TopicState], now: Mapping[str, TopicState]) -> None:
-    """Hold topics as they are now to what they were.
-
-    Raises
-    ------
-    TopicProblem
-        They differ; the message names the first one that does and what to do.
-    """
-    for name, topic in before.items():
-        if name not in now:
-            raise TopicProblem(
-                f"topic {name} was deleted. If it does not come back: citystream init creates it again, and the "
-                f"{worker} then says how to go on"
-            )
-        if now[name].id != topic.id:
-            raise TopicProblem(
-                f"topic {name} was deleted and created again, its offsets mean other records now; stop the workers, "
-                "then see: citystream positions show processor, and: citystream positions show sink"
-            )
-        if now[name].partitions != topic.partitions:
-            raise TopicProblem(
-                f"topic {name} has {now[name].partitions} partitions and had {topic.partitions}: keys have moved to "
-                "other partitions; the number is fixed for the life of a topic, see More partitions in docs/operator.md"
-            )
+def compare(worker: str, name: str, before: TopicState, now: TopicState | None) -> TopicProblem | None:
+    """What is wrong with a topic as it is now, and what to do; None if it is what it was."""
+    if now is None:
+        return TopicProblem(
+            f"topic {name} was deleted. If it does not come back: citystream init creates it again, and the {worker} "
+            "then says how to go on when it is started again"
+        )
+    if now.id != before.id:
+        return TopicProblem(
+            f"topic {name} was deleted and created again, its offsets mean other records now; stop the workers, then "
+            "see: citystream positions show processor, and: citystream positions show sink"
+        )
+    if now.partitions != before.partitions:
+        return TopicProblem(
+            f"topic {name} has {now.partitions} partitions and had {before.partitions}: keys have moved to other "
+            "partitions; the number is fixed for the life of a topic, see More partitions in docs/operator.md"
+        )
+    return None

@@ -36,7 +36,6 @@ from sinks.ledger import accounts
 from streams import checkpoints, deadletters
 from streams.lag import LagMeter, committed_offsets
 from streams.publisher import Publisher, new_producer
-from streams.worker import EX_CONFIG
 from tests.conftest import settings_in
 
 FEEDS = ("traffic_flow", "parking_site", "police_incident", "parking_spot")
@@ -220,12 +219,18 @@ class City:
                 admin.remove_group_members(group, names)
 
     def stops(self, name: str, message: str) -> None:
-        """Start a worker that has to stop by itself, say why, and change nothing."""
+        """Start a worker that has to stop a feed by itself, say why, and change nothing."""
         before = self.digest()
-        ended = self.command(*self.worker(name))
-        assert ended.returncode == EX_CONFIG, ended.stderr
-        assert message in ended.stderr
+        self.refuses(name, message)
         assert self.digest() == before
+
+    def refuses(self, name: str, message: str) -> None:
+        """Start a worker that has to stop a feed by itself and say why; end it then."""
+        self.start(name)
+        self.wait(lambda: self.logged(name, "is stopped, the other feeds of this"))
+        assert self.logged(name, message), self.process(name).log.read_text()
+        self.kill(name)
+        self.dismiss(name)
 
     def choose(self, choice: str, *words: str) -> None:
         """Make a choice about positions, as ``citystream positions`` names it."""

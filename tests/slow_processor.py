@@ -7,43 +7,34 @@ It says ``replays`` of a run before the processed offset and ``straddles`` of on
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from citystream.cli import main
-from processors.partition import Partition, Read
-from processors.worker import Processor
 from streams import batchworker, runs
-from streams.runs import Run
-from streams.transport import ConsumerThread
+from streams.assignment import TopicPartition
+from streams.lifecycle import Moment, Stage, listen
+from streams.transport import app
 
-FETCHED = 64 * 1024
 #: Records of a run at most: enough for several batches, of which one may end at the processed offset.
 LONGEST = 500
 #: A run of the replay takes this long, so that a replay goes on over several flushes and commits; in s.
 PAUSE = 0.1
 
-create, take = ConsumerThread._create_worker_consumer, Processor.take
+processed: dict[TopicPartition, int] = {}
 
 
-def create_with_small_fetches(self: ConsumerThread, transport: Any) -> Any:
-    """A consumer that fetches little at once."""
-    consumer = create(self, transport)
-    consumer._max_partition_fetch_bytes = FETCHED
-    return consumer
-
-
-def take_slowly(self: Processor, state: Partition, run: Run, read: Read) -> None:
-    """Say where a run lies, and wait."""
-    processed = state.start.processed
-    if run.start < processed:
-        word = "straddles" if run.next > processed else "replays"
-        print(f"{word} {run.topic}/{run.partition}: {run.start} to {run.next}, processed {processed}", flush=True)
+def hear(moment: Moment) -> None:
+    """Say where a run lies that is about to be taken, and wait."""
+    if moment.place is None:
+        return
+    if moment.stage is Stage.ASSIGNED:
+        processed[moment.place] = moment.next
+    elif moment.stage is Stage.DECODED and moment.start < (reached := processed[moment.place]):
+        word = "straddles" if moment.next > reached else "replays"
+        print(f"{word} {moment.place}: {moment.start} to {moment.next}, processed {reached}", flush=True)
         time.sleep(PAUSE)
-    take(self, state, run, read)
 
 
 if __name__ == "__main__":
-    ConsumerThread._create_worker_consumer = create_with_small_fetches  # type: ignore[method-assign]
-    Processor.take = take_slowly  # type: ignore[method-assign]
-    batchworker.AT_ONCE, runs.LONGEST_RUN = 1, LONGEST
+    listen(hear)
+    app.PARTITION_FETCH_BYTES, batchworker.AT_ONCE_BYTES, runs.LONGEST_RUN = 64 * 1024, 1, LONGEST
     main()

@@ -9,74 +9,58 @@ MOMENT is one of ``MOMENTS``: the process is killed with -9 when it comes there 
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from citystream import cli
 from processors.partition import Partition
 from processors.worker import Change, Processor
-from sinks.clickhouse import Writer
 from sinks.worker import Sink
-from streams.producing import Sender
-from streams.transport import Consumer, ConsumerThread
+from streams.lifecycle import Moment, Stage, listen
+from streams.transport.app import BatchApp
 
 #: What a worker says when it comes to the moment it is to die at.
 DYING = "dies now, as it was told to"
-#: Where a worker dies: class, method, and whether before or after it.
-MOMENTS: dict[str, tuple[type[Any], str, str]] = {
-    "started": (Consumer, "perform_seek", "before"),
-    "assigned": (Consumer, "perform_seek", "after"),
-    "revoked": (Consumer, "on_partitions_revoked", "before"),
-    "replaying or processing": (Partition, "take", "before"),
-    "parts half sent": (Sender, "settle", "before"),
-    "flushed, not committed": (ConsumerThread, "_commit", "before"),
-    "committed, no checkpoint": (ConsumerThread, "_commit", "after"),
-    "rows not sent": (Writer, "_execute", "before"),
-    "acknowledged, not committed": (Writer, "_execute", "after"),
+#: When a worker dies.
+MOMENTS = {
+    "started": Stage.ASSIGNING,
+    "assigned": Stage.ASSIGNED,
+    "revoked": Stage.REVOKING,
+    "replaying or processing": Stage.DECODED,
+    "parts half sent": Stage.SENT,
+    "flushed, not committed": Stage.COMMITTING,
+    "committed, no checkpoint": Stage.COMMITTED,
+    "rows not sent": Stage.INSERTING,
+    "acknowledged, not committed": Stage.INSERTED,
 }
 
 
 def die(moment: str, count: int) -> None:
-    """Make the present process die there."""
-    owner, name, when = MOMENTS[moment]
-    original = getattr(owner, name)
+    """Make the present process die when it comes there for the given time."""
     left = [count]
 
-    def pass_by(here: str, *words: Any) -> None:
-        if here == when and (moment != "revoked" or words[1]):  # the first one comes before any partition was given
+    def hear(told: Moment) -> None:
+        if told.stage is MOMENTS[moment]:
             left[0] -= 1
             if left[0] == 0:
                 os.write(sys.stderr.fileno(), f"{DYING}\n".encode())
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def plain(*words: Any, **more: Any) -> Any:
-        pass_by("before", *words)
-        result = original(*words, **more)
-        pass_by("after")
-        return result
-
-    async def awaited(*words: Any, **more: Any) -> Any:
-        pass_by("before", *words)
-        result = await original(*words, **more)
-        pass_by("after")
-        return result
-
-    setattr(owner, name, awaited if inspect.iscoroutinefunction(original) else plain)
+    listen(hear)
 
 
 def commit_before_flush() -> None:
     """A processor lets its position be committed before what it writes is acknowledged."""
     written = Processor._written
 
-    async def early(self: Processor, held: Any, changes: dict[Any, Change]) -> None:
-        for tp, change in changes.items():
-            self.app.batch_consumer.flushed[tp] = change.position
-        await self.app.batch_consumer.commit(set(changes))
-        await written(self, held, changes)
+    async def early(self: Processor, changes: dict[Any, Change]) -> None:
+        for one, change in changes.items():
+            one.flushed = change.position
+        await cast("BatchApp", self.transport).positions.commit()
+        await written(self, changes)
 
     Processor._written = early  # type: ignore[method-assign]
 
@@ -85,12 +69,12 @@ def commit_before_insert() -> None:
     """A sink lets its positions be committed before ClickHouse has the rows."""
     flush = Sink.flush
 
-    async def early(self: Sink, held: Any) -> None:
-        for tp, reading in held.items():
-            if self.keeps(tp, reading):
-                self.app.batch_consumer.flushed[tp] = reading.state.position
-        await self.app.batch_consumer.commit(set(held))
-        await flush(self, held)
+    async def early(self: Sink, assigned: Any) -> None:
+        for one in assigned:
+            if one.begun:
+                one.flushed = one.state.position
+        await cast("BatchApp", self.transport).positions.commit()
+        await flush(self, assigned)
 
     Sink.flush = early  # type: ignore[method-assign]
 

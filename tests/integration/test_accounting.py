@@ -26,7 +26,7 @@ from sinks.queries import quarantine
 from streams.deadletters import LONGEST, TOPIC, DeadLetter
 from streams.decode import LARGEST_LETTER, Decoder
 from streams.lag import measure
-from streams.producing import Sender
+from streams.transport.sending import Sender
 from tests.city import START, City, own_city
 from tests.reference.batches import CODECS, batch, batch_of, record_bytes, run
 

@@ -22,8 +22,8 @@ from schemas.rowcodec import encode
 from schemas.writing import Body
 from sinks.ledger import accounts
 from streams.lag import measure
-from streams.producing import Packed, Sender
 from streams.recordbatch import HEADER
+from streams.transport.sending import Packed, Sender
 from tests.city import START, City, own_city
 
 pytestmark = pytest.mark.integration

@@ -18,12 +18,12 @@ from citystream.simulation import Simulation, SystemClock
 from citystream.stack.stack import Stack
 from schemas.catalogue import Catalogue, freeze
 from schemas.feed import Feed
+from streams.ending import EX_CONFIG
 from streams.generations import sources
 from streams.lag import LagMeter
 from streams.positions import parse
 from streams.publisher import OnResult, Publisher, new_producer
 from streams.topics import stored
-from streams.worker import EX_CONFIG
 from tests.city import WORKERS, City, copy_sources
 from tests.reference.city import Log, Schemas, read_feed
 from tests.reference.whole import KINDS, compare

@@ -19,10 +19,10 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.errors import KafkaError
 from kafka import TopicPartition
 
+from streams.ending import EX_SOFTWARE
 from streams.lag import committed_offsets
 from streams.members import is_member_name, members
-from streams.membership import MEETING
-from streams.worker import EX_SOFTWARE
+from streams.transport.membership import MEETING
 from tests.city import FEEDS, START, WORKERS, City, own_city
 from tests.reference.whole import compare
 

@@ -8,14 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import date
-from types import SimpleNamespace
 from typing import Annotated, Any
-from unittest.mock import AsyncMock, MagicMock
 from zoneinfo import ZoneInfo
 
 import pytest
 from clickhouse_driver.errors import ServerException
-from faust.types import TP
 from pydantic import Field
 
 from citystream.installation import Installation
@@ -32,12 +29,13 @@ from sinks.migrate import migrate
 from sinks.quarantine import Quarantine, reader_of
 from sinks.views import masked_view
 from sinks.worker import Sink
-from streams.batchworker import Held
+from streams.assignment import TopicPartition
 from streams.generations import generations
 from streams.positions import Position
 from tests.reference.batches import batch, run
 from tests.reference.newer import BOTH, NEW, NEWER, newer
 from tests.reference.toy import FEED, NOON, Toy, event_id, instant, record, value
+from tests.transport import Here, begun
 
 pytestmark = pytest.mark.integration
 
@@ -96,18 +94,14 @@ def declare(city: Installation, feed: Feed) -> None:
 
 def store(city: Installation, feed: Feed, base: int, *values: bytes) -> None:
     """Let a sink with this declaration store records from an offset on, one run each, in one block."""
-    tp = TP("toy", 0)
-    start = Position(base, base, 0, "", "")
-    consumer = SimpleNamespace(resumed={tp: start}, flushed={}, assignment=lambda: {tp})
-    app: Any = MagicMock(batch_consumer=consumer, unchanged=AsyncMock())
     sink = Sink(
-        app, [FeedLane(generations(replace(feed, aggregates=()))[0], ALL, ZONE)], Writer(city.server("sink"), print)
+        Here(), [FeedLane(generations(replace(feed, aggregates=()))[0], ALL, ZONE)], Writer(city.server("sink"), print)
     )
-    held = Held(start, sink.begin(tp, start))
+    one = begun(sink, TopicPartition("toy", 0), Position(base, base, 0, "", ""))
     for offset, content in enumerate(values, base):
-        one = run(batch([(b"d-1", content, [])], offset, arrived_ms=ARRIVED_MS))
-        sink._read_and_take([(held.state, one)])
-    asyncio.run(sink.flush({tp: held}))
+        came = run(batch([(b"d-1", content, [])], offset, arrived_ms=ARRIVED_MS))
+        sink._read_and_take([(one.state, came)])
+    asyncio.run(sink.flush([one]))
 
 
 def test_whichever_sink_stored_a_row_its_values_are_there(city: Installation, connect: Callable[[str], Any]) -> None:

@@ -10,15 +10,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice, repeat
 from random import Random
-from types import SimpleNamespace
 from typing import Any, cast
-from unittest.mock import AsyncMock, MagicMock
 from uuid import UUID
 from zlib import crc32
 
 import polars as pl
 import pytest
-from faust.types import TP
 
 from citystream.faults import Fault, corrupted, plan
 from citystream.installation import Installation
@@ -37,7 +34,7 @@ from sinks.migrate import migrate
 from sinks.tables import TableColumn
 from sinks.worker import Sink
 from streams import deadletters
-from streams.batchworker import Held
+from streams.assignment import TopicPartition
 from streams.decode import Decoder
 from streams.lag import PartitionLag
 from streams.positions import NO_EVENT_TIME, Position
@@ -47,6 +44,7 @@ from streams.runs import Run
 from tests.columns import process
 from tests.conftest import settings_in
 from tests.reference.batches import CODECS, Record, batch, stamped
+from tests.transport import Here, begun
 
 pytestmark = pytest.mark.integration
 
@@ -70,12 +68,12 @@ class Log:
     """Topics as the brokers have them: batches behind each other, some offsets between them without a record."""
 
     random: Random
-    batches: dict[TP, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    ends: Counter[TP] = field(default_factory=Counter)
+    batches: dict[TopicPartition, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    ends: Counter[TopicPartition] = field(default_factory=Counter)
     letters: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     now_ms: int = instant_ms(datetime.now(UTC)) - 3_600_000
 
-    def append(self, tp: TP, raw: bytes, arrived_ms: int | None = None, *, base: int | None = None) -> None:
+    def append(self, tp: TopicPartition, raw: bytes, arrived_ms: int | None = None, *, base: int | None = None) -> None:
         """A batch of a producer; its offset and its arrival are the broker's."""
         self.now_ms += 1
         base = self.ends[tp] + self.random.choice((0, 0, 0, 1, 3)) if base is None else base
@@ -83,7 +81,7 @@ class Log:
         (added,) = split(tp.partition, self.batches[tp][-1])
         self.ends[tp] = added.last_offset + 1
 
-    def runs(self, tp: TP, start: int) -> Iterator[Run]:
+    def runs(self, tp: TopicPartition, start: int) -> Iterator[Run]:
         """All from an offset on, in runs of some batches each."""
         left = [one for one in split(tp.partition, b"".join(self.batches[tp])) if one.last_offset >= start]
         while left:
@@ -106,7 +104,7 @@ def publish(city: Installation, feed: Feed, log: Log) -> None:
     """Events with all faults, by a careless producer: the first ones go to every partition, at one offset, and the
     first ones without a fault have one event id."""
     publisher = Publisher(cast("Any", None), feed, city.catalogue.latest(feed.name), b"key")
-    partitions = [TP(feed.name, number) for number in range(feed.partitions)]
+    partitions = [TopicPartition(feed.name, number) for number in range(feed.partitions)]
     for half, ago in enumerate(ARRIVALS):
         arrived = datetime.now(UTC) - ago
         start = (arrived - timedelta(hours=2)).replace(microsecond=0)
@@ -134,7 +132,7 @@ def process_all(city: Installation, feed: Feed, log: Log) -> None:
     """What a processor writes that is killed again and again, often after a flush that it could not commit."""
     decoder = Decoder(city.catalogue, feed.name, feed)
     for number in range(feed.partitions):
-        tp = TP(feed.name, number)
+        tp = TopicPartition(feed.name, number)
         position = Position(0, 0, NO_EVENT_TIME, "id", feed.definition)
         while position.processed < log.ends[tp]:
             partition = Partition(feed, number, decoder, position, accept_bad=True)
@@ -155,12 +153,14 @@ def write(city: Installation, feed: Feed, log: Log, output: Output, number: int)
     for aggregate in feed.aggregates:
         parts = output.parts[aggregate.name]
         for body in encode_bodies(city.catalogue.latest(aggregate.topic), aggregate.by, parts, LARGEST_BODY):
-            log.append(TP(aggregate.topic, number), packed(body.data, body.count))
+            log.append(TopicPartition(aggregate.topic, number), packed(body.data, body.count))
     for letter in output.dead:
         place = letter.topic, letter.partition, letter.offset
         log.letters[place] += 1
         told = replace(letter, cause=f"{letter.cause} ({log.letters[place]})")
-        log.append(TP(deadletters.TOPIC, 0), batch([(letter.key, letter.value, cast("Any", told.headers()))], 0))
+        log.append(
+            TopicPartition(deadletters.TOPIC, 0), batch([(letter.key, letter.value, cast("Any", told.headers()))], 0)
+        )
 
 
 class Inserts:
@@ -179,11 +179,9 @@ class Inserts:
 async def sink_from_zero(city: Installation, log: Log) -> list[Insert]:
     """What the sink inserts that reads all topics from their beginnings, in runs and flushes as they come."""
     start = {tp: Position(0, 0, NO_EVENT_TIME, "id", "definition") for tp in log.ends}
-    consumer = SimpleNamespace(resumed=start, flushed={}, assignment=lambda: set(start))
-    app: Any = MagicMock(batch_consumer=consumer, unchanged=AsyncMock())
     kept: Any = Inserts()
-    sink = Sink(app, lanes(city.feeds, city.catalogue, city.settings.timezone), kept)
-    held = {tp: Held(position, sink.begin(tp, position)) for tp, position in start.items()}
+    sink = Sink(Here(), lanes(city.feeds, city.catalogue, city.settings.timezone), kept)
+    assigned = {tp: begun(sink, tp, position) for tp, position in start.items()}
     waiting = {tp: log.runs(tp, 0) for tp in start}
     while waiting:
         tp = log.random.choice(list(waiting))
@@ -191,9 +189,9 @@ async def sink_from_zero(city: Installation, log: Log) -> list[Insert]:
         if run is None:
             del waiting[tp]
         else:
-            sink._read_and_take([(held[tp].state, run)])
+            sink._read_and_take([(assigned[tp].state, run)])
         if log.random.random() < 0.1 or not waiting:
-            await sink.flush(held)
+            await sink.flush([*assigned.values()])
     return list(kept.blocks)
 
 

@@ -31,11 +31,12 @@ def delete(city: City, topic: str) -> None:
         city.wait(lambda: topic not in admin.list_topics())
 
 
-def ended(city: City, said: str) -> None:
-    """Both workers have ended by themselves and said this."""
+def stopped(city: City, said: str) -> None:
+    """Both workers have said this and go on with the other feeds; they end when they are told to."""
     for name in WORKERS:
-        city.wait(lambda name=name: city.process(name).running() is None)  # type: ignore[misc]
-        assert city.logged(name, said), city.process(name).log.read_text()
+        city.wait(lambda name=name: city.logged(name, said))  # type: ignore[misc]
+        assert city.process(name).running() is not None, city.process(name).log.read_text()
+        city.process(name).stop()
 
 
 def start(city: City) -> None:
@@ -66,7 +67,7 @@ def get_more_partitions(city: City) -> None:
     assert all(end for tp, end in city.ends(GROWN).items() if tp.partition >= 4)
     for name in WORKERS:
         city.signal(name, signal.SIGCONT)
-    ended(city, f"topic {GROWN} has 6 partitions and had 4: keys have moved")
+    stopped(city, f"topic {GROWN} has 6 partitions and had 4: keys have moved")
     assert {name: city.commits(name) for name in WORKERS} == commits
     assert rows(city.snapshot()) == rows(before)
     city.stops("processor", f"topic {GROWN} has 6 partitions and is declared with 4; the number is fixed")
@@ -94,7 +95,7 @@ def test_a_topic_that_is_not_what_it_was_stops_the_workers(tmp_path: Path) -> No
         publish(city, 2, AGAIN)
         for name in WORKERS:
             city.signal(name, signal.SIGCONT)
-        ended(city, f"topic {AGAIN} was deleted and created again, its offsets mean other records now")
+        stopped(city, f"topic {AGAIN} was deleted and created again, its offsets mean other records now")
         for name in WORKERS:
             assert not [tp for tp, commit in city.commits(name).items() if tp.topic == AGAIN and commit.offset >= 0]
         assert parts(city, AGAIN) == written
@@ -107,8 +108,8 @@ def test_a_topic_that_is_not_what_it_was_stops_the_workers(tmp_path: Path) -> No
         city.drain()
 
         delete(city, GONE)
-        ended(city, f"topic {GONE} was deleted. If it does not come back: citystream init creates it again")
-        city.stops("processor", f"topics {GONE} do not exist; run: citystream up")
+        stopped(city, f"topic {GONE} was deleted. If it does not come back: citystream init creates it again")
+        city.stops("processor", f"topic {GONE} does not exist; run: citystream up")
         city.installation.prepare(lambda _: None)
         publish(city, 3, GONE)
         city.choose("clear", GONE, "--yes")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import AsyncMock, MagicMock
 
 import polars as pl
 import pytest
-from faust.types import TP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,25 +20,26 @@ from sinks import worker as sink_worker
 from sinks.lanes import Read, Unread
 from sinks.worker import Sink
 from streams import batchworker
+from streams.assignment import Assigned, TopicPartition
 from streams.awaited import NotYet
-from streams.batchworker import ENOUGH, MOST, BatchWorker, Held
-from streams.cluster import Cluster
-from streams.positions import LogGap, Position, Stop, first
+from streams.batchworker import FLUSH_SOON_BYTES, MOST_BYTES, BatchWorker
+from streams.ending import Stop
+from streams.positions import LogGap, first
 from streams.runs import Run
-from streams.worker import BatchApp
+from tests.transport import Here
 
-HERE = TP("toy", 0)
+HERE = TopicPartition("toy", 0)
 
 
 class Counting(BatchWorker[list[int], Run]):
     """Takes runs when it is told that there is room; nothing waits."""
 
-    def __init__(self, consumer: Any) -> None:
+    def __init__(self, transport: Here) -> None:
         self.free = asyncio.Event()
         self.waiting = asyncio.Event()
-        super().__init__(MagicMock(batch_consumer=consumer), {"toy": "toy"})
+        super().__init__(transport, {"toy": "toy"})
 
-    def begin(self, tp: TP, start: Position) -> list[int]:
+    def begin(self, one: Assigned[list[int]]) -> list[int]:
         return []
 
     def read(self, waiting: Sequence[tuple[list[int], Run]], /) -> list[Run]:
@@ -54,89 +53,34 @@ class Counting(BatchWorker[list[int], Run]):
         self.waiting.set()
         await self.free.wait()
 
-    async def flush(self, held: Mapping[TP, Held[list[int]]]) -> None:
+    async def flush(self, assigned: Sequence[Assigned[list[int]]]) -> None:
         """Nothing to write."""
 
 
-class Assigned:
-    """A consumer with these partitions."""
-
-    def __init__(self, *tps: TP) -> None:
-        self.resumed = {tp: first("id", "def", 0) for tp in tps}
-        self.flushed: dict[TP, Any] = {}
-        self.paused: dict[TP, str] = {}
-
-    def assignment(self) -> set[TP]:
-        return set(self.resumed)
-
-    def highwater(self, _: TP) -> int:
-        return 0
-
-    def pause(self, tp: TP, reason: str) -> None:
-        self.paused[tp] = reason
-
-    def go_on(self, tp: TP) -> None:
-        del self.paused[tp]
-
-
-async def took(worker: BatchWorker[Any, Any], tp: TP, start: int, end: int, *, at_once: bool = True) -> None:
+async def took(
+    worker: BatchWorker[Any, Any], place: TopicPartition, start: int, end: int, *, at_once: bool = True
+) -> None:
     """Let a run come, and wait for others or not."""
-    run = Run(tp.topic, tp.partition, start, end, ())
-    held = worker._receive(tp, run, worker.app.batch_consumer.resumed[tp])
-    if held is not None and at_once:
+    one = worker.transport.assigned[place]
+    await worker.receive(place, Run(*place, start, end, ()))
+    if one.begun and at_once:
         await worker._hands.acquire()
-        await worker._take(tp, held)
+        await worker._take(one)
 
 
-def a_consumer() -> Any:
-    return Assigned(HERE)
-
-
-async def one_run() -> AsyncIterator[Any]:
-    yield SimpleNamespace(message=SimpleNamespace(tp=HERE, value=Run("toy", 0, 10, 20, ())))
-
-
-def test_faust_keeps_no_list_of_the_runs_that_were_taken() -> None:
-    """It notes what an agent acknowledged until it commits that; here positions are committed, and nobody clears it."""
-
-    class Worker(Counting):
-        def __init__(self, app: Any) -> None:
-            BatchWorker.__init__(self, app, {"toy": "toy"})
-
-    async def work() -> None:
-        app = BatchApp("processor", Cluster(("127.0.0.1:1",)), {"toy": "def"}, [])
-        Worker(app)
-        (agent,) = app.agents.values()
-        app.topics.add(agent.channel)
-        await app.topics._update_indices()
-        consumer = app.batch_consumer
-        for last in (19, 29):
-            record = SimpleNamespace(
-                topic="toy", partition=0, offset=last, timestamp=0, value=Run("toy", 0, 10, 20, ())
-            )
-            message = consumer._to_message(HERE, record)
-            message.incref()
-            message.ack(consumer)
-            assert message.acked
-        assert not any(consumer._acked.values())
-        assert not any(consumer._acked_index.values())
-
-    asyncio.run(work())
-
-
-def taken(between: Callable[[Any], None]) -> dict[TP, list[int]]:
+def taken(between: Callable[[Here], None]) -> dict[TopicPartition, list[int]]:
     """What a worker holds after a run waited for room, and something happened meanwhile."""
 
-    async def work() -> dict[TP, list[int]]:
-        consumer = a_consumer()
-        worker = Counting(consumer)
-        reading = asyncio.create_task(worker._read(SimpleNamespace(events=one_run)))
+    async def work() -> dict[TopicPartition, list[int]]:
+        transport = Here(HERE)
+        worker = Counting(transport)
+        reading = asyncio.create_task(worker.receive(HERE, Run("toy", 0, 10, 20, ())))
         await worker.waiting.wait()
-        between(consumer)
+        between(transport)
         worker.free.set()
         await reading
         await worker._flush_feed("toy")
-        return {tp: held.state for tp, held in worker.held.items()}
+        return {one.place: one.state for one in worker.begun()}
 
     return asyncio.run(work())
 
@@ -154,27 +98,27 @@ def test_a_run_that_waited_is_taken() -> None:
 
 
 def test_a_run_of_a_partition_taken_away_while_it_waited_is_left() -> None:
-    assert taken(lambda consumer: consumer.resumed.pop(HERE)) == {}
+    assert taken(lambda transport: transport.take_away(HERE)) == {}
 
 
 def test_a_run_of_an_earlier_assignment_is_left() -> None:
-    assert taken(lambda consumer: consumer.resumed.update({HERE: first("id", "def", 0)})) == {}
+    assert taken(lambda transport: transport.assign({HERE: first("id", "def", 0)})) == {}
 
 
 class Weighing(BatchWorker[list[int], Run]):
     """States whose numbers are bytes that wait."""
 
-    def __init__(self) -> None:
-        super().__init__(MagicMock(batch_consumer=a_consumer()), {"toy": "toy"})
+    def __init__(self, *states: list[int]) -> None:
+        self.here = Here(*(TopicPartition("toy", number) for number in range(len(states))))
+        super().__init__(self.here, {"toy": "toy"})
+        for one, state in zip(self.here.assigned.values(), states, strict=True):
+            one.begin(state)
 
     def unwritten(self, state: list[int]) -> int:
         return sum(state)
 
-    def hold(self, *states: list[int]) -> None:
-        self.held = {TP("toy", n): Held(first("id", "def", 0), state) for n, state in enumerate(states)}
-
-    async def flush(self, held: Mapping[TP, Held[list[int]]]) -> None:
-        for one in held.values():
+    async def flush(self, assigned: Sequence[Assigned[list[int]]]) -> None:
+        for one in assigned:
             one.state.clear()
             self.taken()
 
@@ -196,29 +140,27 @@ def has_room(worker: Weighing) -> bool:
 @pytest.mark.parametrize(
     ("states", "room", "due"),
     [
-        (([ENOUGH - 1],), True, False),
-        (([ENOUGH],), True, True),
-        (([MOST - 1],), True, True),
-        (([MOST - 1], [1]), False, True),
+        (([FLUSH_SOON_BYTES - 1],), True, False),
+        (([FLUSH_SOON_BYTES],), True, True),
+        (([MOST_BYTES - 1],), True, True),
+        (([MOST_BYTES - 1], [1]), False, True),
     ],
     ids=["little", "enough", "much", "too much in all"],
 )
 def test_a_flush_is_due_with_enough_and_reading_waits_with_too_much(
     states: tuple[list[int], ...], room: bool, due: bool
 ) -> None:
-    worker = Weighing()
-    worker.hold(*states)
+    worker = Weighing(*states)
     assert has_room(worker) is room
     assert worker._due.is_set() is due
 
 
 def test_reading_waits_for_no_run_of_a_paused_partition() -> None:
     """No flush takes it; others would wait for what this one waits for."""
-    worker = Weighing()
-    worker.hold([])
-    worker.held[HERE].waiting = MOST
+    worker = Weighing([])
+    worker.here.assigned[HERE].waiting = MOST_BYTES
     assert not has_room(worker)
-    worker.app.batch_consumer.pause(HERE, "its schema is not here")
+    worker.here.pause(HERE, "its schema is not here")
     assert has_room(worker)
 
 
@@ -226,12 +168,11 @@ def test_reading_goes_on_when_a_flush_took_what_waited() -> None:
     """While that flush may still be writing."""
 
     async def work() -> None:
-        worker = Weighing()
-        worker.hold([MOST], [MOST])
+        worker = Weighing([MOST_BYTES], [MOST_BYTES])
         waiting = asyncio.create_task(worker.room())
         await worker._due.wait()
         assert not waiting.done()
-        await worker.flush(worker.held)
+        await worker.flush(worker.begun())
         await asyncio.wait_for(waiting, 60)
 
     asyncio.run(work())
@@ -239,14 +180,11 @@ def test_reading_goes_on_when_a_flush_took_what_waited() -> None:
 
 def test_reading_goes_on_when_what_waited_was_taken_away() -> None:
     async def work() -> None:
-        worker = Weighing()
-        worker.hold([MOST])
+        worker = Weighing([MOST_BYTES])
         waiting = asyncio.create_task(worker.room())
         await worker._due.wait()
-        flushing = asyncio.create_task(worker._keep_flushing())
+        worker.here.take_away(HERE)
         await asyncio.wait_for(waiting, 60)
-        flushing.cancel()
-        assert not worker.held, "the consumer resumed it from another position"
 
     asyncio.run(work())
 
@@ -255,17 +193,21 @@ class Slow(BatchWorker[None, None]):
     """Feeds whose flushes take the longer the higher their number, and are counted."""
 
     def __init__(self, feeds: int) -> None:
-        tps = [TP(f"feed-{number}", 0) for number in range(feeds)]
-        consumer = Assigned(*tps)
-        super().__init__(MagicMock(batch_consumer=consumer), {tp.topic: tp.topic for tp in tps})
-        self.held = {tp: Held(consumer.resumed[tp], None, fresh=True) for tp in tps}
-        self.flushes = dict.fromkeys(self._feeds, 0)
+        places = [TopicPartition(f"feed-{number}", 0) for number in range(feeds)]
+        super().__init__(Here(*places), {place.topic: place.topic for place in places})
+        for one in self.transport.assigned.values():
+            one.begin(None)
+            one.fresh = True
+        self.flushes = {place.topic: 0 for place in places}
 
-    async def flush(self, held: Mapping[TP, Held[None]]) -> None:
-        for tp in held:
-            self.flushes[tp.topic] += 1
-            held[tp].fresh = True
-            for _ in range(10 * int(tp.topic.partition("-")[2])):
+    def unwritten(self, state: None) -> int:
+        return 0
+
+    async def flush(self, assigned: Sequence[Assigned[None]]) -> None:
+        for one in assigned:
+            self.flushes[one.place.topic] += 1
+            one.fresh = True
+            for _ in range(10 * int(one.place.topic.partition("-")[2])):
                 await asyncio.sleep(0)
 
 
@@ -294,13 +236,13 @@ def test_a_feed_waits_for_its_time_while_more_comes_and_not_when_it_is_quiet() -
             return timedelta(seconds=15)
 
     async def work() -> None:
-        worker, tp, now = Seldom(1), TP("feed-0", 0), 0.0
+        worker, place, now = Seldom(1), TopicPartition("feed-0", 0), 0.0
         loop = asyncio.get_running_loop()
         loop.time = lambda: now  # type: ignore[method-assign]
         await worker._flush_feed("feed-0")
         due = []
         for now in (1.0, 13.9, 14.1):  # noqa: B007 - the clock
-            worker._receive(tp, Run("feed-0", 0, 0, 1, ()), worker.app.batch_consumer.resumed[tp])
+            await worker.receive(place, Run("feed-0", 0, 0, 1, ()))
             due.append(worker._is_due("feed-0"))
         assert due == [False, False, True]
         now = 1.0
@@ -330,31 +272,30 @@ class OneRow:
 
 def test_a_sink_inserts_and_commits_what_it_has_while_a_partition_waits() -> None:
     """A record that names an unknown schema holds up its own partition, and of that only what comes behind."""
-    stuck, free = TP("stuck", 0), TP("free", 0)
-    consumer = Assigned(stuck, free)
+    stuck, free = TopicPartition("stuck", 0), TopicPartition("free", 0)
+    transport = Here(stuck, free)
     stored: list[tuple[str, list[Any]]] = []
 
     def insert(table: str, columns: Any, rows: pl.DataFrame, wanted: Any) -> None:
         stored.append((table, rows["start"].to_list() if "start" in rows.columns else rows.rows()))
 
-    async def take(sink: Sink, tp: TP, *starts: int) -> None:
+    async def take(sink: Sink, place: TopicPartition, *starts: int) -> None:
         for start in starts:
-            await took(sink, tp, start, start + 10)
+            await took(sink, place, start, start + 10)
 
     async def work() -> None:
         lanes = [OneRow("stuck"), OneRow("free")]
-        app = MagicMock(batch_consumer=consumer, unchanged=AsyncMock())
-        sink = Sink(app, lanes, SimpleNamespace(insert=insert))  # type: ignore[arg-type]
+        sink = Sink(transport, lanes, SimpleNamespace(insert=insert))  # type: ignore[arg-type]
         waiting = asyncio.create_task(take(sink, stuck, 0, 10, 20))
         await take(sink, free, 0, 10)
         await asyncio.to_thread(lanes[0].waits.wait, 60)
-        await asyncio.wait_for(sink.flush(dict(sink.held)), 10)
-        assert {tp: position.processed for tp, position in consumer.flushed.items()} == {stuck: 20, free: 20}
+        await asyncio.wait_for(sink.flush(sink.begun()), 10)
+        assert transport.flushed == {stuck: 20, free: 20}
         assert sorted(stored[:2]) == [("raw.free", [0, 10]), ("raw.stuck", [0, 10])]
         lanes[0].came.set()
         await waiting
-        await sink.flush(dict(sink.held))
-        assert consumer.flushed[stuck].processed == 30
+        await sink.flush(sink.begun())
+        assert transport.flushed[stuck] == 30
         assert ("raw.stuck", [20]) in stored
 
     asyncio.run(work())
@@ -364,12 +305,12 @@ def test_a_sink_inserts_and_commits_what_it_has_while_a_partition_waits() -> Non
 TOPICS = {"grown": "grown", "grown.from1": "grown", "other": "other", "third": "third"}
 AWAY = "the table is not there"
 #: A partition and an offset.
-Place = tuple[TP, int]
+Offset = tuple[TopicPartition, int]
 
 
-def places_of(run: Run) -> list[Place]:
+def offsets_of(run: Run) -> list[Offset]:
     """Where its records are."""
-    return [(TP(run.topic, run.partition), offset) for offset in range(run.start, run.next)]
+    return [(TopicPartition(run.topic, run.partition), offset) for offset in range(run.start, run.next)]
 
 
 class Unruly(BatchWorker[list[int], Run]):
@@ -377,19 +318,16 @@ class Unruly(BatchWorker[list[int], Run]):
 
     command = "citystream work"
 
-    def __init__(
-        self, consumer: Assigned, waits: Mapping[tuple[TP, int], int], bad: Mapping[tuple[TP, int], Exception]
-    ):
+    def __init__(self, transport: Here, waits: Mapping[Offset, int], bad: Mapping[Offset, Exception]):
         self.waits_left, self.bad = dict(waits), bad
-        self.consumer = consumer
-        super().__init__(MagicMock(batch_consumer=consumer), TOPICS)
+        super().__init__(transport, TOPICS)
 
-    def begin(self, tp: TP, start: Position) -> list[int]:
-        return [*range(start.processed)]
+    def begin(self, one: Assigned[list[int]]) -> list[int]:
+        return [*range(one.start.processed)]
 
     def read(self, waiting: Sequence[tuple[list[int], Run]], /) -> list[Run]:
         assert len({run.topic for _, run in waiting}) == 1
-        for place in [place for _, run in waiting for place in places_of(run)]:
+        for place in [place for _, run in waiting for place in offsets_of(run)]:
             if self.waits_left.get(place, 0):
                 self.waits_left[place] -= 1
                 raise NotYet(AWAY)
@@ -397,7 +335,7 @@ class Unruly(BatchWorker[list[int], Run]):
 
     def take(self, state: list[int], run: Run, read: Run) -> None:
         assert read is run
-        for place in places_of(run):
+        for place in offsets_of(run):
             if place in self.bad:
                 raise self.bad[place]
         assert state == [*range(run.start)]
@@ -406,17 +344,18 @@ class Unruly(BatchWorker[list[int], Run]):
     def unwritten(self, state: list[int]) -> int:
         return 0
 
-    async def flush(self, held: Mapping[TP, Held[list[int]]]) -> None:
-        assert len({TOPICS[tp.topic] for tp in held}) == 1
-        for tp, one in held.items():
-            self.consumer.flushed[tp] = replace(one.start, processed=len(one.state))
+    async def flush(self, assigned: Sequence[Assigned[list[int]]]) -> None:
+        assert len({TOPICS[one.place.topic] for one in assigned}) <= 1
+        for one in assigned:
+            if one.begun:
+                self.flushed(one, replace(one.start, processed=len(one.state)))
 
-    async def work(self, log: list[TP]) -> None:
+    async def work(self, log: list[TopicPartition]) -> None:
         """Take a run of each of these partitions, flushing now and then, until all that can be is done."""
-        ends = {tp: tp_start.processed for tp, tp_start in self.consumer.resumed.items()}
-        for number, tp in enumerate(log):
-            self._work(took(self, tp, ends[tp], ends[tp] + 1, at_once=number % 2 == 0))
-            ends[tp] += 1
+        ends = {place: one.start.processed for place, one in self.transport.assigned.items()}
+        for number, place in enumerate(log):
+            self._work(took(self, place, ends[place], ends[place] + 1, at_once=number % 2 == 0))
+            ends[place] += 1
             if number % 3 == 0:
                 await self.flush_all()
         for _ in range(2):
@@ -426,11 +365,11 @@ class Unruly(BatchWorker[list[int], Run]):
         await self.flush_all()
 
     async def flush_all(self) -> None:
-        for feed in {TOPICS[tp.topic] for tp in self.held}:
+        for feed in {TOPICS[one.place.topic] for one in self.begun()}:
             await batchworker._or_end(self._flush_feed)(feed)
 
 
-ALL = [TP(topic, number) for topic in TOPICS for number in (0, 1)]
+ALL = [TopicPartition(topic, number) for topic in TOPICS for number in (0, 1)]
 
 
 @given(st.data())
@@ -439,79 +378,77 @@ def test_what_waits_or_stops_leaves_all_other_feeds_as_they_are_and_then_goes_on
     """Whatever has to wait, and wherever one feed stops: the others take and flush all there is, in order. The next
     life of the worker, in which nothing is wrong, takes the rest of it as if nothing had been."""
     log = data.draw(st.lists(st.sampled_from(ALL), max_size=30))
-    places = [(tp, log[:number].count(tp)) for number, tp in enumerate(log)]
-    waits = data.draw(st.dictionaries(st.sampled_from(places), st.integers(1, 2), max_size=4)) if places else {}
-    place = data.draw(st.sampled_from([None, *places]))
+    offsets = [(place, log[:number].count(place)) for number, place in enumerate(log)]
+    waits = data.draw(st.dictionaries(st.sampled_from(offsets), st.integers(1, 2), max_size=4)) if offsets else {}
+    at = data.draw(st.sampled_from([None, *offsets]))
     error: Exception = data.draw(st.sampled_from([Stop("too many are bad"), ValueError("nobody thought of it")]))
-    bad = {} if place is None else {place: error}
-    consumer, ends = Assigned(*ALL), {tp: log.count(tp) for tp in ALL}
-
-    def processed() -> dict[TP, int]:
-        return {tp: position.processed for tp, position in consumer.flushed.items()}
+    bad = {} if at is None else {at: error}
+    transport, ends = Here(*ALL), {place: log.count(place) for place in ALL}
 
     with pytest.MonkeyPatch.context() as quick:
         quick.setattr(batchworker, "SHORTEST_PAUSE", 0.001)
-        worker = Unruly(consumer, waits, bad)
+        worker = Unruly(transport, waits, bad)
         asyncio.run(worker.work(log))
         assert not any(worker.waits_left[one] for one in waits if TOPICS[one[0].topic] not in worker.stopped)
-        stopped = {TOPICS[place[0].topic]} if place else set()
+        stopped = {TOPICS[at[0].topic]} if at else set()
         assert worker.stopped.keys() == stopped
-        assert consumer.paused.keys() == {tp for tp in ALL if TOPICS[tp.topic] in stopped}
-        for tp in ALL:
-            if TOPICS[tp.topic] not in stopped:
-                assert processed().get(tp, 0) == ends[tp]
-        if place:
-            assert processed().get(place[0], 0) <= place[1], "what is bad was not taken"
+        assert transport.paused.keys() == {place for place in ALL if TOPICS[place.topic] in stopped}
+        for place in ALL:
+            if TOPICS[place.topic] not in stopped:
+                assert transport.flushed.get(place, 0) == ends[place]
+        if at:
+            assert transport.flushed.get(at[0], 0) <= at[1], "what is bad was not taken"
 
-        consumer.resumed = {tp: replace(first("id", "def", 0), processed=processed().get(tp, 0)) for tp in ALL}
-        consumer.paused.clear()
-        left = [tp for tp in ALL for _ in range(consumer.resumed[tp].processed, ends[tp])]
-        asyncio.run(Unruly(consumer, {}, {}).work(left))
-        assert {tp: processed().get(tp, 0) for tp in ALL} == ends
+        done = transport.flushed
+        transport.assign({place: replace(first("id", "def", 0), processed=done.get(place, 0)) for place in ALL})
+        left = [place for place in ALL for _ in range(done.get(place, 0), ends[place])]
+        asyncio.run(Unruly(transport, {}, {}).work(left))
+        assert {place: done.get(place, 0) for place in ALL} | transport.flushed == ends
 
 
-def ended(error: Exception, *tps: TP) -> list[BaseException]:
+def ended(error: Exception, *places: TopicPartition) -> list[BaseException]:
     """What a process ends with when this comes up in these partitions."""
     reasons: list[BaseException] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batchworker, "end_process", reasons.append)
-        asyncio.run(Unruly(Assigned(*ALL), {}, {(tp, 0): error for tp in tps}).work([*tps]))
+        asyncio.run(Unruly(Here(*ALL), {}, {(place, 0): error for place in places}).work([*places]))
     return [*dict.fromkeys(reasons)]
 
 
 def test_the_process_ends_when_nothing_is_left_to_do() -> None:
     error = Stop("too many are bad")
-    assert ended(error, TP("grown", 0), TP("grown.from1", 0), TP("other", 1)) == []
-    assert ended(error, TP("grown", 0), TP("other", 1), TP("third", 0)) == [error]
+    assert ended(error, TopicPartition("grown", 0), TopicPartition("grown.from1", 0), TopicPartition("other", 1)) == []
+    assert ended(error, TopicPartition("grown", 0), TopicPartition("other", 1), TopicPartition("third", 0)) == [error]
 
 
 @pytest.mark.parametrize("error", [LogGap("offsets are missing"), MemoryError()])
 def test_the_process_ends_when_it_cannot_be_trusted(error: Exception) -> None:
-    assert ended(error, TP("other", 1)) == [error]
+    assert ended(error, TopicPartition("other", 1)) == [error]
 
 
 def test_a_stopped_feed_is_said_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
-    consumer = Assigned(*ALL)
-    worker = Unruly(consumer, {}, {(TP("grown", 0), 1): Stop("too many are bad; run this")})
-    asyncio.run(worker.work([TP("grown", 0)] * 3))
+    transport = Here(*ALL)
+    worker = Unruly(transport, {}, {(TopicPartition("grown", 0), 1): Stop("too many are bad; run this")})
+    asyncio.run(worker.work([TopicPartition("grown", 0)] * 3))
     first_said, then = caplog.messages
     assert first_said == "too many are bad; run this"
     assert then.startswith("grown is stopped, the other feeds of this ")
-    assert set(consumer.paused.values()) == {"too many are bad; run this"}
+    assert set(transport.paused.values()) == {"too many are bad; run this"}
     assert [bool(entry.exc_info) for entry in caplog.records] == [False, False]
     caplog.clear()
-    asyncio.run(Unruly(consumer, {}, {(TP("other", 0), 0): ValueError("a street")}).work([TP("other", 0)]))
+    other = TopicPartition("other", 0)
+    asyncio.run(Unruly(transport, {}, {(other, 0): ValueError("a street")}).work([other]))
     assert [bool(entry.exc_info) for entry in caplog.records] == [True, False]
-    assert "a street" not in consumer.paused[TP("other", 0)], "what anybody can read has nothing of a record"
-    assert consumer.paused[TP("other", 0)].endswith("start it again: citystream work")
+    assert "a street" not in transport.paused[other], "what anybody can read has nothing of a record"
+    assert transport.paused[other].endswith("start it again: citystream work")
 
 
 def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other's rows are inserted and committed meanwhile; what was read of the first is inserted when it can be."""
     monkeypatch.setattr(sink_worker, "PATIENCE", 0.01)
     monkeypatch.setattr(batchworker, "SHORTEST_PAUSE", 0.001)
-    missing, free = TP("missing", 0), TP("free", 0)
-    consumer, there = Assigned(missing, free), threading.Event()
+    missing, free = TopicPartition("missing", 0), TopicPartition("free", 0)
+    transport, there = Here(missing, free), threading.Event()
     stored: list[tuple[str, list[int]]] = []
 
     def insert(table: str, columns: Any, rows: pl.DataFrame, wanted: Any) -> None:
@@ -520,41 +457,40 @@ def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: p
         if "start" in rows.columns:
             stored.append((table, rows["start"].to_list()))
 
-    async def read(sink: Sink, tp: TP, start: int) -> None:
-        await took(sink, tp, start, start + 10)
+    async def read(sink: Sink, place: TopicPartition, start: int) -> None:
+        await took(sink, place, start, start + 10)
 
     async def until(condition: Callable[[], bool]) -> None:
         while not condition():  # noqa: ASYNC110 - what it looks at tells nobody
             await asyncio.sleep(0.001)
 
-    def committed(tp: TP, end: int) -> bool:
-        return tp in consumer.flushed and consumer.flushed[tp].processed == end
+    def flushed(place: TopicPartition, end: int) -> bool:
+        return transport.flushed.get(place) == end
 
     async def work() -> None:
         ways = [OneRow("missing"), OneRow("free")]
         for way in ways:
             way.came.set()
         writer: Any = SimpleNamespace(insert=insert, refusals={"raw.missing": "it is not there; run: citystream init"})
-        app: Any = MagicMock(batch_consumer=consumer, unchanged=AsyncMock())
-        sink = Sink(app, [*ways], writer)
+        sink = Sink(transport, [*ways], writer)
         flushing = asyncio.create_task(sink._keep_flushing())
         await read(sink, missing, 0)
         sink.flush_soon()
-        await until(lambda: missing in consumer.paused)
+        await until(lambda: missing in transport.paused)
         for start in (10, 20):
             await read(sink, missing, start)
         said = "missing: ClickHouse has not taken rows yet (it is not there; run: citystream init)"
-        assert consumer.paused == {missing: said}
+        assert transport.paused == {missing: said}
         for start in (0, 10, 20):
             await read(sink, free, start)
             sink.flush_soon()
-            await until(partial(committed, free, start + 10))
-        assert missing not in consumer.flushed
+            await until(partial(flushed, free, start + 10))
+        assert missing not in transport.flushed
         assert {table for table, _ in stored} == {"raw.free"}
         there.set()
-        await until(lambda: not consumer.paused)
+        await until(lambda: not transport.paused)
         sink.flush_soon()
-        await until(partial(committed, missing, 30))
+        await until(partial(flushed, missing, 30))
         flushing.cancel()
         assert [n for table, rows in stored if table == "raw.missing" for n in rows] == [0, 10, 20]
 

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from schemas.avro import feed_schema
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.rowcodec import encode, frame
-from streams import runs as delivery
 from streams.decode import Decoder, gaps
 from streams.recordbatch import CRC_FROM, HEADER, CorruptBatch, split
 from streams.runs import Run
+from streams.transport import fetching as delivery
 from tests.reference.alone import Alone, NoBorders, Outcome, borders
 from tests.reference.batches import (
     ARRIVED,
@@ -224,7 +224,11 @@ def test_every_byte_of_a_batch_with_its_envelopes_changes_one_record_or_makes_al
 
 def fetched(data: bytes, start: int, aborted: Sequence[tuple[int, int]] = ()) -> Run:
     """What a fetch from an offset becomes, in however many runs."""
-    runs = [delivered.value for delivered in delivery._RunRecords(TopicPartition("toy", 0), data, aborted, start)]
+    runs = []
+    for delivered in delivery._RunRecords(TopicPartition("toy", 0), data, aborted, start):
+        if isinstance(delivered.value, CorruptBatch):
+            raise delivered.value
+        runs.append(delivered.value)
     assert all(one.next == other.start for one, other in pairwise(runs))
     return Run("toy", 0, runs[0].start, runs[-1].next, tuple(one for run in runs for one in run.batches))
 

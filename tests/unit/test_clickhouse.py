@@ -12,7 +12,7 @@ from clickhouse_driver.errors import ErrorCodes, NetworkError, ServerException, 
 
 from sinks.clickhouse import Abandoned, Refused, Server, Writer, passes, patiently, waiting
 from sinks.tables import TableColumn
-from streams.positions import Stop
+from streams.ending import Stop
 from streams.waiting import Waiting
 
 FULL = "DB::Exception: std::exception. filesystem error: in rename: No space left on device"

@@ -4,7 +4,7 @@ from faust.transport.drivers.aiokafka import server_list
 
 from citystream.settings import load_settings
 from streams.cluster import Cluster
-from streams.worker import BatchApp
+from streams.transport.app import BatchApp
 
 
 def test_every_kind_of_client_is_given_every_server() -> None:

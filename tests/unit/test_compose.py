@@ -28,8 +28,8 @@ from citystream.stack.ports import free_ports
 from deploy import containers
 from streams import topics
 from streams.cluster import Cluster
-from streams.producing import LARGEST_BODY
 from streams.topics import MAX_BATCH
+from streams.transport.sending import LARGEST_BODY
 
 TEXT = (PROJECT / "docker-compose.yml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)

@@ -22,7 +22,7 @@ from schemas.feed import Feed
 from schemas.rowcodec import encode, frame
 from streams.awaited import PATIENCE, Awaited, NotYet
 from streams.decode import Decoded, Decoder
-from streams.positions import Stop
+from streams.ending import Stop
 from tests.reference.batches import batch, run
 from tests.reference.newer import BOTH, NEW, NEWER, NEWER_SCHEMA, Newer, newer
 from tests.reference.toy import CATALOGUE, FEED, NOON, Toy, instant, record, value

@@ -16,9 +16,9 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
 from faust.assignor.client_assignment import ClientMetadata
 
-from streams import membership
 from streams.members import is_member_name, member_name
-from streams.membership import FENCED, MEETING, MemberCoordinator, NameTaken
+from streams.transport import membership
+from streams.transport.membership import FENCED, MEETING, MemberCoordinator, NameTaken
 from streams.waiting import KAFKA_ANSWERS
 
 SESSION = 10

@@ -6,12 +6,11 @@ import struct
 from typing import Any
 
 import pytest
-from aiokafka.errors import CorruptRecordException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatchBuilder as KafkaPythonBuilder
 
-from streams.recordbatch import HEADER, CorruptBatch, NotOpened, RecordBatch, split
+from streams.recordbatch import HEADER, CorruptBatch, MalformedBatch, NotOpened, RecordBatch, split
 from tests.reference.batches import (
     CODECS,
     CONTROL,
@@ -122,7 +121,7 @@ def only(raw: bytes) -> RecordBatch:
 @pytest.mark.parametrize("codec", [1, 2, 3, 4, 5, 6, 7])
 @pytest.mark.parametrize("body", [b"", b"\x00", b"\xff" * 40, b"\x82SNAPPY\x00", b"\x1f\x8b\x08", b"\x04\x22\x4d\x18"])
 def test_a_body_that_cannot_be_decompressed_says_so_or_holds_no_records(codec: int, body: bytes) -> None:
-    with pytest.raises((NotOpened, CorruptRecordException)):
+    with pytest.raises((NotOpened, MalformedBatch)):
         only(batch_of(body, 1, codec=codec)).records()
 
 
@@ -152,7 +151,7 @@ NOT_UTF8 = record_bytes(0, b"k", b"v", varint(1) + sized(b"\xff") + sized(b""))
     ],
 )
 def test_borders_are_checked_where_header_names_are_not_utf8_as_well(body: bytes, count: int) -> None:
-    with pytest.raises(CorruptRecordException):
+    with pytest.raises(MalformedBatch):
         only(batch_of(body, count)).records()
 
 
@@ -165,6 +164,6 @@ def test_records_with_any_bytes_changed_are_read_or_refused(data: st.DataObject)
     found: Any = None
     try:
         found = only(batch_of(bytes(body[: data.draw(st.integers(0, len(body)))]), 2)).records()
-    except CorruptRecordException:
+    except MalformedBatch:
         return
     assert len(found) == 2

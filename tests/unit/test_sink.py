@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import AsyncMock, MagicMock
+from unittest.mock import MagicMock
 
 import polars as pl
 import pytest
-from faust.types import TP
 
 from schemas.writing import encode_bodies
+from sinks.clickhouse import Writer
 from sinks.lanes import AggregateLane, FeedLane, Read, Unread
 from sinks.tables import TableColumn
 from sinks.worker import SMALL, Reading, Sink
-from streams.batchworker import Held
+from streams.assignment import TopicPartition
 from streams.generations import generations
 from streams.positions import NO_EVENT_TIME, Position
 from streams.recordbatch import packed, split
@@ -25,6 +24,7 @@ from streams.runs import Run
 from tests.columns import columns_of
 from tests.reference.batches import batch, run, stamped
 from tests.reference.toy import CATALOGUE, FEED, value
+from tests.transport import Here, begun
 
 AGGREGATE = FEED.aggregates[0]
 
@@ -32,26 +32,25 @@ AGGREGATE = FEED.aggregates[0]
 class Recording:
     """A ClickHouse that takes everything and remembers which table got how many rows."""
 
-    def __init__(self, flushed: dict[TP, Position]) -> None:
+    def __init__(self, transport: Here) -> None:
         self.inserts: list[tuple[str, int]] = []
-        self._flushed = flushed
+        self._transport = transport
 
     def insert(
         self, table: str, columns: Sequence[TableColumn], rows: pl.DataFrame, wanted: Callable[[], bool]
     ) -> None:
         assert wanted()
-        assert not self._flushed, "nothing is committed before it is stored"
+        assert not self._transport.flushed, "nothing is committed before it is stored"
         assert {name for column in columns for name in column.sent} <= set(rows.columns)
         self.inserts.append((table, rows.height))
 
 
 def test_progress_is_inserted_after_the_parts_and_the_position_moves_last() -> None:
-    tp = TP(AGGREGATE.name, 0)
-    consumer = SimpleNamespace(resumed={tp: Position(0, 0, 0, "", "")}, flushed={}, assignment=lambda: {tp})
-    app: Any = MagicMock(batch_consumer=consumer, unchanged=AsyncMock())
+    place = TopicPartition(AGGREGATE.name, 0)
+    transport = Here(place)
     lane = AggregateLane(FEED, AGGREGATE, CATALOGUE, "UTC")
-    server = Recording(consumer.flushed)
-    sink = Sink(app, [lane], server)  # type: ignore[arg-type]
+    server = Recording(transport)
+    sink = Sink(transport, [lane], server)  # type: ignore[arg-type]
     frozen = CATALOGUE.latest(AGGREGATE.name)
     part: dict[str, Any] = {
         field["name"]: {"watermark": None, "window_start": 0, "source_partition": 0}.get(
@@ -62,11 +61,12 @@ def test_progress_is_inserted_after_the_parts_and_the_position_moves_last() -> N
     without_events = {"events": 0, "watermark": 2}
     rows = [part, part | {"watermark": 1}, part | without_events]
     (body,) = encode_bodies(frozen, AGGREGATE.by, columns_of(rows, part), 2**20)
-    held = Held(consumer.resumed[tp], sink.begin(tp, consumer.resumed[tp]))
-    sink._read_and_take([(held.state, run(stamped(packed(body.data, body.count), 0), topic=AGGREGATE.name))])
-    asyncio.run(sink.flush({tp: held}))
+    one = transport.assigned[place]
+    one.begin(sink.begin(one))
+    sink._read_and_take([(one.state, run(stamped(packed(body.data, body.count), 0), topic=AGGREGATE.name))])
+    asyncio.run(sink.flush([one]))
     assert server.inserts == [(f"raw.{AGGREGATE.name}", 2), ("raw.progress", 1)]
-    assert consumer.flushed[tp].processed == 3
+    assert transport.flushed == {place: 3}
 
 
 def rows_of(run: Run) -> Read:
@@ -99,15 +99,15 @@ def test_a_pass_reads_all_partitions_of_a_topic_at_once_in_their_order(monkeypat
     reading = MagicMock(side_effect=lane.read)
     monkeypatch.setattr(lane, "read", reading)
 
-    sink = Sink(MagicMock(), [lane], MagicMock())
+    sink = Sink(Here(), [lane], MagicMock(spec=Writer))
     start = Position(0, 0, NO_EVENT_TIME, "", "")
-    held = {tp: Held(start, sink.begin(tp, start)) for tp in (TP("toy", 1), TP("toy", 0))}
+    assigned = [begun(sink, TopicPartition("toy", number), start) for number in range(2)]
     for one in runs:
-        held[TP("toy", one.partition)].receive(one)
-    asyncio.run(sink._pass(held))
+        assigned[one.partition].receive(one)
+    asyncio.run(sink._pass(assigned))
     reading.assert_called_once_with([Unread(one, 0, NO_EVENT_TIME) for one in runs])
     for number, rows in enumerate(expected):
-        there = held[TP("toy", number)]
+        there = assigned[number]
         (frame,), _, position = there.state.give()
         assert frame.select(sorted(frame.columns)).equals(rows.select(sorted(rows.columns)))
         assert (position.processed, len(there.runs)) == (3, 0)

@@ -1,6 +1,6 @@
 """Which commits leave, and that the extension points the transport stands on are where they were.
 
-A failure of a contract test means: faust-streaming or aiokafka moved something; read streams/transport.py against the
+A failure of a contract test means: faust-streaming or aiokafka moved something; read streams/transport/ against the
 new version before changing the test.
 """
 
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import MagicMock
+from uuid import uuid4
 
 import aiokafka
 import faust
@@ -33,7 +33,8 @@ from aiokafka.errors import (
     RequestTimedOutError,
 )
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+from aiokafka.structs import TopicPartition as ClientPartition
 from aiokafka.util import commit_structure_validate
 from faust.assignor.partition_assignor import PartitionAssignor
 from faust.tables.recovery import Recovery
@@ -42,16 +43,26 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode import threads
 
-from streams import checkpoints, runs, transport
+from streams import checkpoints
+from streams.assignment import Assigned, TopicPartition
+from streams.cluster import Cluster
 from streams.members import member_name
-from streams.membership import MemberCoordinator
-from streams.positions import Position, parse
-from streams.transport import Consumer, ConsumerThread
+from streams.positions import Answer, Position
+from streams.runs import Run
+from streams.topics import TopicProblem, TopicState
+from streams.transport import app as app_module
+from streams.transport import fetching
+from streams.transport.app import BatchApp
+from streams.transport.consumer import Consumer, ConsumerThread, Transport
+from streams.transport.membership import MemberCoordinator
 from streams.waiting import CLIENTS, KAFKA
 from tests.reference.batches import ABORT, COMMIT, marker_key, plain
 
-HERE = TopicPartition("toy", 0)
-TP0, TP1 = TP("toy", 0), TP("toy", 1)
+T = TypeVar("T")
+
+HERE = ClientPartition("toy", 0)
+TP0, TP1 = TopicPartition("toy", 0), TopicPartition("toy", 1)
+ID = uuid4()
 
 
 def parameters(function: Any) -> list[str]:
@@ -73,16 +84,12 @@ def parameters(function: Any) -> list[str]:
         (driver.Consumer, "_to_message", "self tp record"),
         (driver.Consumer, "_new_consumer_thread", "self"),
         (driver.Consumer, "_add_gap", "self tp offset_from offset_to"),
-        (driver.Consumer, "_filter_tps_with_pending_acks", "self topics"),
-        (driver.Consumer, "_new_offset", "self tp"),
         (driver.Consumer, "on_buffer_full", "self tp"),
         (driver.Consumer, "verify_event_path", "self now tp"),
         (driver.Consumer, "perform_seek", "self"),
+        (driver.Consumer, "commit", "self topics start_new_transaction"),
         (driver.Consumer, "_getmany", "self active_partitions timeout"),
-        (driver.Consumer, "_commit", "self offsets"),
-        (driver.Consumer, "_should_commit", "self tp offset"),
         (driver.AIOKafkaConsumerThread, "_create_worker_consumer", "self transport"),
-        (driver.AIOKafkaConsumerThread, "_commit", "self offsets"),
         (driver.AIOKafkaConsumerThread, "on_start", "self"),
         (driver.AIOKafkaConsumerThread, "_wakeup_timer_in_thread", "self"),
         (driver.AIOKafkaConsumerThread, "_ensure_consumer", "self"),
@@ -142,12 +149,10 @@ def test_an_extension_point_is_where_it_was(owner: Any, name: str, expected: str
         (fetcher.Fetcher._proc_fetch_request, {"_prefetch_backoff"}),
         (fetcher.Fetcher._get_actions_per_node, {"_fetch_max_bytes", "calculate_backoff", "paused", "resume_fut"}),
         (fetcher.FetchResult.calculate_backoff, {"_backoff"}),
-        (FaustConsumer.force_commit, {"_filter_tps_with_pending_acks", "_commit_tps"}),
-        (FaustConsumer._filter_committable_offsets, {"_new_offset", "_should_commit"}),
-        (FaustConsumer._commit_offsets, {"_commit", "assignment", "flush"}),
-        (FaustConsumer.__init__, {"_committed_offset", "_read_offset"}),
         (driver.AIOKafkaConsumerThread._create_worker_consumer, {"AIOKafkaConsumer"}),
-        (driver.AIOKafkaConsumerThread._commit, {"commit"}),
+        (FaustConsumer.commit_and_end_transactions, {"commit"}),
+        (FaustConsumer._commit_handler.fun, {"commit", "commit_interval"}),
+        (FaustConsumer._drain_messages, {"_read_offset", "acks_enabled_for", "getmany"}),
     ],
     ids=lambda part: getattr(part, "__qualname__", ""),
 )
@@ -168,167 +173,216 @@ def test_every_override_has_the_signature_of_what_it_overrides(ours: Any) -> Non
 
 
 def test_the_names_replaced_are_those_aiokafka_uses() -> None:
-    assert runs.fetcher_memory_records.__module__.startswith("aiokafka")
-    assert runs.fetcher_partition_records.__name__ == "PartitionRecords"
+    assert fetching.fetcher_memory_records.__module__.startswith("aiokafka")
+    assert fetching.fetcher_partition_records.__name__ == "PartitionRecords"
     assert ControlRecord.parse(marker_key(ABORT)) == ABORT_MARKER != ControlRecord.parse(marker_key(COMMIT))
     assert driver.Transport.Consumer is driver.Consumer
-    assert transport.Transport.Consumer is Consumer
+    assert Transport.Consumer is Consumer
 
 
 def position(processed: int, rewind: int = 0) -> Position:
     return Position(processed, rewind, 5, "id", "def")
 
 
-class _Client:
-    """An aiokafka consumer that takes commits."""
+class Commits:
+    """An aiokafka client that has these partitions and takes commits."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, *places: TopicPartition, error: Exception | None = None) -> None:
         self.error = error
-        self.commits: list[dict[TopicPartition, OffsetAndMetadata]] = []
+        self.taken: list[dict[ClientPartition, OffsetAndMetadata]] = []
+        self._assigned = frozenset(ClientPartition(*place) for place in places)
+
+    def assignment(self) -> frozenset[ClientPartition]:
+        return self._assigned
 
     async def commit(self, offsets: Any) -> None:
-        self.commits.append(commit_structure_validate(offsets))
+        found = commit_structure_validate(offsets)
         if self.error:
             raise self.error
+        self.taken.append(found)
 
 
-class _App:
+class Working:
+    """A worker that stops what it is told to."""
+
     def __init__(self) -> None:
-        self.crashes: list[Exception] = []
+        self.stops: dict[str, BaseException] = {}
 
-    async def crash(self, reason: Exception) -> None:
+    async def receive(self, place: TopicPartition, run: Run, /) -> None:
+        """Nothing comes."""
+
+    def stop(self, topic: str, error: BaseException, /) -> None:
+        self.stops[topic] = error
+
+    def why_stopped(self, topic: str, /) -> str:
+        return str(self.stops.get(topic, ""))
+
+
+class App(BatchApp):
+    """An application without brokers, whose topics are found to be these."""
+
+    def __init__(self) -> None:
+        super().__init__("processor", Cluster(("127.0.0.1:1",)), {"toy": "def"}, [])
+        self.worker: Working = Working()
+        self.crashes: list[BaseException] = []
+        self.changed: dict[str, TopicProblem] = {}
+        self.watch.began = {"toy": TopicState(ID, 2)}
+        self.watch.look = self.look  # type: ignore[method-assign]
+        self.done: list[str] = []
+
+    async def look(self, topics: Iterable[str]) -> dict[str, TopicProblem]:
+        await asyncio.sleep(0)
+        self.done.append("seen")
+        return {topic: self.changed[topic] for topic in topics if topic in self.changed}
+
+    async def crash(self, reason: BaseException) -> None:
         self.crashes.append(reason)
 
 
-def committing() -> Consumer:
-    """A consumer about to commit."""
-    consumer = Consumer.__new__(Consumer)
-    consumer.committing = {TP0: position(20, 15), TP1: position(30, 25)}
-    consumer.committed, consumer.paused, consumer.told = {}, {}, {}
-    return consumer
+def with_app(work: Callable[[App], Coroutine[Any, Any, T]]) -> T:
+    """Do something with a real application that never reaches a broker."""
+
+    async def working() -> T:
+        return await work(App())
+
+    return asyncio.run(working())
 
 
-def commit(
-    offsets: dict[TP, int],
-    client: _Client,
-    assigned: set[TP],
-    app: _App | None = None,
-    consumer: Consumer | None = None,
-) -> bool:
-    consumer = consumer or committing()
+def commit(client: Commits, positions: dict[TopicPartition, Position], crashes: list[Any] | None = None) -> Any:
+    """What the thread of a client says was taken."""
 
-    class Thread(ConsumerThread):
-        def __init__(self) -> None:
-            self.consumer = consumer
-            self.app = app or _App()
-            self.log = logging.getLogger("test")
+    async def work(app: App) -> Any:
+        thread = app.positions._client
+        thread._consumer = client
+        found = await thread._commit_positions(positions)
+        assert app.crashes == (crashes or [])
+        return found
 
-        def _ensure_consumer(self) -> Any:
-            return client
+    return with_app(work)
 
-        def assignment(self) -> set[TP]:
-            return assigned
 
-    return bool(asyncio.run(Thread()._commit(offsets)))
+BOTH = {TP0: position(20, 15), TP1: position(30, 25)}
 
 
 def test_a_commit_carries_its_position() -> None:
-    client = _Client()
-    assert commit({TP0: 20, TP1: 30}, client, {TP0, TP1})
-    assert client.commits == [
+    client = Commits(TP0, TP1)
+    assert commit(client, BOTH) == [TP0, TP1]
+    assert client.taken == [
         {
-            TopicPartition("toy", 0): OffsetAndMetadata(20, position(20, 15).metadata()),
-            TopicPartition("toy", 1): OffsetAndMetadata(30, position(30, 25).metadata()),
+            ClientPartition("toy", 0): OffsetAndMetadata(20, position(20, 15).metadata()),
+            ClientPartition("toy", 1): OffsetAndMetadata(30, position(30, 25).metadata()),
         }
     ]
 
 
 def test_a_partition_revoked_before_the_commit_is_left_out() -> None:
-    client = _Client()
-    assert commit({TP0: 20, TP1: 30}, client, {TP1})
-    assert [set(offsets) for offsets in client.commits] == [{TopicPartition("toy", 1)}]
+    client = Commits(TP1)
+    assert commit(client, BOTH) == [TP1]
+    assert [set(offsets) for offsets in client.taken] == [{TP1}]
 
 
 def test_a_commit_of_nothing_but_revoked_partitions_is_none_and_no_error() -> None:
     """aiokafka refuses to commit nothing, which would end the process in the middle of a rebalance."""
-    client, app = _Client(), _App()
-    assert not commit({TP0: 20}, client, set(), app)
-    assert (client.commits, app.crashes) == ([], [])
-
-
-def test_an_offset_that_is_not_that_of_the_position_is_not_committed() -> None:
-    client = _Client()
-    assert not commit({TP0: 19}, client, {TP0})
-    assert client.commits == []
+    client = Commits()
+    assert commit(client, BOTH) == []
+    assert client.taken == []
 
 
 @pytest.mark.parametrize(
     ("error", "waits"),
     [(CommitFailedError("already rebalanced"), False), (RequestTimedOutError(), True), (NodeNotReadyError(), True)],
 )
-def test_a_commit_that_a_rebalance_or_an_absent_broker_prevents_is_made_later(error: Exception, waits: bool) -> None:
+def test_a_commit_that_a_rebalance_or_an_absent_broker_prevents_is_none(error: Exception, waits: bool) -> None:
     KAFKA.end(CLIENTS)
-    app, consumer = _App(), committing()
-    assert not commit({TP0: 20}, _Client(error), {TP0}, app, consumer)
-    assert app.crashes == []
-    assert consumer._should_commit(TP0, 20)
+    assert commit(Commits(TP0, error=error), BOTH) == []
     assert KAFKA.waits(CLIENTS) is waits
-    assert commit({TP0: 20}, _Client(), {TP0}, app, consumer)
-    assert not consumer._should_commit(TP0, 20)
-    assert consumer._should_commit(TP0, 21)
 
 
 def test_a_commit_that_will_never_be_taken_ends_the_process() -> None:
-    app = _App()
-    assert not commit({TP0: 20}, _Client(error := GroupAuthorizationFailedError("processor")), {TP0}, app)
-    assert app.crashes == [error]
+    error = GroupAuthorizationFailedError("processor")
+    assert commit(Commits(TP0, error=error), BOTH, crashes=[error]) == []
 
 
-async def unchanged(_: set[str]) -> None:
-    """The topics are those they were."""
+class Client:
+    """The thread of a consumer with these partitions, whose commits are taken for some of them."""
+
+    def __init__(self, app: App, *places: TopicPartition) -> None:
+        self.places = places
+        self.takes = {*places}
+        self.commits: list[dict[TopicPartition, Position]] = []
+        self.sought: list[dict[TP, int]] = []
+        self.paused: list[tuple[TopicPartition, bool]] = []
+        self._app = app
+        app.positions._thread = self
+
+    def assignment(self) -> set[TP]:
+        return {TP(*place) for place in self.places}
+
+    async def commit_positions(self, positions: dict[TopicPartition, Position]) -> list[TopicPartition]:
+        self._app.done.append("committed")
+        self.commits.append(dict(positions))
+        return [place for place in positions if place in self.takes]
+
+    async def committed(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, Answer]:
+        return {place: Answer(20, replace(position(20, 12), topic_id=str(ID)).metadata(), 3, 40) for place in places}
+
+    async def seek_wait(self, partitions: dict[TP, int]) -> None:
+        self.sought.append(partitions)
+
+    def set_paused(self, place: TopicPartition, paused: bool) -> None:
+        self.paused.append((place, paused))
 
 
-def kept(takes: set[TP], error: Exception | None = None) -> list[tuple[str, bytes, bytes]]:
+def assign(app: App, **positions: Position) -> None:
+    """Let these partitions of the toy be assigned: ``p0`` and ``p1``."""
+    app.positions.assigned = {
+        place: Assigned(place, positions[name], positions[name])
+        for name, place in (("p0", TP0), ("p1", TP1))
+        if name in positions
+    }
+
+
+class Kept:
+    """A producer of checkpoints, which may fail."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.sent: list[tuple[str, bytes, bytes]] = []
+        self.error = error
+
+    def _ensure_producer(self) -> Kept:
+        return self
+
+    async def send(self, topic: str, key: bytes, value: bytes) -> asyncio.Future[None]:
+        self.sent.append((topic, key, value))
+        answer = asyncio.get_running_loop().create_future()
+        if self.error is None:
+            answer.set_result(None)
+        else:
+            answer.set_exception(self.error)
+        return answer
+
+
+def kept(takes: set[TopicPartition], error: Exception | None = None) -> list[tuple[str, bytes, bytes]]:
     """The checkpoints sent when the brokers take the commits of these partitions; sending may fail."""
-    sent: list[tuple[str, bytes, bytes]] = []
 
-    class Producer:
-        def _ensure_producer(self) -> Producer:
-            return self
-
-        async def send(self, topic: str, key: bytes, value: bytes) -> asyncio.Future[None]:
-            sent.append((topic, key, value))
-            answer = asyncio.get_running_loop().create_future()
-            if error is None:
-                answer.set_result(None)
-            else:
-                answer.set_exception(error)
-            return answer
-
-    class Thread:
-        async def commit(self, offsets: dict[TP, int]) -> bool:
-            consumer.committed.update({tp: offsets[tp] for tp in takes})
-            return bool(takes)
-
-    consumer = committing()
-    consumer._thread = Thread()
-    consumer.app = SimpleNamespace(producer=Producer(), conf=SimpleNamespace(id="processor"), unchanged=unchanged)
-
-    async def commit_both() -> bool:
-        done = await consumer._commit({TP0: 20, TP1: 30})
+    async def work(app: App) -> list[tuple[str, bytes, bytes]]:
+        client, producer = Client(app, TP0, TP1), Kept(error)
+        client.takes, app.producer = takes, producer
+        assign(app, p0=position(0), p1=position(0))
+        for place, one in app.positions.assigned.items():
+            one.flushed = BOTH[place]
+        assert await app.positions.commit() == bool(takes)
         await asyncio.sleep(0)
-        return bool(done)
+        assert {p for p, one in app.positions.assigned.items() if one.due is None} == takes, "the others are due again"
+        return producer.sent
 
-    assert asyncio.run(commit_both()) == bool(takes)
-    return sent
+    return with_app(work)
 
 
 @pytest.mark.parametrize("takes", [{TP0, TP1}, {TP1}, set()], ids=["all", "one", "none"])
-def test_a_checkpoint_follows_each_commit_that_was_taken_and_no_other(takes: set[TP]) -> None:
-    places = {tp: ("processor", *tp) for tp in sorted(takes)}
-    expected = {TP0: position(20, 15), TP1: position(30, 25)}
+def test_a_checkpoint_follows_each_commit_that_was_taken_and_no_other(takes: set[TopicPartition]) -> None:
     assert kept(takes) == [
-        (checkpoints.TOPIC, *checkpoints.record(place, expected[tp])) for tp, place in places.items()
+        (checkpoints.TOPIC, *checkpoints.record(("processor", *place), BOTH[place])) for place in sorted(takes)
     ]
 
 
@@ -338,36 +392,43 @@ def test_a_checkpoint_that_was_not_taken_is_said_and_nothing_stops(caplog: pytes
 
 
 def test_nothing_is_committed_until_the_topics_are_seen_to_be_those_they_were() -> None:
-    done: list[str] = []
+    async def work(app: App) -> None:
+        client, app.producer = Client(app, TP0), Kept()
+        assign(app, p0=position(10))
+        app.positions.assigned[TP0].flushed = position(20)
+        assert await app.positions.commit()
+        assert app.done == ["seen", "committed"]
+        app.positions.assigned[TP0].flushed = position(30)
+        app.changed = {"toy": TopicProblem("topic toy was deleted")}
+        assert not await app.positions.commit()
+        assert [{place: one.processed for place, one in found.items()} for found in client.commits] == [{TP0: 20}, {}]
+        assert app.worker.stops == app.changed
 
-    class Thread:
-        async def commit(self, offsets: dict[TP, int]) -> bool:
-            done.append("committed")
-            return False
-
-    async def look(_: set[str]) -> None:
-        await asyncio.sleep(0)
-        done.append("seen")
-
-    consumer = committing()
-    consumer._thread = Thread()
-    consumer.app = SimpleNamespace(unchanged=look)
-    assert not asyncio.run(consumer._commit({TP0: 20}))
-    assert done == ["seen", "committed"]
+    with_app(work)
 
 
-def test_what_was_about_to_be_committed_of_a_revoked_partition_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Assigned again, it may have been read further by another member."""
+def test_what_was_flushed_of_a_revoked_partition_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assigned again, it may have been read further by another member; nor is what is flushed later."""
 
     async def revoked(*_: Any) -> None:
         """What Faust does then."""
 
     monkeypatch.setattr(driver.Consumer, "on_partitions_revoked", revoked)
-    consumer, client = committing(), _Client()
-    consumer.flushed, consumer.resumed = {TP0: position(20, 15)}, {}
-    asyncio.run(consumer.on_partitions_revoked({TP0}))
-    assert commit({TP0: 20, TP1: 30}, client, {TP0, TP1}, consumer=consumer)
-    assert [set(offsets) for offsets in client.commits] == [{TopicPartition("toy", 1)}]
+
+    async def work(app: App) -> None:
+        client, app.producer = Client(app, TP0, TP1), Kept()
+        assign(app, p0=position(0), p1=position(0))
+        before = app.positions.assigned[TP0]
+        for place, one in app.positions.assigned.items():
+            one.flushed = BOTH[place]
+        await app.positions.on_partitions_revoked({TP(*TP0)})
+        assert not before.current
+        app.positions.assigned[TP0] = Assigned(TP0, position(40), position(40))
+        before.flushed = position(50)
+        assert await app.positions.commit()
+        assert client.commits == [{TP1: BOTH[TP1]}]
+
+    with_app(work)
 
 
 def test_a_member_that_reads_other_topics_is_another_member() -> None:
@@ -393,15 +454,25 @@ def test_only_a_member_commits_and_only_for_its_assignment(
         sent.append(offsets)
 
     monkeypatch.setattr(GroupCoordinator, "_do_commit_offsets", send)
-    coordinator = MemberCoordinator.__new__(MemberCoordinator)
-    coordinator.generation, coordinator.group_id = generation, "processor"
-    coordinator._subscription = SimpleNamespace(reassignment_in_progress=joining)
-    attempt = coordinator._do_commit_offsets(SimpleNamespace(active=active), {TP0: 20})
+
+    async def attempt() -> None:
+        state = SubscriptionState()
+        state.subscribe({"toy"})
+        state.assign_from_subscribed({HERE})
+        coordinator = MemberCoordinator(_Refusing(), state, group_id="processor")
+        coordinator.generation = generation
+        if joining:
+            state.begin_reassignment()
+        try:
+            await coordinator._do_commit_offsets(SimpleNamespace(active=active), {TP0: 20})
+        finally:
+            await coordinator.close()
+
     if commits:
-        asyncio.run(attempt)
+        asyncio.run(attempt())
     else:
         with pytest.raises(IllegalGenerationError):
-            asyncio.run(attempt)
+            asyncio.run(attempt())
     assert sent == ([{TP0: 20}] if commits else [])
 
 
@@ -420,25 +491,19 @@ def test_a_busy_loop_is_no_thread_that_does_not_respond(monkeypatch: pytest.Monk
     thread.log.error.assert_not_called()
 
 
-def test_an_offset_the_log_does_not_have_stops_the_worker() -> None:
-    stopped: list[Any] = []
+def test_an_offset_the_log_does_not_have_stops_its_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "until_kafka_answers", lambda _, ask: {})
 
-    class Thread:
+    class OutOfRange(Client):
         async def getmany(self, partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
-            raise OffsetOutOfRangeError({HERE: 17})
+            raise OffsetOutOfRangeError({HERE: 2})
 
-        async def committed(self, tps: list[TP]) -> dict[TP, tuple[int, str, int]]:
-            return dict.fromkeys(tps, (15, "metadata", 20))
+    async def work(app: App) -> None:
+        OutOfRange(app, TP0)
+        assert await app.positions._getmany({TP(*TP0)}, 1.0) == {}
+        assert "the log starts at 3, after offset 2" in str(app.worker.stops["toy"])
 
-    async def stop(*why: Any) -> None:
-        stopped.append(why)
-
-    consumer = Consumer.__new__(Consumer)
-    consumer._thread = Thread()
-    consumer.app = SimpleNamespace(stop_out_of_range=stop)
-    with pytest.raises(OffsetOutOfRangeError):
-        asyncio.run(consumer._getmany({TP0}, 1.0))
-    assert stopped == [(17, TP0, (15, "metadata", 20))]
+    with_app(work)
 
 
 class _Broker:
@@ -471,7 +536,7 @@ def test_a_partition_without_a_commit_is_read_from_where_a_seek_sets_it() -> Non
             async def getmany(self, partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
                 return await reading.fetched_records(partitions, timeout)
 
-        consumer = Consumer.__new__(Consumer)
+        consumer = App().positions
         consumer._thread = Thread()
         waiting = asyncio.create_task(consumer._getmany({TP0}, 60))
         await state.subscription.assignment.commit_refresh_needed.wait()
@@ -510,7 +575,7 @@ def test_an_error_of_a_task_of_aiokafka_is_raised_where_somebody_looks(broken: s
         if broken == "fetcher":
             await coordinator.close()
             state.assign_from_subscribed({HERE})
-        thread = ConsumerThread.__new__(ConsumerThread)
+        thread = App().positions._client
         thread.thread_loop = asyncio.get_running_loop()
         thread._consumer = SimpleNamespace(_coordinator=coordinator, _fetcher=reading)
         await asyncio.sleep(0.05)
@@ -530,7 +595,7 @@ def test_an_error_of_a_task_of_aiokafka_is_raised_where_somebody_looks(broken: s
 
 def test_nobody_looks_into_a_client_that_is_not_there_yet() -> None:
     async def look(client: Any) -> None:
-        thread = ConsumerThread.__new__(ConsumerThread)
+        thread = App().positions._client
         thread.thread_loop = asyncio.get_running_loop()
         thread._consumer = client
         await thread.check()
@@ -540,88 +605,40 @@ def test_nobody_looks_into_a_client_that_is_not_there_yet() -> None:
 
 
 def test_only_what_was_flushed_is_committed() -> None:
-    consumer = Consumer.__new__(Consumer)
-    consumer.flushed, consumer.committing, consumer.paused = {TP0: position(20)}, {}, {}
-    assert list(consumer._filter_tps_with_pending_acks()) == [TP0]
-    assert list(consumer._filter_tps_with_pending_acks({"toy"})) == [TP0]
-    assert list(consumer._filter_tps_with_pending_acks({TP1})) == []
-    assert consumer._new_offset(TP1) is None
-    assert consumer._new_offset(TP0) == 20
-    assert consumer.committing == {TP0: position(20)}
+    async def work(app: App) -> None:
+        client, app.producer = Client(app, TP0, TP1), Kept()
+        assign(app, p0=position(20), p1=position(30))
+        assert not await app.positions.commit()
+        assert client.commits == []
+        app.positions.assigned[TP1].flushed = position(31)
+        assert await app.positions.commit()
+        assert not await app.positions.commit()
+        assert client.commits == [{TP1: position(31)}]
 
-
-class _Assigning:
-    """An application that decides where to read from; something may happen meanwhile."""
-
-    rebalancing_count, consumer_generation_id = 1, 7
-
-    def __init__(self, meanwhile: Callable[[_Assigning], None] = lambda _: None) -> None:
-        self.meanwhile = meanwhile
-
-    async def decide_positions(self, commits: dict[TP, tuple[int, str, int]]) -> dict[TP, Position]:
-        assert commits == {TP0: (20, "metadata", 3)}
-        self.meanwhile(self)
-        return {TP0: position(20, 12)}
-
-
-class _Assigned:
-    """The thread of a consumer with one partition."""
-
-    def __init__(self) -> None:
-        self.sought: list[dict[TP, int]] = []
-
-    def assignment(self) -> set[TP]:
-        return {TP0}
-
-    async def committed(self, tps: set[TP]) -> dict[TP, tuple[int | None, str, int]]:
-        return dict.fromkeys(tps, (20, "metadata", 3))
-
-    async def seek_wait(self, partitions: dict[TP, int]) -> None:
-        self.sought.append(partitions)
-
-
-def assigned(app: _Assigning) -> Consumer:
-    """A consumer that has just got its partition."""
-    consumer = Consumer.__new__(Consumer)
-    consumer.app, consumer._thread = app, _Assigned()
-    consumer.flushed, consumer.resumed, consumer.committing, consumer.committed = {TP1: position(9)}, {}, {}, {}
-    consumer._committed_offset, consumer._read_offset = {}, {}
-    consumer.paused, consumer.told = {}, {}
-    return consumer
-
-
-class _Pausing:
-    """The thread of a consumer that is told which partitions to fetch."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[TP, bool]] = []
-
-    def set_paused(self, tp: TP, paused: bool) -> None:
-        self.told.append((tp, paused))
+    with_app(work)
 
 
 def test_the_commit_of_a_paused_partition_says_why() -> None:
     """It is the last one that was flushed, or the one read from; when it goes on, the next commit says that."""
-    consumer, client = committing(), _Client()
-    consumer._thread = thread = _Pausing()
-    consumer.resumed, consumer.flushed = {TP0: position(9), TP1: position(5)}, {TP0: position(20)}
-    consumer.committing, consumer.committed = {}, {TP0: 20, TP1: 5}
-    for tp in (TP0, TP1, TP("toy", 2)):
-        consumer.pause(tp, "no table")
-    assert thread.told == [(TP0, True), (TP1, True)], "the third is not assigned"
-    offsets = consumer._filter_committable_offsets({TP0, TP1})
-    assert offsets == {TP0: 20, TP1: 5}
-    assert commit(offsets, client, {TP0, TP1}, consumer=consumer)
-    written = {tp: parse("", c.offset, c.metadata) for tp, c in client.commits[0].items()}
-    assert written == {
-        TopicPartition(*tp): replace(position(at), paused="no table") for tp, at in ((TP0, 20), (TP1, 5))
-    }
-    assert consumer._filter_committable_offsets({TP0, TP1}) == {}
-    consumer.go_on(TP0)
-    consumer.go_on(TP0)
-    assert thread.told[2:] == [(TP0, False)]
-    assert consumer._filter_committable_offsets({TP0, TP1}) == {TP0: 20}
-    assert consumer.committing[TP0] == position(20)
+
+    async def work(app: App) -> None:
+        client, app.producer = Client(app, TP0, TP1), Kept()
+        assign(app, p0=position(9), p1=position(5))
+        app.positions.assigned[TP0].flushed = position(20)
+        unread = TopicPartition("toy", 2)
+        for place in (TP0, TP1, unread):
+            app.pause(place, "no table")
+        assert client.paused == [(TP0, True), (TP1, True), (unread, True)]
+        assert await app.positions.commit()
+        expected = {place: replace(position(at), paused="no table") for place, at in ((TP0, 20), (TP1, 5))}
+        assert client.commits == [expected]
+        assert not await app.positions.commit()
+        app.go_on(TP0)
+        assert client.paused[3:] == [(TP0, False)]
+        assert await app.positions.commit()
+        assert client.commits[1:] == [{TP0: position(20)}]
+
+    with_app(work)
 
 
 def test_the_assignment_is_put_in_fausts_words_once() -> None:
@@ -630,7 +647,7 @@ def test_the_assignment_is_put_in_fausts_words_once() -> None:
     async def look() -> None:
         state = SubscriptionState()
         state.subscribe({"toy"})
-        thread = ConsumerThread.__new__(ConsumerThread)
+        thread = App().positions._client
         thread._consumer = SimpleNamespace(assignment=state.assigned_partitions)
         assert thread.assignment() == set()
         for tps in ({TP0, TP1}, {TP1}):
@@ -644,46 +661,121 @@ def test_the_assignment_is_put_in_fausts_words_once() -> None:
 
 def test_only_what_is_assigned_is_paused_at_the_client() -> None:
     """It may have been taken away meanwhile."""
-    client = MagicMock(assignment=lambda: {TopicPartition("toy", 0)})
-    thread: Any = SimpleNamespace(_ensure_consumer=lambda: client)
-    for tp in (TopicPartition("toy", 0), TopicPartition("toy", 1)):
-        for paused in (True, False):
-            ConsumerThread._set_paused(thread, tp, paused)
-    client.pause.assert_called_once_with(TopicPartition("toy", 0))
-    client.resume.assert_called_once_with(TopicPartition("toy", 0))
+
+    async def work(app: App) -> None:
+        state = SubscriptionState()
+        state.subscribe({"toy"})
+        state.assign_from_subscribed({HERE})
+        told: list[tuple[str, ClientPartition]] = []
+        thread = app.positions._client
+        thread._consumer = SimpleNamespace(
+            assignment=state.assigned_partitions,
+            pause=lambda place: told.append(("pause", place)),
+            resume=lambda place: told.append(("resume", place)),
+        )
+        for place in (HERE, ClientPartition("toy", 1)):
+            for paused in (True, False):
+                thread._set_paused(place, paused)
+        assert told == [("pause", HERE), ("resume", HERE)]
+
+    with_app(work)
+
+
+class Deciding(App):
+    """An application that decides where to read from; something may happen meanwhile."""
+
+    def __init__(self, meanwhile: Callable[[Deciding], None] = lambda _: None, paused: str = "") -> None:
+        super().__init__()
+        self.meanwhile = meanwhile
+        self.decided = {TP0: replace(position(20, 12), paused=paused)}
+
+    async def decide_positions(self, answers: Mapping[TopicPartition, Answer]) -> dict[TopicPartition, Position]:
+        self.meanwhile(self)
+        return self.decided
 
 
 def test_what_a_position_says_of_an_earlier_life_is_taken_back_by_the_next() -> None:
-    class App(_Assigning):
-        async def decide_positions(self, commits: Any) -> dict[TP, Position]:
-            return {TP0: replace(position(20, 12), paused="no table")}
+    async def work() -> None:
+        app = Deciding(paused="no table")
+        Client(app, TP0)
+        await app.positions.perform_seek()
+        one = app.assigned[TP0]
+        assert one.start == one.flushed == one.due == position(20, 12)
 
-    consumer = assigned(App())
-    asyncio.run(consumer.perform_seek())
-    assert consumer.resumed == consumer.flushed == {TP0: position(20, 12)}
-    assert consumer.flushed[TP0] is consumer.resumed[TP0]
-    assert consumer._filter_committable_offsets({TP0}) == {TP0: 20}
+    asyncio.run(work())
 
 
-def test_a_seek_reads_from_the_rewind_and_counts_from_the_processed_offset() -> None:
-    consumer = assigned(_Assigning())
-    asyncio.run(consumer.perform_seek())
-    assert consumer._thread.sought == [{TP0: 12}]
-    assert (consumer._read_offset, consumer._committed_offset) == ({TP0: 12}, {TP0: 20})
-    assert consumer.resumed == {TP0: position(20, 12)}
-    assert not consumer._should_commit(TP0, 20)
-    assert consumer.flushed == {}
-    before = consumer.resumed[TP0]
-    asyncio.run(consumer.perform_seek())
-    assert consumer.resumed[TP0] is not before
+def test_a_seek_reads_from_the_rewind_and_makes_each_assignment_anew() -> None:
+    async def work() -> None:
+        app = Deciding()
+        client = Client(app, TP0)
+        await app.positions.perform_seek()
+        assert client.sought == [{TP(*TP0): 12}]
+        assert app.positions._read_offset == {TP(*TP0): 12}
+        one = app.assigned[TP0]
+        assert (one.start, one.due) == (position(20, 12), None)
+        await app.positions.perform_seek()
+        assert app.assigned[TP0] is not one
+        assert (one.current, app.assigned[TP0].current) == (False, True)
+
+    asyncio.run(work())
+
+
+def test_a_partition_whose_position_cannot_be_trusted_stops_its_feed_and_is_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app_module, "until_kafka_answers", lambda _, ask: {})
+
+    async def work(app: App) -> None:
+        client = Client(app, TP0)
+        await app.positions.perform_seek()
+        assert "the feed's definition changed" not in str(app.worker.stops)
+        assert app.assigned[TP0].start.processed == 20
+        app.watch.began = {"toy": TopicState(uuid4(), 2)}
+        await app.positions.perform_seek()
+        assert "the topic was deleted and created again" in str(app.worker.stops["toy"])
+        assert app.assigned == {}
+        assert client.sought[1:] == [{TP(*TP0): 40}]
+        assert client.paused[-1] == (TP0, True)
+
+    with_app(work)
 
 
 @pytest.mark.parametrize("changed", ["rebalancing_count", "consumer_generation_id"])
 def test_a_seek_that_another_assignment_overtook_sets_nothing(changed: str) -> None:
     """Its positions may be read further by now, here or by another member. Faust waits for the next assignment then."""
-    consumer = assigned(_Assigning(lambda app: setattr(app, changed, 8)))
-    with pytest.raises(IllegalStateError):
-        asyncio.run(consumer.perform_seek())
-    assert consumer._thread.sought == []
-    assert (consumer._read_offset, consumer._committed_offset, consumer.resumed, consumer.committed) == ({}, {}, {}, {})
-    assert consumer.flushed == {TP1: position(9)}
+
+    async def work() -> None:
+        app = Deciding(lambda app: setattr(app, changed, 8))
+        client = Client(app, TP0)
+        assign(app, p1=position(9))
+        with pytest.raises(IllegalStateError):
+            await app.positions.perform_seek()
+        assert client.sought == []
+        assert app.positions._read_offset == {}
+        assert app.assigned[TP1].current
+
+    asyncio.run(work())
+
+
+def test_faust_keeps_no_list_of_the_runs_that_were_taken() -> None:
+    """It notes what an agent acknowledged until it commits that; here positions are committed, and nobody clears it."""
+
+    async def work(app: App) -> None:
+        app.read(["toy"])
+        (agent,) = app.agents.values()
+        app.topics.add(agent.channel)
+        await app.topics._update_indices()
+        consumer = app.positions
+        for last in (19, 29):
+            record = SimpleNamespace(
+                topic="toy", partition=0, offset=last, timestamp=0, value=Run("toy", 0, 10, 20, ())
+            )
+            message = consumer._to_message(TP(*TP0), record)
+            message.incref()
+            message.ack(consumer)
+            assert message.acked
+        assert not any(consumer._acked.values())
+        assert not any(consumer._acked_index.values())
+
+    with_app(work)

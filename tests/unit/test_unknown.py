@@ -18,8 +18,9 @@ from sinks.following import Following, Positions
 from sinks.lanes import AggregateLane, FeedLane, Unread
 from streams.awaited import Awaited, NotYet
 from streams.decode import Decoder
+from streams.ending import Stop
 from streams.generations import generations
-from streams.positions import NO_EVENT_TIME, Position, Stop, first
+from streams.positions import NO_EVENT_TIME, Position, first
 from streams.runs import Run
 from streams.unknown import GivenUp
 from tests.columns import process

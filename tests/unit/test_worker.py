@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -22,13 +21,14 @@ from kafka.errors import CoordinatorLoadInProgressError, KafkaError
 from tenacity import stop_after_attempt, wait_none
 
 from citystream.commands.workers import Patience
-from streams import standing, waiting, worker
+from streams import ending, standing, waiting
 from streams.cluster import Cluster
 from streams.lag import committed_offsets
 from streams.positions import LogGap
 from streams.recordbatch import CorruptBatch
+from streams.transport import app as worker
+from streams.transport.app import BatchApp
 from streams.waiting import CLIENTS, KAFKA, KAFKA_ANSWERS
-from streams.worker import BatchApp
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_a_request_to_a_broker_does_not_wait_as_long_as_a_seek() -> None:
     """Else a connection that died silently would never be given up."""
 
     async def create(app: BatchApp) -> None:
-        client = app.batch_consumer._thread._create_worker_consumer(app.transport)
+        client = app.positions._thread._create_worker_consumer(app.transport)
         assert client._request_timeout_ms == client._client._request_timeout_ms == 90_000
         await client.stop()
 
@@ -103,7 +103,7 @@ def test_a_request_to_a_broker_does_not_wait_as_long_as_a_seek() -> None:
 class Starting:
     """An application whose start takes until ``start`` is set, or fails."""
 
-    conf = SimpleNamespace(id="processor")
+    group = "processor"
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -153,7 +153,7 @@ def test_a_worker_that_cannot_start_ends_the_process(exits: list[int]) -> None:
         await asyncio.wait_for(worker._serve(app), 10)
 
     asyncio.run(serve())
-    assert exits[0] == worker.EX_SOFTWARE
+    assert exits[0] == ending.EX_SOFTWARE
 
 
 class Checked:
@@ -176,8 +176,8 @@ def look_twice(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     thread = Checked(error)
 
     async def look(app: BatchApp) -> None:
-        monkeypatch.setattr(app.watch, "unchanged", AsyncMock())
-        app.batch_consumer._thread = thread
+        monkeypatch.setattr(app.watch, "look", AsyncMock(return_value={}))
+        app.positions._thread = thread
         await app.on_start()
         await asyncio.wait_for(thread.again.wait(), 30)
         for task in app._futures:
@@ -192,7 +192,7 @@ def test_a_worker_that_is_not_let_into_its_group_ends(
 ) -> None:
     """It would wait for ever: also before it has read anything."""
     look_twice(GroupAuthorizationFailedError("processor"), monkeypatch)
-    assert set(exits) == {worker.EX_SOFTWARE}
+    assert set(exits) == {ending.EX_SOFTWARE}
     assert "Kafka does not let the processor go on: " in caplog.text
     assert "GroupAuthorizationFailedError" in caplog.text
 
@@ -213,7 +213,7 @@ def test_kafka_answers_again_when_the_client_of_a_worker_knows_its_coordinator(
     after: list[int] = []
 
     async def look(app: BatchApp) -> None:
-        monkeypatch.setattr(app.batch_consumer, "check", AsyncMock(side_effect=looks))
+        monkeypatch.setattr(app.positions, "check", AsyncMock(side_effect=looks))
         for _ in looks:
             await app._check_client()
             after.append(caplog.text.count(KAFKA_ANSWERS))
@@ -236,7 +236,7 @@ def test_an_error_in_a_service_of_faust_ends_the_process(
         await getattr(app, part).crash(CorruptBatch("toy/0: the batch at offset 10 has a wrong checksum"))
 
     with_app(crash)
-    assert set(exits) == {worker.EX_SOFTWARE}
+    assert set(exits) == {ending.EX_SOFTWARE}
     assert caplog.records[-1].getMessage() == "toy/0: the batch at offset 10 has a wrong checksum"
 
 
@@ -280,7 +280,7 @@ def test_what_others_committed_is_asked_for_until_kafka_answers(monkeypatch: pyt
 
     async def seek() -> None:
         app = BatchApp("sink", Cluster(("127.0.0.1:1",)), {}, [], agrees_with=("processor", {"toy": "def"}))
-        app.unchanged = AsyncMock()  # type: ignore[method-assign]
+        monkeypatch.setattr(app.watch, "look", AsyncMock(return_value={}))
         assert await app.decide_positions({}) == {}
 
     asyncio.run(seek())
@@ -295,9 +295,13 @@ def test_an_error_of_kafka_that_nobody_waits_for_ends_a_worker_that_begins(monke
         raise KafkaError("not one to wait for")
 
     monkeypatch.setattr(worker, "wait_for_kafka", lambda *_: None)
-    app = SimpleNamespace(cluster=Cluster(("127.0.0.1:1",)), watch=SimpleNamespace(begin=begin))
-    with pytest.raises(KafkaError):
-        worker.run(app, [])  # type: ignore[arg-type]
+
+    async def run(app: BatchApp) -> None:
+        monkeypatch.setattr(app.watch, "begin", begin)
+        with pytest.raises(KafkaError):
+            app.run(AsyncMock())
+
+    with_app(run)
     assert began == [True]
 
 
@@ -313,9 +317,9 @@ def test_an_error_of_kafka_that_nobody_waits_for_ends_a_worker_that_begins(monke
 def test_what_an_operator_can_act_on_is_said_without_a_trace(
     reason: Any, plain: bool, exits: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    worker.end_process(reason)
+    ending.end_process(reason)
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert (record.exc_info is None) is plain
     assert str(reason) in record.getMessage()
-    assert exits == [worker.EX_SOFTWARE]
+    assert exits == [ending.EX_SOFTWARE]

@@ -1,18 +1,17 @@
 """Faust's Kafka transport, delivering one message per fetched run of a partition instead of one per record.
 
 Extension points of faust-streaming 0.15.3 and aiokafka 0.14.0 that this stands on (a contract test fails if one moves):
-Faust's ``Consumer._to_message``, ``_add_gap``, ``_filter_tps_with_pending_acks``, ``_new_offset``, ``_should_commit``,
-``on_buffer_full``, ``on_partitions_revoked``, ``verify_event_path``, ``perform_seek``, ``_getmany``,
-``_commit_offsets``, ``_commit``; its consumer thread's ``_create_worker_consumer``, ``on_start``, ``assignment``,
-``_commit``, ``_wakeup_timer_in_thread``; aiokafka's ``_fetch_max_bytes``, ``_request_timeout_ms`` and
-``_prefetch_backoff``; ``aiokafka.consumer.consumer.GroupCoordinator``, see ``streams.membership``.
+Faust's ``Consumer._to_message``, ``_add_gap``, ``commit``, ``on_buffer_full``, ``on_partitions_revoked``,
+``verify_event_path``, ``perform_seek``, ``_getmany``; its consumer thread's ``_create_worker_consumer``, ``on_start``,
+``assignment``, ``_wakeup_timer_in_thread``; aiokafka's ``_fetch_max_bytes``, ``_request_timeout_ms`` and
+``_prefetch_backoff``; ``aiokafka.consumer.consumer.GroupCoordinator``, see ``streams.transport.membership``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Any, cast
 
@@ -25,15 +24,18 @@ from aiokafka.errors import (
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+from aiokafka.structs import TopicPartition as ClientPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from tenacity import AsyncRetrying
 
 from streams import checkpoints
-from streams.membership import MemberCoordinator, NameTaken
+from streams.assignment import Assigned, TopicPartition
+from streams.lifecycle import Moment, Stage, tell
 from streams.positions import Answer, Position
-from streams.producing import send_unwaited
+from streams.transport.membership import MemberCoordinator, NameTaken
+from streams.transport.sending import send_unwaited
 from streams.waiting import CLIENTS, KAFKA, kafka_away
 
 log = logging.getLogger("citystream")
@@ -54,15 +56,15 @@ def passes(error: BaseException) -> bool:
     return isinstance(error, KafkaError) and (bool(error.retriable) or isinstance(error, KafkaTimeoutError))
 
 
-def _plain(tp: TP) -> TopicPartition:
-    return TopicPartition(tp.topic, tp.partition)
+def _plain(place: tuple[str, int]) -> ClientPartition:
+    return ClientPartition(*place)
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Reads committed records only, never resets an offset by itself, and commits positions with their metadata."""
 
     #: What the client said last of its assignment, and the same in Faust's words.
-    _assigned: tuple[frozenset[TopicPartition], frozenset[TP]] = frozenset(), frozenset()
+    _assigned: tuple[frozenset[ClientPartition], frozenset[TP]] = frozenset(), frozenset()
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         clients.GroupCoordinator = MemberCoordinator
@@ -87,30 +89,30 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """
         await self.sleep(0)
 
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        consumer, ours = self._ensure_consumer(), cast("Consumer", self.consumer)
-        committing = dict(ours.committing)
-        positions = {
-            _plain(tp): OffsetAndMetadata(offset, committing[tp].metadata())
-            for tp, offset in offsets.items()
-            if tp in self.assignment() and tp in committing and committing[tp].processed == offset
+    async def commit_positions(self, positions: Mapping[TopicPartition, Position]) -> list[TopicPartition]:
+        """Commit what is assigned of these; gives those that the brokers took."""
+        return cast("list[TopicPartition]", await self.call_thread(self._commit_positions, positions))
+
+    async def _commit_positions(self, positions: Mapping[TopicPartition, Position]) -> list[TopicPartition]:
+        assigned = self.assignment()
+        offsets = {
+            _plain(place): OffsetAndMetadata(position.processed, position.metadata())
+            for place, position in positions.items()
+            if place in assigned
         }
-        if not positions:
-            return False
+        if not offsets:
+            return []
         try:
-            await consumer.commit(positions)
+            await self._ensure_consumer().commit(offsets)
         except CommitFailedError:
             log.info("A commit came after a rebalance; its events will be processed again")
-            return False
+            return []
         except KafkaError as error:
             if not passes(error):
                 await self.app.crash(error)
             KAFKA.begin(CLIENTS, f"Kafka did not take a commit ({error}); it will be tried again")
-            return False
-        taken = [tp for tp in offsets if _plain(tp) in positions]
-        ours.committed.update({tp: offsets[tp] for tp in taken})
-        ours.told.update({tp: committing[tp].paused for tp in taken})
-        return True
+            return []
+        return [place for place in positions if _plain(place) in offsets]
 
     def assignment(self) -> Set[TP]:
         """Partitions of the present assignment.
@@ -123,16 +125,16 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             self._assigned = plain, frozenset(TP(*tp) for tp in plain)
         return self._assigned[1]
 
-    def set_paused(self, tp: TP, paused: bool) -> None:
+    def set_paused(self, place: TopicPartition, paused: bool) -> None:
         """Fetch no more of a partition, or go on; what was fetched and is not handed on yet is fetched again then."""
-        self.thread_loop.call_soon_threadsafe(self._set_paused, _plain(tp), paused)
+        self.thread_loop.call_soon_threadsafe(self._set_paused, _plain(place), paused)
 
-    def _set_paused(self, tp: TopicPartition, paused: bool) -> None:
+    def _set_paused(self, place: ClientPartition, paused: bool) -> None:
         consumer = self._ensure_consumer()
-        if tp in consumer.assignment():
-            (consumer.pause if paused else consumer.resume)(tp)
+        if place in consumer.assignment():
+            (consumer.pause if paused else consumer.resume)(place)
 
-    def highwater(self, tp: TP) -> int:
+    def highwater(self, tp: tuple[str, int]) -> int:
         """End of a partition's log at the last fetch; 0 if it is not known or not assigned (any more)."""
         try:
             return self._ensure_consumer().highwater(_plain(tp)) or 0
@@ -155,44 +157,39 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             reading.error_future.result()
         return coordinator is not None and coordinator.coordinator_id is not None
 
-    async def committed(self, tps: Iterable[TP]) -> dict[TP, Answer]:
+    async def committed(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, Answer]:
         """What the brokers say of each partition."""
         asking = AsyncRetrying(**KAFKA.retrying(passes, kafka_away(self.app.cluster)))
-        return cast("dict[TP, Answer]", await self.call_thread(asking, self._committed, list(tps)))
+        return cast("dict[TopicPartition, Answer]", await self.call_thread(asking, self._committed, list(places)))
 
-    async def _committed(self, tps: list[TP]) -> dict[TP, Answer]:
+    async def _committed(self, places: list[TopicPartition]) -> dict[TopicPartition, Answer]:
         consumer = self._ensure_consumer()
-        partitions = [_plain(tp) for tp in tps]
+        partitions = [_plain(place) for place in places]
         commits = await consumer._coordinator.fetch_committed_offsets(partitions)
         starts = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
         found = {}
-        for tp, p in zip(tps, partitions, strict=True):
+        for place, p in zip(places, partitions, strict=True):
             committed, metadata = (commits[p].offset, commits[p].metadata) if p in commits else (None, "")
-            found[tp] = Answer(committed, metadata, starts[p], ends[p])
+            found[place] = Answer(committed, metadata, starts[p], ends[p])
         return found
 
 
 class Consumer(driver.Consumer):
-    """Tracks positions in place of acknowledged messages.
-
-    ``resumed`` holds, per assigned partition, the position read from after the last assignment; each assignment makes
-    new objects, so a state built for an older one can be told apart. ``flushed`` holds what may be committed.
-    ``paused`` are the partitions that are not read on for now, each with the reason, which its commit says, too: so it
-    can be seen from outside. ``told`` is what the last commit said.
-    """
+    """Tracks positions in place of acknowledged messages: one object for each partition of the assignment."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.resumed: dict[TP, Position] = {}
-        self.flushed: dict[TP, Position] = {}
-        self.committing: dict[TP, Position] = {}
-        self.committed: dict[TP, int] = {}
-        self.paused: dict[TP, str] = {}
-        self.told: dict[TP, str] = {}
+        #: The partitions that are read, since the last assignment.
+        self.assigned: dict[TopicPartition, Assigned[Any]] = {}
+        self._one_commit = asyncio.Lock()
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    @property
+    def _client(self) -> ConsumerThread:
+        return cast("ConsumerThread", self._thread)
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         return ConsumerMessage(
@@ -214,66 +211,61 @@ class Consumer(driver.Consumer):
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """A run's offset is its last one, so gaps are the rule."""
 
-    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
-        return iter([tp for tp in self.flushed if topics is None or tp in topics or tp.topic in topics])
-
-    def _new_offset(self, tp: TP) -> int | None:
-        position = self.flushed.get(tp)
-        if position is None:
-            return None
-        if position.paused != (reason := self.paused.get(tp, "")):
-            position = replace(position, paused=reason)
-        self.committing[tp] = position
-        return position.processed
-
     def on_buffer_full(self, tp: TP) -> None:
         """A full buffer makes delivery wait, which is enough; pausing partitions would leave them idle for a poll."""
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own watchdog goes by acknowledged messages; lag is watched from outside."""
 
+    def pause(self, place: TopicPartition, reason: str) -> None:
+        """Read no more of a partition until it is told to go on."""
+        if one := self.assigned.get(place):
+            one.paused = reason
+        self._client.set_paused(place, True)
+
+    def go_on(self, place: TopicPartition) -> None:
+        """Read a paused partition on."""
+        if one := self.assigned.get(place):
+            one.paused = ""
+        self._client.set_paused(place, False)
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002
+        """Commit what was flushed; Faust calls this every second, before a rebalance, and at the end.
+
+        1. A flush has left in ``Assigned.flushed`` the position up to which all results are acknowledged.
+        2. The topics are seen to be those they were when that was read; the feed of one that is not is stopped.
+        3. The brokers take the commit, from a member of the group and for its assignment (``MemberCoordinator``).
+        4. What they took is noted, unless the partition was taken away meanwhile.
+        5. It is kept a second time, as a checkpoint; nothing waits for that to be acknowledged.
+        """
+        async with self._one_commit:
+            due = [one for one in self.assigned.values() if one.due]
+            if not due:
+                return False
+            unchanged = await self.app.stop_changed({one.place.topic for one in due})
+            wanted = [one for one in due if one.place.topic in unchanged and one.current]
+            positions = {one.place: position for one in wanted if (position := one.due)}
+            tell(Moment(Stage.COMMITTING))
+            taken = await self._client.commit_positions(positions)
+            for one in wanted:
+                if one.place in taken:
+                    one.committed = positions[one.place]
+                    tell(Moment(Stage.COMMITTED, one.place, next=one.committed.processed))
+            kept = [checkpoints.record((self.app.conf.id, *place), positions[place]) for place in taken]
+            await send_unwaited(self.app.producer, checkpoints.TOPIC, kept, "A checkpoint")
+            return bool(taken)
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """A partition that is taken away has no position, and what was flushed of it is no longer ours to commit."""
+        if revoked:
+            tell(Moment(Stage.REVOKING))
         for tp in revoked:
-            self.flushed.pop(tp, None)
-            self.committing.pop(tp, None)
-            self.resumed.pop(tp, None)
-            self.paused.pop(tp, None)
+            if one := self.assigned.pop(TopicPartition(*tp), None):
+                one.end()
         await super().on_partitions_revoked(revoked)
 
-    def _should_commit(self, tp: TP, offset: int) -> bool:
-        return self.committed.get(tp) != offset or self.told.get(tp, "") != self.paused.get(tp, "")
-
-    def pause(self, tp: TP, reason: str) -> None:
-        """Read no more of a partition until it is told to go on."""
-        if tp in self.resumed:
-            self.paused[tp] = reason
-            self.flushed.setdefault(tp, self.resumed[tp])
-            cast("ConsumerThread", self._thread).set_paused(tp, True)
-
-    def go_on(self, tp: TP) -> None:
-        """Read a paused partition on."""
-        if self.paused.pop(tp, None) is not None:
-            cast("ConsumerThread", self._thread).set_paused(tp, False)
-
-    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: ARG002
-        """Commit without drawing a table of all partitions for a log that nobody reads, as Faust does."""
-        await self.app.producer.flush()
-        return await self._commit(offsets)
-
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Commit, and keep what was committed a second time; nothing waits for that to be acknowledged."""
-        await self.app.unchanged({tp.topic for tp in offsets})
-        positions = dict(self.committing)
-        done = bool(await super()._commit(offsets))
-        if done:
-            taken = [tp for tp, at in offsets.items() if tp in positions and self.committed.get(tp) == at]
-            kept = [checkpoints.record((self.app.conf.id, *tp), positions[tp]) for tp in taken]
-            await send_unwaited(self.app.producer, checkpoints.TOPIC, kept, "A checkpoint")
-        return done
-
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109
-        """What was fetched; ends the process where the log does not have the offset that was asked for."""
+        """What was fetched; stops a feed of whose partitions the log does not have the offset that was asked for."""
         try:
             return await super()._getmany(active_partitions, timeout)
         except NoOffsetForPartitionError:  # just assigned and never committed: perform_seek is about to set its offset
@@ -282,43 +274,47 @@ class Consumer(driver.Consumer):
             await self.app.crash(taken)
             raise
         except OffsetOutOfRangeError as error:
-            (((topic, partition), offset),) = error.args[0].items()
-            tp = TP(topic, partition)
-            commits = await cast("ConsumerThread", self._thread).committed([tp])
-            await self.app.stop_out_of_range(offset, tp, commits[tp])
-            raise
+            ((partition, offset),) = error.args[0].items()
+            place = TopicPartition(*partition)
+            answers = await self._client.committed([place])
+            await self.app.stop_out_of_range(offset, place, answers[place])
+            return {}
 
     async def check(self) -> bool:
         """See ``ConsumerThread``."""
-        return await cast("ConsumerThread", self._thread).check()
+        return await self._client.check()
 
     async def perform_seek(self) -> None:
-        """Read again from each partition's rewind offset, with the processed offset as the committed one.
+        """Read each partition again from its rewind offset, with the processed offset as the committed one.
+
+        Those of stopped feeds, and those for which no position can be trusted, are not read.
 
         Raises
         ------
         IllegalStateError
             Another assignment came meanwhile, for which Faust seeks again: positions asked for before may be outdated.
         """
+        tell(Moment(Stage.ASSIGNING))
         assignment = self._assignment_number()
-        tps = self.assignment()
-        thread = cast("ConsumerThread", self._thread)
-        positions = await self.app.decide_positions(await thread.committed(tps))
+        places = [TopicPartition(*tp) for tp in self.assignment()]
+        answers = await self._client.committed(places)
+        positions = await self.app.decide_positions(answers)
         if assignment != self._assignment_number():
             raise IllegalStateError("the group is rebalancing again")
-        self.flushed.clear()
-        for tp in [*self.paused]:
-            self.go_on(tp)
-        for tp, position in positions.items():
-            self.resumed[tp] = replace(position, paused="")
-            self.told[tp] = position.paused
-            if position.paused:
-                self.flushed[tp] = self.resumed[tp]
-            self.committed[tp] = position.processed
-            self._committed_offset[tp] = position.processed
-            self._read_offset[tp] = position.rewind
-        if positions:
-            await self._thread.seek_wait({tp: position.rewind for tp, position in positions.items()})
+        for before in self.assigned.values():
+            before.end()
+        self.assigned = {p: Assigned(p, replace(position, paused=""), position) for p, position in positions.items()}
+        rewinds = {p: positions[p].rewind if p in positions else answers[p].log_end for p in places}
+        for place, rewind in rewinds.items():
+            self._read_offset[TP(*place)] = rewind
+            if reason := self.app.worker.why_stopped(place.topic):
+                self.pause(place, reason)
+            else:
+                self.go_on(place)
+        if rewinds:
+            await self._thread.seek_wait({TP(*place): rewind for place, rewind in rewinds.items()})
+        for place, position in positions.items():
+            tell(Moment(Stage.ASSIGNED, place, position.rewind, position.processed))
 
     def _assignment_number(self) -> tuple[int, int]:
         """Changes when an assignment ends and when the next one begins."""

@@ -21,6 +21,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
 
+from streams.ending import Stop
 from streams.members import is_member_name
 from streams.waiting import KAFKA
 
@@ -33,7 +34,7 @@ FENCED = 82
 MEETING = 3
 
 
-class NameTaken(KafkaError):
+class NameTaken(KafkaError, Stop):
     """Another process works under the instance name of this one."""
 
 

@@ -1,0 +1,137 @@
+"""What stands in for aiokafka's records of a fetch, so that whole batches are handed on and none is opened.
+
+It replaces ``aiokafka.consumer.fetcher.MemoryRecords`` and ``PartitionRecords`` of aiokafka 0.14.0; a contract test
+fails if they move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from aiokafka.consumer import fetcher
+from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
+from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.structs import TopicPartition
+
+from streams import runs
+from streams.recordbatch import CorruptBatch, RecordBatch, split
+from streams.runs import Run
+
+
+@dataclass(frozen=True)
+class _RunRecord:
+    """A run, or what is wrong with what was fetched, in the shape of an aiokafka record."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    value: Run | CorruptBatch
+
+
+class _Fetched:
+    """Stands in for ``MemoryRecords``: keeps the bytes of a fetch."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = bytes(data)
+        self._records = fetcher_memory_records(self.data)
+
+    def has_next(self) -> bool:
+        return bool(self._records.has_next())
+
+    def size_in_bytes(self) -> int:
+        return len(self.data)
+
+
+class _RunRecords:
+    """Stands in for ``PartitionRecords``: yields what was fetched as one run, or several if it is long."""
+
+    def __init__(self, tp: TopicPartition, data: bytes, aborted: Iterable[tuple[int, int]], fetch_offset: int) -> None:
+        self._tp = tp
+        self._data = data
+        self._aborted = sorted(aborted, key=lambda transaction: transaction[1])
+        self._start = fetch_offset
+        self.next_fetch_offset = fetch_offset
+        self._iterator = self._read()
+
+    def __iter__(self) -> Iterator[_RunRecord]:
+        return self
+
+    def __next__(self) -> _RunRecord:
+        return next(self._iterator)
+
+    def _read(self) -> Iterator[_RunRecord]:
+        try:
+            batches = list(self._committed(self._split()))
+        except CorruptBatch as error:
+            self.next_fetch_offset = self._start
+            yield _RunRecord(self._tp.topic, self._tp.partition, self._start, 0, error)
+            return
+        if self.next_fetch_offset == self._start:
+            return
+        pieces = list(_pieces(batches))
+        borders = [self._start, *(piece[0].base_offset for piece in pieces[1:]), self.next_fetch_offset]
+        for (start, end), piece in zip(pairwise(borders), pieces, strict=True):
+            run = Run(self._tp.topic, self._tp.partition, start, end, piece)
+            yield _RunRecord(run.topic, run.partition, end - 1, piece[-1].arrived_ms if piece else 0, run)
+
+    def _split(self) -> Iterator[RecordBatch]:
+        try:
+            yield from split(self._tp.partition, self._data)
+        except CorruptBatch as error:
+            raise CorruptBatch(f"{self._tp.topic}/{self._tp.partition}: {error}") from error
+
+    def _committed(self, batches: Iterable[RecordBatch]) -> Iterator[RecordBatch]:
+        """Batches that count under read_committed; moves ``next_fetch_offset`` past all."""
+        open_aborted: set[int] = set()
+        for batch in batches:
+            while self._aborted and self._aborted[0][1] <= batch.base_offset:
+                open_aborted.add(self._aborted.pop(0)[0])
+            self.next_fetch_offset = batch.last_offset + 1
+            if batch.is_control:
+                marker = next(DefaultRecordBatch(bytearray(batch.raw)), None)  # compaction can leave it empty
+                if marker is not None and ControlRecord.parse(marker.key) == ABORT_MARKER:
+                    open_aborted.discard(batch.producer_id)
+            elif not (batch.is_transactional and batch.producer_id in open_aborted):
+                if not batch.is_log_append_time:
+                    raise CorruptBatch(
+                        f"{self._tp.topic}/{self._tp.partition} holds records with timestamps of their producers; set "
+                        "message.timestamp.type=LogAppendTime, or results would depend on the producers' clocks"
+                    )
+                yield batch
+
+
+def _pieces(batches: Iterable[RecordBatch]) -> Iterator[tuple[RecordBatch, ...]]:
+    """Batches in runs that are not too long; one run if there are none."""
+    piece: list[RecordBatch] = []
+    records = 0
+    for batch in batches:
+        if piece and records + batch.count > runs.LONGEST_RUN:
+            yield tuple(piece)
+            piece, records = [], 0
+        piece.append(batch)
+        records += batch.count
+    yield tuple(piece)
+
+
+fetcher_memory_records = fetcher.MemoryRecords
+fetcher_partition_records = fetcher.PartitionRecords
+_run_topics: set[str] = set()
+
+
+def _partition_records(
+    tp: TopicPartition, records: _Fetched, aborted: list[tuple[int, int]] | None, fetch_offset: int, *rest: Any
+) -> Any:
+    if tp.topic in _run_topics:
+        return _RunRecords(tp, records.data, aborted or (), fetch_offset)
+    return fetcher_partition_records(tp, fetcher_memory_records(records.data), aborted, fetch_offset, *rest)
+
+
+def deliver_runs(topics: Iterable[str]) -> None:
+    """Deliver these topics as runs in this process; others stay as aiokafka has them."""
+    _run_topics.update(topics)
+    fetcher.MemoryRecords = _Fetched
+    fetcher.PartitionRecords = _partition_records

@@ -186,6 +186,9 @@ REDRIVEN = [
     TableColumn("corrected", "Bool", "Its values were corrected; else its bytes are the same"),
 ]
 
+#: Of a table that was there before ticks were.
+CONTROL_COMMENT = "Offsets without an event: markers of transactions, aborted and compacted records, ticks"
+
 CONTROL = [
     TableColumn("topic", "String", "Topic of the offsets"),
     TableColumn("source_partition", "UInt16", "Partition of the offsets"),
@@ -226,7 +229,8 @@ def shared_tables(timezone: str) -> list[str]:
         "COMMENT 'Quarantined records that were published again'",
         f"CREATE TABLE IF NOT EXISTS raw.control ({_body(CONTROL)}) ENGINE = ReplacingMergeTree "
         "ORDER BY (topic, source_partition, source_offset, last_offset) "
-        "COMMENT 'Offsets without an event: markers of transactions, aborted and compacted records, ticks'",
+        f"COMMENT {literal(CONTROL_COMMENT)}",
+        f"ALTER TABLE raw.control MODIFY COMMENT {literal(CONTROL_COMMENT)}",
         f"CREATE TABLE IF NOT EXISTS raw.withdrawn ({_body(WITHDRAWN)}, withdrawn_at SimpleAggregateFunction("
         f"min, DateTime64(3, {literal(timezone)})) DEFAULT now64(3) COMMENT 'When') ENGINE = AggregatingMergeTree "
         "ORDER BY (topic, source_partition, publication) COMMENT 'Rows of publications that were withdrawn'",

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from kafka import KafkaProducer
 
-from schemas.persisted import check_version
+from schemas.persisted import Newer, check_version
 from streams.clients import records_of
 from streams.cluster import Cluster
 
@@ -115,6 +115,8 @@ def take(found: dict[str, Publication], value: bytes | None, at_ms: int) -> None
         fields.pop("version", None)
         partition, some = int(fields.pop("partition")), [(int(a), int(b)) for a, b in fields.pop("stretches")]
         known = found.get(fields["id"]) or Publication(**fields, stretches={}, at_ms=at_ms)
+    except Newer as newer:
+        raise Newer(f"a note on the topic {TOPIC} {newer}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         return
     of_one = (*known.stretches.get(partition, ()), *some)

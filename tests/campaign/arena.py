@@ -7,10 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from kafka import OffsetAndMetadata
+from kafka.errors import NoError
 
 from citystream.installation import Installation
 from citystream.settings import LOCALHOST, PROJECT, Settings
@@ -18,8 +21,12 @@ from citystream.stack import clickhouse, kafka
 from citystream.stack.ports import free_ports
 from citystream.stack.process import Launch
 from citystream.stack.stack import Stack
-from streams import topics
+from streams import checkpoints, topics
+from streams.clients import records_of
+from streams.generations import sources
 from streams.lag import LagMeter
+from streams.publisher import new_producer
+from tests.campaign import before
 from tests.campaign.proxy import Proxy
 from tests.campaign.worker import DYING
 from tests.city import WORKERS, City
@@ -169,6 +176,29 @@ class Arena(City):
             yield client
         finally:
             client.disconnect()
+
+    def leave_as_before(self) -> int:
+        """Make of what both workers left, which have ended, what the release before would have left; gives how many
+        positions there are."""
+        feeds, count = {topic: one.feed for topic, one in sources(self.installation.feeds.values()).items()}, 0
+        with self.admin() as admin:
+            for kind in WORKERS:
+                left = {
+                    tp: OffsetAndMetadata(c.offset, before.metadata(c.metadata, feeds.get(tp.topic)), -1)
+                    for tp, c in self.commits(kind).items()
+                }
+                assert set(admin.alter_group_offsets(kind, left).values()) == {NoError}
+                count += len(left)
+        kept = {record.key: record.value for record in records_of(self.installation.cluster, checkpoints.TOPIC)}
+        with closing(new_producer(self.installation.cluster)) as producer:
+            for key, value in kept.items():
+                _, topic, _ = checkpoints.place_of(key)
+                producer.send(checkpoints.TOPIC, key=key, value=before.checkpoint(value, feeds.get(topic)))
+            producer.flush()
+        with self.owner() as owner:
+            for table in before.TABLES:
+                owner.execute(f"DROP TABLE {table} SYNC")
+        return count
 
     def last_words(self) -> list[str]:
         """What each worker said last."""

@@ -286,6 +286,25 @@ def publisher_killed(city: Arena, random: Random) -> str:
     return "once"
 
 
+def upgraded(city: Arena, random: Random) -> str:
+    """Both workers end, or are killed; what they left becomes what the release before would have left; this release is
+    installed over it.
+
+    The workers are this release's before and after it. That older code really leaves this, and older tables too, is
+    what tests/integration/test_upgrade.py is for.
+    """
+    seen(lambda: all(city.commits(kind) for kind in KINDS), "a commit of both workers", STARTING_SECONDS)
+    sleep(random.random() * 2)
+    for kind in KINDS:
+        random.choice((city.kill, city.leave))(f"{kind}-1")
+        city.dismiss(kind)
+    positions = city.leave_as_before()
+    city.prepare()
+    for kind in KINDS:
+        city.start(f"{kind}-1")
+    return f"from {positions} positions of the release before"
+
+
 #: By name: kills of one process or two, which are quick.
 KILLS: Mapping[str, Fault] = {
     **{f"{kind} killed": killed(kind) for kind in KINDS},
@@ -312,5 +331,6 @@ OUTAGES: Mapping[str, Fault] = {
     **{f"network slow: {part}": network_slow(part) for part in (*PARTS, TO_CLICKHOUSE)},
     **{f"zombie {kind}": zombie(kind) for kind in KINDS},
     **{f"storm of {kind}s": storm(kind) for kind in KINDS},
+    "upgrade": upgraded,
 }
 LONG_OUTAGES: Mapping[str, Fault] = {"ClickHouse away for minutes": clickhouse_killed((120, 180))}

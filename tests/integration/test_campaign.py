@@ -18,6 +18,7 @@ FAULTS = (
     "processor killed: flushed, not committed",
     "sink killed: inserted, not acknowledged",
     "publisher killed",
+    "upgrade",
     "ClickHouse killed",
     "ClickHouse refuses: too many parts",
     "network cut: clickhouse",

@@ -30,6 +30,7 @@ from streams.positions import NO_EVENT_TIME, Answer, Known, Position, PositionPr
 from streams.publications import Publication
 from streams.standing import known_of
 from streams.topics import TopicState
+from tests.campaign import before as written_before
 from tests.reference.toy import FEED, NOON, SECOND, instant
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -124,6 +125,15 @@ def test_fingerprints_of_the_release_before_are_known_of_every_feed() -> None:
                 assert before.renewed(then, now) == now == NOW[worker][name][one.topic]
 
 
+def test_what_a_campaign_makes_of_positions_is_what_the_release_before_wrote() -> None:
+    """Its upgrade starts from that."""
+    assert {name: written_before.records(feed) for name, feed in load().items()} == BEFORE["records"]
+    for (_, now), (_, then) in zip(NOW["positions"], BEFORE["positions"], strict=True):
+        assert written_before.metadata(now, FEED) == then
+    for (_, now), (_, then) in zip(NOW["checkpoints"], BEFORE["checkpoints"], strict=True):
+        assert written_before.checkpoint(now.encode(), FEED) == then.encode()
+
+
 def test_a_definition_that_is_another_one_is_not_taken_for_the_same() -> None:
     """Neither of records nor of windows, and not of a topic that ended since."""
     metadata = BEFORE["positions"][1][1]
@@ -173,7 +183,7 @@ MEETINGS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: restore(known((500, newer(USUAL.metadata())))), PositionProblem, "^processor in toy/0: the position was"),
     (take_newer_checkpoint, PositionProblem, "^the checkpoint of processor in toy/0 was"),
     (take_checkpoint_of_newer_position, PositionProblem, "^the checkpoint of processor in toy/0: the position was"),
-    (take_newer_publication, Newer, "^was"),
+    (take_newer_publication, Newer, "^a note on the topic publications was"),
 ]
 
 

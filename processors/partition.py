@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,12 +17,10 @@ from processors.windows import Windows, no_events
 from schemas.feed import Aggregate, Feed
 from schemas.writing import Columns
 from streams.deadletters import DeadLetter
-from streams.decode import Decoder, Tick, Wanted, places
-from streams.ending import Stop
+from streams.decode import Tick
 from streams.generations import holding
 from streams.positions import LogGap, Position
-from streams.runs import Run
-from streams.unknown import GivenUp, newest
+from streams.unknown import newest
 from streams.watermark import Instants, advance
 
 #: How often a window is written anew while it is open, and the bounds of the time between.
@@ -46,16 +43,25 @@ class Output:
     position: Position
 
 
-class Read(NamedTuple):
-    """What was read of a run."""
+@dataclass(frozen=True)
+class Rows:
+    """What the stage before makes of the offsets from ``start`` up to ``next``: events, dead letters and ticks.
 
+    ``unknown`` are the schema ids given up so far, and ``newest_schema`` is the newest that was known, as a position
+    says them.
+    """
+
+    start: int
+    next: int
     events: Events
     dead: Sequence[DeadLetter]
     ticks: Sequence[Tick]
+    unknown: Mapping[int, int]
+    newest_schema: int
 
 
 class Partition:
-    """State of a partition since its rewind offset.
+    """State of a partition since its rewind offset: what the rows of its log come to.
 
     Until the processed offset is reached again nothing is written, and what closed before it is forgotten: such
     windows were written whole, and may be rebuilt here from their middle. Records before ``start.since`` only move the
@@ -64,73 +70,64 @@ class Partition:
     known after a restart as before it. ``number`` is the partition's among those of all topics the feed had.
     """
 
-    def __init__(self, feed: Feed, number: int, decoder: Decoder, start: Position, *, accept_bad: bool = False) -> None:
-        if not decoder.knows(start.newest_schema):
-            raise Stop(
-                f"{feed.name}/{number} was processed with schema ids up to {start.newest_schema}, and those here end "
-                f"at {decoder.newest_schema}; bring the newest files of schemas/frozen, then start it again"
-            )
+    def __init__(self, feed: Feed, number: int, start: Position, *, accept_bad: bool = False) -> None:
         self.start = start
         self._bad = BadShare(feed, number, start, accept=accept_bad)
+        self._where = f"{feed.name}/{number}"
         self._number = number
-        counts = holding(feed, number).counts
-        self._all_count = counts is None
-        self.columns = EventColumns(feed, counts)
-        self.decoder = decoder
-        self._next = start.rewind
+        self._all_count = holding(feed, number).counts is None
+        self._columns = EventColumns(feed)
+        #: The offset that is taken next, and the schema ids that were given up before it.
+        self.next, self.unknown = start.rewind, start.unknown
+        self._newest_schema = start.newest_schema
         self._written = start.processed
         self._max_event_ms = start.max_event_ms
-        self._windows = [Windows(feed, aggregate, self.columns) for aggregate in feed.aggregates]
+        self._windows = [Windows(feed, aggregate, self._columns) for aggregate in feed.aggregates]
         self._told_ms = {aggregate.name: start.max_processed_ms for aggregate in feed.aggregates}
         self._shown_at = {aggregate.name: -math.inf for aggregate in feed.aggregates}
         self._whole_at = -math.inf
         #: The offset up to which was taken at the last flush, and the position up to which everything is written.
         self._looked, self._reached = start.processed, start
-        self._earlier = [Windows(feed, aggregate, self.columns) for aggregate in feed.aggregates]
-        self._repeats = Repeats(feed, self.columns)
+        self._earlier = [Windows(feed, aggregate, self._columns) for aggregate in feed.aggregates]
+        self._repeats = Repeats(feed, self._columns)
         self._texts = Texts()
         self._many_texts = FEW_TEXTS
         self._dead: list[DeadLetter] = []
-        self._unknown = dict(start.unknown)
         #: Bytes of dead letters that wait for the next flush.
         self.unwritten = 0
 
-    def wants(self, run: Run) -> Wanted:
-        """What of a run has to be read before it is taken."""
-        return Wanted(run, self._next, GivenUp(self._unknown, run.next - 1, self.start.newest_schema))
-
-    def take(self, run: Run, read: Read) -> int:
-        """Take a run in; returns how many records were new.
+    def take(self, rows: Rows) -> int:
+        """Take rows in; returns how many of their offsets were new.
 
         Raises
         ------
         LogGap
-            The run does not follow the one before.
+            They do not follow those before.
         TooManyBad
             A block of offsets holds a larger share of bad records than the feed allows.
         TooManyGroups
             More groups are open than the feed declares.
         """
-        if run.start > self._next:
-            raise LogGap(f"{run.topic}/{run.partition}: offsets {self._next} to {run.start - 1} were not delivered")
-        if run.next <= self._next:
+        if rows.start > self.next:
+            raise LogGap(f"{self._where}: offsets {self.next} to {rows.start - 1} were not delivered")
+        if rows.next <= self.next:
             return 0
-        self._bad.add(read.dead, self._next)
-        events, dead, ticks = self.columns.numbered(read.events, self._texts), read.dead, read.ticks
-        if self._next < self._written < run.next:
+        self._bad.add(rows.dead, self.next)
+        events, dead, ticks = self._columns.numbered(rows.events, self._texts), rows.dead, rows.ticks
+        if self.next < self._written < rows.next:
             border = int(np.searchsorted(events.cells[:, OFFSET], self._written))
             self._add(events.where(slice(border)), [tick for tick in ticks if tick[0] < self._written])
             self._catch_up()
             events, dead = events.where(slice(border, None)), [d for d in dead if d.last_offset >= self._written]
             ticks = [tick for tick in ticks if tick[0] >= self._written]
         self._add(events, ticks)
-        if run.next == self._written:
+        if rows.next == self._written:
             self._catch_up()
-        elif run.next > self._written:
+        elif rows.next > self._written:
             self._dead += dead
             self.unwritten += sum(letter.memory for letter in dead)
-        new = run.next - max(self._next, self._written)
-        self._next = run.next
+        new = rows.next - max(self.next, self._written)
+        self.next, self.unknown, self._newest_schema = rows.next, rows.unknown, rows.newest_schema
         return max(0, new)
 
     def _add(self, events: Events, ticks: Sequence[Tick]) -> None:
@@ -139,7 +136,7 @@ class Partition:
         seen, self._max_event_ms = advance(offsets, events.event_ms, counts, self._max_event_ms, ticks)
         fresh = self._repeats.fresh(events, self._max_event_ms)
         events, seen = events.where(fresh), seen[fresh]
-        if self._next < self.start.since:
+        if self.next < self.start.since:
             border = int(np.searchsorted(events.cells[:, OFFSET], self.start.since))
             self._count(self._earlier, events.where(slice(border)), seen[:border])
             events, seen = events.where(slice(border, None)), seen[border:]
@@ -164,7 +161,7 @@ class Partition:
         """
         if not self.owes:
             return None
-        quiet, self._looked = self._looked == self._next, self._next
+        quiet, self._looked = self._looked == self.next, self.next
         whole = quiet or now is None or _has_passed(LONGEST, self._whole_at, now)
         due = [one for one in self._windows if whole or now is None or self._is_due(one, now)]
         parts = {windows.aggregate.name: self._parts(windows) for windows in due}
@@ -173,14 +170,14 @@ class Partition:
             self._whole_at = now if len(due) == len(self._windows) else self._whole_at
         dead, self._dead, self.unwritten = self._dead, [], 0
         if len(due) == len(self._windows):
-            self._written, self._reached = self._next, self._position()
+            self._written, self._reached = self.next, self._position()
             self._forget_texts()
         return Output(parts, dead, self._reached)
 
     @property
     def owes(self) -> bool:
         """Whether there is something of which not all was written."""
-        return self._next > self._written
+        return self.next > self._written
 
     def _is_due(self, windows: Windows, now: float) -> bool:
         aggregate = windows.aggregate
@@ -213,32 +210,18 @@ class Partition:
         for windows in self._earlier:
             windows.close(self._max_event_ms)
         oldest = [o for windows in (*self._windows, *self._earlier) if (o := windows.oldest()) is not None]
-        rewind, seen = min(oldest, default=(self._next, self._max_event_ms))
+        rewind, seen = min(oldest, default=(self.next, self._max_event_ms))
         bad = self._bad.before(rewind)
         return replace(
             self.start,
-            processed=self._next,
+            processed=self.next,
             rewind=rewind,
             max_event_ms=seen,
             max_processed_ms=self._max_event_ms,
             bad=bad,
-            unknown=newest(self._unknown),
-            newest_schema=self.decoder.newest_schema,
+            unknown=newest(self.unknown),
+            newest_schema=self._newest_schema,
         )
-
-
-def read(wanted: Sequence[tuple[Partition, Run]]) -> list[Read]:
-    """Read runs of partitions of one topic; together they cost little more than one.
-
-    Raises
-    ------
-    NotYet
-        A schema is waited for; nothing was read.
-    """
-    one, _ = wanted[0]
-    rows, found = one.decoder.read_together([partition.wants(run) for partition, run in wanted])
-    events = one.columns.of(rows)
-    return [Read(events.where(part), d.dead, d.ticks) for d, part in zip(found, places(found), strict=True)]
 
 
 def _has_passed(time: timedelta, since: float, now: float) -> bool:

@@ -11,7 +11,8 @@ from typing import Protocol
 from tenacity import AsyncRetrying
 
 from processors import GROUP
-from processors.partition import Partition, Read, read, shown_every
+from processors.partition import Partition, Rows, shown_every
+from processors.reading import Reader
 from schemas.catalogue import Catalogue, declared
 from schemas.feed import Aggregate, Feed
 from schemas.writing import Columns, encode_bodies
@@ -53,7 +54,7 @@ class Change:
     parts: list[tuple[str, list[Packed]]]
 
 
-class Processor(BatchWorker[Partition, Read]):
+class Processor(BatchWorker[Partition, Rows]):
     """Windows of the assigned partitions, written to Kafka."""
 
     command = "citystream process"
@@ -66,8 +67,8 @@ class Processor(BatchWorker[Partition, Read]):
         self._schemas = {name: catalogue.of(name, schema) for name, schema in declared(feeds).items()}
         self._declared = feeds
         self._sources = sources(feeds.values())
-        self._decoders = {
-            topic: Decoder(catalogue, one.feed.name, one.feed, Awaited(catalogue), topic)
+        self._readers = {
+            topic: Reader(one, Decoder(catalogue, one.feed.name, one.feed, Awaited(catalogue), topic))
             for topic, one in self._sources.items()
         }
         outputs = {aggregate.topic: feed.name for feed in feeds.values() for aggregate in feed.aggregates}
@@ -75,27 +76,23 @@ class Processor(BatchWorker[Partition, Read]):
 
     def begin(self, one: Assigned[Partition]) -> Partition:
         """A partition that rebuilds its open windows from the rewind offset."""
-        (topic, partition), generation = one.place, self._sources[one.place.topic]
-        feed = generation.feed
-        return Partition(
-            feed,
-            generation.first + partition,
-            self._decoders[topic],
-            one.start,
-            accept_bad=feed.name in self._accept_bad,
-        )
+        source = self._sources[one.place.topic]
+        feed, number = source.feed, source.first + one.place.partition
+        self._readers[source.topic].check(f"{feed.name}/{number}", one.start)
+        return Partition(feed, number, one.start, accept_bad=feed.name in self._accept_bad)
 
     def every(self, feed: str, /) -> timedelta:
         """As often as anybody can see one of its windows change."""
         return min(map(shown_every, self._declared[feed].aggregates), default=LOOK_EVERY)
 
-    def read(self, waiting: Sequence[tuple[Partition, Run]]) -> list[Read]:
+    def read(self, waiting: Sequence[tuple[Partition, Run]]) -> list[Rows]:
         """Decode and judge."""
-        return read(waiting)
+        _, run = waiting[0]
+        return self._readers[run.topic].read(waiting)
 
-    def take(self, state: Partition, run: Run, read: Read) -> None:
-        """Count a run into its windows."""
-        state.take(run, read)
+    def take(self, state: Partition, _: Run, rows: Rows) -> None:
+        """Count rows into their windows."""
+        state.take(rows)
 
     def unwritten(self, state: Partition) -> int:
         """Bytes of its dead letters; windows grow with the city, dead letters with what goes wrong."""

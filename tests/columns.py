@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from processors.partition import Output, Partition, read
+from processors.partition import Output, Partition
+from processors.reading import Reader
 from schemas.avro import Schema, aggregate_schema
 from schemas.feed import Aggregate, Feed
 from schemas.writing import Columns
+from streams.decode import Decoder
+from streams.generations import holding
+from streams.positions import Position
 from streams.runs import Run
 
 
@@ -62,7 +66,16 @@ def parts_of(output: Output, feed: Feed, aggregate: Aggregate) -> pl.DataFrame:
     return frame_of(aggregate_schema(feed, aggregate), output.parts[aggregate.name])
 
 
-def process(partition: Partition, run: Run) -> int:
+class Staged(Partition):
+    """A partition with the stage before it."""
+
+    def __init__(self, feed: Feed, number: int, decoder: Decoder, start: Position, *, accept_bad: bool = False) -> None:
+        self.reader = Reader(holding(feed, number), decoder)
+        self.reader.check(f"{feed.name}/{number}", start)
+        super().__init__(feed, number, start, accept_bad=accept_bad)
+
+
+def process(partition: Staged, run: Run) -> int:
     """Read a run and take it in; returns how many records were new."""
-    (found,) = read([(partition, run)])
-    return partition.take(run, found)
+    (rows,) = partition.reader.read([(partition, run)])
+    return partition.take(rows)

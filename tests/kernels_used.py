@@ -15,7 +15,6 @@ from numba.core.dispatcher import Dispatcher
 
 import feeds
 from processors import tables, windows
-from processors.partition import Partition
 from schemas import arrow, kernel, writing
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
@@ -28,7 +27,7 @@ from streams.decode import Decoder
 from streams.generations import generations
 from streams.positions import first
 from streams.recordbatch import packed
-from tests.columns import process
+from tests.columns import Staged, process
 from tests.reference.batches import batch, run, stamped
 
 KERNELS: tuple[ModuleType, ...] = (arrow, kernel, tables, windows, writing)
@@ -46,7 +45,7 @@ def take_all_ways(feed: Feed, catalogue: Catalogue) -> None:
     good = batch([(key, value, []) for key, value in values], 0, "lz4", arrived)
     some = batch([(k, v[: len(v) - (n % 10 == 0)], []) for n, (k, v) in enumerate(values)], RECORDS, "lz4", arrived)
     found = run(good, some, topic=feed.name)
-    partition = Partition(feed, 0, Decoder(catalogue, feed.name, feed), first("id", feed.definition, 0))
+    partition = Staged(feed, 0, Decoder(catalogue, feed.name, feed), first("id", feed.definition, 0))
     assert process(partition, found) == 2 * RECORDS
     FeedLane(generations(feed)[0], catalogue, "UTC").read([Unread(found, 0, 0)])
     output = partition.flush()

@@ -23,7 +23,7 @@ from citystream.secrets import load_secrets, make_secrets
 from citystream.settings import Settings
 from citystream.stack import clickhouse
 from citystream.stack.process import Process
-from processors.partition import Output, Partition
+from processors.partition import Output
 from schemas.feed import Feed
 from schemas.verdict import instant_ms
 from schemas.writing import encode_bodies
@@ -41,7 +41,7 @@ from streams.positions import NO_EVENT_TIME, Position
 from streams.publisher import Publisher
 from streams.recordbatch import packed, split
 from streams.runs import Run
-from tests.columns import process
+from tests.columns import Staged, process
 from tests.conftest import settings_in
 from tests.reference.batches import CODECS, Record, batch, stamped
 from tests.transport import Here, begun
@@ -135,7 +135,7 @@ def process_all(city: Installation, feed: Feed, log: Log) -> None:
         tp = TopicPartition(feed.name, number)
         position = Position(0, 0, NO_EVENT_TIME, "id", feed.definition)
         while position.processed < log.ends[tp]:
-            partition = Partition(feed, number, decoder, position, accept_bad=True)
+            partition = Staged(feed, number, decoder, position, accept_bad=True)
             for run in log.runs(tp, position.rewind):
                 process(partition, run)
                 if log.random.random() < 0.5 and run.next < log.ends[tp]:

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from processors.partition import Partition
 from schemas.feed import Aggregate, Feed, Outgrown
 from schemas.rowcodec import encode
 from sinks.lanes import FeedLane, Unread
@@ -25,7 +24,7 @@ from streams.recordbatch import split
 from streams.runs import Run
 from streams.topics import stored
 from streams.watermark import ASIDE, closes_at, window_start
-from tests.columns import parts_of, process
+from tests.columns import Staged, parts_of, process
 from tests.reference.batches import batch
 from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, event_id, instant, record
 
@@ -142,7 +141,7 @@ def delivered(generation: Generation, log: list[Sent]) -> Run:
 
 def in_stream(generation: Generation, run: Run, aggregate: Aggregate) -> Counter[tuple[Any, ...]]:
     """Events of the parts that a processor writes."""
-    partition = Partition(GROWN, generation.first, DECODER, first("", generation.definition, 0))
+    partition = Staged(GROWN, generation.first, DECODER, first("", generation.definition, 0))
     process(partition, run)
     output = partition.flush()
     assert output is not None

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from processors import partition as module
 from processors.badshare import BadShare, TooManyBad, block_size, most_bad
-from processors.partition import Output, Partition
+from processors.partition import Output
 from schemas.feed import Aggregate, Feed
 from schemas.verdict import ahead_of_arrival
 from streams.choices import freeze, rebuilt, rebuilt_from
@@ -34,7 +34,7 @@ from streams.positions import (
 )
 from streams.recordbatch import RecordBatch, split
 from streams.runs import Run
-from tests.columns import parts_of, process
+from tests.columns import Staged, parts_of, process
 from tests.reference.partition import Key, Logged, Truth, truth
 from tests.reference.streams import ARRIVED_AFTER, Log, logs, wire
 from tests.reference.toy import CATALOGUE, FEED, NOON
@@ -167,7 +167,7 @@ Step = tuple[int, bool | float, bool]
 
 def live(world: World, steps: list[Step], dies_after: int | None = None) -> None:
     """One life of a worker, which may end when its last flush got ``dies_after`` rows of each aggregate out."""
-    partition = Partition(world.feed, 0, world.decoder, world.position())
+    partition = Staged(world.feed, 0, world.decoder, world.position())
     at = partition.start.rewind
     since, now = len(world.written), 0.0
     for batches, flushes, commits in steps:
@@ -248,7 +248,7 @@ def test_any_kills_and_restarts_give_the_windows_of_the_reference(data: st.DataO
 def test_restarts_from_every_committed_position_end_alike(data: st.DataObject) -> None:
     here = world(FEED, data.draw(logs(NOON, 25)))
     positions: list[Position] = []
-    partition = Partition(FEED, 0, here.decoder, here.position())
+    partition = Staged(FEED, 0, here.decoder, here.position())
     for at in here.log.cuts:
         process(partition, next_run(here.log, at, 1))
         output = partition.flush()
@@ -279,7 +279,7 @@ def test_parts_of_a_frozen_life_and_the_next_add_up_to_the_windows_of_the_refere
     torn = data.draw(st.none() | st.integers(0, 3))
     log = without_repeats_of(log, log_start, committed)
     before = world(FEED, log)
-    partition = Partition(FEED, 0, before.decoder, before.position())
+    partition = Staged(FEED, 0, before.decoder, before.position())
     for at, until in ((0, committed), (committed, flushed)):
         if at < until:
             process(partition, Run("toy", 0, at, until, ()))
@@ -333,7 +333,7 @@ def test_windows_of_another_definition_go_on_where_those_of_the_last_ended(data:
     log = data.draw(logs(NOON))
     processed = data.draw(st.sampled_from([*log.cuts[1:], log.end]))
     before = world(FEED, log)
-    partition = Partition(FEED, 0, before.decoder, before.position())
+    partition = Staged(FEED, 0, before.decoder, before.position())
     process(partition, Run("toy", 0, 0, processed, ()))
     output = partition.flush()
     assert output is not None
@@ -410,7 +410,7 @@ def test_the_bytes_of_the_broker_give_the_windows_of_the_reference(data: st.Data
 
 
 def _live_on_bytes(here: World, batches: list[RecordBatch], life: list[Step]) -> None:
-    partition = Partition(FEED, 0, here.decoder, here.position())
+    partition = Staged(FEED, 0, here.decoder, here.position())
     at = partition.start.rewind
     for count, flushes, commits in life:
         fetched = [b for b in batches if b.last_offset >= at][:count]
@@ -433,8 +433,8 @@ def _log(*seconds: float) -> Log:
     return Log(records, tuple(range(len(records))))
 
 
-def fresh(log: Log, feed: Feed = FEED) -> Partition:
-    return Partition(feed, 0, cast("Decoder", Decoding(feed, log)), first(TOPIC_ID, feed.definition, 0))
+def fresh(log: Log, feed: Feed = FEED) -> Staged:
+    return Staged(feed, 0, cast("Decoder", Decoding(feed, log)), first(TOPIC_ID, feed.definition, 0))
 
 
 def test_a_window_is_final_exactly_when_the_watermark_passes_its_end_and_lateness() -> None:
@@ -456,7 +456,7 @@ def test_a_tick_makes_windows_final_and_says_so_where_there_are_none() -> None:
     log = Log((*_log(1).records, Logged(1, None, None, NOON + ARRIVED_AFTER, tick_ms=NOON + 10_000)), (0, 1))
     for begin, expected in [(0, (NOON, 1, 1)), (1, (0, 0, 0))]:
         start = replace(world(FEED, log).position(), rewind=begin, processed=begin)
-        partition = Partition(FEED, 0, cast("Decoder", Decoding(FEED, log)), start)
+        partition = Staged(FEED, 0, cast("Decoder", Decoding(FEED, log)), start)
         process(partition, Run("toy", 0, begin, 2, ()))
         output = partition.flush()
         assert output is not None
@@ -515,7 +515,7 @@ def test_a_window_closed_before_the_processed_offset_is_not_written_again_from_i
     assert output is not None
     assert (output.position.processed, output.position.rewind) == (3, 1)
     for runs in ([next_run(log, 1, 3)], [next_run(log, 1, 2), next_run(log, 3, 1)]):
-        again = Partition(FEED, 0, cast("Decoder", Decoding(FEED, log)), output.position)
+        again = Staged(FEED, 0, cast("Decoder", Decoding(FEED, log)), output.position)
         for run in runs:
             process(again, run)
         written = again.flush()
@@ -546,7 +546,7 @@ def test_a_stale_run_changes_nothing() -> None:
 def test_nothing_is_written_until_the_processed_offset_is_reached_again() -> None:
     log = _log(1, 2, 3, 4)
     start = Position(3, 0, NO_EVENT_TIME, TOPIC_ID, FEED.definition)
-    partition = Partition(FEED, 0, cast("Decoder", Decoding(FEED, log)), start)
+    partition = Staged(FEED, 0, cast("Decoder", Decoding(FEED, log)), start)
     assert process(partition, next_run(log, 0, 2)) == 0
     assert partition.flush() is None
     assert process(partition, next_run(log, 2, 1)) == 0
@@ -583,7 +583,7 @@ def test_a_repeat_of_an_earlier_life_is_known_after_a_restart_as_before_it() -> 
     here.committed, here.metadata = output.position.processed, output.position.metadata()
     position = freeze(here.known(), 1, lambda _: pytest.fail("the position says it"))
     for until, events in ((2, 1), (3, 2), (4, 2)):
-        partition = Partition(FEED, 0, decoder, position)
+        partition = Staged(FEED, 0, decoder, position)
         process(partition, Run("toy", 0, position.rewind, until, ()))
         output = partition.flush()
         assert output is not None
@@ -640,7 +640,7 @@ def test_a_fast_clock_is_said_to_its_department() -> None:
 @pytest.mark.usefixtures("blocks_of_ten")
 def test_no_share_stops_a_worker_that_was_told_to_accept_it_or_whose_feed_allows_all() -> None:
     assert process(fresh(BAD_LOG, replace(FEED, bad_ratio=1.0)), next_run(BAD_LOG, 0, 10)) == 10
-    told = Partition(
+    told = Staged(
         FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), first(TOPIC_ID, FEED.definition, 0), accept_bad=True
     )
     assert process(told, next_run(BAD_LOG, 0, 10)) == 10
@@ -652,7 +652,7 @@ def test_too_many_bad_records_stop_the_worker_again_after_a_restart() -> None:
     process(partition, next_run(BAD_LOG, 0, 5))
     output = partition.flush()
     assert output is not None
-    again = Partition(FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), output.position)
+    again = Staged(FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), output.position)
     with pytest.raises(TooManyBad):
         process(again, next_run(BAD_LOG, output.position.rewind, 10))
 
@@ -661,7 +661,7 @@ def test_too_many_bad_records_stop_the_worker_again_after_a_restart() -> None:
 def test_one_bad_record_at_the_end_of_a_block_does_not_stop_a_worker_that_starts_there() -> None:
     """Nothing would be committed, so every start of the worker would meet it again."""
     start = Position(9, 9, NO_EVENT_TIME, TOPIC_ID, FEED.definition)
-    partition = Partition(FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), start)
+    partition = Staged(FEED, 0, cast("Decoder", Decoding(FEED, BAD_LOG)), start)
     assert process(partition, next_run(BAD_LOG, 9, 1)) == 1
 
 
@@ -686,7 +686,7 @@ def test_any_cuts_and_restarts_stop_at_the_same_record(ratio: float, allowed: in
     accepted = 0
     for life in data.draw(st.lists(st.lists(steps, min_size=1, max_size=6), max_size=4)):
         told = accepted < accepting
-        partition = Partition(feed, 0, here.decoder, here.position(), accept_bad=told)
+        partition = Staged(feed, 0, here.decoder, here.position(), accept_bad=told)
         expected = None if told else decides(log, allowed, partition.start.processed)
         at = partition.start.rewind
         for count, flushes, commits in life:
@@ -704,7 +704,7 @@ def test_any_cuts_and_restarts_stop_at_the_same_record(ratio: float, allowed: in
                 here.commit(output.position)
         if told:
             accepted = here.committed or 0
-    partition = Partition(feed, 0, here.decoder, here.position())
+    partition = Staged(feed, 0, here.decoder, here.position())
     if partition.start.rewind == log.end:
         return
     expected = decides(log, allowed, partition.start.processed)

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from kafka.errors import NodeNotReadyError
 
-from processors.partition import Output, Partition
+from processors.partition import Output
 from schemas.catalogue import AHEAD, Catalogue, freeze
 from schemas.rowcodec import frame
 from sinks.following import Following, Positions
@@ -23,7 +23,7 @@ from streams.generations import generations
 from streams.positions import NO_EVENT_TIME, Position, first
 from streams.runs import Run
 from streams.unknown import GivenUp
-from tests.columns import process
+from tests.columns import Staged, process
 from tests.reference.batches import batch, run
 from tests.reference.newer import NEWER, NEWER_SCHEMA, newer
 from tests.reference.toy import FEED, value
@@ -98,7 +98,7 @@ def test_files_that_come_while_a_run_is_read_come_for_the_next_one(files: Files)
     assert given_up == {LATE: 6}
 
 
-def processed(partition: Partition, *runs: Run) -> Output:
+def processed(partition: Staged, *runs: Run) -> Output:
     for one in runs:
         process(partition, one)
     output = partition.flush()
@@ -115,14 +115,14 @@ def test_a_restarted_processor_counts_nothing_of_what_it_gave_up(files: Files) -
     """Its windows are open, it reads everything again, and the files are there."""
     batches = [[value(event_id=str(UUID(int=n)))] if n % 2 else [newer(event_id=str(UUID(int=n)))] for n in range(6)]
     start = first("id", FEED.definition, 0)
-    before = processed(Partition(FEED, 0, files.reader(), start, accept_bad=True), logged(batches))
+    before = processed(Staged(FEED, 0, files.reader(), start, accept_bad=True), logged(batches))
     assert [letter.offset for letter in before.dead] == [0, 2, 4]
     assert (before.position.rewind, before.position.unknown, events(before)) == (1, {LATE: 5}, 3)
 
     files.come()
     more = [*batches, [newer(event_id=str(UUID(int=6)))]]
     again = replace(before.position, rewind=0, max_event_ms=NO_EVENT_TIME)
-    after = processed(Partition(FEED, 0, files.reader(), again), logged(more))
+    after = processed(Staged(FEED, 0, files.reader(), again), logged(more))
     assert (after.dead, events(after)) == ([], 4)
     assert after.position.newest_schema == LATE
 
@@ -132,9 +132,9 @@ def test_a_processor_with_older_files_than_the_one_before_does_not_begin(files: 
     older = files.reader()
     begun = replace(first("id", FEED.definition, 0), newest_schema=LATE)
     with pytest.raises(Stop, match=f"toy/0 was processed with schema ids up to {LATE}, and those here end at {OLD}"):
-        Partition(FEED, 0, older, begun)
+        Staged(FEED, 0, older, begun)
     files.come()
-    Partition(FEED, 0, older, begun)
+    Staged(FEED, 0, older, begun)
 
 
 class Processor:
@@ -211,9 +211,9 @@ def test_a_restarted_processor_does_not_wait_again(files: Files) -> None:
     """What the earlier life gave up says that it has waited, with the files that are here."""
     waits = logged([[newer()]])
     given_up = replace(first("id", FEED.definition, 0), unknown={LATE + 1: 0}, newest_schema=OLD)
-    assert process(Partition(FEED, 0, files.reader(patience=60), given_up), waits) == 1
+    assert process(Staged(FEED, 0, files.reader(patience=60), given_up), waits) == 1
     for start in (replace(given_up, unknown={OLD: 0}), replace(given_up, newest_schema=OLD - 1)):
-        partition = Partition(FEED, 0, files.reader(patience=60), start)
+        partition = Staged(FEED, 0, files.reader(patience=60), start)
         with pytest.raises(NotYet):
             process(partition, waits)
         files_came = partition.flush()
@@ -221,12 +221,12 @@ def test_a_restarted_processor_does_not_wait_again(files: Files) -> None:
 
 
 def test_a_run_that_had_to_wait_is_taken_as_if_it_had_not(files: Files) -> None:
-    partition = Partition(FEED, 0, files.reader(patience=60), first("id", FEED.definition, 0))
+    partition = Staged(FEED, 0, files.reader(patience=60), first("id", FEED.definition, 0))
     for _ in range(2):
         with pytest.raises(NotYet):
             process(partition, logged(LOG))
     files.come()
-    undisturbed = Partition(FEED, 0, files.reader(), first("id", FEED.definition, 0))
+    undisturbed = Staged(FEED, 0, files.reader(), first("id", FEED.definition, 0))
     found, expected = (processed(one, logged(LOG)) for one in (partition, undisturbed))
     assert found.position == expected.position
     assert (found.dead, events(found)) == (expected.dead, events(expected)) == ([], 1)

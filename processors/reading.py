@@ -1,0 +1,70 @@
+"""The stage before windows: record batches of one topic become rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from processors.events import EventColumns
+from processors.partition import Rows
+from streams.decode import Decoder, Wanted, places
+from streams.ending import Stop
+from streams.generations import Generation
+from streams.positions import Position
+from streams.runs import Run
+from streams.unknown import GivenUp
+
+
+class Standing(Protocol):
+    """Where the state of a partition stands: a ``Partition``."""
+
+    @property
+    def start(self) -> Position:
+        """The position it began at."""
+
+    @property
+    def next(self) -> int:
+        """The offset it takes next."""
+
+    @property
+    def unknown(self) -> Mapping[int, int]:
+        """The schema ids that were given up before that, each with the offset up to which it is dead."""
+
+
+class Reader:
+    """Reads runs of any partitions of a topic, each from where its state stands; keeps nothing itself."""
+
+    def __init__(self, generation: Generation, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._columns = EventColumns(generation.feed, generation.counts)
+
+    def check(self, where: str, start: Position) -> None:
+        """Look whether the schemas are here by which a partition was processed up to a position.
+
+        Raises
+        ------
+        Stop
+            They are not.
+        """
+        if not self._decoder.knows(start.newest_schema):
+            raise Stop(
+                f"{where} was processed with schema ids up to {start.newest_schema}, and those here end at "
+                f"{self._decoder.newest_schema}; bring the newest files of schemas/frozen, then start it again"
+            )
+
+    def read(self, waiting: Sequence[tuple[Standing, Run]]) -> list[Rows]:
+        """Read runs, in the order of their partitions; together they cost little more than one.
+
+        Raises
+        ------
+        NotYet
+            A schema is waited for; nothing was read.
+        """
+        given_up = [GivenUp({**at.unknown}, run.next - 1, at.start.newest_schema) for at, run in waiting]
+        wanted = [Wanted(run, at.next, unknown) for (at, run), unknown in zip(waiting, given_up, strict=True)]
+        frame, found = self._decoder.read_together(wanted)
+        events, newest = self._columns.of(frame), self._decoder.newest_schema
+        return [
+            Rows(run.start, run.next, events.where(part), decoded.dead, decoded.ticks, unknown.dead, newest)
+            for (_, run), unknown, decoded, part in zip(waiting, given_up, found, places(found), strict=True)
+        ]

@@ -132,7 +132,7 @@ def send(city: Installation, file: Path) -> None:
 
     producer = Producer(
         {
-            **city.cluster.librdkafka(),
+            "bootstrap.servers": str(city.cluster),
             "enable.idempotence": True,
             "compression.type": "lz4",
             "linger.ms": LINGER_MS,

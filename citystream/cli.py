@@ -30,6 +30,7 @@ COMMANDS = {
     "ledger": "operate",
     "positions": "positions",
     "rebuild": "rebuild",
+    "rights": "rights",
     "dead-letters": "dead_letters",
     "sql": "sql",
     "registry": "registry",

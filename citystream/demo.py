@@ -56,7 +56,7 @@ class Crew:
             feed = self.city.feeds[name.removeprefix("simulator-")]
             words = ["simulate", feed.name, "--rate", str(RATE), "--start", self._start(feed).isoformat()]
             needed = "pseudonym_key"
-        given = {name: os.environ[name] for name in (variable(needed),) if name in os.environ}
+        given = {name: os.environ[name] for name in map(variable, (needed, "kafka_password")) if name in os.environ}
         return Launch((sys.executable, "-m", "citystream.stack.tethered", str(os.getpid()), *words), given)
 
     @property

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from clickhouse_driver.errors import Error as ClickHouseError
 from clickhouse_driver.errors import ServerException
-from kafka.errors import KafkaError
+from kafka.errors import AuthorizationError, KafkaError
 
 from citystream.redriving.corrections import CorrectionProblem
-from citystream.settings import SettingsError
+from citystream.settings import SettingsError, variable
 from citystream.stack.process import StackError
 from schemas.catalogue import SchemaProblem
 from schemas.feed import DeclarationError
@@ -26,6 +26,9 @@ def explained(error: Exception) -> tuple[str, int] | None:
             return str(error), WRONG_USE
         case StackError() | TopicProblem():
             return str(error), UNREACHABLE
+        case AuthorizationError():
+            user = variable("kafka_user")
+            return f"Kafka does not allow it ({error}): {user} needs a right, see: citystream rights", CHECK_FAILED
         case KafkaError():
             return f"Kafka does not answer ({error}); see: citystream status", UNREACHABLE
         case ServerException():

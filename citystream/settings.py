@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streams.cluster import Cluster
@@ -20,6 +21,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 LOCALHOST = "127.0.0.1"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+#: What only a Kafka elsewhere has.
+OF_A_CLUSTER = ("kafka_ca_file", "kafka_user", "kafka_token_file", "kafka_replication", "kafka_min_insync_replicas")
 
 
 class SettingsError(Exception):
@@ -37,6 +42,21 @@ class Settings(BaseSettings):
     )
     kafka_bootstrap: str | None = Field(
         None, description="A Kafka elsewhere, as host:port[,host:port]; then no local Kafka is started."
+    )
+    kafka_ca_file: FilePath | None = Field(
+        None,
+        description="Certificates (PEM) of who vouches for the servers of that Kafka; set, it is spoken to over TLS.",
+    )
+    kafka_user: str | None = Field(None, min_length=1, description="User that logs in there, by SCRAM-SHA-512.")
+    kafka_password: SecretStr | None = Field(None, min_length=1, description="Password of that user.")
+    kafka_token_file: FilePath | None = Field(
+        None,
+        description="File with the token that logs in there, by OAUTHBEARER, instead of a user; it is read for each "
+        "connection, so who renews the token replaces the file.",
+    )
+    kafka_replication: int = Field(1, ge=1, description="How many brokers there keep a copy of each new topic.")
+    kafka_min_insync_replicas: int = Field(
+        1, ge=1, description="How many of these have to have a record of a new topic before it is acknowledged."
     )
     kafka_port: Port = Field(19092, description="Port of the local Kafka, 1 to 65535.")
     clickhouse_host: str | None = Field(
@@ -105,6 +125,37 @@ class Settings(BaseSettings):
             raise ValueError("at least 32 characters are needed")
         return value
 
+    @field_validator("kafka_ca_file")
+    @classmethod
+    def _certificates(cls, value: Path | None) -> Path | None:
+        try:
+            ssl.create_default_context(cafile=value)
+        except (ssl.SSLError, OSError) as error:
+            raise ValueError("a file of certificates in PEM form is needed") from error
+        return value
+
+    @model_validator(mode="after")
+    def _kafka_is_one_cluster(self) -> Self:
+        if (self.kafka_user is None) != (self.kafka_password is None):
+            raise ValueError(f"{variable('kafka_user')} and {variable('kafka_password')} are needed, or none of them")
+        if self.kafka_token_file and self.kafka_user:
+            raise ValueError(f"{variable('kafka_token_file')} or {variable('kafka_user')} is needed, not both")
+        if self.kafka_token_file and not self.kafka_ca_file:
+            raise ValueError(
+                f"{variable('kafka_token_file')} needs {variable('kafka_ca_file')}: without TLS anybody reads it"
+            )
+        if self.kafka_min_insync_replicas > self.kafka_replication:
+            raise ValueError(
+                f"{variable('kafka_min_insync_replicas')} is {self.kafka_min_insync_replicas} of "
+                f"{self.kafka_replication} copies: set {variable('kafka_replication')} to as many at least"
+            )
+        given = [name for name in OF_A_CLUSTER if getattr(self, name) != type(self).model_fields[name].default]
+        if given and self.kafka_bootstrap is None:
+            raise ValueError(
+                f"{', '.join(map(variable, given))}: this is for a Kafka elsewhere, {variable('kafka_bootstrap')}"
+            )
+        return self
+
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
         seen: dict[int, str] = {}
@@ -129,7 +180,15 @@ class Settings(BaseSettings):
     def cluster(self) -> Cluster:
         """Kafka, wherever it is."""
         servers = self.kafka_bootstrap or f"{LOCALHOST}:{self.kafka_port}"
-        return Cluster(tuple(server.strip() for server in servers.split(",")))
+        return Cluster(
+            tuple(server.strip() for server in servers.split(",")),
+            self.kafka_ca_file,
+            self.kafka_user,
+            self.kafka_password.get_secret_value() if self.kafka_password else "",
+            self.kafka_token_file,
+            self.kafka_replication,
+            self.kafka_min_insync_replicas,
+        )
 
     @property
     def clickhouse_address(self) -> str:
@@ -140,6 +199,11 @@ class Settings(BaseSettings):
 def variable(field: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + field.upper()
+
+
+def secret_variables() -> set[str]:
+    """The environment variables that hold a secret."""
+    return {variable(name) for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None}
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:

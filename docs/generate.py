@@ -6,13 +6,16 @@ A part stands between ``<!-- name -->`` and ``<!-- /name -->`` in its file.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 
 import grimp
 
+import feeds as declared
 from bench.city import ROW, ratios
+from citystream.rights import rights
 from citystream.settings import Settings, variable
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -130,10 +133,27 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
+def brokers() -> str:
+    """What each of several brokers is set to."""
+    return f"```properties\n{(PROJECT / 'deploy/kafka/cluster.properties').read_text()}```"
+
+
+def rights_table() -> str:
+    """What each user may do in Kafka for the declared feeds."""
+    found = defaultdict[tuple[str, str, str], list[str]](list)
+    for right in rights(declared.load().values()):
+        found[right.user, right.operation.name.lower(), right.kind.name.lower()].append(f"`{right.name}`")
+    rows = ["| user | may | what |", "| --- | --- | --- |"]
+    return "\n".join(
+        rows
+        + [f"| `{user}` | {may} | {kind} {', '.join(names)} |" for (user, may, kind), names in sorted(found.items())]
+    )
+
+
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"bench": measurements},
     "ARCHITECTURE.md": {"imports": import_graph},
-    "docs/operator.md": {"settings": settings_table},
+    "docs/operator.md": {"settings": settings_table, "brokers": brokers, "rights": rights_table},
     "docs/guarantees.md": {"campaigns": campaigns},
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from kafka import KafkaAdminClient
-from kafka.admin import NewTopic
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from schemas.feed import Feed, milliseconds
@@ -27,6 +27,7 @@ from streams.waiting import KAFKA_ANSWERS, Waiting, until_kafka_answers
 MAX_BATCH = 8 * 2**20
 #: Of a compacted topic, which is read from its beginning: what is not yet compacted is about this long, in bytes.
 COMPACTED_SEGMENT = 4 * 2**20
+MIN_INSYNC = "min.insync.replicas"
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,13 @@ def stored(feeds: Iterable[Feed]) -> list[Topic]:
     return wanted
 
 
-def create(cluster: Cluster, wanted: Iterable[Topic], replication: int = 1) -> list[str]:
-    """Create the topics that are missing; returns their names.
+def create(cluster: Cluster, wanted: Iterable[Topic]) -> list[str]:
+    """Create the topics that are missing, with as many copies as the cluster says; returns their names.
 
     Raises
     ------
     TopicProblem
-        A topic exists with another number of partitions.
+        A topic exists with another number of partitions, or with fewer copies.
     """
     wanted = list(wanted)
     with closing(new_admin(cluster)) as admin:
@@ -89,14 +90,30 @@ def create(cluster: Cluster, wanted: Iterable[Topic], replication: int = 1) -> l
         for topic in wanted:
             if topic.name in existing:
                 check_there(topic, existing[topic.name])
+        _check_copies(cluster, admin, [topic.name for topic in wanted if topic.name in existing])
         missing = [topic for topic in wanted if topic.name not in existing]
         if missing:
+            copies, own = cluster.replication, {MIN_INSYNC: str(cluster.min_insync_replicas)}
             try:
-                admin.create_topics([NewTopic(t.name, t.partitions, replication, None, t.config) for t in missing])
+                admin.create_topics([NewTopic(t.name, t.partitions, copies, None, t.config | own) for t in missing])
             except TopicAlreadyExistsError:
-                return create(cluster, wanted, replication)
+                return create(cluster, wanted)
             admin.wait_for_topics([t.name for t in missing])
     return [topic.name for topic in missing]
+
+
+def _check_copies(cluster: Cluster, admin: KafkaAdminClient, names: Sequence[str]) -> None:
+    """Hold topics to what the settings promise of new ones: a copy that is missing is noticed when it is needed."""
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name, {MIN_INSYNC: None}) for name in names]
+    configs = admin.describe_configs(asked, config_filter="all")["topic"] if names else {}
+    for topic in admin.describe_topics(names) if names else ():
+        name, copies = topic["name"], min(len(partition["replica_nodes"]) for partition in topic["partitions"])
+        in_sync = int(configs[name][MIN_INSYNC]["value"])
+        if copies < cluster.replication or in_sync < cluster.min_insync_replicas:
+            raise TopicProblem(
+                f"topic {name} is kept by {copies} brokers and acknowledged by {in_sync}, and the settings say "
+                f"{cluster.replication} and {cluster.min_insync_replicas}: see Topics that exist in docs/operator.md"
+            )
 
 
 def check_there(declared: Topic, topic: TopicState | None) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-from kafka.errors import KafkaError
+from kafka.errors import AuthorizationError, KafkaError
 from tenacity import RetryCallState, Retrying, wait_exponential
 
 from streams.cluster import Cluster
@@ -110,8 +110,15 @@ CLIENTS = "clients"
 
 
 def kafka_away(cluster: Cluster) -> Callable[[BaseException], str]:
-    """How an error of Kafka's is said."""
-    return lambda error: f"Kafka at {cluster} does not answer ({error})"
+    """How an error of Kafka's is said; to kafka-python brokers that let nobody in are brokers that are away."""
+    refused = ", or does not let us in by this user, token or certificate" if cluster.ca_file or cluster.user else ""
+
+    def words(error: BaseException) -> str:
+        if isinstance(error, AuthorizationError):
+            return f"Kafka at {cluster} does not allow it ({error}), see: citystream rights"
+        return f"Kafka at {cluster} does not answer{refused} ({error})"
+
+    return words
 
 
 def until_kafka_answers(

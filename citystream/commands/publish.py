@@ -18,7 +18,7 @@ from typing import Annotated
 from uuid import uuid4
 
 import typer
-from kafka.errors import KafkaError
+from kafka.errors import AuthorizationError, KafkaError
 
 from citystream.commands.output import Output, OutputOption
 from citystream.commands.workers import log_patiently
@@ -169,6 +169,8 @@ def _publisher(city: Installation, feed: Feed, key: bytes) -> Iterator[Publisher
         wait_for_kafka(city.cluster, lambda text: typer.echo(f"citystream: {text}", err=True), PATIENCE)
         states(city.cluster, [generations(feed)[-1].topic, publications.TOPIC])
         producer = new_producer(city.cluster)
+    except AuthorizationError:
+        raise
     except KafkaError:
         raise StackError(f"Kafka at {city.cluster} does not answer; run: citystream up") from None
     publisher = Publisher(producer, feed, frozen, key)

@@ -27,7 +27,7 @@ CONNECTIONS_OF_AN_ADDRESS = 512
 def launch(settings: Settings) -> Launch:
     """How the broker would be started now."""
     properties = settings.data_of(NAME) / "server.properties"
-    command = (*_java(settings), "-Xms256m", "-Xmx512m", "kafka.Kafka", str(properties))
+    command = (*java(settings), "-Xms256m", "-Xmx512m", "kafka.Kafka", str(properties))
     return Launch(command, reads=f"port {settings.kafka_port}")
 
 
@@ -58,7 +58,8 @@ def _jars(settings: Settings) -> Path:
     return settings.packages / NAME / "libs"
 
 
-def _java(settings: Settings) -> tuple[str, ...]:
+def java(settings: Settings) -> tuple[str, ...]:
+    """The words of a JVM that has Kafka; its options and the class follow."""
     log4j, log = PROJECT / "deploy" / NAME / "log4j2.xml", Process(NAME, settings.home).log
     options = ("-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={log4j}", f"-Dcitystream.log={log}")
     return "java", "-cp", f"{_jars(settings)}/*", *options
@@ -119,7 +120,7 @@ def _format(settings: Settings, properties: Path) -> None:
     words = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(properties))
     try:
         done = subprocess.run(
-            [*_java(settings), "-XX:TieredStopAtLevel=1", *words],
+            [*java(settings), "-XX:TieredStopAtLevel=1", *words],
             capture_output=True,
             text=True,
             timeout=FORMAT_SECONDS,

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from citystream.secrets import Secrets
-from citystream.settings import variable
+from citystream.settings import secret_variables
 from schemas.persisted import Newer, check_version
 
 #: Of the note of a process; one of version 1 need not say it.
@@ -176,7 +175,7 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
 
 def _inherited() -> dict[str, str]:
     """This process's environment without the secrets of others: whoever needs one is given it, or finds it."""
-    hidden = {variable(name) for name in Secrets.model_fields}
+    hidden = secret_variables()
     return {name: value for name, value in os.environ.items() if name not in hidden}
 
 

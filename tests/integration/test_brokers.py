@@ -1,0 +1,149 @@
+"""Three brokers as docs/operator.md recommends them: one is killed under load, and nobody writes what is not his."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from kafka.errors import TopicAuthorizationFailedError
+
+from citystream.installation import Installation
+from citystream.rights import OPERATOR, publisher, rights
+from citystream.settings import Settings
+from citystream.stack.stack import Stack
+from streams import checkpoints, deadletters
+from streams.clients import new_admin
+from streams.cluster import Cluster
+from streams.publisher import new_producer
+from tests.brokers import OWNER, Brokers
+from tests.city import START, WORKERS, City
+from tests.reference.whole import compare
+
+pytestmark = pytest.mark.integration
+
+PASSWORD = "a-password-of-this-test"
+FEED, OTHER = "traffic_flow", "police_incident"
+RECORDS = {FEED: 6_000, OTHER: 1_500}
+
+
+class Secured(City):
+    """A city on these brokers, where each process is a user of its own; the test itself is the owner."""
+
+    def __init__(self, home: Path, brokers: Brokers) -> None:
+        super().__init__(home)
+        self.brokers = brokers
+        local = {name: port for name, port in self.settings.ports().items() if name != "kafka_port"}
+        owner = {name.removeprefix("CITYSTREAM_").lower(): v for name, v in brokers.environment(OWNER).items()}
+        self.settings = Settings.model_validate({"home": home, **local, **owner})
+        self.installation = Installation(self.settings)
+        self._user = OWNER
+
+    @property
+    def feeds(self) -> list[str]:
+        return list(RECORDS)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return super().environment | self.brokers.environment(self._user)
+
+    def being(self, user: str) -> Secured:
+        """From now on, start processes as a user."""
+        self._user = user
+        return self
+
+    def department(self, feed: str) -> str:
+        """The user that publishes a feed."""
+        return publisher(self.installation.feeds[feed].department)
+
+
+@pytest.fixture
+def city(tmp_path: Path) -> Iterator[Secured]:
+    brokers = Brokers(tmp_path / "brokers", PASSWORD)
+    city = Secured(tmp_path / "city", brokers)
+    stack = Stack(city.settings)
+    try:
+        brokers.up(sorted({right.user for right in rights(city.installation.feeds.values())}))
+        stack.up(lambda _: None)
+        yield city
+    finally:
+        for name in city.started:
+            city.process(name).stop()
+        stack.down()
+        brokers.down()
+
+
+def test_one_of_three_brokers_is_killed_under_load_and_nobody_writes_what_is_not_his(city: Secured) -> None:
+    for words in (["init"], ["rights", "--apply"]):
+        done = city.python("-m", "citystream.cli", *words)
+        assert done.returncode == 0, done.stderr
+    for name in WORKERS:
+        city.being(name).start(name)
+    publishing = [
+        city.being(city.department(feed)).begin(
+            "simulate", feed, "--rate", "200", "--events", str(records), "--start", START.isoformat(), "--seed", "7",
+            "--faults", "all",
+        )
+        for feed, records in RECORDS.items()
+    ]  # fmt: skip
+
+    city.wait(lambda: sum(city.ends(FEED).values()) > RECORDS[FEED] / 4)
+    city.brokers.kill(leader(city.brokers.cluster(OWNER), FEED))
+    assert all(one.poll() is None for one in publishing), "it was killed under load"
+    for one in publishing:
+        said, _ = one.communicate(timeout=120)
+        assert one.returncode == 0, said
+    city.drain()
+    found = compare(city.installation, city.feeds)
+    assert not found.differences
+    assert all(found.kinds.values()), found.kinds
+
+    lag = city.being(OPERATOR).python("-m", "citystream.cli", "lag")
+    assert lag.returncode == 0, lag.stderr
+    refused(city)
+    asyncio.run(let_in_by_a_token(city))
+
+
+def refused(city: Secured) -> None:
+    """What a department may not do is refused by the brokers, and people are told what and why."""
+    told = city.being(city.department(OTHER)).python("-m", "citystream.cli", "simulate", FEED, "--events", "1")
+    assert told.returncode == 1
+    assert f"Kafka does not allow it ([Error 29] TopicAuthorizationFailedError: topic {FEED})" in told.stderr
+    own = city.brokers.cluster(city.department(OTHER))
+    windows = city.installation.feeds[OTHER].aggregates[0].topic
+    with closing(new_producer(own)) as producer:
+        assert producer.send(OTHER, b"anything").get().offset >= 0
+        for topic in (FEED, windows, deadletters.TOPIC, checkpoints.TOPIC):
+            with pytest.raises(TopicAuthorizationFailedError, match=topic):
+                producer.send(topic, b"anything").get()
+
+
+async def let_in_by_a_token(city: Secured) -> None:
+    """Who logs in by a token is the user that it names, whichever library asks for it."""
+    file = city.brokers.home / "token"
+    file.write_text(unsigned_token(city.department(OTHER)))
+    by_token = city.brokers.cluster(token_file=file)
+    with closing(new_producer(by_token)) as producer:
+        assert producer.send(OTHER, b"anything").get().offset >= 0
+    async with AIOKafkaProducer(**by_token.aiokafka()) as sending:
+        assert (await sending.send_and_wait(OTHER, b"anything")).offset >= 0
+
+
+def unsigned_token(user: str) -> str:
+    """What brokers believe that check no signatures."""
+    claims = {"sub": user, "iat": time.time(), "exp": time.time() + 3600}
+    parts = (base64.urlsafe_b64encode(json.dumps(part).encode()) for part in ({"alg": "none"}, claims))
+    return ".".join(part.decode().rstrip("=") for part in parts) + "."
+
+
+def leader(cluster: Cluster, topic: str) -> int:
+    """The broker that leads a topic's first partition."""
+    with closing(new_admin(cluster)) as admin:
+        ((first, *_),) = (found["partitions"] for found in admin.describe_topics([topic]))
+    return int(first["leader_id"])

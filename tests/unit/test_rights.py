@@ -1,0 +1,54 @@
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from kafka.admin import ACLOperation, ResourceType
+
+import feeds
+from citystream.rights import publisher, rights
+from schemas.feed import Outgrown
+from streams import checkpoints, deadletters, publications
+from streams.generations import generations
+from streams.topics import topics
+
+FEEDS = list(feeds.load().values())
+OF_WORKERS = {a.topic for feed in FEEDS for a in feed.aggregates} | {deadletters.TOPIC, checkpoints.TOPIC}
+
+
+def may(operation: ACLOperation, user: str) -> set[str]:
+    found = rights(FEEDS)
+    return {r.name for r in found if (r.operation, r.kind, r.user) == (operation, ResourceType.TOPIC, user)}
+
+
+def test_a_topic_of_records_is_written_by_its_department_alone() -> None:
+    for feed in FEEDS:
+        writers = {r.user for r in rights(FEEDS) if r.operation is ACLOperation.WRITE and r.name == feed.name}
+        assert writers == {publisher(feed.department)}
+
+
+def test_windows_positions_and_dead_letters_are_written_by_workers_alone() -> None:
+    writers = {r.user for r in rights(FEEDS) if r.operation is ACLOperation.WRITE and r.name in OF_WORKERS}
+    assert writers == {"processor", "sink"}
+    assert may(ACLOperation.WRITE, "sink") == {checkpoints.TOPIC}
+
+
+def test_every_topic_of_a_feed_is_read_by_both_workers() -> None:
+    assert may(ACLOperation.READ, "sink") == {topic.name for topic in topics(FEEDS)} - {publications.TOPIC}
+    assert may(ACLOperation.READ, "processor") == {feed.name for feed in FEEDS} | {checkpoints.TOPIC}
+    assert {r.operation for r in rights(FEEDS) if r.user == "operator"} == {ACLOperation.READ, ACLOperation.DESCRIBE}
+
+
+def test_a_feed_that_grew_is_written_where_it_is_now_and_read_wherever_it_was() -> None:
+    until = datetime(2026, 11, 21, tzinfo=UTC)
+    grown = replace(FEEDS[0], partitions=6, outgrown=(Outgrown(partitions=4, until=until),))
+    old, new = (one.topic for one in generations(grown))
+    found = {(r.user, r.operation) for r in rights([grown]) if r.name == old}
+    assert found == {("processor", ACLOperation.READ), ("sink", ACLOperation.READ)}
+    assert (publisher(grown.department), ACLOperation.WRITE) in {
+        (r.user, r.operation) for r in rights([grown]) if r.name == new
+    }
+
+
+def test_no_department_is_taken_for_a_worker() -> None:
+    assert publisher("Traffic police") == "publisher-traffic-police"
+    assert publisher("processor") == "publisher-processor"
+    assert publisher("交警支队") == "publisher-交警支队"

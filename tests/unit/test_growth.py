@@ -11,11 +11,12 @@ from kafka.errors import KafkaError, LeaderNotAvailableError
 from kafka.structs import OffsetAndTimestamp
 
 from citystream import growth
+from schemas import before
 from schemas.feed import Outgrown
 from streams.cluster import Cluster
 from streams.generations import generations
 from streams.lag import PartitionLag
-from streams.positions import Known, Position, PositionProblem, resume
+from streams.positions import Known, Position, PositionProblem, in_words_of, resume
 from streams.topics import TopicProblem
 from tests.reference.toy import FEED, NOON, instant
 
@@ -48,8 +49,8 @@ class Brokers:
         position = self.positions[group]
         known = Known(
             worker=group, topic=topic, partition=0, committed=position.processed if position else None,
-            metadata=position.metadata() if position else "", checkpoint=position, topic_id="id",
-            definition=definition, log_start=0, log_end=40,
+            metadata=position.metadata() if position else "", checkpoint=in_words_of(definition, position),
+            topic_id="id", definition=definition, log_start=0, log_end=40,
         )  # fmt: skip
         return [(known, self._measure("", group, [topic])[0])]
 
@@ -85,6 +86,16 @@ def test_ending_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch
     brokers.positions = {**BEFORE, "processor": ENDED}
     growth.end(NOWHERE, OPEN, UNTIL)
     assert brokers.positions == AFTER
+
+
+def test_a_topic_that_ended_under_the_release_before_is_not_ended_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be refused: for what a straggler published since."""
+    brokers = Brokers(monkeypatch)
+    now, then = FEED.records, before.records(FEED)
+    left = {group: replace(p, definition=p.definition.replace(now, then)) for group, p in AFTER.items()}
+    brokers.positions, brokers.later = {**left}, "a straggler"
+    growth.end(NOWHERE, OPEN, UNTIL)
+    assert brokers.positions == left
 
 
 @pytest.mark.parametrize("waiting", [("processor", "toy"), ("sink", "toy"), ("sink", "toy_5s_mood")])

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from citystream.settings import Settings, variable
 
 FEED = "traffic_flow"
@@ -47,8 +49,8 @@ def finish(child: subprocess.Popen[str], seconds: float = 600) -> Timing:
 
 def cpu_seconds(pid: int) -> float:
     """CPU time of a living process and its threads so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 def rss_mb(pid: int) -> int:
@@ -59,8 +61,7 @@ def rss_mb(pid: int) -> int:
 
 def resident_mib(pid: int) -> int:
     """Resident memory of a living process now, in MiB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmRSS"))
+    return psutil.Process(pid).memory_info().rss >> 20
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -73,5 +74,4 @@ def machine() -> str:
     """What it was measured on."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), "unknown CPU")
-    memory = int(Path("/proc/meminfo").read_text().split()[1]) // 2**20
-    return f"{os.cpu_count()} cores of {model}, {memory} GiB"
+    return f"{os.cpu_count()} cores of {model}, {psutil.virtual_memory().total >> 30} GiB"

@@ -6,12 +6,13 @@ import random
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+
+import psutil
 
 from citystream.settings import LOCALHOST, variable
 
-LISTENING = "0A"
 BELOW_EPHEMERAL = range(20_000, 32_768)
 
 
@@ -70,25 +71,11 @@ def explain(taken: list[BusyPort]) -> str:
 
 def owner(port: int) -> str:
     """The program listening on a port, as "name (process 123)"; empty when it cannot be told."""
-    wanted = {f"socket:[{inode}]" for inode in _inodes(port)}
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*") if wanted else ():
-        try:
-            if str(descriptor.readlink()) in wanted:
-                process = descriptor.parent.parent
-                return f"{(process / 'comm').read_text().strip()} (process {process.name})"
-        except OSError:
-            continue
+    for one in psutil.net_connections("tcp"):
+        if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port and one.pid:
+            with suppress(psutil.Error):
+                return f"{psutil.Process(one.pid).name()} (process {one.pid})"
     return ""
-
-
-def _inodes(port: int) -> set[str]:
-    found = set()
-    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
-        lines = table.read_text().splitlines()[1:] if table.exists() else []
-        for fields in (line.split() for line in lines):
-            if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
-                found.add(fields[9])
-    return found
 
 
 def _suggest(port: int) -> int:

@@ -10,9 +10,12 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
+
+import psutil
 
 from citystream.settings import secret_variables
 from schemas.persisted import Newer, check_version
@@ -87,10 +90,15 @@ class Process:
             raise StackError(f"{self.note} {newer}") from None
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        _reap(pid)
-        if command_line(pid) != command:
+        with suppress(ChildProcessError):  # lets go of a child of this very process that has ended
+            os.waitpid(pid, os.WNOHANG)
+        try:
+            found = psutil.Process(pid)
+            if _command_line(found) != command:
+                return None
+            return Running(pid, max(0.0, time.time() - found.create_time()), fingerprint)
+        except psutil.Error:
             return None
-        return Running(pid, _uptime(pid), fingerprint)
 
     def start(self, launch: Launch) -> int:
         """Start it in a session of its own, so that neither Ctrl-C nor a closed terminal ends it; its process id."""
@@ -133,7 +141,8 @@ class Process:
             self.note.unlink(missing_ok=True)
             return False
         for number in (signal.SIGTERM, signal.SIGKILL):
-            _signal_group(found.pid, number)
+            with suppress(ProcessLookupError):
+                os.killpg(found.pid, number)
             until = time.monotonic() + seconds
             while self.running() is not None and time.monotonic() < until:
                 time.sleep(POLL_SECONDS)
@@ -179,51 +188,11 @@ def _inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
-def command_line(pid: int) -> list[str]:
-    """The command of a living process; empty when there is none."""
+def _command_line(process: psutil.Process) -> list[str]:
+    """The command of a living process."""
     for _ in range(20):
-        try:
-            raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            return []
-        # It is also empty for an instant while a new program is being loaded.
-        if raw or _state(pid) in "ZX":
-            return [os.fsdecode(word) for word in raw.split(b"\0")[:-1]]
+        if words := process.cmdline():
+            return words
+        # It is empty for an instant while a new program is being loaded.
         time.sleep(POLL_SECONDS)
     return []
-
-
-def _state(pid: int) -> str:
-    fields = _stat(pid)
-    return fields[0] if fields else "X"
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third on; none when there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _reap(pid: int) -> None:
-    """Let go of a child of this very process that has ended."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
-
-
-def _uptime(pid: int) -> float:
-    fields = _stat(pid)
-    if not fields:
-        return 0.0
-    system_uptime = float(Path("/proc/uptime").read_text().split()[0])
-    return max(0.0, system_uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(pid, number)
-    except ProcessLookupError:
-        return

@@ -12,9 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 from kafka import OffsetAndMetadata
 from kafka.errors import NoError
 
+from bench.process import resident_mib
 from citystream.installation import Installation
 from citystream.settings import LOCALHOST, PROJECT, Settings
 from citystream.stack import clickhouse, kafka
@@ -295,11 +297,10 @@ class Arena(City):
             self._memory.append(max((self._resident(name) for name in sorted(self.wanted)), default=0))
 
     def _resident(self, name: str) -> int:
-        with suppress(OSError, ValueError, IndexError):
+        with suppress(psutil.Error):
             running = self.process(name).running()
             if running is not None:
-                pages = int(Path(f"/proc/{running.pid}/statm").read_text().split()[1])
-                return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+                return resident_mib(running.pid)
         return 0
 
     def down(self) -> None:

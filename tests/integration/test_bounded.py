@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from contextlib import closing
 from itertools import islice
@@ -16,6 +15,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kafka import KafkaAdminClient
 
+from bench.process import resident_mib
 from citystream.stack import clickhouse
 from citystream.stack.stack import Stack
 from schemas.rowcodec import encode
@@ -60,11 +60,6 @@ async def publish(city: City, data: Body, seconds: int) -> None:
     await producer.stop()
 
 
-def resident(pid: int) -> int:
-    """Memory of a process in MiB."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
-
-
 def behind(city: City) -> int:
     return sum(p.records for p in measure(city.installation.cluster, "sink", [FEED]))
 
@@ -82,7 +77,7 @@ def test_memory_stays_bounded_and_a_backlog_goes_twice_as_fast_as_it_came(tmp_pa
         city.wait(lambda: behind(city) == 0)
         running = city.process("sink").running()
         assert running is not None
-        idle = resident(running.pid)
+        idle = resident_mib(running.pid)
         away: list[int] = []
         back: list[int] = []
 
@@ -91,7 +86,7 @@ def test_memory_stays_bounded_and_a_backlog_goes_twice_as_fast_as_it_came(tmp_pa
             began = time.monotonic()
             publishing = asyncio.create_task(publish(city, data, SECONDS))
             while not publishing.done():
-                away.append(resident(running.pid))
+                away.append(resident_mib(running.pid))
                 await asyncio.sleep(0.2)
             await publishing
             return time.monotonic() - began
@@ -103,7 +98,7 @@ def test_memory_stays_bounded_and_a_backlog_goes_twice_as_fast_as_it_came(tmp_pa
         Stack(city.settings).up(lambda _: None)
         began = time.monotonic()
         while behind(city):
-            back.append(resident(running.pid))
+            back.append(resident_mib(running.pid))
             assert time.monotonic() - began < 300
             time.sleep(0.1)
         going = time.monotonic() - began

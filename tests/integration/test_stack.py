@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from clickhouse_driver import Client
 from kafka import KafkaConsumer, KafkaProducer
@@ -276,8 +277,8 @@ def test_one_address_does_not_take_all_connections(stack: Stack) -> None:
 
 
 def test_only_this_machine_can_connect(stack: Stack) -> None:
-    listening = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    ours = {f"{port:04X}" for port in stack.settings.ports().values()}
-    addresses = {line.split()[1] for line in listening if line.split()[3] == "0A"}
-    mine = {address for address in addresses if address.partition(":")[2] in ours}
-    assert {address.partition(":")[0] for address in mine} <= {"0100007F"}
+    ours = {*stack.settings.ports().values()}
+    listening = [one.laddr for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    mine = [address for address in listening if address and address.port in ours]
+    assert {address.port for address in mine} == ours
+    assert {address.ip for address in mine} <= {"127.0.0.1", "::ffff:127.0.0.1"}

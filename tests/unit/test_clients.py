@@ -6,9 +6,9 @@ import gc
 import logging
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaTimeoutError
@@ -22,7 +22,7 @@ from streams.cluster import Cluster
 def held() -> tuple[int, int]:
     """Threads and files of this process that do not go by themselves."""
     gc.collect()
-    return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+    return threading.active_count(), psutil.Process().num_fds()
 
 
 @pytest.fixture

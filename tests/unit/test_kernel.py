@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from threading import Thread
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,10 +147,6 @@ def test_bytes_and_texts_around_the_size_of_a_view_are_read_whole(size: int) -> 
     assert texts(body, spans, utf8=True).to_list() == [part.decode() for part in parts]
 
 
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
 def test_columns_free_their_memory_in_whatever_thread_they_end() -> None:
     """Polars calls a function of ours for it; with one that does nothing this would keep half a gigabyte."""
     count = 100_000
@@ -163,14 +159,15 @@ def test_columns_free_their_memory_in_whatever_thread_they_end() -> None:
             assert frame.filter(pl.int_range(pl.len()) == count - 1).height == 1
 
     columns(3)
-    before = _resident()
+    process = psutil.Process()
+    before = process.memory_info().rss
     threads = [Thread(target=columns, args=(5,)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     columns(5)
-    assert _resident() - before < 256 * 2**20
+    assert process.memory_info().rss - before < 256 * 2**20
 
 
 def test_what_is_kept_of_a_frame_outlives_it() -> None:

@@ -255,11 +255,16 @@ class BatchApp(faust.App):
         """Where to read partitions from, given what the brokers say of each.
 
         The feed of a partition is stopped, and nothing decided for it, if its topic is not what it was, its position
-        cannot be trusted, or another worker goes by another definition of it.
+        cannot be trusted, or another worker goes by another definition of it. The process ends where checkpoints or the
+        other worker's positions are of a newer release.
         """
         unchanged = await self.stop_changed(self.watch.began)
-        known = await asyncio.to_thread(self._known, {p: a for p, a in answers.items() if p.topic in unchanged})
-        others = await self._positions_of_others()
+        try:
+            known = await asyncio.to_thread(self._known, {p: a for p, a in answers.items() if p.topic in unchanged})
+            others = await self._positions_of_others()
+        except PositionProblem as problem:
+            end_process(problem)
+            raise
         positions = {}
         for place, one in known.items():
             try:

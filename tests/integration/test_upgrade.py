@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import OffsetAndMetadata
+from kafka.errors import NoError
 
 from citystream.settings import SettingsError
 from citystream.stack.stack import Stack
 from schemas.catalogue import FROZEN, freeze
 from streams import publications
+from streams.ending import EX_CONFIG
 from streams.positions import Position, parse
 from tests.city import WORKERS, City, copy_sources
 from tests.reference.city import Schemas, read_feed
@@ -66,6 +70,16 @@ class Installed(City):
         }
         client.disconnect()
         return found
+
+    def leave_by_a_newer_release(self, group: str) -> None:
+        """Let the positions of a stopped worker be of a version that is not here yet."""
+        self.dismiss(group)
+        left = {
+            place: OffsetAndMetadata(c.offset, json.dumps(json.loads(c.metadata) | {"version": 99}), -1)
+            for place, c in self.commits(group).items()
+        }
+        with self.admin() as admin:
+            assert set(admin.alter_group_offsets(group, left).values()) == {NoError}
 
     def differences(self) -> list[str]:
         """What is not as the reference makes it of the topics, which has to have every kind of record."""
@@ -122,6 +136,13 @@ def test_this_release_goes_on_from_what_the_one_before_left(tmp_path: Path) -> N
 
         for name in WORKERS:
             city.process(name).stop()
+        city.leave_by_a_newer_release("processor")
+        for name in WORKERS:
+            ended = city.command(*city.worker(name))
+            assert ended.returncode == EX_CONFIG, ended.stderr
+            assert "was written by a newer release: it is of version 99, and this release reads up to" in ended.stderr
+            assert "Traceback" not in ended.stderr
+
         client = city.installation.server("owner").connect()
         tables = _tables(client)
         for database in ("city", "raw"):

@@ -19,6 +19,7 @@ from streams.cluster import Cluster
 
 if TYPE_CHECKING:
     from sinks.clickhouse import Server
+    from sinks.dialect import Dialect
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,15 @@ class Installation:
         from sinks.clickhouse import Server  # noqa: PLC0415  its driver is not for the processor
 
         password = secret(self.settings, f"{user}_password")
-        return Server(self.settings.clickhouse_address, self.settings.clickhouse_port, user, password)
+        settings = self.settings
+        return Server(settings.clickhouse_hosts, settings.clickhouse_port, user, password, settings.clickhouse_ca_file)
+
+    @property
+    def dialect(self) -> Dialect:
+        """How tables are declared here."""
+        from sinks.dialect import Dialect  # noqa: PLC0415
+
+        return Dialect(self.settings.timezone, self.settings.clickhouse_cluster or "")
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Create the topics, tables and views that are missing, and end topics that were outgrown.
@@ -113,7 +122,7 @@ class Installation:
                 f"the tables and views here were made by a newer release: their layout is {found}, and this release "
                 f"knows up to {LAYOUT}; go on with that release or a later one, see Upgrades in docs/operator.md"
             )
-        migrate(owner, self.feeds.values(), self.settings.timezone, say)
+        migrate(owner, self.feeds.values(), self.dialect, say)
         created = topics.create(self.cluster, topics.topics(self.feeds.values()))
         if created:
             say(f"created {len(created)} topics")

@@ -60,7 +60,17 @@ class Settings(BaseSettings):
     )
     kafka_port: Port = Field(19092, description="Port of the local Kafka, 1 to 65535.")
     clickhouse_host: str | None = Field(
-        None, description="Name or address of a ClickHouse elsewhere; then no local ClickHouse is started."
+        None,
+        description="Name or address of a ClickHouse elsewhere, or of several with copies of the same tables, as "
+        "host[,host]; then no local ClickHouse is started.",
+    )
+    clickhouse_ca_file: FilePath | None = Field(
+        None, description="Certificates (PEM) of who vouches for that ClickHouse; set, it is spoken to over TLS."
+    )
+    clickhouse_cluster: str | None = Field(
+        None,
+        pattern=r"^\w+$",
+        description="Name of the cluster in the configuration of several ClickHouse: each keeps a copy of all tables.",
     )
     clickhouse_port: Port = Field(19000, description="Port of ClickHouse's native protocol, 1 to 65535.")
     clickhouse_http_port: Port = Field(18123, description="Port of ClickHouse's HTTP interface, 1 to 65535.")
@@ -98,8 +108,9 @@ class Settings(BaseSettings):
     @field_validator("clickhouse_host")
     @classmethod
     def _host(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[\w.-]+|[0-9A-Fa-f]*(:[0-9A-Fa-f]*){2,}", value, re.ASCII):
-            raise ValueError("a host name or address without a port is needed; the port is CITYSTREAM_CLICKHOUSE_PORT")
+        for host in value.split(",") if value is not None else []:
+            if not re.fullmatch(r"\s*([\w.-]+|[0-9A-Fa-f]*(:[0-9A-Fa-f]*){2,})\s*", host, re.ASCII):
+                raise ValueError("host[,host] is needed, each without a port; the port is CITYSTREAM_CLICKHOUSE_PORT")
         return value
 
     @field_validator("timezone")
@@ -125,7 +136,7 @@ class Settings(BaseSettings):
             raise ValueError("at least 32 characters are needed")
         return value
 
-    @field_validator("kafka_ca_file")
+    @field_validator("kafka_ca_file", "clickhouse_ca_file")
     @classmethod
     def _certificates(cls, value: Path | None) -> Path | None:
         try:
@@ -154,6 +165,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{', '.join(map(variable, given))}: this is for a Kafka elsewhere, {variable('kafka_bootstrap')}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _clickhouse_is_one_cluster(self) -> Self:
+        host, cluster = variable("clickhouse_host"), variable("clickhouse_cluster")
+        if self.clickhouse_host is None and (self.clickhouse_cluster or self.clickhouse_ca_file):
+            raise ValueError(f"{cluster} and {variable('clickhouse_ca_file')} are for a ClickHouse elsewhere, {host}")
+        if len(self.clickhouse_hosts) > 1 and not self.clickhouse_cluster:
+            raise ValueError(f"{host} names several hosts: {cluster} has to say which cluster keeps their tables alike")
         return self
 
     @model_validator(mode="after")
@@ -191,9 +211,9 @@ class Settings(BaseSettings):
         )
 
     @property
-    def clickhouse_address(self) -> str:
-        """Host name or address, without a port, wherever ClickHouse is."""
-        return self.clickhouse_host or LOCALHOST
+    def clickhouse_hosts(self) -> tuple[str, ...]:
+        """Host names or addresses, without a port, wherever ClickHouse is."""
+        return tuple(host.strip() for host in (self.clickhouse_host or LOCALHOST).split(","))
 
 
 def variable(field: str) -> str:

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from schemas.feed import Feed
+from sinks.dialect import Dialect
 from sinks.sql import literal
 from sinks.tables import LEDGER_BLOCK
 
 
-def ledger_views(feeds: Iterable[Feed]) -> list[str]:
+def ledger_views(feeds: Iterable[Feed], dialect: Dialect) -> list[str]:
     """Statements creating the views, in an order that works."""
     about = "Ranges of offsets that did not arrive, below the highest that did"
-    return [_blocks(), _accounts(feeds), _view("holes", about, holes("raw.ledger_blocks"))]
+    return [_blocks(dialect), _accounts(feeds, dialect), _view(dialect, "holes", about, holes("raw.ledger_blocks"))]
 
 
 def blocks(looked: Mapping[tuple[str, int], Iterable[range]]) -> str:
@@ -29,7 +30,7 @@ def blocks(looked: Mapping[tuple[str, int], Iterable[range]]) -> str:
     return f"(SELECT * FROM raw.ledger_blocks WHERE {wanted})" if wanted else "raw.ledger_blocks"
 
 
-def _blocks() -> str:
+def _blocks(dialect: Dialect) -> str:
     """An offset that arrived in several ways counts once: as received, else as quarantined, else as control."""
     kinds = ", ".join(
         f"groupBitmapMergeStateIf(offsets, kind = {literal(kind)}) AS {name}"
@@ -44,10 +45,10 @@ def _blocks() -> str:
         f"FROM (SELECT topic, source_partition, block, {kinds} FROM raw.ledger "
         "GROUP BY topic, source_partition, block SETTINGS optimize_aggregation_in_order = 1)"
     )
-    return _view("ledger_blocks", f"What arrived of each block of {LEDGER_BLOCK} offsets", select)
+    return _view(dialect, "ledger_blocks", f"What arrived of each block of {LEDGER_BLOCK} offsets", select)
 
 
-def _accounts(feeds: Iterable[Feed]) -> str:
+def _accounts(feeds: Iterable[Feed], dialect: Dialect) -> str:
     """Stored rows stand to the left of the ledger, so they are read first (see ``sinks/views.py``)."""
     stored = " UNION ALL ".join(
         f"SELECT {literal(feed.name)} AS topic, source_partition, count() AS rows, sum(late) AS late "
@@ -71,6 +72,7 @@ def _accounts(feeds: Iterable[Feed]) -> str:
         f"LEFT JOIN ({gone}) AS gone USING (topic, source_partition)"
     )
     return _view(
+        dialect,
         "accounts",
         "Of each partition: offsets = stored + duplicate + withdrawn + quarantined + control + holes",
         select,
@@ -101,5 +103,5 @@ def holes(source: str) -> str:
     )
 
 
-def _view(name: str, about: str, select: str) -> str:
-    return f"CREATE OR REPLACE VIEW raw.{name} AS {select} COMMENT {literal(about)}"
+def _view(dialect: Dialect, name: str, about: str, select: str) -> str:
+    return f"CREATE OR REPLACE VIEW raw.{name}{dialect.everywhere} AS {select} COMMENT {literal(about)}"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -97,24 +98,38 @@ REVISION = DBMS_MIN_PROTOCOL_VERSION_WITH_INCREMENTAL_PROFILE_EVENTS - 1
 
 @dataclass(frozen=True)
 class Server:
-    """Where ClickHouse is and as whom to speak to it."""
+    """Where ClickHouse is and as whom to speak to it.
 
-    host: str
+    Of several hosts the first that answers is taken. With a ``ca_file``, the certificates of those who vouch for them,
+    they are spoken to over TLS.
+    """
+
+    hosts: tuple[str, ...]
     port: int
     user: str
     password: str = field(repr=False)
+    ca_file: Path | None = None
 
     def connect(self, kind: type[Client] = Client, **settings: Any) -> Client:
         """A client; it connects with its first statement."""
+        first, *others = self.hosts
+        tls = {"secure": True, "ca_certs": str(self.ca_file)} if self.ca_file else {}
         return kind(
-            self.host,
+            first,
             self.port,
+            alt_hosts=",".join(address(host, self.port) for host in others) or None,
+            **tls,
             user=self.user,
             password=self.password,
             connect_timeout=5,
             send_receive_timeout=300,
             settings=settings,
         )
+
+
+def address(host: str, port: int) -> str:
+    """As one text."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Refused(Stop):

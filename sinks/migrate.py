@@ -6,23 +6,26 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from schemas.feed import Feed
+from schemas.feed import Aggregate, Feed
 from sinks.accounts import ledger_views
 from sinks.clickhouse import Server, patiently, waiting
+from sinks.dialect import Dialect
 from sinks.sql import literal
-from sinks.tables import feed_columns, feed_tables, shared_tables
+from sinks.tables import PARTS_PARTITION, aggregate_table, feed_columns, feed_tables, shared_tables
 from sinks.views import aggregate_view, conflict_view, feed_view, masked_view
 from streams.generations import Generation
 
 #: Of all tables and views together: raised with every change that a release before does not understand.
 LAYOUT = 1
+#: Behind the name of a table while it is made anew; no declared name has capitals.
+OTHER = "_OTHER"
 #: Asks ClickHouse: a statement and its parameters.
 Ask = Callable[..., Any]
 
 
-def statements(feed: Feed, timezone: str) -> list[str]:
+def statements(feed: Feed, dialect: Dialect) -> list[str]:
     """What there has to be of a feed, but for the views of its aggregates; running it again changes nothing."""
-    return [*feed_tables(feed, timezone), feed_view(feed, timezone), conflict_view(feed, timezone)]
+    return [*feed_tables(feed, dialect), feed_view(feed, dialect), conflict_view(feed, dialect)]
 
 
 def widened(ask: Ask, feed: Feed, timezone: str) -> list[str]:
@@ -84,7 +87,25 @@ def layout(owner: Server, say: Callable[[str], None]) -> int:
     return max(1, int(found))
 
 
-def migrate(owner: Server, feeds: Iterable[Feed], timezone: str, say: Callable[[str], None]) -> None:
+def _partition(ask: Ask, aggregate: Aggregate, dialect: Dialect) -> None:
+    """Move the parts of a release that had no partitions into a table with them, which none that is there can be given.
+
+    The two change places in one step. Ended at any moment, it begins anew, or goes on where they have.
+    """
+    table, other = f"raw.{aggregate.topic}", f"raw.{aggregate.topic}{OTHER}"
+    keys = dict(ask("SELECT concat('raw.', name), partition_key FROM system.tables WHERE database = 'raw'"))
+    if keys[table] != PARTS_PARTITION:
+        ask(f"DROP TABLE IF EXISTS {other}{dialect.everywhere} SYNC")
+        ask(aggregate_table(aggregate, dialect, OTHER))
+        ask(f"INSERT INTO {other} SELECT * FROM {table}")
+        ask(f"EXCHANGE TABLES {table} AND {other}{dialect.everywhere}")
+    elif other not in keys:
+        return
+    ask(f"INSERT INTO {table} SELECT * FROM {other}")  # what came since is there as well
+    ask(f"DROP TABLE {other}{dialect.everywhere} SYNC")
+
+
+def migrate(owner: Server, feeds: Iterable[Feed], dialect: Dialect, say: Callable[[str], None]) -> None:
     """Create what is missing; waits for a server that is away.
 
     A view goes on showing the version it shows, because another one has to be built first; and a new one of a feed
@@ -96,24 +117,26 @@ def migrate(owner: Server, feeds: Iterable[Feed], timezone: str, say: Callable[[
     def ask(*statement: Any) -> Any:
         return patiently(lambda: client.execute(*statement), waits)
 
-    ask("CREATE DATABASE IF NOT EXISTS raw")
-    ask("CREATE DATABASE IF NOT EXISTS city")
-    for statement in shared_tables(timezone):
+    for database in ("raw", "city"):
+        ask(f"CREATE DATABASE IF NOT EXISTS {database}{dialect.everywhere}")
+    for statement in shared_tables(dialect):
         ask(statement)
     for feed in feeds:
-        for statement in statements(feed, timezone):
+        for statement in statements(feed, dialect):
             ask(statement)
-        for statement in widened(ask, feed, timezone):
+        for aggregate in feed.aggregates:
+            _partition(ask, aggregate, dialect)
+        for statement in widened(ask, feed, dialect.timezone):
             ask(statement)
         now, ((rows,),) = shown(ask, feed), ask(f"SELECT count() FROM raw.{feed.name}")
         unbuilt = [a for a in feed.aggregates if now.get(a.name, "" if rows else a.topic) != a.topic]
         for aggregate in feed.aggregates:
             if aggregate not in unbuilt:
-                ask(aggregate_view(feed, aggregate, timezone))
+                ask(aggregate_view(feed, aggregate, dialect))
         if unbuilt:
             names = ", ".join(f"city.{aggregate.name}" for aggregate in unbuilt)
             say(f"not shown as declared: {names}; run: citystream rebuild {feed.name}")
-    for statement in [masked_view(feeds, timezone), *ledger_views(feeds)]:
+    for statement in [masked_view(feeds, dialect), *ledger_views(feeds, dialect)]:
         ask(statement)
     ask(f"INSERT INTO raw.layout (version) VALUES ({LAYOUT})")
     client.disconnect()
@@ -128,7 +151,7 @@ def empty(owner: Server, feed: Feed, say: Callable[[str], None]) -> None:
     client, waits = owner.connect(), waiting(say)
     for text in (
         *(f"TRUNCATE TABLE raw.{name}" for name in names),
-        *(f"ALTER TABLE raw.{table} DELETE {where} SETTINGS mutations_sync = 1" for table, where in shared.items()),
+        *(f"ALTER TABLE raw.{table} DELETE {where} SETTINGS mutations_sync = 2" for table, where in shared.items()),
     ):
         patiently(lambda text=text: client.execute(text), waits)  # type: ignore[misc]
     client.disconnect()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from clickhouse_driver import Client
 
 from schemas.feed import Aggregate, Feed
+from sinks.dialect import Dialect
 from sinks.sql import counted, is_late, literal, window_start_ms, written
 from sinks.tables import aggregate_table, late_column
 from sinks.views import aggregate_view
@@ -41,10 +42,10 @@ class Span:
 class Rebuild:
     """Builds windows up to where each partition was processed, by its number in ``positions``."""
 
-    def __init__(self, client: Client, feed: Feed, positions: Mapping[int, Position], timezone: str) -> None:
+    def __init__(self, client: Client, feed: Feed, positions: Mapping[int, Position], dialect: Dialect) -> None:
         self._client = client
         self._feed = feed
-        self._timezone = timezone
+        self._dialect = dialect
         #: Windows divide a day, so none lies in two.
         self._day = f"toInt64(floor(toUnixTimestamp64Milli({feed.event_time}) / {DAY_MS}))"
         self._positions = {n: p for n, p in positions.items() if p.max_processed_ms > NO_EVENT_TIME}
@@ -68,8 +69,8 @@ class Rebuild:
 
     def begin(self, aggregate: Aggregate) -> None:
         """Make the table of an aggregate anew: what is in it was left half-built."""
-        self._client.execute(f"DROP TABLE IF EXISTS raw.{aggregate.topic} SYNC")
-        self._client.execute(aggregate_table(aggregate, self._timezone))
+        self._client.execute(f"DROP TABLE IF EXISTS raw.{aggregate.topic}{self._dialect.everywhere} SYNC")
+        self._client.execute(aggregate_table(aggregate, self._dialect))
 
     def build(self, aggregate: Aggregate, span: Span) -> None:
         """Build the parts of one span."""
@@ -133,7 +134,7 @@ class Rebuild:
 
     def _written(self, aggregate: Aggregate, lives: Lives) -> str:
         """The same as its columns have it."""
-        start = f"fromUnixTimestamp64Milli({window_start_ms(self._feed, aggregate)}, {literal(self._timezone)})"
+        start = f"fromUnixTimestamp64Milli({window_start_ms(self._feed, aggregate)}, {literal(self._dialect.timezone)})"
         return f"{', '.join(aggregate.by)}, {start}, source_partition, {_life(lives)}"
 
     def _counted(self, aggregate: Aggregate) -> str:
@@ -195,10 +196,10 @@ def is_behind(client: Client, shown: str, other: str) -> bool:
     return bool(partitions)
 
 
-def show(client: Client, feed: Feed, gone: Iterable[str], timezone: str) -> None:
+def show(client: Client, feed: Feed, gone: Iterable[str], dialect: Dialect) -> None:
     """Let the views show what is declared, and drop those of aggregates that are gone."""
     for aggregate in feed.aggregates:
-        client.execute(aggregate_view(feed, aggregate, timezone))
+        client.execute(aggregate_view(feed, aggregate, dialect))
     for name in gone:
-        client.execute(f"DROP VIEW IF EXISTS city.{name}")
+        client.execute(f"DROP VIEW IF EXISTS city.{name}{dialect.everywhere}")
     client.execute(f"ALTER TABLE raw.{feed.name} MODIFY COLUMN {late_column(feed)}")

@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from schemas.feed import Aggregate, Feed
 from schemas.model import PARTS, Field
+from sinks.dialect import Dialect
 from sinks.sql import behind_ms, is_late, literal
 from streams.watermark import ASIDE
 
@@ -21,6 +22,8 @@ QUARANTINE, MASKED, BYTES = "raw.quarantine", "raw.quarantine_masked", ("key", "
 #: Offsets a ledger row covers.
 LEDGER_BLOCK = 65_536
 RAW_KEPT = timedelta(days=400)
+#: Of a table of parts; those of other releases are made anew.
+PARTS_PARTITION = "toYear(window_start)"
 #: Orders the occurrences of an event, the highest one counts: what its topic counts, then the lowest partition, those
 #: of the oldest topic first, then the lowest offset. Those in one topic are in one partition, that of the key.
 FIRST = (
@@ -217,43 +220,72 @@ LEDGER = [
 ]
 
 
-def shared_tables(timezone: str) -> list[str]:
+def shared_tables(dialect: Dialect) -> list[str]:
     """Statements creating what belongs to no single feed."""
+    zone = literal(dialect.timezone)
     return [
-        f"CREATE TABLE IF NOT EXISTS raw.quarantine ({_body(quarantine_columns(timezone))}) "
-        "ENGINE = ReplacingMergeTree(arrived_at) ORDER BY (topic, source_partition, source_offset) "
-        "COMMENT 'Records that could not be processed'",
-        f"CREATE TABLE IF NOT EXISTS raw.redriven ({_body(REDRIVEN)}, redriven_at DateTime64(3, {literal(timezone)}) "
-        "DEFAULT now64(3) COMMENT 'When') ENGINE = ReplacingMergeTree "
-        "ORDER BY (topic, source_partition, source_offset) "
-        "COMMENT 'Quarantined records that were published again'",
-        f"CREATE TABLE IF NOT EXISTS raw.control ({_body(CONTROL)}) ENGINE = ReplacingMergeTree "
-        "ORDER BY (topic, source_partition, source_offset, last_offset) "
-        f"COMMENT {literal(CONTROL_COMMENT)}",
+        dialect.table(
+            "raw.quarantine",
+            _body(quarantine_columns(dialect.timezone)),
+            "ReplacingMergeTree(arrived_at)",
+            "topic, source_partition, source_offset",
+            "Records that could not be processed",
+        ),
+        dialect.table(
+            "raw.redriven",
+            f"{_body(REDRIVEN)}, redriven_at DateTime64(3, {zone}) DEFAULT now64(3) COMMENT 'When'",
+            "ReplacingMergeTree",
+            "topic, source_partition, source_offset",
+            "Quarantined records that were published again",
+        ),
+        dialect.table(
+            "raw.control",
+            _body(CONTROL),
+            "ReplacingMergeTree",
+            "topic, source_partition, source_offset, last_offset",
+            CONTROL_COMMENT,
+        ),
         f"ALTER TABLE raw.control MODIFY COMMENT {literal(CONTROL_COMMENT)}",
-        f"CREATE TABLE IF NOT EXISTS raw.withdrawn ({_body(WITHDRAWN)}, withdrawn_at SimpleAggregateFunction("
-        f"min, DateTime64(3, {literal(timezone)})) DEFAULT now64(3) COMMENT 'When') ENGINE = AggregatingMergeTree "
-        "ORDER BY (topic, source_partition, publication) COMMENT 'Rows of publications that were withdrawn'",
-        f"CREATE TABLE IF NOT EXISTS raw.layout (version UInt32, noted_at DateTime64(3, {literal(timezone)}) DEFAULT "
-        "now64(3)) ENGINE = ReplacingMergeTree ORDER BY version "
-        "COMMENT 'Versions of the tables and views, as citystream init brought them to'",
-        "CREATE TABLE IF NOT EXISTS raw.progress (aggregate String, source_partition UInt16, "
-        "watermark SimpleAggregateFunction(max, Int64)) ENGINE = AggregatingMergeTree "
-        "ORDER BY (aggregate, source_partition) COMMENT 'Maximum of event time whose windows are stored [ms]'",
-        f"CREATE TABLE IF NOT EXISTS raw.ledger ({_body(LEDGER)}) ENGINE = AggregatingMergeTree "
-        "ORDER BY (topic, source_partition, block, kind) "
-        f"COMMENT 'Which offsets arrived, as a set for each block of {LEDGER_BLOCK} offsets'",
-        _ranges_ledger("quarantine", "quarantined"),
-        _ranges_ledger("control", "control"),
+        dialect.table(
+            "raw.withdrawn",
+            f"{_body(WITHDRAWN)}, withdrawn_at SimpleAggregateFunction(min, DateTime64(3, {zone})) DEFAULT now64(3) "
+            "COMMENT 'When'",
+            "AggregatingMergeTree",
+            "topic, source_partition, publication",
+            "Rows of publications that were withdrawn",
+        ),
+        dialect.table(
+            "raw.layout",
+            f"version UInt32, noted_at DateTime64(3, {zone}) DEFAULT now64(3)",
+            "ReplacingMergeTree",
+            "version",
+            "Versions of the tables and views, as citystream init brought them to",
+        ),
+        dialect.table(
+            "raw.progress",
+            "aggregate String, source_partition UInt16, watermark SimpleAggregateFunction(max, Int64)",
+            "AggregatingMergeTree",
+            "aggregate, source_partition",
+            "Maximum of event time whose windows are stored [ms]",
+        ),
+        dialect.table(
+            "raw.ledger",
+            _body(LEDGER),
+            "AggregatingMergeTree",
+            "topic, source_partition, block, kind",
+            f"Which offsets arrived, as a set for each block of {LEDGER_BLOCK} offsets",
+        ),
+        _ranges_ledger("quarantine", "quarantined", dialect),
+        _ranges_ledger("control", "control", dialect),
     ]
 
 
-def _ranges_ledger(table: str, kind: str) -> str:
+def _ranges_ledger(table: str, kind: str, dialect: Dialect) -> str:
     """Ranges as sets; a range is never written out but for its ends, or a long one would take gigabytes."""
     first = f"greatest(source_offset, block * {LEDGER_BLOCK}) - block * {LEDGER_BLOCK}"
     end = f"least(last_offset + 1, (block + 1) * {LEDGER_BLOCK}) - block * {LEDGER_BLOCK}"
     return (
-        f"CREATE MATERIALIZED VIEW IF NOT EXISTS raw.{table}_ledger TO raw.ledger AS "
+        f"CREATE MATERIALIZED VIEW IF NOT EXISTS raw.{table}_ledger{dialect.everywhere} TO raw.ledger AS "
         f"WITH bitmapBuild(range(toUInt32({LEDGER_BLOCK}))) AS whole_block, {first} AS first, {end} AS end, "
         f"end - first = {LEDGER_BLOCK} AS whole "
         f"SELECT topic, source_partition, {literal(kind)} AS kind, block, groupBitmapMergeState("
@@ -263,25 +295,29 @@ def _ranges_ledger(table: str, kind: str) -> str:
     )
 
 
-def feed_tables(feed: Feed, timezone: str) -> list[str]:
+def feed_tables(feed: Feed, dialect: Dialect) -> list[str]:
     """Statements creating a feed's raw table and those of its aggregates, and adding columns of new fields."""
-    columns = [*feed_columns(feed, timezone), UNDECLARED]
+    columns = [*feed_columns(feed, dialect.timezone), UNDECLARED]
     places = zip(columns, ["FIRST", *(f"AFTER {column.name}" for column in columns)], strict=False)
     statements = [
-        f"CREATE TABLE IF NOT EXISTS raw.{feed.name} ({_body(columns)}, {late_column(feed)}, "
-        f"version UInt64 MATERIALIZED {FIRST}, INDEX late_rows {behind_ms(feed)} TYPE minmax GRANULARITY 1) "
-        f"ENGINE = ReplacingMergeTree(version) ORDER BY ({feed.key}, {feed.event_time}, event_id) "
-        f"PARTITION BY toYYYYMM(arrived_at) TTL toDateTime(arrived_at) + INTERVAL {RAW_KEPT.days} DAY "
-        f"COMMENT {literal(feed.description)}",
+        dialect.table(
+            f"raw.{feed.name}",
+            f"{_body(columns)}, {late_column(feed)}, version UInt64 MATERIALIZED {FIRST}, "
+            f"INDEX late_rows {behind_ms(feed)} TYPE minmax GRANULARITY 1",
+            "ReplacingMergeTree(version)",
+            f"{feed.key}, {feed.event_time}, event_id",
+            feed.description,
+            f"PARTITION BY toYYYYMM(arrived_at) TTL toDateTime(arrived_at) + INTERVAL {RAW_KEPT.days} DAY",
+        ),
         f"ALTER TABLE raw.{feed.name} "
         + ", ".join(f"ADD COLUMN IF NOT EXISTS {column.declaration} {place}" for column, place in places),
-        f"CREATE MATERIALIZED VIEW IF NOT EXISTS raw.{feed.name}_ledger TO raw.ledger AS "
+        f"CREATE MATERIALIZED VIEW IF NOT EXISTS raw.{feed.name}_ledger{dialect.everywhere} TO raw.ledger AS "
         f"SELECT {literal(feed.name)} AS topic, source_partition, 'received' AS kind, "
         f"intDiv(source_offset, {LEDGER_BLOCK}) AS block, "
         f"groupBitmapState(toUInt32(source_offset % {LEDGER_BLOCK})) AS offsets "
         f"FROM raw.{feed.name} GROUP BY source_partition, block",
     ]
-    return statements + [aggregate_table(aggregate, timezone) for aggregate in feed.aggregates]
+    return statements + [aggregate_table(aggregate, dialect) for aggregate in feed.aggregates]
 
 
 def late_column(feed: Feed) -> str:
@@ -290,12 +326,21 @@ def late_column(feed: Feed) -> str:
     return f"late UInt8 ALIAS {late} COMMENT 'Came after a window it belongs to was closed'"
 
 
-def aggregate_table(aggregate: Aggregate, timezone: str) -> str:
-    """Statement creating an aggregate's table of parts."""
-    order = ", ".join([*aggregate.by, "window_start", "source_partition", "since"])
-    return (
-        f"CREATE TABLE IF NOT EXISTS raw.{aggregate.topic} ({_body(aggregate_columns(aggregate, timezone))}) "
-        f"ENGINE = ReplacingMergeTree(version) ORDER BY ({order}) COMMENT {literal(aggregate.description)}"
+def aggregate_table(aggregate: Aggregate, dialect: Dialect, suffix: str = "") -> str:
+    """Statement creating an aggregate's table of parts, under its topic's name and a suffix.
+
+    All versions of a part are in the partition of its window's year. So a block has rows of few partitions, however old
+    the history is that it comes from. Windows are kept for ever: those of events that are as old as raw rows get are
+    only packed tighter.
+    """
+    return dialect.table(
+        f"raw.{aggregate.topic}{suffix}",
+        _body(aggregate_columns(aggregate, dialect.timezone)),
+        "ReplacingMergeTree(version)",
+        ", ".join([*aggregate.by, "window_start", "source_partition", "since"]),
+        aggregate.description,
+        f"PARTITION BY {PARTS_PARTITION} TTL toDateTime(window_start) + INTERVAL {RAW_KEPT.days} DAY "
+        "RECOMPRESS CODEC(ZSTD(3))",
     )
 
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.model import Field
+from sinks.dialect import Dialect
 from sinks.sql import behind_ms, counted, is_late, literal, merged, read, window_start_ms
 from sinks.tables import (
     BYTES,
@@ -79,12 +80,12 @@ def conflict_view_columns(feed: Feed, timezone: str) -> list[TableColumn]:
     return [columns[name] for name in shown]
 
 
-def conflict_view(feed: Feed, timezone: str) -> str:
+def conflict_view(feed: Feed, dialect: Dialect) -> str:
     """Statement creating the view of a feed's conflicts: events that share an event id and are not the same event.
 
     It groups the raw rows by event id, in a few bytes for each: 64 bits of a hash stand for key and event time.
     """
-    columns = conflict_view_columns(feed, timezone)
+    columns = conflict_view_columns(feed, dialect.timezone)
     recent = f"arrived_at > now() - INTERVAL {CONFLICTS_SHOWN // timedelta(hours=1)} HOUR"
     identity = f"cityHash64({feed.key}, {feed.event_time})"
     select = (
@@ -98,38 +99,38 @@ def conflict_view(feed: Feed, timezone: str) -> str:
         f"Events of the last {CONFLICTS_SHOWN // timedelta(hours=1)} hours, by arrival, that share an event_id under "
         f"different {feed.key} or {feed.event_time}; each of them counts"
     )
-    return _view(f"city.{feed.name}_conflicts", columns, about, select)
+    return _view(dialect, f"city.{feed.name}_conflicts", columns, about, select)
 
 
-def feed_view(feed: Feed, timezone: str) -> str:
+def feed_view(feed: Feed, dialect: Dialect) -> str:
     """Statement creating a feed's view."""
-    columns = view_columns(feed, timezone)
+    columns = view_columns(feed, dialect.timezone)
     coarse = {
         column.name: f"round({column.name}, {field.decimals}) AS {column.name}"
         for field in feed.fields
         if field.decimals is not None
-        for column in field_columns(field, timezone)
+        for column in field_columns(field, dialect.timezone)
     }
     select = ", ".join(coarse.get(column.name, column.name) for column in columns)
-    return _view(f"city.{feed.name}", columns, feed.description, f"SELECT {select} FROM raw.{feed.name} FINAL")
+    return _view(dialect, f"city.{feed.name}", columns, feed.description, f"SELECT {select} FROM raw.{feed.name} FINAL")
 
 
-def masked_view(feeds: Iterable[Feed], timezone: str) -> str:
+def masked_view(feeds: Iterable[Feed], dialect: Dialect) -> str:
     """Statement creating the quarantine as the operator sees it: no bytes but those of feeds without personal fields.
 
     Whatever was sent to a feed with personal fields, or to the topic of dead letters itself, may name a person.
     """
-    columns = quarantine_columns(timezone)
+    columns = quarantine_columns(dialect.timezone)
     open_to_all = [feed.name for feed in feeds if not any(field.personal for field in feed.fields)]
     is_open = f"has([{', '.join(map(literal, open_to_all))}]::Array(String), topic)"
     names = [c.name if c.name not in BYTES else f"if({is_open}, {c.name}, NULL) AS {c.name}" for c in columns]
     return _view(
-        MASKED, columns, "The quarantine, without bytes that may name a person",
+        dialect, MASKED, columns, "The quarantine, without bytes that may name a person",
         f"SELECT {', '.join(names)} FROM {QUARANTINE} FINAL",
     )  # fmt: skip
 
 
-def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
+def aggregate_view(feed: Feed, aggregate: Aggregate, dialect: Dialect) -> str:
     """Statement creating an aggregate's view.
 
     A window is the merge of its parts: what each partition counted in time, and what came too late for that, counted
@@ -139,12 +140,12 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
     A query sees each table as it was when the query came to it, from left to right. So progress stands to the left of
     the parts: what it says is stored is there to be read.
     """
-    columns = aggregate_view_columns(feed, aggregate, timezone)
+    columns = aggregate_view_columns(feed, aggregate, dialect.timezone)
     partials = [p for measure in aggregate.measures for p in measure.partials]
     names = ["events", *(p.name for p in partials)]
     keys = ", ".join(aggregate.by)
     late_parts = (
-        f"SELECT {keys}, fromUnixTimestamp64Milli({window_start_ms(feed, aggregate)}, {literal(timezone)}) "
+        f"SELECT {keys}, fromUnixTimestamp64Milli({window_start_ms(feed, aggregate)}, {literal(dialect.timezone)}) "
         "AS window_start, source_partition"
         + "".join(f", {value} AS {name}" for name, value in zip(names, counted(feed, aggregate), strict=True))
         + f" FROM raw.{feed.name} FINAL "
@@ -172,10 +173,10 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, timezone: str) -> str:
         f"WITH {_seen(feed, aggregate)} AS seen SELECT window_start, {keys}, events"
         + "".join(f", {r.sql} AS {r.name}" for measure in aggregate.measures for r in measure.results)
         + f", CAST(toUnixTimestamp64Milli(window_start) + {closes_at(feed, aggregate)} <= seen AS Bool) AS final"
-        + f", fromUnixTimestamp64Milli(seen - {milliseconds(feed.disorder)}, {literal(timezone)}) AS as_of"
+        + f", fromUnixTimestamp64Milli(seen - {milliseconds(feed.disorder)}, {literal(dialect.timezone)}) AS as_of"
         + f" FROM ({progress}) AS progressed CROSS JOIN ({windows}) AS windows"
     )
-    return _view(f"city.{aggregate.name}", columns, aggregate.description, select)
+    return _view(dialect, f"city.{aggregate.name}", columns, aggregate.description, select)
 
 
 def _seen(feed: Feed, aggregate: Aggregate) -> str:
@@ -200,9 +201,12 @@ def _come_to(aggregate: Aggregate, generation: Generation) -> str:
     return f"arrayMin(number -> progress[number], {numbers})"
 
 
-def _view(name: str, columns: list[TableColumn], description: str, select: str) -> str:
+def _view(dialect: Dialect, name: str, columns: list[TableColumn], description: str, select: str) -> str:
     body = ", ".join(f"{c.name} {c.type} COMMENT {literal(c.comment)}" for c in columns)
-    return f"CREATE OR REPLACE VIEW {name} ({body}) {SECURITY} AS {select} {FIXED} COMMENT {literal(description)}"
+    return (
+        f"CREATE OR REPLACE VIEW {name}{dialect.everywhere} ({body}) {SECURITY} AS {select} {FIXED} "
+        f"COMMENT {literal(description)}"
+    )
 
 
 def _names(columns: list[TableColumn]) -> str:

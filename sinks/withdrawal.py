@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from clickhouse_driver import Client
 
 from schemas.feed import Feed
+from sinks.dialect import Dialect
 from sinks.migrate import shown
 from sinks.rebuild import Rebuild
 from sinks.sql import literal
@@ -48,13 +49,13 @@ class Withdrawal:
     """Takes a publication back; ``positions`` are the processor's by number, ``client`` the owner's."""
 
     def __init__(
-        self, client: Client, feed: Feed, publication: Publication, positions: Mapping[int, Position], timezone: str
+        self, client: Client, feed: Feed, publication: Publication, positions: Mapping[int, Position], dialect: Dialect
     ) -> None:
         self._client = client
         self._feed = feed
         self._publication = publication
         self._rows = rows_at(publication.stretches)
-        self._rebuild = Rebuild(client, feed, positions, timezone)
+        self._rebuild = Rebuild(client, feed, positions, dialect)
 
     def look(self) -> Taken:
         """What would be taken back.
@@ -114,7 +115,7 @@ class Withdrawal:
         return f"NOT {self._rows} AND {self._identity} IN ({stored})"
 
     def _delete(self, where: str) -> None:
-        self._client.execute(f"ALTER TABLE raw.{self._feed.name} DELETE WHERE {where} SETTINGS mutations_sync = 1")
+        self._client.execute(f"ALTER TABLE raw.{self._feed.name} DELETE WHERE {where} SETTINGS mutations_sync = 2")
 
 
 def withdrawn(client: Client) -> dict[str, str]:

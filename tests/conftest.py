@@ -58,7 +58,7 @@ def connect(settings: Settings, secrets: Secrets) -> Iterator[Callable[[str], An
 
         def as_user(user: str) -> Any:
             client = Client(
-                settings.clickhouse_address,
+                settings.clickhouse_hosts[0],
                 port=settings.clickhouse_port,
                 user=user,
                 password=secrets.password(user),

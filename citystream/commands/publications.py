@@ -95,7 +95,7 @@ def withdraw(
     positions = {number: resume(processor[number]) for number in one.stretches}
     client = city.server("owner").connect(max_query_size=LONGEST_STATEMENT)
     try:
-        work = Withdrawal(client, feed, one, positions, city.settings.timezone)
+        work = Withdrawal(client, feed, one, positions, city.dialect)
         taken = work.look()
         typer.echo(f"{one.file} of {feed.name}: {taken.rows:,} rows, and {taken.repeats:,} repeats of their events")
         for name, windows in taken.windows.items():

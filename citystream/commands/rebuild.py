@@ -52,7 +52,7 @@ def _rebuild(city: Installation, feed: Feed, client: Client) -> None:
     found = {_number(known): known for known, _ in standing(city.cluster, PROCESSOR, definitions)}
     last = {number: position for number, known in found.items() if (position := choices.rebuilt_from(known))}
     topics.create(city.cluster, topics.topics([feed]))
-    for statement in statements(feed, city.settings.timezone):
+    for statement in statements(feed, city.dialect):
         client.execute(statement)
     now = shown(client.execute, feed)
     new = [aggregate for aggregate in feed.aggregates if now.get(aggregate.name) != aggregate.topic]
@@ -69,7 +69,7 @@ def _rebuild(city: Installation, feed: Feed, client: Client) -> None:
 
 def _show(city: Installation, feed: Feed, client: Client, new: Sequence[Aggregate], now: Mapping[str, str]) -> None:
     gone = now.keys() - {aggregate.name for aggregate in feed.aggregates}
-    show(client, feed, gone, city.settings.timezone)
+    show(client, feed, gone, city.dialect)
     for aggregate in new:
         typer.echo(f"city.{aggregate.name} shows version {aggregate.version}")
     for view in sorted(now.keys() & {*gone, *(aggregate.name for aggregate in new)}):
@@ -97,7 +97,7 @@ def _build(
             )
     check_stopped(city.cluster, [PROCESSOR])
     _check_stored(city, feed, last)
-    work = Rebuild(client, feed, last, city.settings.timezone)
+    work = Rebuild(client, feed, last, city.dialect)
     _build_parts(work, wanted)
     oldest = work.oldest({number: known.log_start for number, known in found.items()})
     after = {n: choices.rebuilt(found[n], position, oldest.get(n)) for n, position in last.items()}

@@ -96,7 +96,7 @@ class Stack:
         local = {service.name: _local_status(service) for service in self._services()}
         addresses = {
             kafka.NAME: self.settings.cluster.servers[0],
-            clickhouse.NAME: f"{self.settings.clickhouse_address}:{self.settings.clickhouse_port}",
+            clickhouse.NAME: f"{self.settings.clickhouse_hosts[0]}:{self.settings.clickhouse_port}",
             registry.NAME: f"{LOCALHOST}:{self.settings.registry_port}",
         }
         return [local.get(name) or _remote_status(name, address) for name, address in addresses.items()]
@@ -119,7 +119,7 @@ class Stack:
             services.append(
                 _Service(
                     clickhouse.NAME,
-                    f"{settings.clickhouse_address}:{settings.clickhouse_port}",
+                    f"{LOCALHOST}:{settings.clickhouse_port}",
                     CLICKHOUSE_PORTS,
                     Process(clickhouse.NAME, settings.home),
                     lambda: clickhouse.launch(settings, load_secrets(settings)),

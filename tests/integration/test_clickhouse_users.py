@@ -16,6 +16,7 @@ from citystream.secrets import Secrets, load_secrets, make_secrets
 from citystream.settings import Settings
 from citystream.stack import clickhouse
 from citystream.stack.process import Process
+from sinks.dialect import Dialect
 from sinks.tables import shared_tables
 from sinks.views import FIXED
 from tests.conftest import settings_in
@@ -92,7 +93,7 @@ def test_sink_inserts_and_changes_nothing_else(connect: Connect) -> None:
 
 
 def test_operator_notes_what_was_redriven_and_changes_nothing_of_it(connect: Connect) -> None:
-    for statement in shared_tables("UTC"):
+    for statement in shared_tables(Dialect("UTC")):
         if " raw.redriven " in statement:
             connect("owner").execute(statement)
     operator = connect("operator")

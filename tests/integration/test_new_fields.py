@@ -24,6 +24,7 @@ from schemas.fields import Coarse, Location, Personal, Text
 from schemas.pseudonyms import pseudonym
 from schemas.rowcodec import encode
 from sinks.clickhouse import Refused, Writer
+from sinks.dialect import Dialect
 from sinks.lanes import FeedLane
 from sinks.migrate import migrate
 from sinks.quarantine import Quarantine, reader_of
@@ -89,7 +90,7 @@ def city(settings: Settings, connect: Callable[[str], Any]) -> Iterator[Installa
 
 def declare(city: Installation, feed: Feed) -> None:
     """What ``citystream init`` does with a declaration."""
-    migrate(city.server("owner"), [replace(feed, aggregates=())], ZONE, print)
+    migrate(city.server("owner"), [replace(feed, aggregates=())], Dialect(ZONE), print)
 
 
 def store(city: Installation, feed: Feed, base: int, *values: bytes) -> None:
@@ -198,7 +199,7 @@ def test_bytes_that_may_name_a_person_are_masked_for_all_but_the_owner(
         )
     masked = [(topic, None, None) for topic in ("dead_letters", "gone", "open", "toy")]
     open_feed = replace(FEED, name="open", aggregates=())
-    connect("owner").execute(masked_view([WHOSE, open_feed], ZONE))
+    connect("owner").execute(masked_view([WHOSE, open_feed], Dialect(ZONE)))
     shown = [*masked[:2], ("open", named, named), masked[3]]
     assert connect("operator").execute(bytes_.format("raw.quarantine_masked")) == shown
     assert connect("owner").execute(bytes_.format("raw.quarantine")) == [(t, named, named) for t, *_ in masked]

@@ -217,7 +217,7 @@ def store(city: Installation, blocks: Sequence[Insert], merging: Random | None =
     owner = city.server("owner").connect()
     for database in ("city", "raw"):
         owner.execute(f"DROP DATABASE IF EXISTS {database} SYNC")
-    migrate(city.server("owner"), city.feeds.values(), city.settings.timezone, pytest.fail)
+    migrate(city.server("owner"), city.feeds.values(), city.dialect, pytest.fail)
     writer = Writer(city.server("sink"), pytest.fail)
     for table, columns, rows in blocks:
         writer.insert(table, columns, rows)

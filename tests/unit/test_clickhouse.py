@@ -89,7 +89,7 @@ def test_what_was_taken_is_not_given_up() -> None:
 
 
 def test_a_refusal_stops_with_a_message_that_names_table_and_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = Writer(Server("nowhere", 1, "sink", ""), lambda _: None)
+    writer = Writer(Server(("nowhere",), 1, "sink", ""), lambda _: None)
     error = ServerException("DB::Exception: sink: Not enough privileges. Stack trace: ...", 497)
     monkeypatch.setattr(writer, "_execute", failing(error))
     with pytest.raises(

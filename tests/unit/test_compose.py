@@ -208,7 +208,7 @@ def test_the_settings_of_a_service_make_sense(service: str, tmp_path: Path) -> N
     settings = load_settings({**environment(service), "CITYSTREAM_HOME": str(tmp_path)})
     if service != "registry":
         assert settings.cluster == Cluster(("kafka:9092",))
-        assert (settings.clickhouse_address, settings.clickhouse_port) == ("clickhouse", 9000)
+        assert (settings.clickhouse_hosts, settings.clickhouse_port) == (("clickhouse",), 9000)
         assert settings.timezone == DEFAULTS.timezone
     needed = {"init": {"CITYSTREAM_OWNER_PASSWORD"}, "sink": {"CITYSTREAM_SINK_PASSWORD"}}.get(service, set())
     assert environment(service).keys() & SECRETS.keys() == needed

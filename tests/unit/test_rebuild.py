@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sinks.dialect import Dialect
 from sinks.rebuild import DAY_MS, ROWS_AT_ONCE, Rebuild, Span
 from streams.positions import Position
 from tests.reference.toy import FEED, NOON
@@ -38,5 +39,5 @@ class Days:
 def test_spans_are_whole_days_of_few_rows_and_leave_none_out(
     rows: list[tuple[int, int]], spans: list[tuple[int, int, int]]
 ) -> None:
-    work = Rebuild(Days(*rows), FEED, {0: POSITION}, "UTC")
+    work = Rebuild(Days(*rows), FEED, {0: POSITION}, Dialect("UTC"))
     assert work.spans() == [Span(start * DAY_MS, end * DAY_MS, n) for start, end, n in spans]

@@ -11,7 +11,7 @@ from citystream.settings import Settings, SettingsError, load_settings
 def test_defaults_mean_the_local_stack() -> None:
     settings = load_settings({})
     assert str(settings.cluster) == "127.0.0.1:19092"
-    assert settings.clickhouse_address == "127.0.0.1"
+    assert settings.clickhouse_hosts == ("127.0.0.1",)
     assert settings.home == Path.cwd() / ".citystream"
     assert set(settings.ports()) == {"kafka_port", "clickhouse_port", "clickhouse_http_port", "registry_port"}
 
@@ -105,3 +105,18 @@ def test_damaged_secrets_are_named(tmp_path: Path) -> None:
     (tmp_path / "secrets.json").write_text("{")
     with pytest.raises(SettingsError, match=r"secrets\.json is damaged"):
         load_secrets(Settings(home=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"CLICKHOUSE_CLUSTER": "city"}, "CITYSTREAM_CLICKHOUSE_HOST"),
+        ({"CLICKHOUSE_HOST": "db-1,db-2"}, "CITYSTREAM_CLICKHOUSE_CLUSTER"),
+        ({"CLICKHOUSE_HOST": "db-1,db-2:9000", "CLICKHOUSE_CLUSTER": "city"}, "without a port"),
+        ({"CLICKHOUSE_HOST": "db", "CLICKHOUSE_CLUSTER": "city'"}, "CITYSTREAM_CLICKHOUSE_CLUSTER"),
+    ],
+)
+def test_what_makes_no_clickhouse_is_refused(given: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings({f"CITYSTREAM_{name}": value for name, value in given.items()})
+    assert said in str(refused.value)

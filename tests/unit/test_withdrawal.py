@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from sinks.dialect import Dialect
 from sinks.rebuild import Rebuild, Span
 from sinks.withdrawal import check_stored, rows_at
 from streams.positions import Known, Position, PositionProblem
@@ -48,7 +49,7 @@ def test_parts_built_without_it_are_of_the_lives_there_are_and_newer_than_all_pa
 
     position = Position(500, 420, NOON, "id-1", FEED.definition, max_processed_ms=NOON, since=40)
     aggregate = FEED.aggregates[0]
-    Rebuild(Asked(), FEED, {0: position}, "UTC").build_without(aggregate, Span(0, 1, 1), "rows")
+    Rebuild(Asked(), FEED, {0: position}, Dialect("UTC")).build_without(aggregate, Span(0, 1, 1), "rows")
     _, of_what_stays, of_nothing = statements
     for statement in (of_what_stays, of_nothing):
         assert statement.startswith(f"INSERT INTO raw.{aggregate.topic} ")

@@ -1,0 +1,103 @@
+"""The statements that make tables and views, as a reviewer reads them, and how older tables become such."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from difflib import unified_diff
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.feed import Aggregate
+from sinks.accounts import ledger_views
+from sinks.dialect import Dialect
+from sinks.migrate import OTHER, _partition, statements
+from sinks.tables import PARTS_PARTITION, aggregate_table, shared_tables
+from sinks.views import aggregate_view, masked_view
+from tests.reference.toy import FEED
+
+pytestmark = pytest.mark.integration
+
+Connect = Callable[[str], Any]
+
+DDL = Path(__file__).parents[1] / "ddl"
+DIALECTS = {"one": Dialect("Asia/Shanghai"), "copies": Dialect("Asia/Shanghai", "city")}
+#: In no other test.
+AGGREGATE = replace(FEED.aggregates[0], name="toy_partitioned")
+
+
+def ddl(dialect: Dialect) -> list[str]:
+    """All statements for a small feed."""
+    return [
+        *shared_tables(dialect),
+        *statements(FEED, dialect),
+        *(aggregate_view(FEED, aggregate, dialect) for aggregate in FEED.aggregates),
+        masked_view([FEED], dialect),
+        *ledger_views([FEED], dialect),
+    ]
+
+
+def test_what_makes_tables_is_what_a_reviewer_has_read(connect: Connect, tmp_path: Path) -> None:
+    """ClickHouse parses and indents them; those for several servers can do no more here."""
+    client = connect("owner")
+
+    def indented(dialect: Dialect) -> str:
+        found = [client.execute("SELECT formatQuery(%(text)s)", {"text": text})[0][0] for text in ddl(dialect)]
+        return "".join(f"{text};\n\n" for text in found)
+
+    one, copies = map(indented, DIALECTS.values())
+    different = unified_diff(one.splitlines(), copies.splitlines(), "one", "copies", lineterm="", n=0)
+    made = {"one.sql": one, "copies.diff": "\n".join(different) + "\n"}
+    for name, text in made.items():
+        (tmp_path / name).write_text(text)
+    assert made == {name: (DDL / name).read_text() for name in made}, f"if this is meant: cp {tmp_path}/* {DDL}"
+
+
+def test_every_statement_for_several_servers_is_for_each_and_every_table_has_copies() -> None:
+    for one, copies in zip(*(ddl(dialect) for dialect in DIALECTS.values()), strict=True):
+        if one.startswith("CREATE"):
+            assert " ON CLUSTER 'city'" in copies
+        assert copies.count("ReplicatedReplacingMergeTree") == one.count("ReplacingMergeTree")
+        assert copies.count("ReplicatedAggregatingMergeTree") == one.count("AggregatingMergeTree")
+
+
+def _old(aggregate: Aggregate) -> str:
+    """As releases made it that had no partitions."""
+    made = aggregate_table(aggregate, DIALECTS["one"])
+    begin, end = made.index(" PARTITION BY"), made.index(" COMMENT 'Toys by")
+    return made[:begin] + made[end:]
+
+
+@pytest.mark.parametrize("killed", ["before", "copying", "exchanged"])
+def test_parts_of_a_release_without_partitions_get_into_them(connect: Connect, killed: str) -> None:
+    owner = connect("owner")
+    table, other = f"raw.{AGGREGATE.topic}", f"raw.{AGGREGATE.topic}{OTHER}"
+    columns = "device_id, window_start, source_partition, since, version, events"
+    parts = [(f"d{year}", f"{year}-12-31 23:59:56", 0, 0, 2, 1) for year in (2001, 2024)]
+    owner.execute("CREATE DATABASE IF NOT EXISTS raw")
+    try:
+        owner.execute(_old(AGGREGATE))
+        for _ in range(2):
+            owner.execute(f"INSERT INTO {table} ({columns}) SELECT {_rows(parts)}")
+        if killed != "before":
+            owner.execute(aggregate_table(AGGREGATE, DIALECTS["one"], OTHER))
+        if killed == "exchanged":
+            owner.execute(f"EXCHANGE TABLES {table} AND {other}")
+        for _ in range(2):
+            _partition(owner.execute, AGGREGATE, DIALECTS["one"])
+        asked = f"SELECT device_id, toString(window_start), events FROM {table} FINAL ORDER BY device_id"
+        assert owner.execute(asked) == [(device, f"{at}.000", events) for device, at, _, _, _, events in parts]
+        found = owner.execute(
+            "SELECT name, partition_key FROM system.tables WHERE startsWith(name, %(name)s)", {"name": AGGREGATE.topic}
+        )
+        assert found == [(AGGREGATE.topic, PARTS_PARTITION)]
+    finally:
+        for one in (table, other):
+            owner.execute(f"DROP TABLE IF EXISTS {one} SYNC")
+
+
+def _rows(parts: list[tuple[Any, ...]]) -> str:
+    """SQL that selects them."""
+    return ", ".join(f"part.{n}" for n in range(1, 7)) + f" FROM (SELECT arrayJoin({parts}) AS part)"

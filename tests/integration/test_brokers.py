@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from streams import checkpoints, deadletters
 from streams.clients import new_admin
 from streams.cluster import Cluster
 from streams.publisher import new_producer
+from streams.topics import TopicProblem, create, topics
 from tests.brokers import OWNER, Brokers
 from tests.city import START, WORKERS, City
 from tests.reference.whole import compare
@@ -83,6 +85,9 @@ def test_one_of_three_brokers_is_killed_under_load_and_nobody_writes_what_is_not
     for words in (["init"], ["rights", "--apply"]):
         done = city.python("-m", "citystream.cli", *words)
         assert done.returncode == 0, done.stderr
+    more = replace(city.installation.cluster, min_insync_replicas=3)
+    with pytest.raises(TopicProblem, match="is kept by 3 brokers and acknowledged by 2, and the settings say 3 and 3"):
+        create(more, topics(city.installation.feeds.values()))
     for name in WORKERS:
         city.being(name).start(name)
     publishing = [

@@ -231,7 +231,8 @@ def shown(city: Installation, log: Log) -> Snapshot:
     client = city.server("owner").connect()
     tables = client.execute(
         "SELECT database, name, engine = 'View' FROM system.tables "
-        "WHERE database IN ('raw', 'city') AND engine != 'MaterializedView'"
+        "WHERE database IN ('raw', 'city') AND engine != 'MaterializedView' "
+        "AND name != 'layout'"  # when tables were made, which is nothing of the log
     )
     found = {}
     for database, name, is_view in tables:

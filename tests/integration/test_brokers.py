@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -46,6 +47,7 @@ class Secured(City):
         self.settings = Settings.model_validate({"home": home, **local, **owner})
         self.installation = Installation(self.settings)
         self._user = OWNER
+        self.begun: list[subprocess.Popen[bytes]] = []
 
     @property
     def feeds(self) -> list[str]:
@@ -59,6 +61,10 @@ class Secured(City):
         """From now on, start processes as a user."""
         self._user = user
         return self
+
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        self.begun.append(super().begin(*words))
+        return self.begun[-1]
 
     def department(self, feed: str) -> str:
         """The user that publishes a feed."""
@@ -75,6 +81,8 @@ def city(tmp_path: Path) -> Iterator[Secured]:
         stack.up(lambda _: None)
         yield city
     finally:
+        for one in city.begun:
+            one.kill()
         for name in city.started:
             city.process(name).stop()
         stack.down()

@@ -44,7 +44,7 @@ from streams import topics
 from streams.lag import measure
 
 #: What the platform is made of, copied to be run with more feeds.
-PACKAGES = ("citystream", "deploy", "feeds", "processors", "schemas", "sinks", "streams")
+PACKAGES = ("citystream", "deploy", "feeds", "processors", "schemas", "simulation", "sinks", "streams")
 BROKER, CLICKHOUSE = "broker", "clickhouse"
 #: The names of the servers' processes.
 SERVERS = {BROKER: kafka.NAME, CLICKHOUSE: clickhouse.NAME}
@@ -169,9 +169,12 @@ class RealRate:
         for package in PACKAGES:
             shutil.copytree(self._origin / package, self.sources / package)
         shutil.copytree(Path(__file__).parent, self.sources / "bench", ignore=shutil.ignore_patterns("out"))
+        made_up = self.sources / "feeds" / "made_up"
+        made_up.mkdir()
+        (made_up / "__init__.py").touch()
         for name in self.city.made_up:
             text = f"from bench.made_up import FEEDS\n\nFEED = FEEDS[{name!r}]\n"
-            (self.sources / "feeds" / f"{name}.py").write_text(text)
+            (made_up / f"{name}.py").write_text(text)
         config = self.sources / "deploy" / "clickhouse" / "config.xml"
         config.write_text(config.read_text().replace("</clickhouse>", f"{THREADS}</clickhouse>"))
         self._command("-m", "citystream.cli", "schemas", "freeze")

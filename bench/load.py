@@ -20,12 +20,14 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from citystream.faults import Fault, Sending, corrupted, plan
+from bench import made_up
 from citystream.installation import Installation
 from schemas.feed import Feed
 from schemas.pseudonyms import replaced
 from schemas.rowcodec import encode
 from schemas.verdict import instant_ms
+from simulation import simulator
+from simulation.faults import Fault, Sending, corrupted, plan
 from streams.generations import generations
 
 #: Event time at which it begins: seven in the morning of a weekday in the city.
@@ -92,7 +94,8 @@ def make(city: Installation, file: Path, seconds: float, every: int) -> None:
 def _made(city: Installation, feed: Feed, every: int) -> Iterator[Made]:
     random, harm = (Random(f"{SEED}/{feed.name}/{purpose}") for purpose in ("events", "harm"))
     frozen, topic = city.catalogue.latest(feed.name), generations(feed)[-1].topic
-    records = (record for number, record in enumerate(feed.simulate(START, random)) if number % every == 0)
+    simulate = made_up.SIMULATORS.get(feed.name) or simulator(feed)
+    records = (record for number, record in enumerate(simulate(START, random)) if number % every == 0)
     for sending in plan(feed, records, SHARES, harm, lambda: START):
         values = replaced(feed, KEY, sending.record.model_dump())
         value = encode(frozen, values)

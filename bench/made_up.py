@@ -15,10 +15,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from schemas.expressions import Column
-from schemas.feed import Aggregate, Feed, Simulator
+from schemas.feed import Aggregate, Feed
 from schemas.fields import Count, EventId, Instant, Location, Place, Record, Text, Unit
 from schemas.measures import Measure, count_where, quantiles, share, spread, total
-from schemas.simulation import HEIGHT, SOUTH, WEST, WIDTH, arrivals, event_id
+from simulation import Simulator
+from simulation.world import HEIGHT, SOUTH, WEST, WIDTH, arrivals, event_id
 
 ZONES = tuple(f"zone-{number:02d}" for number in range(12))
 
@@ -149,7 +150,7 @@ def _simulator(kind: Kind, rate: float, devices: int) -> Simulator:
     return simulate
 
 
-def _feed(name: str, kind: Kind, rate: float, devices: int, disorder: int) -> Feed:
+def _feed(name: str, kind: Kind, rate: float, disorder: int) -> Feed:
     def aggregate(minutes: int, by: str, suffix: str) -> Aggregate:
         return Aggregate(
             name=f"{name}_{minutes}m{suffix}",
@@ -173,8 +174,8 @@ def _feed(name: str, kind: Kind, rate: float, devices: int, disorder: int) -> Fe
         disorder=timedelta(seconds=disorder),
         lateness=timedelta(seconds=30),
         aggregates=(aggregate(1, "zone", "_zone"), aggregate(5, "device_id", "")),
-        simulate=_simulator(kind, rate, devices),
     )
 
 
-FEEDS = {name: _feed(name, *shape) for name, shape in SHAPES.items()}
+FEEDS = {name: _feed(name, kind, rate, disorder) for name, (kind, rate, _, disorder) in SHAPES.items()}
+SIMULATORS = {name: _simulator(kind, rate, devices) for name, (kind, rate, devices, _) in SHAPES.items()}

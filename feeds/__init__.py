@@ -1,4 +1,4 @@
-"""What the city publishes: one file a feed. ``load`` finds them; no name appears anywhere else."""
+"""What the city publishes: a folder a department, a file a feed. ``load`` finds them; no name appears anywhere else."""
 
 from __future__ import annotations
 
@@ -29,24 +29,27 @@ def look() -> tuple[dict[str, Feed], dict[str, DeclarationError]]:
     """Every declared feed by name, and what is wrong with the files that declare none."""
     found: dict[str, Feed] = {}
     wrong: dict[str, DeclarationError] = {}
-    for module in pkgutil.iter_modules(__path__):
-        try:
-            found[module.name] = _declared(module.name)
-        except Exception as error:  # noqa: BLE001  whatever a file raises is a mistake in that file
-            wrong[module.name] = _problem(module.name, error)
+    for module in pkgutil.walk_packages(__path__, "feeds."):
+        if not module.ispkg:
+            name = module.name.rpartition(".")[2]
+            try:
+                found[name] = _declared(module.name, name)
+            except Exception as error:  # noqa: BLE001  whatever a file raises is a mistake in that file
+                wrong[name] = _problem(f"{module.name.replace('.', '/')}.py", error)
     return found, wrong
 
 
-def _declared(name: str) -> Feed:
-    feed = getattr(importlib.import_module(f"feeds.{name}"), "FEED", None)
+def _declared(module: str, name: str) -> Feed:
+    if module.count(".") != 2:
+        raise DeclarationError(f"belongs into the folder of its department: feeds/<department>/{name}.py")
+    feed = getattr(importlib.import_module(module), "FEED", None)
     if not isinstance(feed, Feed) or feed.name != name:
         raise DeclarationError(f"has to declare FEED = Feed(name='{name}', ...)")
     return feed
 
 
-def _problem(name: str, error: Exception) -> DeclarationError:
+def _problem(file: str, error: Exception) -> DeclarationError:
     """Where a file is wrong, and what is."""
-    file = f"feeds/{name}.py"
     if isinstance(error, SyntaxError):
         line, what = error.lineno, error.msg
     else:

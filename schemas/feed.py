@@ -6,11 +6,10 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from random import Random
 from typing import Any
 
 from schemas.expressions import columns, is_whole, misused, written
@@ -27,9 +26,7 @@ MOST_PARTITIONS = 2**16
 _PART = ("window_start", "source_partition", "since", "version", "watermark", "events")
 _SHOWN = ("window_start", "events", "final", "as_of")
 
-__all__ = ["Aggregate", "DeclarationError", "Feed", "NotAfter", "Outgrown", "Simulator", "milliseconds"]
-
-Simulator = Callable[[datetime, Random], Iterator[Record]]
+__all__ = ["Aggregate", "DeclarationError", "Feed", "NotAfter", "Outgrown", "milliseconds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +73,9 @@ class Feed:
     ``event_time`` names the field windows go by; ``disorder`` is how far events may come out of order before the
     watermark passes them, ``lateness`` how much longer their windows stay open; ``ahead`` is how far an event time may
     lie after the record's arrival, both together unless it is given. ``rate`` is events a second expected
-    of a district and ``silence`` the longest pause that is normal. ``simulate`` yields records in order of event time
-    from a start on, for ever. ``partitions`` is fixed for the life of a topic; ``outgrown`` are the topics of the feed
-    before the present one, oldest first. ``open_groups`` is how many groups of an aggregate may be open in a partition,
-    in all its windows together: they are held in memory.
+    of a district and ``silence`` the longest pause that is normal. ``partitions`` is fixed for the life of a topic;
+    ``outgrown`` are the topics of the feed before the present one, oldest first. ``open_groups`` is how many groups of
+    an aggregate may be open in a partition, in all its windows together: they are held in memory.
     """
 
     name: str
@@ -94,7 +90,6 @@ class Feed:
     silence: timedelta
     disorder: timedelta
     lateness: timedelta
-    simulate: Simulator
     ahead: timedelta | None = None
     aggregates: tuple[Aggregate, ...] = ()
     rules: tuple[NotAfter, ...] = ()

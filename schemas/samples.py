@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from random import Random
 
 from schemas.avro import feed_schema
 from schemas.catalogue import FROZEN, Catalogue, FrozenSchema
 from schemas.feed import Feed
+from schemas.fields import Record
 from schemas.pseudonyms import replaced
 from schemas.rowcodec import encode
 
-START = datetime(2026, 1, 5, tzinfo=UTC)
-SEED = 0
 KEY = b"the key of the samples"
 
 
@@ -23,8 +20,8 @@ def sample_file(frozen: FrozenSchema, folder: Path = FROZEN) -> Path:
     return folder / frozen.subject / f"{frozen.version}.sample"
 
 
-def write_samples(feeds: Mapping[str, Feed], folder: Path = FROZEN) -> list[Path]:
-    """Write the first simulated record of each feed whose newest version has no sample; returns the new files.
+def write_samples(feeds: Mapping[str, Feed], made: Callable[[Feed], Record], folder: Path = FROZEN) -> list[Path]:
+    """Write a record that is ``made`` of each feed whose newest version has no sample; returns the new files.
 
     An existing sample is kept: it is a record of its own time.
     """
@@ -34,7 +31,6 @@ def write_samples(feeds: Mapping[str, Feed], folder: Path = FROZEN) -> list[Path
         frozen = catalogue.latest(feed.name)
         path = sample_file(frozen, folder)
         if frozen.schema == feed_schema(feed) and not path.exists():
-            record = next(iter(feed.simulate(START, Random(SEED)))).model_dump()
-            path.write_text(encode(frozen, replaced(feed, KEY, record)).hex() + "\n")
+            path.write_text(encode(frozen, replaced(feed, KEY, made(feed).model_dump())).hex() + "\n")
             written.append(path)
     return written

@@ -23,15 +23,15 @@ from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from kafka.admin import MemberToRemove
 
 from citystream import cli
-from citystream.faults import Fault
 from citystream.installation import Installation
 from citystream.secrets import load_secrets
 from citystream.settings import PROJECT
-from citystream.simulation import Simulation, SystemClock
 from citystream.stack.process import Launch, Process
 from citystream.stack.stack import Stack
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
+from simulation.faults import Fault
+from simulation.running import Simulation, SystemClock
 from sinks.ledger import accounts
 from streams import checkpoints, deadletters
 from streams.lag import LagMeter, committed_offsets
@@ -43,7 +43,7 @@ START = datetime(2024, 5, 6, 7, tzinfo=UTC)
 WORKERS = {"processor": "process", "sink": "sink"}
 
 #: All that workers and commands are run from.
-PACKAGES = ("citystream", "deploy", "feeds", "processors", "schemas", "sinks", "streams")
+PACKAGES = ("citystream", "deploy", "feeds", "processors", "schemas", "simulation", "sinks", "streams")
 
 Commits = Mapping[TopicPartition, OffsetAndMetadata]
 Snapshot = dict[str, list[tuple[Any, ...]]]
@@ -54,6 +54,24 @@ def copy_sources(folder: Path, *packages: str, origin: Path = PROJECT) -> Path:
     for package in packages or PACKAGES:
         shutil.copytree(origin / package, folder / package)
     return folder
+
+
+def feed_file(sources: Path, name: str) -> Path:
+    """Where a folder of sources declares a feed."""
+    (path,) = (sources / "feeds").glob(f"*/{name}.py")
+    return path
+
+
+def declare_only(sources: Path, **texts: str) -> Path:
+    """Let a folder of sources declare these feeds and no others, those of one department; gives its folder."""
+    shutil.rmtree(sources / "feeds", ignore_errors=True)
+    department = sources / "feeds" / "made"
+    department.mkdir(parents=True)
+    shutil.copy(PROJECT / "feeds" / "__init__.py", sources / "feeds")
+    (department / "__init__.py").touch()
+    for name, text in texts.items():
+        (department / f"{name}.py").write_text(text)
+    return department
 
 
 def feed_in(path: Path, module: str) -> Feed:
@@ -77,7 +95,7 @@ class Deployed(Installation):
     @cached_property
     def feeds(self) -> dict[str, Feed]:
         found = {}
-        for path in sorted((self.sources / "feeds").glob("[!_]*.py")):
+        for path in sorted((self.sources / "feeds").glob("*/[!_]*.py")):
             found[path.stem] = feed_in(path, f"deployed_{path.stem}")
         return found
 

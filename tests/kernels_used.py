@@ -22,6 +22,7 @@ from schemas.pseudonyms import replaced
 from schemas.rowcodec import encode
 from schemas.verdict import instant_ms
 from schemas.writing import encode_bodies
+from simulation import simulator
 from sinks.lanes import AggregateLane, FeedLane, Unread
 from streams.decode import Decoder
 from streams.generations import generations
@@ -38,7 +39,7 @@ RECORDS = 300
 def take_all_ways(feed: Feed, catalogue: Catalogue) -> None:
     """Process and store records of a feed, every tenth of them cut off."""
     frozen = catalogue.latest(feed.name)
-    simulated = islice(feed.simulate(START, Random(1)), RECORDS)
+    simulated = islice(simulator(feed)(START, Random(1)), RECORDS)
     made = [replaced(feed, bytes(32), record.model_dump()) for record in simulated]
     values = [(one[feed.key].encode(), encode(frozen, one)) for one in made]
     arrived = max(instant_ms(one[feed.event_time]) for one in made)

@@ -9,6 +9,7 @@ import typer
 from citystream.installation import Installation
 from schemas.catalogue import SchemaProblem, check, declared, freeze
 from schemas.samples import write_samples
+from simulation import first
 
 app = typer.Typer(help="The frozen Avro schemas: every version ever published, with its id.", no_args_is_help=True)
 
@@ -27,7 +28,7 @@ def freeze_declared() -> None:
     feeds = Installation.load().feeds
     try:
         frozen = freeze(feeds)
-        samples = write_samples(feeds)
+        samples = write_samples(feeds, first)
     except SchemaProblem as problem:
         _fail(str(problem).splitlines())
     for schema in frozen:

@@ -18,11 +18,11 @@ from rich.live import Live
 
 from citystream.commands.output import Output, OutputOption, show
 from citystream.commands.workers import log_patiently
-from citystream.faults import Fault, FaultsError, parse_faults
 from citystream.installation import Installation
 from citystream.secrets import pseudonym_key
-from citystream.simulation import Report, Simulation, SystemClock
 from schemas.feed import Feed
+from simulation.faults import Fault, FaultsError, parse_faults
+from simulation.running import Report, Simulation, SystemClock
 from streams import topics
 from streams.generations import generations
 from streams.publisher import STOP_SECONDS, Producer, Publisher, new_producer

@@ -21,6 +21,7 @@ from kafka import KafkaProducer
 
 from schemas.fields import INSTANTS, Record
 from schemas.rowcodec import encode, frame
+from simulation import simulator
 from sinks.ledger import Account, accounts
 from sinks.queries import quarantine
 from streams.deadletters import LONGEST, TOPIC, DeadLetter
@@ -44,7 +45,8 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
 
 def simulated(city: City, seed: int, count: int) -> list[Any]:
     """Records of the feed in a window of their own for each seed."""
-    return list(islice(city.installation.feeds[FEED].simulate(START + seed * timedelta(hours=1), Random(seed)), count))
+    simulate = simulator(city.installation.feeds[FEED])
+    return list(islice(simulate(START + seed * timedelta(hours=1), Random(seed)), count))
 
 
 def producer(city: City, transaction: str | None = None) -> KafkaProducer:

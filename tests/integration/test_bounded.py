@@ -20,6 +20,7 @@ from citystream.stack import clickhouse
 from citystream.stack.stack import Stack
 from schemas.rowcodec import encode
 from schemas.writing import Body
+from simulation import simulator
 from sinks.ledger import accounts
 from streams.lag import measure
 from streams.recordbatch import HEADER
@@ -40,7 +41,7 @@ def body(city: City) -> Body:
     """Records of a batch; sent again and again, they are repeats."""
     feed, frozen = city.installation.feeds[FEED], city.installation.catalogue.latest(FEED)
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 2**20)
-    for number, record in enumerate(islice(feed.simulate(START, Random(1)), RECORDS)):
+    for number, record in enumerate(islice(simulator(feed)(START, Random(1)), RECORDS)):
         taken = builder.append(number, 0, getattr(record, feed.key).encode(), encode(frozen, record), [])
         assert taken is not None
     return Body(bytes(builder.build())[HEADER.size :], RECORDS)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from schemas.catalogue import freeze
-from tests.city import FEEDS, START, WORKERS, City, copy_sources, own_city
+from tests.city import FEEDS, START, WORKERS, City, copy_sources, feed_file, own_city
 from tests.integration.test_lost_positions import NO_REPEATS, alter
 
 pytestmark = pytest.mark.integration
@@ -87,7 +87,7 @@ def edited(folder: Path, *feeds: str) -> Path:
     """A copy of the sources with other declarations of these feeds."""
     copy_sources(folder)
     for name, changes in ((name, EDITS[name]) for name in feeds):
-        path = folder / "feeds" / f"{name}.py"
+        path = feed_file(folder, name)
         text = path.read_text()
         for old, new in changes.items():
             assert text.count(old) == 1, old

@@ -19,8 +19,9 @@ from citystream.settings import PROJECT
 from schemas.catalogue import FROZEN, Catalogue, FrozenSchema, freeze
 from schemas.feed import Feed
 from schemas.fields import Record
+from simulation import simulator
 from streams.publisher import Publisher, new_producer
-from tests.city import START, WORKERS, City, copy_sources, feed_in, own_city
+from tests.city import START, WORKERS, City, copy_sources, feed_file, feed_in, own_city
 
 pytestmark = pytest.mark.integration
 
@@ -44,7 +45,7 @@ def replace(path: Path, old: str, new: str) -> None:
 def newer_declaration(folder: Path) -> Path:
     """The feed's file with one more symbol and one more field that may be null."""
     path = folder / f"{FEED}.py"
-    shutil.copy(PROJECT / "feeds" / path.name, path)
+    shutil.copy(feed_file(PROJECT, FEED), path)
     replace(path, '    UNKNOWN = "unknown"\n', '    CANCELLED = "cancelled"\n    UNKNOWN = "unknown"\n')
     crew = 'crew: Annotated[int | None, Field(ge=1, le=99, description="Officers sent")] = None'
     place = "    place: Annotated[Location, Coarse(decimals=2)]\n"
@@ -87,7 +88,7 @@ class Load:
         key = load_secrets(self._city.settings).pseudonym_key.get_secret_value().encode()
         with closing(new_producer(self._city.installation.cluster)) as producer:
             olds, news = (Publisher(producer, f, v, key) for f, v in ((feed, old), (self._newer, self._frozen)))
-            ordinary, changed = feed.simulate(START, Random(1)), self._changed()
+            ordinary, changed = simulator(feed)(START, Random(1)), self._changed()
             while not self._end.wait(0.1):
                 for record in islice(ordinary, AT_ONCE):
                     olds.publish(record)
@@ -99,7 +100,7 @@ class Load:
             assert olds.failed == news.failed == 0
 
     def _changed(self) -> Iterator[tuple[Record, int | None]]:
-        for number, record in zip(count(), self._newer.simulate(START, Random(2)), strict=False):
+        for number, record in zip(count(), simulator(self._newer)(START, Random(2)), strict=False):
             crew = TOO_LARGE if number % 50 == 0 else number % 99 + 1 if number % 3 else None
             status = {"status": self._newer.record.model_fields["status"].annotation("cancelled")}  # type: ignore[misc]
             yield record.model_copy(update={"crew": crew} | (status if number % 7 == 0 else {})), crew
@@ -148,7 +149,7 @@ def test_a_new_version_is_published_while_workers_run_and_old_producers_go_on(tm
             city.wait(lambda: number("countIf(undeclared != '')") > 10 * AT_ONCE)
             assert process_ids() == began
 
-            shutil.copy(declaration, sources / "feeds")
+            shutil.copy(declaration, feed_file(sources, FEED))
             restart("processor")
             city.process("sink").stop()
             city.start("sink")

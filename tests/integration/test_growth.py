@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,18 +12,21 @@ from typing import Any
 
 import pytest
 
-from citystream.faults import Fault
-from citystream.simulation import Simulation, SystemClock
 from citystream.stack.stack import Stack
 from schemas.catalogue import Catalogue, freeze
 from schemas.feed import Feed
+from schemas.fields import Record
+from simulation import Simulator
+from simulation.faults import Fault
+from simulation.running import Simulation, SystemClock
+from simulation.world import event_id
 from streams.ending import EX_CONFIG
 from streams.generations import sources
 from streams.lag import LagMeter
 from streams.positions import parse
 from streams.publisher import OnResult, Publisher, new_producer
 from streams.topics import stored
-from tests.city import WORKERS, City, copy_sources
+from tests.city import WORKERS, City, copy_sources, declare_only
 from tests.reference.city import Log, Schemas, read_feed
 from tests.reference.whole import KINDS, compare
 
@@ -40,9 +42,7 @@ RATE = 50
 
 DECLARATION = '''"""Meters, in windows so short that many of them open and close within seconds."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from random import Random
 from typing import Annotated
 
 from pydantic import Field
@@ -51,7 +51,6 @@ from schemas.expressions import Column
 from schemas.feed import Aggregate, Feed, Outgrown
 from schemas.fields import EventId, Instant, Record, Text
 from schemas.measures import spread, total
-from schemas.simulation import event_id
 
 
 class Meter(Record):
@@ -68,18 +67,6 @@ MEASURES = (
     total("level", Column("level"), unit="1", description="Level"),
     spread("levels", Column("level"), unit="1", scale=1, description="Levels"),
 )
-
-
-def simulate(start: datetime, random: Random) -> Iterator[Meter]:
-    """Fifty readings a second."""
-    at = start
-    while True:
-        meter = random.randrange(40)
-        yield Meter(
-            event_id=event_id(random), meter_id=f"m-{meter}", zone=f"z-{meter % 3}", read_at=at,
-            level=random.randrange(1000),
-        )
-        at += timedelta(milliseconds=20)
 
 
 FEED = Feed(
@@ -100,10 +87,25 @@ FEED = Feed(
         Aggregate(name="meter_3s_zone", by=("zone",), window=timedelta(seconds=3), measures=MEASURES, description="Z"),
     ),
     PARTITIONS
-    simulate=simulate,
 )
 '''
 NAME = "meter"
+
+
+def readings(feed: Feed) -> Simulator:
+    """Fifty readings a second."""
+
+    def simulate(start: datetime, random: Random) -> Iterator[Record]:
+        at = start
+        while True:
+            meter = random.randrange(40)
+            values: dict[str, Any] = {"event_id": event_id(random), "read_at": at, "level": random.randrange(1000)}
+            values |= {"meter_id": f"m-{meter}", "zone": f"z-{meter % 3}"}
+            yield feed.record(**values)
+            at += timedelta(milliseconds=20)
+
+    return simulate
+
 
 #: Group and start of the window: the rest of the view's row.
 Windows = dict[tuple[str, datetime], tuple[Any, ...]]
@@ -115,9 +117,7 @@ class Deployment(City):
     def __init__(self, home: Path, sources: Path) -> None:
         super().__init__(home, sources)
         self._sources = sources
-        copy_sources(sources, "citystream", "schemas", "streams", "processors", "sinks")
-        (sources / "feeds").mkdir()
-        shutil.copy(PROJECT / "feeds" / "__init__.py", sources / "feeds")
+        copy_sources(sources, "citystream", "schemas", "simulation", "streams", "processors", "sinks")
         self.feed = self.declare("")
         self._frozen = sources / "schemas" / "frozen"
         freeze({NAME: self.feed}, self._frozen)
@@ -125,8 +125,7 @@ class Deployment(City):
 
     def declare(self, partitions: str) -> Feed:
         """Change the feed's file; gives the feed as it is now."""
-        path = self._sources / "feeds" / f"{NAME}.py"
-        path.write_text(DECLARATION.replace("PARTITIONS", partitions))
+        declare_only(self._sources, **{NAME: DECLARATION.replace("PARTITIONS", partitions)})
         self.deploy(self._sources)
         self.feed = self.installation.feeds[NAME]
         return self.feed
@@ -218,9 +217,16 @@ def publisher(city: Deployment, feed: Feed, sent: list[tuple[bytes, bytes]]) -> 
 def simulate(opened: Noting, feed: Feed, start: datetime, seed: int, seconds: int) -> None:
     """Events of so many seconds from ``start`` on, with all faults, none before its time."""
     faults = dict.fromkeys(Fault, 0.03)
-    Simulation([feed], {NAME: opened}, start=start, rate=None, seed=seed, faults=faults, clock=SystemClock()).run(
-        seconds * RATE
-    )
+    Simulation(
+        [feed],
+        {NAME: opened},
+        start=start,
+        rate=None,
+        seed=seed,
+        faults=faults,
+        clock=SystemClock(),
+        simulator=readings,
+    ).run(seconds * RATE)
 
 
 def last_arrival(city: Deployment) -> datetime:
@@ -266,7 +272,7 @@ def go_on(city: Deployment, old: Feed, sent: list[tuple[bytes, bytes]]) -> datet
     with publisher(city, city.feed, sent) as opened, publisher(city, old, sent) as forgotten:
         for key, value in again:
             opened.send(key, value)
-        for belated in islice(city.feed.simulate(ended - timedelta(seconds=1), random), RATE):
+        for belated in islice(readings(city.feed)(ended - timedelta(seconds=1), random), RATE):
             opened.publish(belated)
         start = datetime.now(UTC) - timedelta(seconds=1)
         for number in range(AFTER):
@@ -281,7 +287,7 @@ def go_on(city: Deployment, old: Feed, sent: list[tuple[bytes, bytes]]) -> datet
                 city.start(name)
         last = datetime.fromtimestamp(int(datetime.now(UTC).timestamp()), UTC)
         for meter in range(40):
-            opened.publish(next(city.feed.simulate(last, random)).model_copy(update={"meter_id": f"m-{meter}"}))
+            opened.publish(next(readings(city.feed)(last, random)).model_copy(update={"meter_id": f"m-{meter}"}))
     return last
 
 

@@ -14,7 +14,7 @@ import pytest
 from kafka import OffsetAndMetadata
 from kafka.errors import NoError
 
-from citystream.faults import Fault
+from simulation.faults import Fault
 from streams import checkpoints, deadletters
 from streams.lag import measure
 from tests.city import FEEDS, START, WORKERS, City, own_city

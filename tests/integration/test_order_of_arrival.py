@@ -17,7 +17,6 @@ from zlib import crc32
 import polars as pl
 import pytest
 
-from citystream.faults import Fault, corrupted, plan
 from citystream.installation import Installation
 from citystream.secrets import load_secrets, make_secrets
 from citystream.settings import Settings
@@ -27,6 +26,8 @@ from processors.partition import Output
 from schemas.feed import Feed
 from schemas.verdict import instant_ms
 from schemas.writing import encode_bodies
+from simulation import simulator
+from simulation.faults import Fault, corrupted, plan
 from sinks.clickhouse import Writer
 from sinks.lanes import lanes
 from sinks.ledger import accounts
@@ -94,7 +95,7 @@ class Log:
 def events(feed: Feed, start: datetime, half: int) -> Iterator[Any]:
     """Simulated events at equal distances."""
     instants = [declared.name for declared in feed.fields if declared.kind == "instant"]
-    for number, record in enumerate(feed.simulate(start, Random(half))):
+    for number, record in enumerate(simulator(feed)(start, Random(half))):
         moved = start + number * APART - getattr(record, feed.event_time)
         changed = {name: at + moved for name in instants if (at := getattr(record, name)) is not None}
         yield record.model_copy(update=changed)

@@ -26,13 +26,14 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.producer import producer_batch, record_accumulator, sender
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
-from citystream.faults import parse_faults
-from citystream.simulation import Simulation, SystemClock
 from citystream.stack import kafka
 from citystream.stack.process import StackError
 from citystream.stack.stack import Stack
 from schemas.rowcodec import encode
 from schemas.verdict import instant_ms
+from simulation import simulator
+from simulation.faults import parse_faults
+from simulation.running import Simulation, SystemClock
 from sinks.ledger import Account, accounts
 from streams.lag import measure
 from streams.publisher import OnResult, Producer, Publisher
@@ -61,7 +62,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
 
 def events(city: City, day: int) -> Iterator[Any]:
     """The same events on each day, at equal distances."""
-    simulated = islice(city.installation.feeds[FEED].simulate(FIRST_DAY, Random(SEED)), EVENTS)
+    simulated = islice(simulator(city.installation.feeds[FEED])(FIRST_DAY, Random(SEED)), EVENTS)
     record: Any
     for number, record in enumerate(simulated):
         at = FIRST_DAY + timedelta(days=day) + number * APART

@@ -31,6 +31,7 @@ from citystream.secrets import Secrets
 from citystream.settings import Settings
 from citystream.stack.stack import Stack
 from schemas.fields import Record
+from simulation import simulator
 from streams import deadletters, publications
 from streams.lag import LagMeter
 from streams.publisher import Publisher, new_producer
@@ -119,7 +120,8 @@ class City:
         self._workers = workers
         self.live: dict[str, list[Record]] = {data.feed: [] for data in DATA_SETS}
         self._simulators = {
-            name: self.installation.feeds[name].simulate(LIVE_FROM, Random(n)) for n, name in enumerate(self.live, 1994)
+            name: simulator(self.installation.feeds[name])(LIVE_FROM, Random(n))
+            for n, name in enumerate(self.live, 1994)
         }
 
     def ask(self, query: str) -> Rows:
@@ -155,9 +157,9 @@ class City:
 
     def publish_live(self) -> None:
         """The next simulated events of each feed."""
-        for name, simulator in self._simulators.items():
+        for name, records in self._simulators.items():
             feed = self.installation.feeds[name]
-            events = list(islice(simulator, LIVE_EVENTS))
+            events = list(islice(records, LIVE_EVENTS))
             frozen = self.installation.catalogue.latest(name)
             key = self._secrets.pseudonym_key.get_secret_value().encode()
             with closing(new_producer(self.installation.cluster)) as producer:

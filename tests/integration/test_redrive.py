@@ -21,11 +21,12 @@ from citystream.settings import PROJECT
 from schemas.catalogue import AHEAD, Catalogue, FrozenSchema
 from schemas.fields import Record
 from schemas.rowcodec import encode, frame
+from simulation import simulator
 from sinks.ledger import Account, accounts
 from streams.lag import measure
 from streams.publisher import Publisher, new_producer
 from streams.standing import committed_positions
-from tests.city import FEEDS, START, WORKERS, City, copy_sources, own_city
+from tests.city import FEEDS, START, WORKERS, City, copy_sources, feed_file, own_city
 
 pytestmark = pytest.mark.integration
 
@@ -65,7 +66,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
 
 def simulated(city: City, feed: str, seed: int, count: int, hours: int) -> list[Record]:
     start = START + timedelta(hours=hours)
-    return list(islice(city.installation.feeds[feed].simulate(start, Random(seed)), count))
+    return list(islice(simulator(city.installation.feeds[feed])(start, Random(seed)), count))
 
 
 def publish(city: City, feed: str, frozen: FrozenSchema, records: list[Record]) -> None:
@@ -341,7 +342,7 @@ def as_if_known_all_along(city: City) -> None:
 def later_version(city: City, name: str, folder: Path) -> FrozenSchema:
     """The platform as it will be deployed: a feed has another description, and so a newer schema."""
     copy_sources(folder, origin=city.version or PROJECT)
-    feed = folder / "feeds" / f"{name}.py"
+    feed = feed_file(folder, name)
     text = feed.read_text()
     described = city.installation.feeds[name].description
     assert described in text

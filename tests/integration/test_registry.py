@@ -15,6 +15,7 @@ from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import Aggregate, Feed
 from schemas.fields import Record
 from schemas.rowcodec import encode
+from simulation import simulator
 
 pytestmark = pytest.mark.integration
 
@@ -108,7 +109,7 @@ class Reader:
 
 def simulated(feed: Feed, count: int) -> list[Any]:
     """Records of a feed."""
-    return list(itertools.islice(feed.simulate(datetime(2026, 1, 5, tzinfo=UTC), Random(1)), count))
+    return list(itertools.islice(simulator(feed)(datetime(2026, 1, 5, tzinfo=UTC), Random(1)), count))
 
 
 def values(record: Record) -> tuple[Any, ...]:

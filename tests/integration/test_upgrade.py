@@ -17,11 +17,11 @@ from kafka.errors import NoError
 
 from citystream.settings import SettingsError
 from citystream.stack.stack import Stack
-from schemas.catalogue import FROZEN, freeze
+from schemas.catalogue import freeze
 from streams import publications
 from streams.ending import EX_CONFIG
 from streams.positions import Position, parse
-from tests.city import WORKERS, City, copy_sources
+from tests.city import WORKERS, City, copy_sources, declare_only
 from tests.reference.city import Schemas, read_feed
 from tests.reference.whole import KINDS, compare
 
@@ -39,10 +39,10 @@ class Installed(City):
     def __init__(self, folder: Path) -> None:
         with tarfile.open(STATE / "cf7c6cb.tar.xz") as left:
             left.extractall(folder, filter="data")
-        sources = copy_sources(folder / "sources", "citystream", "deploy", "schemas", "streams", "processors", "sinks")
-        (sources / "feeds").mkdir()
-        shutil.copy(FROZEN.parents[1] / "feeds" / "__init__.py", sources / "feeds")
-        shutil.copy(STATE / f"{FEED}.py", sources / "feeds")
+        sources = copy_sources(
+            folder / "sources", "citystream", "deploy", "schemas", "simulation", "streams", "processors", "sinks"
+        )
+        declare_only(sources, **{FEED: (STATE / f"{FEED}.py").read_text()})
         self.frozen = sources / "schemas" / "frozen"
         shutil.rmtree(self.frozen)
         shutil.copytree(folder / "frozen", self.frozen)

@@ -24,7 +24,7 @@ from schemas.rowcodec import encode
 from sinks.ledger import Account, accounts
 from streams.lag import measure
 from streams.publisher import new_producer
-from tests.city import WORKERS, City, copy_sources
+from tests.city import WORKERS, City, copy_sources, declare_only
 from tests.isolation.made import FEEDS, OTHERS, RATE, TABLELESS, Report, report
 
 #: How often records are published of each feed, and how often it is looked which of them are shown (s).
@@ -235,12 +235,9 @@ class District(City):
 def _sources(folder: Path) -> Path:
     """The platform with these feeds and no others."""
     copy_sources(folder)
-    for path in (folder / "feeds").glob("[!_]*.py"):
-        path.unlink()
-    for name in FEEDS:
-        (folder / "feeds" / f"{name}.py").write_text(
-            f"from tests.isolation.made import FEEDS\n\nFEED = FEEDS[{name!r}]\n"
-        )
+    declare_only(
+        folder, **{name: f"from tests.isolation.made import FEEDS\n\nFEED = FEEDS[{name!r}]\n" for name in FEEDS}
+    )
     shutil.rmtree(folder / "schemas" / "frozen")
     shutil.copytree(PROJECT / "tests" / "isolation", folder / "tests" / "isolation")
     return folder

@@ -5,7 +5,6 @@ They stand in a file of their own because workers read it, too, from a copy of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from random import Random
 from typing import Annotated
@@ -46,14 +45,6 @@ def report(random: Random, device: str, at: datetime, level: int | None = None, 
     )
 
 
-def simulate(start: datetime, random: Random) -> Iterator[Report]:
-    """Ten devices in turn."""
-    at = start
-    while True:
-        yield report(random, f"device-{random.randrange(10)}", at)
-        at += timedelta(seconds=1 / RATE)
-
-
 def _feed(name: str) -> Feed:
     return Feed(
         name=name,
@@ -82,7 +73,6 @@ def _feed(name: str) -> Feed:
                 description="Reports by device",
             ),
         ),
-        simulate=simulate,
     )
 
 

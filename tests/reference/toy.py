@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from random import Random
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -48,14 +46,6 @@ class Toy(Record):
     built: Annotated[Day | None, Field(description="Day it was built")]
     note: Annotated[str | None, Field(max_length=6, description="Remark")]
     place: Location
-
-
-def simulate(start: datetime, random: Random) -> Iterator[Toy]:
-    """One device, once a second."""
-    at = start
-    while True:
-        yield Toy.model_validate(record(event_id=event_id(random.getrandbits(48)), observed_at=at))
-        at += timedelta(seconds=1)
 
 
 LEVEL, LOAD, WAIT = Column("level"), Column("load"), Column("wait")
@@ -102,7 +92,6 @@ FEED = Feed(
             description="Toys by mood",
         ),
     ),
-    simulate=simulate,
 )
 
 

@@ -22,6 +22,7 @@ from schemas.feed import Feed
 from schemas.pseudonyms import replaced
 from schemas.rowcodec import decode, encode
 from schemas.verdict import instant_ms
+from simulation import simulator
 from streams import publisher
 from tests.reference.partition import bucket, evaluate
 
@@ -40,7 +41,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> ManyFeeds:
 
 def records(city: ManyFeeds, feed: Feed, count: int) -> list[dict[str, Any]]:
     frozen = city.catalogue.latest(feed.name)
-    made = islice(feed.simulate(load.START, Random(1)), count)
+    made = islice(simulator(feed)(load.START, Random(1)), count)
     return [decode(city.catalogue, encode(frozen, replaced(feed, load.KEY, one.model_dump()))) for one in made]
 
 

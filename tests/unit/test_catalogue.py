@@ -1,11 +1,9 @@
 import io
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from random import Random
 from typing import Annotated, Any
 
 import fastavro
@@ -23,6 +21,7 @@ from schemas.fields import Day, EventId, Instant, Location, Record
 from schemas.measures import count_where, total
 from schemas.rowcodec import FRAME, decode
 from schemas.samples import sample_file, write_samples
+from simulation import first
 from tests.reference.newer import NEWER
 
 FEEDS = declared.load()
@@ -48,12 +47,6 @@ class Report(Record):
     full: Annotated[bool | None, Field(description="Whether it is full")]
 
 
-def simulate(start: datetime, random: Random) -> Iterator[Report]:
-    while True:
-        event_id = f"00000000-0000-4000-8000-{random.getrandbits(48):012x}"
-        yield Report(event_id=event_id, device_id="d-1", observed_at=start, state=State.OPEN, level=None, full=None)
-
-
 def toy(**changes: Any) -> dict[str, Feed]:
     """A feed of one aggregate whose record has these fields changed or added."""
     feed = Feed(
@@ -69,7 +62,6 @@ def toy(**changes: Any) -> dict[str, Feed]:
         silence=timedelta(minutes=1),
         disorder=timedelta(0),
         lateness=timedelta(0),
-        simulate=simulate,
         aggregates=(
             Aggregate(
                 name="report_1m",
@@ -330,18 +322,18 @@ def test_a_frozen_file_must_not_change(tmp_path: Path, subject: str) -> None:
 
 def test_a_sample_is_written_once(tmp_path: Path) -> None:
     freeze(toy(), tmp_path)
-    (path,) = write_samples(toy(), tmp_path)
+    (path,) = write_samples(toy(), first, tmp_path)
     catalogue = Catalogue.load(tmp_path)
     assert path == sample_file(catalogue.latest("report"), tmp_path)
-    assert decode(catalogue, bytes.fromhex(path.read_text()))["device_id"] == "d-1"
+    assert decode(catalogue, bytes.fromhex(path.read_text()))["device_id"].startswith("device_id-")
     path.write_text("kept")
-    assert write_samples(toy(), tmp_path) == []
+    assert write_samples(toy(), first, tmp_path) == []
     assert path.read_text() == "kept"
 
 
 def test_no_sample_of_what_is_not_frozen(tmp_path: Path) -> None:
     freeze(toy(), tmp_path)
-    assert write_samples(toy(**ADDED), tmp_path) == []
+    assert write_samples(toy(**ADDED), first, tmp_path) == []
 
 
 @pytest.mark.parametrize("frozen", SAMPLED, ids=lambda frozen: f"{frozen.subject}-{frozen.version}")

@@ -89,22 +89,26 @@ def test_it_says_which_version_it_is() -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder whose files are feeds, too."""
     monkeypatch.setattr(feeds, "__path__", [*feeds.__path__, str(tmp_path / "feeds")])
-    (tmp_path / "feeds").mkdir()
+    department = tmp_path / "feeds" / "oddities"
+    department.mkdir(parents=True)
+    (department / "__init__.py").touch()
     feeds.look.cache_clear()
-    yield tmp_path / "feeds"
+    yield department
     feeds.look.cache_clear()
-    sys.modules.pop("feeds.odd", None)
+    for module in ("feeds.odd", "feeds.oddities", "feeds.oddities.odd"):
+        sys.modules.pop(module, None)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("FEED = (\n", "feeds/odd.py, line 1: '(' was never closed"),
-        ("\nFEED = Feed(name='odd')\n", "feeds/odd.py, line 2: NameError: name 'Feed' is not defined"),
-        ("x = 1\n", "feeds/odd.py: has to declare FEED = Feed(name='odd', ...)"),
+        ("FEED = (\n", "feeds/oddities/odd.py, line 1: '(' was never closed"),
+        ("\nFEED = Feed(name='odd')\n", "feeds/oddities/odd.py, line 2: NameError: name 'Feed' is not defined"),
+        ("x = 1\n", "feeds/oddities/odd.py: has to declare FEED = Feed(name='odd', ...)"),
         (
-            "import dataclasses\nfrom feeds.traffic_flow import FEED as T\nFEED = dataclasses.replace(T, key='none')\n",
-            "feeds/odd.py, line 3: ",
+            "from dataclasses import replace\n"
+            "from feeds.traffic.traffic_flow import FEED as T\nFEED = replace(T, key='none')\n",
+            "feeds/oddities/odd.py, line 3: ",
         ),
     ],
     ids=["syntax", "name", "none", "declaration"],
@@ -121,6 +125,15 @@ def test_a_wrong_feed_file_is_named_and_only_what_is_its_own_is_refused(
     for refused in (lambda: city.choose(["odd"]), lambda: city.choose(None), lambda: city.prepare(print)):
         with pytest.raises(DeclarationError, match=re.escape(said)):
             refused()
+
+
+def test_a_feed_file_outside_of_a_departments_folder_is_told_where_it_belongs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder.parent / "odd.py").write_text("FEED = 1\n")
+    assert "traffic_flow" in Installation(Settings()).feeds
+    said = "feeds/odd.py: belongs into the folder of its department: feeds/<department>/odd.py"
+    assert said in capsys.readouterr().err
 
 
 def test_another_time_zone_than_that_of_the_tables_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from schemas.catalogue import TICK, Catalogue, check, freeze
 from schemas.feed import Feed
 from schemas.fields import Record
 from schemas.rowcodec import decode
+from simulation import simulator
 from sinks.clickhouse import patiently
 from sinks.clickhouse import waiting as waiting_for_clickhouse
 from sinks.views import aggregate_view_columns, conflict_view_columns, view_columns
@@ -46,7 +47,7 @@ TEXTS = {page.relative_to(PROJECT).as_posix(): page.read_text() for page in PAGE
 ALL = "\n".join(TEXTS.values())
 TOP = {path.name for path in PROJECT.iterdir() if not path.name.startswith(".")}
 #: Made by commands, or by the reader of docs/join.md.
-MADE = ("bench/out/", ".citystream/", "feeds/bike_station.py")
+MADE = ("bench/out/", ".citystream/", "feeds/bikes/")
 
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
@@ -266,8 +267,8 @@ def frozen(joined: Feed, tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
 
 
 def test_the_feed_of_the_page_is_named_as_its_file_and_is_new(joined: Feed) -> None:
-    assert f"feeds/{joined.name}.py" in TEXTS["docs/join.md"]
-    assert not (PROJECT / f"feeds/{joined.name}.py").exists()
+    assert f"feeds/bikes/{joined.name}.py" in TEXTS["docs/join.md"]
+    assert not [*PROJECT.glob(f"feeds/*/{joined.name}.py")]
 
 
 def test_its_schemas_can_be_frozen(joined: Feed, frozen: Catalogue) -> None:
@@ -276,9 +277,9 @@ def test_its_schemas_can_be_frozen(joined: Feed, frozen: Catalogue) -> None:
     assert named | {TICK} == {schema.subject for schema in frozen.by_id.values()}
 
 
-def test_its_simulator_goes_on_from_minute_to_minute(joined: Feed) -> None:
+def test_it_can_be_simulated_without_a_word_more(joined: Feed) -> None:
     start = datetime(2026, 3, 2, tzinfo=UTC)
-    records: list[Record] = list(islice(joined.simulate(start, Random(1)), 100))
+    records: list[Record] = list(islice(simulator(joined)(start, Random(1)), 100))
     times = [getattr(record, joined.event_time) for record in records]
     assert times == sorted(times)
     assert times[0] >= start

@@ -113,7 +113,7 @@ def test_check_names_what_is_not_frozen(run: Any, monkeypatch: pytest.MonkeyPatc
 
 def test_freezes_once_and_says_what(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(commands, "freeze", lambda feeds: freeze(feeds, tmp_path))
-    monkeypatch.setattr(commands, "write_samples", lambda feeds: write_samples(feeds, tmp_path))
+    monkeypatch.setattr(commands, "write_samples", lambda feeds, made: write_samples(feeds, made, tmp_path))
     code, printed, _ = run("schemas", "freeze")
     assert code == 0
     for name in FEEDS:

@@ -15,7 +15,8 @@ import polars as pl
 import pytest
 
 import feeds
-from feeds import parking_site, police_incident, traffic_flow
+from feeds.parking import parking_site
+from feeds.police import police_incident
 from schemas.catalogue import Catalogue, check
 from schemas.columnar import Layout
 from schemas.expressions import to_polars
@@ -24,6 +25,7 @@ from schemas.fields import Record
 from schemas.pseudonyms import replaced
 from schemas.rowcodec import decode, encode
 from schemas.verdict import AND, ColumnarVerdict, instant_ms, problems, rules
+from simulation import parking, police, simulator, traffic
 from tests import city
 from tests.reference import toy
 
@@ -45,7 +47,7 @@ def test_the_city_of_the_tests_has_every_feed() -> None:
 
 @cache
 def simulated(name: str, start: datetime = START, seed: int = 1, count: int = RECORDS) -> list[Any]:
-    return list(islice(FEEDS[name].simulate(start, Random(seed)), count))
+    return list(islice(simulator(FEEDS[name])(start, Random(seed)), count))
 
 
 def pseudonymous(feed: Feed, record: Record) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def test_everything_an_analyst_sees_is_described_with_its_unit(feed: Feed) -> No
 
 @every_feed
 def test_a_seed_gives_the_same_events_and_another_seed_others(feed: Feed) -> None:
-    again: list[Any] = list(islice(feed.simulate(START, Random(1)), RECORDS))
+    again: list[Any] = list(islice(simulator(feed)(START, Random(1)), RECORDS))
     assert again == simulated(feed.name)
     others = {record.event_id for record in simulated(feed.name, seed=2)}
     assert others.isdisjoint(record.event_id for record in again)
@@ -186,9 +188,9 @@ def test_car_parks_at_the_sights_overflow_at_weekends() -> None:
 
 
 def test_spots_belong_to_the_car_parks_that_report() -> None:
-    sizes = {site.id: site.spots for site in parking_site.sites()}
+    sizes = {site.id: site.spots for site in parking.sites()}
     told = {r.site_id: r.total_spot_number for r in simulated("parking_site")}
-    assert told == {site.id: site.spots if site.tells_total else None for site in parking_site.sites()}
+    assert told == {site.id: site.spots if site.tells_total else None for site in parking.sites()}
     assert 0 < sum(total is None for total in told.values()) < len(sizes) / 10
     for change in simulated("parking_spot"):
         site, _, number = change.spot_id.rpartition("-")
@@ -204,7 +206,7 @@ def test_a_spot_changes_from_what_it_was() -> None:
 
 
 def test_in_the_morning_homes_empty_and_offices_fill() -> None:
-    uses = {site.id: site.use for site in parking_site.sites()}
+    uses = {site.id: site.use for site in parking.sites()}
     changes = simulated("parking_spot", WEDNESDAY.replace(hour=9), count=50_000)
     taken = Counter(uses[change.site_id] for change in changes if change.status == "occupied")
     left = Counter(uses[change.site_id] for change in changes if change.status == "free")
@@ -222,7 +224,7 @@ def test_the_rush_hour_is_slow_and_the_night_is_not() -> None:
 
 def test_the_segments_of_a_road_are_alike() -> None:
     roads = defaultdict(list)
-    for record in simulated("traffic_flow", WEDNESDAY.replace(hour=7, minute=30))[: traffic_flow.SEGMENTS]:
+    for record in simulated("traffic_flow", WEDNESDAY.replace(hour=7, minute=30))[: traffic.SEGMENTS]:
         roads[record.segment_id.rpartition("-")[0]].append(record.occupancy)
     steps = [abs(b - a) for along in roads.values() for a, b in pairwise(along)]
     everywhere = [load for along in roads.values() for load in along]
@@ -234,7 +236,7 @@ def test_an_incident_goes_through_its_statuses_in_order() -> None:
     reached = defaultdict(list)
     for record in simulated("police_incident", count=10_000):
         reached[record.incident_id].append(record.status)
-    steps = list(police_incident.STEPS)
+    steps = list(police.STEPS)
     assert sum(statuses == steps for statuses in reached.values()) > 1000
     for statuses in reached.values():
         first = steps.index(statuses[0])
@@ -243,7 +245,7 @@ def test_an_incident_goes_through_its_statuses_in_order() -> None:
 
 def test_incidents_are_open_at_the_start_as_at_any_other_time() -> None:
     statuses = {record.status for record in simulated("police_incident")[:200]}
-    assert statuses == set(police_incident.STEPS)
+    assert statuses == set(police.STEPS)
 
 
 def test_the_police_take_some_ten_minutes() -> None:

@@ -9,7 +9,7 @@ import pytest
 from kafka.errors import KafkaTimeoutError
 
 from citystream.commands.workers import Patience
-from feeds.parking_site import FEED as PARKING
+from feeds.parking.parking_site import FEED as PARKING
 from streams.publisher import Publisher
 from streams.waiting import KAFKA_ANSWERS
 

@@ -18,15 +18,16 @@ from kafka.future import Future
 from pydantic import Field
 
 import feeds
-from citystream.faults import USUAL, Fault, FaultsError, Sending, corrupted, parse_faults, plan
-from citystream.simulation import Simulation, SystemClock
 from schemas.avro import feed_schema
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import Feed
 from schemas.fields import EventId, Instant, Personal, Record, Text
 from schemas.rowcodec import decode
-from schemas.simulation import event_id
 from schemas.verdict import instant_ms, problems
+from simulation import Simulator
+from simulation.faults import USUAL, Fault, FaultsError, Sending, corrupted, parse_faults, plan
+from simulation.running import Simulation, SystemClock
+from simulation.world import event_id
 from streams.publisher import Publisher
 
 NOW = datetime(2026, 3, 18, 2, tzinfo=UTC)
@@ -50,6 +51,10 @@ def simulate(start: datetime, random: Random) -> Iterator[Fix]:
         number += 1
 
 
+def of_fixes(_: Feed) -> Simulator:
+    return simulate
+
+
 def declare(name: str) -> Feed:
     return Feed(
         name=name,
@@ -64,7 +69,6 @@ def declare(name: str) -> Feed:
         silence=timedelta(seconds=30),
         disorder=timedelta(seconds=10),
         lateness=timedelta(seconds=20),
-        simulate=simulate,
     )
 
 
@@ -121,7 +125,9 @@ class Run:
         self.producer = FakeProducer(self.clock, fail=fail)
         shares = parse_faults(faults) if faults else {}
         publishers = {f.name: Publisher(self.producer, f, CATALOGUE.latest(f.name), b"key") for f in chosen}
-        simulation = Simulation(chosen, publishers, start=start, rate=rate, seed=seed, faults=shares, clock=self.clock)
+        simulation = Simulation(
+            chosen, publishers, start=start, rate=rate, seed=seed, faults=shares, clock=self.clock, simulator=of_fixes
+        )
         simulation.run(events)
         self.report = {report.feed: report for report in simulation.report()}
 
@@ -197,7 +203,9 @@ def test_it_ends_when_stopped() -> None:
     clock = FakeClock()
     producer = FakeProducer(clock)
     publisher = Publisher(producer, FIRST, CATALOGUE.latest("first"), b"key")
-    simulation = Simulation([FIRST], {"first": publisher}, start=NOW, rate=1, seed=1, faults={}, clock=clock)
+    simulation = Simulation(
+        [FIRST], {"first": publisher}, start=NOW, rate=1, seed=1, faults={}, clock=clock, simulator=of_fixes
+    )
     simulation.run(stopped=lambda: clock.now() >= NOW + timedelta(seconds=5))
     assert len(producer.sent) == 5
 

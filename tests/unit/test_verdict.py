@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from random import Random
 from typing import Any
 
@@ -25,6 +25,7 @@ from schemas.model import Field
 from schemas.pseudonyms import replaced
 from schemas.rowcodec import NotDecodable, decode, encode, frame
 from schemas.verdict import AND, ColumnarVerdict, instant_ms, problems, rules
+from simulation import simulator
 from tests.reference import toy
 from tests.reference.partition import problems as broken_fields
 
@@ -100,12 +101,14 @@ def _encodes(text: str) -> bool:
 
 
 def on_the_wire(feed: Feed, record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with instants as ms and enums as symbols."""
+    """A record with instants as ms, dates as days and enums as symbols."""
     values = dict(record)
     for field in feed.fields:
         value = values[field.name]
         if value is not None and field.kind == "instant":
             values[field.name] = instant_ms(value)
+        elif value is not None and field.kind == "date":
+            values[field.name] = (value - date(1970, 1, 1)).days
         elif field.kind == "enum":
             values[field.name] = value.value
     return values
@@ -136,7 +139,7 @@ class Subject:
         self.layout = Layout(self.frozen)
         self.writer = unbounded(self.frozen.schema)
         self.verdict = ColumnarVerdict(rules(feed))
-        simulated = feed.simulate(START, Random(1))
+        simulated = simulator(feed)(START, Random(1))
         self.good = [on_the_wire(feed, replaced(feed, b"k", next(simulated).model_dump())) for _ in range(20)]
 
     def encode(self, values: Mapping[str, Any]) -> bytes:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
-from random import Random
 from typing import Annotated
 
 from pydantic import Field
@@ -14,7 +12,6 @@ from schemas.expressions import Column
 from schemas.feed import Aggregate, Feed, NotAfter
 from schemas.fields import EventId, Instant, Record, Text
 from schemas.measures import count_where, quantiles, share, spread
-from schemas.simulation import event_id
 
 
 class State(StrEnum):
@@ -47,22 +44,6 @@ MEASURES = (
 )
 
 
-def simulate(start: datetime, random: Random) -> Iterator[BikeDock]:
-    """Ten changes a second."""
-    at = start
-    while True:
-        yield BikeDock(
-            event_id=event_id(random),
-            dock_id=f"d-{random.randrange(12)}",
-            owner=random.choice(OWNERS),
-            state=random.choice(list(State)),
-            since=at - timedelta(seconds=random.randrange(1, 900)) if random.random() < 0.8 else None,
-            changed_at=at,
-            charge=round(random.uniform(0, 100), 2) if random.random() < 0.8 else None,
-        )
-        at += timedelta(milliseconds=100)
-
-
 FEED = Feed(
     name="bike_dock",
     description="Changes of docks of rental bikes",
@@ -89,5 +70,4 @@ FEED = Feed(
             description="Docks by owner in 1 min",
         ),
     ),
-    simulate=simulate,
 )  # fmt: skip

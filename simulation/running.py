@@ -12,8 +12,9 @@ from queue import Empty, SimpleQueue
 from random import Random
 from typing import Protocol
 
-from citystream.faults import Fault, Sending, corrupted, plan
 from schemas.feed import Feed
+from simulation import Simulator, simulator
+from simulation.faults import Fault, Sending, corrupted, plan
 from streams.publisher import Publisher
 
 
@@ -89,12 +90,14 @@ class Simulation:
         seed: int,
         faults: Mapping[Fault, float],
         clock: Clock,
+        simulator: Callable[[Feed], Simulator] = simulator,
     ) -> None:
         self._start = start.astimezone(UTC).replace(microsecond=start.microsecond // 1000 * 1000)
         self._rate = rate
         self._seed = seed
         self._faults = faults
         self._clock = clock
+        self._simulator = simulator
         self._feeds = list(feeds)
         self._tallies = {
             feed.name: Tally(publishers[feed.name], self._random(f"{feed.name}/harm")) for feed in self._feeds
@@ -121,7 +124,7 @@ class Simulation:
         ]
 
     def _sendings(self, feed: Feed) -> Iterator[tuple[Sending, Tally]]:
-        records = feed.simulate(self._start, self._random(feed.name))
+        records = self._simulator(feed)(self._start, self._random(feed.name))
         tally = self._tallies[feed.name]
         for sending in plan(feed, records, self._faults, self._random(f"{feed.name}/faults"), self._clock.now):
             yield sending, tally

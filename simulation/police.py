@@ -1,50 +1,15 @@
-"""Police incidents on their way from report to end; the city's own model, no standard has one."""
+"""Incidents of the district, on their way from report to end."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from enum import StrEnum
 from random import Random
-from typing import Annotated
 
-from pydantic import Field
-
-from schemas.expressions import Column, When
-from schemas.feed import Aggregate, Feed, NotAfter
-from schemas.fields import Coarse, EventId, Instant, Location, Personal, Place, Record, Text
-from schemas.measures import count_where, quantiles
-from schemas.simulation import HEIGHT, SOUTH, WEST, WIDTH, arrivals, bump, city_hour, event_id
-
-
-class Status(StrEnum):
-    """How far the police are with an incident."""
-
-    REPORTED = "reported"
-    DISPATCHED = "dispatched"
-    ON_SCENE = "on_scene"
-    CLOSED = "closed"
-    UNKNOWN = "unknown"
-
-
-class PoliceIncident(Record):
-    """An incident that reached its next status."""
-
-    event_id: EventId
-    incident_id: Annotated[Text, Field(description="Incident")]
-    category: Annotated[Text, Field(description="What was reported")]
-    priority: Annotated[int | None, Field(ge=1, le=5, description="1 is the most urgent, 5 the least")]
-    status: Annotated[Status, Field(description="Status reached")]
-    changed_at: Annotated[Instant, Field(description="When the status was reached: the event time")]
-    reported_at: Annotated[Instant, Field(description="When the incident was reported")]
-    beat_id: Annotated[Text, Field(description="Beat responsible")]
-    address: Annotated[Text, Field(description="Where to go, as a pseudonym"), Personal()]
-    place: Annotated[Location, Coarse(decimals=2)]
-
-
-STATUS = Column("status")
-RESPONSE_TIME = When(STATUS.equals(Status.ON_SCENE.value), Column("changed_at") - Column("reported_at"))
+from feeds.police.police_incident import PoliceIncident, Status
+from schemas.fields import Place
+from simulation.world import HEIGHT, SOUTH, WEST, WIDTH, arrivals, bump, city_hour, event_id
 
 #: Records a second, the mean of a day; four to an incident.
 RATE = 1.0
@@ -110,7 +75,7 @@ def _incident(at: datetime, random: Random) -> Iterator[PoliceIncident]:
         )
 
 
-def simulate(start: datetime, random: Random) -> Iterator[PoliceIncident]:
+def police_incident(start: datetime, random: Random) -> Iterator[PoliceIncident]:
     """24 beats around the West Lake; each incident is reported, dispatched to, reached and closed."""
     waiting: list[tuple[datetime, str, PoliceIncident]] = []
     for at in arrivals(start - BEFORE, random, _reports):
@@ -121,39 +86,4 @@ def simulate(start: datetime, random: Random) -> Iterator[PoliceIncident]:
                 heapq.heappush(waiting, (record.changed_at, record.event_id, record))
 
 
-FEED = Feed(
-    name="police_incident",
-    description="Police incidents, one record for each status reached",
-    record=PoliceIncident,
-    key="incident_id",
-    event_time="changed_at",
-    department="Police",
-    batch=2,
-    stage="connected",
-    rate=RATE,
-    silence=timedelta(minutes=5),
-    disorder=timedelta(seconds=30),
-    lateness=timedelta(minutes=2),
-    rules=(NotAfter("reported_at", "changed_at"),),
-    aggregates=(
-        Aggregate(
-            name="police_incident_15m",
-            by=("beat_id", "category"),
-            window=timedelta(minutes=15),
-            version=2,
-            measures=(
-                count_where("incidents", STATUS.equals(Status.REPORTED.value), description="Incidents reported"),
-                quantiles(
-                    "response_time",
-                    RESPONSE_TIME,
-                    (0.5, 0.9),
-                    unit="s",
-                    divisor=1000,
-                    description="time from report to arrival on scene",
-                ),
-            ),
-            description="Incidents and response times by beat_id and category in 15 min",
-        ),
-    ),
-    simulate=simulate,
-)
+SIMULATORS = {"police_incident": police_incident}

@@ -1,4 +1,4 @@
-"""Traffic by road segment and lane: TrafficFlowObserved of the Smart Data Models."""
+"""Roads of the district, whose rush hours move along them."""
 
 from __future__ import annotations
 
@@ -7,63 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from random import Random
-from typing import Annotated
 
-from pydantic import Field
-
-from schemas.expressions import Column
-from schemas.feed import Aggregate, Feed, NotAfter
-from schemas.fields import Count, EventId, Instant, Location, Place, Record, Text, Unit
-from schemas.measures import Measure, ratio, total
-from schemas.simulation import HEIGHT, SOUTH, WEST, WIDTH, bump, city_hour, event_id, poisson
-
-
-class TrafficFlow(Record):
-    """Vehicles counted on one lane of a segment in one period."""
-
-    event_id: EventId
-    segment_id: Annotated[Text, Field(description="Road segment")]
-    lane: Annotated[int, Field(ge=0, le=31, description="Lane, counted from the kerb; 0 is the whole carriageway")]
-    district: Annotated[Text, Field(description="District the segment lies in")]
-    intensity: Annotated[Count, Field(description="Vehicles counted in the period"), Unit("{vehicle}")]
-    occupancy: Annotated[float | None, Field(ge=0, le=1, description="Share of the period the detector was covered")]
-    average_vehicle_speed: Annotated[
-        float | None, Field(ge=0, le=300, description="Mean speed; null when no vehicle passed"), Unit("km/h")
-    ]
-    free_flow_speed: Annotated[float | None, Field(ge=0, le=300, description="Speed on the empty road"), Unit("km/h")]
-    congested: Annotated[bool | None, Field(description="The detector's own judgement")]
-    date_observed_from: Annotated[Instant, Field(description="Start of the period")]
-    date_observed_to: Annotated[Instant, Field(description="End of the period: the event time")]
-    place: Location
-
-
-VEHICLES = Column("intensity")
-SPEED = Column("average_vehicle_speed")
-FREE_FLOW = Column("free_flow_speed")
-
-MEASURES: tuple[Measure, ...] = (
-    total("vehicles", VEHICLES, unit="{vehicle}", description="Vehicles counted"),
-    ratio("speed", SPEED * VEHICLES, VEHICLES, unit="km/h", scale=100, description="Speed, weighted by vehicles"),
-    ratio(
-        "delay_index",
-        FREE_FLOW * VEHICLES,
-        SPEED * VEHICLES,
-        unit="1",
-        scale=100,
-        description="Free-flow speed over actual speed, both weighted by vehicles",
-    ),
-)
-
-
-def _aggregate(minutes: int, by: str, suffix: str = "") -> Aggregate:
-    return Aggregate(
-        name=f"traffic_flow_{minutes}m{suffix}",
-        by=(by,),
-        window=timedelta(minutes=minutes),
-        measures=MEASURES,
-        description=f"Traffic by {by} in {minutes} min",
-    )
-
+from feeds.traffic.traffic_flow import TrafficFlow
+from schemas.fields import Place
+from simulation.world import HEIGHT, SOUTH, WEST, WIDTH, bump, city_hour, event_id, poisson
 
 #: 1,300 segments, 20 to a road, and 8 lanes each.
 ROADS, SEGMENTS_OF_ROAD, LANES = 65, 20, 8
@@ -116,7 +63,7 @@ def _load(segment: Segment, at: datetime) -> float:
     return 0.08 + 0.85 * (bump(hour, 7.5, 1.3) + bump(hour, 17.5, 1.6))
 
 
-def simulate(start: datetime, random: Random) -> Iterator[TrafficFlow]:
+def traffic_flow(start: datetime, random: Random) -> Iterator[TrafficFlow]:
     """1,300 segments of 8 lanes around the West Lake, each lane once a minute; the segments of a road are alike."""
     moods = [0.0] * ROADS
     begin = start
@@ -147,25 +94,4 @@ def simulate(start: datetime, random: Random) -> Iterator[TrafficFlow]:
         begin += PERIOD
 
 
-FEED = Feed(
-    name="traffic_flow",
-    description="Vehicles, speed and occupancy by road segment and lane",
-    record=TrafficFlow,
-    key="segment_id",
-    event_time="date_observed_to",
-    department="Traffic police",
-    batch=1,
-    stage="connected",
-    rate=SEGMENTS * LANES / PERIOD.total_seconds(),
-    silence=timedelta(minutes=3),
-    disorder=timedelta(seconds=10),
-    lateness=timedelta(seconds=30),
-    rules=(NotAfter("date_observed_from", "date_observed_to"),),
-    aggregates=(
-        _aggregate(1, "segment_id"),
-        _aggregate(1, "district", "_district"),
-        _aggregate(15, "segment_id"),
-        _aggregate(15, "district", "_district"),
-    ),
-    simulate=simulate,
-)
+SIMULATORS = {"traffic_flow": traffic_flow}

@@ -1,0 +1,3 @@
+"""Parking."""
+
+DEPARTMENT = "Urban management"

@@ -1,0 +1,66 @@
+"""Car parks as a whole: OffStreetParking of the Smart Data Models."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import Field
+
+from feeds.parking import DEPARTMENT
+from schemas.expressions import Column
+from schemas.feed import Aggregate, Feed
+from schemas.fields import Count, EventId, Instant, Location, Record, Text, Unit
+from schemas.measures import share, spread
+
+
+class ParkingSite(Record):
+    """What a car park reports about itself."""
+
+    event_id: EventId
+    site_id: Annotated[Text, Field(description="Parking site")]
+    total_spot_number: Annotated[
+        Count | None, Field(description="Spots of the site; null when it does not tell"), Unit("{spot}")
+    ]
+    occupied_spot_number: Annotated[
+        Count, Field(description="Spots taken; real sites report more than they have"), Unit("{spot}")
+    ]
+    available_spot_number: Annotated[Count | None, Field(description="Spots a driver can still take"), Unit("{spot}")]
+    vehicle_entrance_count: Annotated[
+        Count | None, Field(description="Vehicles that came in since the last report"), Unit("{vehicle}")
+    ]
+    vehicle_exit_count: Annotated[
+        Count | None, Field(description="Vehicles that went out since the last report"), Unit("{vehicle}")
+    ]
+    observed_at: Annotated[Instant, Field(description="When the spots were counted: the event time")]
+    place: Location
+
+
+OCCUPANCY = Column("occupied_spot_number") / Column("total_spot_number")
+
+FEED = Feed(
+    name="parking_site",
+    description="Spots taken and free, and vehicles in and out, by car park",
+    record=ParkingSite,
+    key="site_id",
+    event_time="observed_at",
+    department=DEPARTMENT,
+    batch=1,
+    stage="connected",
+    rate=10,
+    silence=timedelta(minutes=5),
+    disorder=timedelta(seconds=30),
+    lateness=timedelta(seconds=90),
+    aggregates=(
+        Aggregate(
+            name="parking_site_15m",
+            by=("site_id",),
+            window=timedelta(minutes=15),
+            measures=(
+                spread("occupancy", OCCUPANCY, unit="1", scale=1_000_000, description="spots taken over spots there"),
+                share("full", OCCUPANCY >= 0.95, description="Share of reports with 0.95 or more of the spots taken"),
+            ),
+            description="Occupancy by site_id in 15 min",
+        ),
+    ),
+)

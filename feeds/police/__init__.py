@@ -1,0 +1,3 @@
+"""Police."""
+
+DEPARTMENT = "Police"

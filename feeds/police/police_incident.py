@@ -1,0 +1,80 @@
+"""Police incidents on their way from report to end; the city's own model, no standard has one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from feeds.police import DEPARTMENT
+from schemas.expressions import Column, When
+from schemas.feed import Aggregate, Feed, NotAfter
+from schemas.fields import Coarse, EventId, Instant, Location, Personal, Record, Text
+from schemas.measures import count_where, quantiles
+
+
+class Status(StrEnum):
+    """How far the police are with an incident."""
+
+    REPORTED = "reported"
+    DISPATCHED = "dispatched"
+    ON_SCENE = "on_scene"
+    CLOSED = "closed"
+    UNKNOWN = "unknown"
+
+
+class PoliceIncident(Record):
+    """An incident that reached its next status."""
+
+    event_id: EventId
+    incident_id: Annotated[Text, Field(description="Incident")]
+    category: Annotated[Text, Field(description="What was reported")]
+    priority: Annotated[int | None, Field(ge=1, le=5, description="1 is the most urgent, 5 the least")]
+    status: Annotated[Status, Field(description="Status reached")]
+    changed_at: Annotated[Instant, Field(description="When the status was reached: the event time")]
+    reported_at: Annotated[Instant, Field(description="When the incident was reported")]
+    beat_id: Annotated[Text, Field(description="Beat responsible")]
+    address: Annotated[Text, Field(description="Where to go, as a pseudonym"), Personal()]
+    place: Annotated[Location, Coarse(decimals=2)]
+
+
+STATUS = Column("status")
+RESPONSE_TIME = When(STATUS.equals(Status.ON_SCENE.value), Column("changed_at") - Column("reported_at"))
+
+FEED = Feed(
+    name="police_incident",
+    description="Police incidents, one record for each status reached",
+    record=PoliceIncident,
+    key="incident_id",
+    event_time="changed_at",
+    department=DEPARTMENT,
+    batch=2,
+    stage="connected",
+    rate=1,
+    silence=timedelta(minutes=5),
+    disorder=timedelta(seconds=30),
+    lateness=timedelta(minutes=2),
+    rules=(NotAfter("reported_at", "changed_at"),),
+    aggregates=(
+        Aggregate(
+            name="police_incident_15m",
+            by=("beat_id", "category"),
+            window=timedelta(minutes=15),
+            version=2,
+            measures=(
+                count_where("incidents", STATUS.equals(Status.REPORTED.value), description="Incidents reported"),
+                quantiles(
+                    "response_time",
+                    RESPONSE_TIME,
+                    (0.5, 0.9),
+                    unit="s",
+                    divisor=1000,
+                    description="time from report to arrival on scene",
+                ),
+            ),
+            description="Incidents and response times by beat_id and category in 15 min",
+        ),
+    ),
+)

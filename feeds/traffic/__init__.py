@@ -1,0 +1,3 @@
+"""Traffic."""
+
+DEPARTMENT = "Traffic police"

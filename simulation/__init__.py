@@ -1,0 +1,34 @@
+"""A plausible district: a simulator of every feed, one world for all. It imports feeds; no worker imports it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from random import Random
+
+from schemas.feed import Feed
+from schemas.fields import Record
+from simulation.plausible import records
+
+#: When a feed's first record happens, and from which chance it comes.
+START, SEED = datetime(2026, 1, 5, tzinfo=UTC), 0
+
+#: Yields records in order of event time, from a start on, for ever; the same for the same source of chance.
+Simulator = Callable[[datetime, Random], Iterator[Record]]
+
+
+def simulator(feed: Feed) -> Simulator:
+    """The simulator of a feed: that of its domain, or records of which all that is plausible is the declaration."""
+    domain = (*feed.record.__module__.split("."), "")[1]
+    own: dict[str, Simulator] = {}
+    if domain in {module.name for module in pkgutil.iter_modules(__path__)}:
+        own = getattr(importlib.import_module(f"simulation.{domain}"), "SIMULATORS", {})
+    return own.get(feed.name) or partial(records, feed)
+
+
+def first(feed: Feed) -> Record:
+    """The first record of a feed, the same each time."""
+    return next(iter(simulator(feed)(START, Random(SEED))))

@@ -245,10 +245,13 @@ class City:
     def refuses(self, name: str, message: str) -> None:
         """Start a worker that has to stop a feed by itself and say why; end it then."""
         self.start(name)
-        self.wait(lambda: self.logged(name, "is stopped, the other feeds of this"))
-        assert self.logged(name, message), self.process(name).log.read_text()
-        self.kill(name)
+        self.stops_for(name, message)
         self.dismiss(name)
+
+    def stops_for(self, name: str, message: str) -> None:
+        """Wait until a worker has said why it stops a feed; end it, if it has not ended with the last one."""
+        self.wait(lambda: self.logged(name, message))
+        self.process(name).stop()
 
     def choose(self, choice: str, *words: str) -> None:
         """Make a choice about positions, as ``citystream positions`` names it."""

@@ -115,12 +115,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return [place for place in positions if _plain(place) in offsets]
 
     def assignment(self) -> Set[TP]:
-        """Partitions of the present assignment.
+        """Partitions of the present assignment; none while there is no client yet.
 
         Faust makes the set anew for each question, which is asked of each partition at every flush: with 200 of them
         that was most of what an idle worker did.
         """
-        plain = self._ensure_consumer().assignment()
+        if self._consumer is None:
+            return frozenset()
+        plain = self._consumer.assignment()
         if plain is not self._assigned[0]:
             self._assigned = plain, frozenset(TP(*tp) for tp in plain)
         return self._assigned[1]

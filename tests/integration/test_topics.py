@@ -36,7 +36,7 @@ def stopped(city: City, said: str) -> None:
     for name in WORKERS:
         city.wait(lambda name=name: city.logged(name, said))  # type: ignore[misc]
         assert city.process(name).running() is not None, city.process(name).log.read_text()
-        city.process(name).stop()
+        city.stops_for(name, said)
 
 
 def start(city: City) -> None:

@@ -13,9 +13,9 @@ from streams import checkpoints
 from streams.clients import new_admin
 from streams.cluster import Cluster
 from streams.lag import LagMeter, PartitionLag, committed_offsets
-from streams.positions import Answer, Known, Position, PositionProblem, in_words_of, parse
+from streams.positions import Answer, Known, Position, PositionProblem, in_words_of, parse, resume
 from streams.publisher import new_producer
-from streams.topics import TopicState, states
+from streams.topics import TopicState, found, states
 
 RUNNING = (UnknownMemberIdError, RebalanceInProgressError, IllegalGenerationError)
 #: Topic and partition.
@@ -96,10 +96,29 @@ def committed_positions(cluster: Cluster, worker: str) -> dict[tuple[str, int], 
     return {place: position for place, position in found.items() if position is not None}
 
 
-def waiting(cluster: Cluster, worker: str) -> dict[str, str]:
-    """Why a worker does not go on in a topic, where it does not, as it last committed."""
-    found = committed_positions(cluster, worker).items()
-    return {topic: position.paused for (topic, _), position in found if position.paused}
+def held_up(
+    cluster: Cluster, worker: str, definitions: Mapping[str, str], feeds: Container[str] | None = None
+) -> dict[str, str]:
+    """Why a worker does not go on in a topic, where it does not; arguments as of ``standing``.
+
+    A worker says it with its commit. Where it has no position that it can trust, or no topic, it commits nothing: then
+    this says what the worker says, by the same rules.
+    """
+    with closing(new_admin(cluster)) as admin:
+        there = found(admin, [*definitions, checkpoints.TOPIC])
+    missing = [name for name in (*definitions, checkpoints.TOPIC) if name not in there]
+    reasons = {name: f"topic {name} does not exist; run: citystream up" for name in missing}
+    if checkpoints.TOPIC in missing:
+        return reasons
+    here = {name: definition for name, definition in definitions.items() if name in there}
+    for known, _ in standing(cluster, worker, here, feeds):
+        if known.commit is not None and known.commit.paused:
+            reasons[known.topic] = known.commit.paused
+        try:
+            resume(known)
+        except PositionProblem as problem:
+            reasons.setdefault(known.topic, str(problem))
+    return reasons
 
 
 def check_stopped(cluster: Cluster, workers: Iterable[str]) -> None:

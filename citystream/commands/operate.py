@@ -25,7 +25,6 @@ from sinks.reconciler import Check, Reconciler
 from streams import topics
 from streams.generations import sources
 from streams.lag import LagMeter, by_topic
-from streams.standing import waiting
 
 #: How long a look waits for Kafka before it gives up.
 PATIENCE = timedelta(seconds=10)
@@ -66,7 +65,7 @@ def lag(
                 "problem": topic.problem or held_up.get(topic.topic),
             }
             for group, names in ((PROCESSOR, feeds), (SINK, stored))
-            for held_up in [waiting(city.cluster, group)]
+            for held_up in [city.held_up(group)]
             for topic in by_topic(meter.look(group, names), now_ms)
         ]
     show(rows, output)

@@ -15,10 +15,9 @@ from citystream.settings import SettingsError
 from processors import GROUP as PROCESSOR
 from sinks import GROUP as SINK
 from sinks import queries
-from sinks.definitions import definitions
 from sinks.migrate import empty
 from streams import choices, positions
-from streams.generations import source, source_definitions, sources
+from streams.generations import source, sources
 from streams.lag import PartitionLag, measure
 from streams.positions import NO_EVENT_TIME, Known, Position, PositionProblem
 from streams.standing import check_stopped, commit, standing
@@ -160,9 +159,7 @@ def _forgotten(city: Installation, worker: Worker, known: Known) -> bool:
 
 def _definitions(city: Installation, worker: Worker) -> Mapping[str, str]:
     """The topics of a worker and the definition it has for each."""
-    if worker is Worker.PROCESSOR:
-        return source_definitions(city.feeds.values())
-    return definitions(city.feeds.values())
+    return city.definitions(worker.value)
 
 
 def _standing(city: Installation, worker: Worker, topics: list[str] | None) -> list[tuple[Known, PartitionLag]]:

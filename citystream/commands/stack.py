@@ -25,10 +25,8 @@ from schemas.feed import Feed
 from sinks import GROUP as SINK
 from sinks.queries import newest_arrival_ms, newly_quarantined
 from streams import topics
-from streams.cluster import Cluster
 from streams.generations import sources
 from streams.members import Member, is_member_name, members, unread
-from streams.standing import waiting
 
 #: Dead letters of so many minutes are said.
 MINUTES = 10
@@ -100,7 +98,7 @@ def status(output: OutputOption = Output.TABLE) -> None:
             workers += _workers(group, there)
             todo += _unknown(group, there)
             todo += _missing(group, names, there)
-            todo += _held_up(city.cluster, group, there)
+            todo += _held_up(city, group, there)
     found = [*services, *workers]
     silent, dead = ({}, {}) if down else _of_feeds(city, time.time_ns() // 1_000_000)
     if output is Output.JSON:
@@ -140,11 +138,11 @@ def _unknown(group: str, there: Sequence[Member]) -> list[str]:
     ]
 
 
-def _held_up(cluster: Cluster, group: str, there: Sequence[Member]) -> list[str]:
+def _held_up(city: Installation, group: str, there: Sequence[Member]) -> list[str]:
     """What a worker that runs says of topics in which it does not go on."""
     if not any(one.group == group for one in there):
         return []
-    return [f"{group}: {topic} does not go on: {reason}" for topic, reason in waiting(cluster, group).items()]
+    return [f"{group}: {topic} does not go on: {reason}" for topic, reason in city.held_up(group).items()]
 
 
 def _missing(group: str, names: Sequence[str], there: Sequence[Member]) -> list[str]:

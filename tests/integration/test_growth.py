@@ -20,7 +20,6 @@ from simulation import Simulator
 from simulation.faults import Fault
 from simulation.running import Simulation, SystemClock
 from simulation.world import event_id
-from streams.ending import EX_CONFIG
 from streams.generations import sources
 from streams.lag import LagMeter
 from streams.positions import parse
@@ -257,7 +256,7 @@ def grow(city: Deployment) -> Feed:
     city.done("init")
     city.declare("")
     for name in WORKERS:
-        city.denied("definition", EX_CONFIG, *city.worker(name))
+        city.refuses(name, "definition")
     return city.declare(grown(until))
 
 

@@ -64,7 +64,8 @@ def test_lag_fails_for_what_is_too_much_wrong_or_not_known(
     meter = MagicMock()
     meter.__enter__.return_value.look.return_value = seen
     monkeypatch.setattr(operate, "_meter", lambda _: meter)
-    monkeypatch.setattr(operate, "waiting", lambda *_: {"toy": "its table is missing"} if words == ["held up"] else {})
+    held_up = {"toy": "its table is missing"} if words == ["held up"] else {}
+    monkeypatch.setattr(Installation, "held_up", lambda *_: held_up)
     monkeypatch.setattr("sys.argv", ["citystream", "lag", *(w for w in words if w != "held up"), "--output", "json"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -167,7 +168,7 @@ def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
     monkeypatch.setattr(stack, "Stack", lambda _: MagicMock(status=lambda: services))
     monkeypatch.setattr(stack, "members", members)
     monkeypatch.setattr(stack, "_of_feeds", lambda *_: ({"parking_spot": 400.0}, {"parking_spot": (7, "\x1b: bad")}))
-    monkeypatch.setattr(stack, "waiting", lambda *_: held_up)
+    monkeypatch.setattr(Installation, "held_up", lambda *_: held_up)
     monkeypatch.setattr("sys.argv", ["citystream", "status", "--output", "json"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

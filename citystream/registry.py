@@ -11,15 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import socket
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import avro.schema
-from aiohttp import web
-from aiohttp.typedefs import Handler
+import uvicorn
 from avro.errors import AvroException
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from schemas.catalogue import Catalogue, FrozenSchema, SchemaProblem, incompatibilities
 from streams.generations import source
@@ -40,7 +46,12 @@ STORE_ERROR = 50001
 #: What a client writes for the newest version.
 LATEST = -1
 
+LARGEST_BODY = 2**20
+#: How long requests may go on when the server is to end.
+ENDING_SECONDS = 2
+
 Item = TypeVar("Item")
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Refusal(Exception):
@@ -51,11 +62,11 @@ class Refusal(Exception):
         self.code = code
 
 
-def application(load: Callable[[], Catalogue] = Catalogue.load) -> web.Application:
+def application(load: Callable[[], Catalogue] = Catalogue.load) -> Starlette:
     """The registry; ``load`` reads the catalogue and is called for every request."""
     registry = _Registry(load)
     version = "/subjects/{subject}/versions/{version}"
-    schema = "/schemas/ids/{id:[0-9]+}"
+    schema = "/schemas/ids/{id}"
     guid = "/schemas/guids/{guid}"
     get: dict[str, Handler] = {
         "/contexts": _contexts,
@@ -88,14 +99,15 @@ def application(load: Callable[[], Catalogue] = Catalogue.load) -> web.Applicati
         ("/config", "/config/{subject}", "/mode", "/mode/{subject}"), _read_only
     )
     undeletable: dict[str, Handler] = dict.fromkeys(("/subjects/{subject}", version), _read_only)
-    app = web.Application(middlewares=[_errors])
-    app.router.add_get("/", _empty)
     methods = {"GET": get, "POST": post, "PUT": read_only, "DELETE": read_only | undeletable}
-    for method, handlers in methods.items():
-        for path, handler in handlers.items():
-            # Jersey, which Confluent uses, takes a slash at the end or none.
-            app.router.add_route(method, f"{path}{{_:/?}}", handler)
-    return app
+    routes = [
+        Route(path + slash, handler, methods=[method])
+        for method, handlers in methods.items()
+        for path, handler in handlers.items()
+        for slash in ("", "/")  # Jersey, which Confluent uses, takes a slash at the end or none
+    ]
+    errors = dict.fromkeys((Refusal, SchemaProblem, HTTPException), _refused)
+    return Starlette(routes=[Route("/", _empty), *routes], exception_handlers=errors, max_body_size=LARGEST_BODY)
 
 
 def serve(host: str, port: int, say: Callable[[str], None]) -> None:
@@ -106,106 +118,116 @@ def serve(host: str, port: int, say: Callable[[str], None]) -> None:
     OSError
         The port is taken or the address is not one of this machine.
     """
-    where = f"The schema registry is at http://{host}:{port}; Ctrl-C ends it"
-    web.run_app(application(), host=host, port=port, print=lambda _: say(where), access_log=None)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    listening = [socket.create_server(at, family=family) for family, at in {(one[0], one[4]) for one in found}]
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application(), loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
+            proxy_headers=False, server_header=False, timeout_graceful_shutdown=ENDING_SECONDS,
+        )
+    )  # fmt: skip
+    say(f"The schema registry is at http://{host}:{port}; Ctrl-C ends it")
+    with suppress(KeyboardInterrupt):  # which the server makes of the signal once it has ended
+        server.run(listening)
 
 
 class _Registry:
     def __init__(self, load: Callable[[], Catalogue]) -> None:
         self._load = load
 
-    async def subjects(self, request: web.Request) -> web.Response:
+    async def subjects(self, request: Request) -> Response:
         names = {_subject(frozen) for frozen in self._selected(request)}
         return _json(_page(request, [] if _flag(request, "deletedOnly") else sorted(names)))
 
-    async def schemas(self, request: web.Request) -> web.Response:
+    async def schemas(self, request: Request) -> Response:
         found = sorted(self._selected(request), key=lambda frozen: (_subject(frozen), frozen.version))
         if _flag(request, "latestOnly"):
             found = list({frozen.subject: frozen for frozen in found}.values())
         return _json(_page(request, [_described(frozen) for frozen in found]))
 
-    async def versions(self, request: web.Request) -> web.Response:
+    async def versions(self, request: Request) -> Response:
         numbers = [frozen.version for frozen in self._versions(request)]
         return _json(_page(request, [] if _flag(request, "deletedOnly") else numbers))
 
-    async def version(self, request: web.Request) -> web.Response:
+    async def version(self, request: Request) -> Response:
         return _json(_described(self._version(request)))
 
-    async def version_text(self, request: web.Request) -> web.Response:
+    async def version_text(self, request: Request) -> Response:
         return _json(self._version(request).schema)
 
-    async def referenced_by(self, request: web.Request) -> web.Response:
+    async def referenced_by(self, request: Request) -> Response:
         self._version(request)
         return _json([])
 
-    async def with_metadata(self, request: web.Request) -> web.Response:
+    async def with_metadata(self, request: Request) -> Response:
         self._versions(request)
         raise Refusal(SCHEMA_NOT_FOUND, "Schema not found")
 
-    async def schema(self, request: web.Request) -> web.Response:
+    async def schema(self, request: Request) -> Response:
         catalogue = self._load()
         newest = {"maxId": catalogue.newest_id} if _flag(request, "fetchMaxId") else {}
         return _json(_described(_by_id(catalogue, request)) | newest)
 
-    async def schema_text(self, request: web.Request) -> web.Response:
+    async def schema_text(self, request: Request) -> Response:
         return _json(_by_id(self._load(), request).schema)
 
-    async def schema_subjects(self, request: web.Request) -> web.Response:
+    async def schema_subjects(self, request: Request) -> Response:
         return _json(_page(request, [_subject(_by_id(self._load(), request))]))
 
-    async def schema_versions(self, request: web.Request) -> web.Response:
+    async def schema_versions(self, request: Request) -> Response:
         frozen = _by_id(self._load(), request)
         return _json(_page(request, [{"subject": _subject(frozen), "version": frozen.version}]))
 
-    async def schema_by_guid(self, request: web.Request) -> web.Response:
+    async def schema_by_guid(self, request: Request) -> Response:
         return _json(_described(self._with_guid(request)[-1]))
 
-    async def ids_by_guid(self, request: web.Request) -> web.Response:
+    async def ids_by_guid(self, request: Request) -> Response:
         return _json([{"context": ".", "id": frozen.id} for frozen in self._with_guid(request)])
 
-    async def look_up(self, request: web.Request) -> web.Response:
+    async def look_up(self, request: Request) -> Response:
         found = _same(self._versions(request), await _schema_in(request))
         if found is None:
             raise Refusal(SCHEMA_NOT_FOUND, "Schema not found")
         return _json(_described(found))
 
-    async def register(self, request: web.Request) -> web.Response:
+    async def register(self, request: Request) -> Response:
         found = _same(self._load().versions(_feed(request)), await _schema_in(request))
         return _json(_described(found)) if found else await _read_only(request)
 
-    async def compatible_with_one(self, request: web.Request) -> web.Response:
+    async def compatible_with_one(self, request: Request) -> Response:
         return await _compatible(request, [self._version(request)])
 
-    async def compatible_with_all(self, request: web.Request) -> web.Response:
+    async def compatible_with_all(self, request: Request) -> Response:
         return await _compatible(request, self._load().versions(_feed(request)))
 
-    async def subject_compatibility(self, request: web.Request) -> web.Response:
+    async def subject_compatibility(self, request: Request) -> Response:
         self._known(request, COMPATIBILITY_NOT_SET, "compatibility")
         return await _compatibility(request)
 
-    async def subject_mode(self, request: web.Request) -> web.Response:
+    async def subject_mode(self, request: Request) -> Response:
         self._known(request, MODE_NOT_SET, "mode")
         return await _mode(request)
 
-    def _known(self, request: web.Request, code: int, what: str) -> None:
+    def _known(self, request: Request, code: int, what: str) -> None:
         if not (_flag(request, "defaultToGlobal") or self._load().versions(_feed(request))):
-            subject = request.match_info["subject"]
+            subject = request.path_params["subject"]
             raise Refusal(code, f"Subject '{subject}' does not have subject-level {what} configured")
 
-    def _selected(self, request: web.Request) -> Iterable[FrozenSchema]:
-        prefix = request.query.get("subjectPrefix", "")
+    def _selected(self, request: Request) -> Iterable[FrozenSchema]:
+        prefix = request.query_params.get("subjectPrefix", "")
         for context in CONTEXTS:
             prefix = prefix.removeprefix(context)
         return (frozen for frozen in self._load().by_id.values() if _subject(frozen).startswith(prefix))
 
-    def _versions(self, request: web.Request) -> list[FrozenSchema]:
+    def _versions(self, request: Request) -> list[FrozenSchema]:
         versions = self._load().versions(_feed(request))
         if not versions:
-            raise Refusal(SUBJECT_NOT_FOUND, f"Subject '{request.match_info['subject']}' not found.")
+            raise Refusal(SUBJECT_NOT_FOUND, f"Subject '{request.path_params['subject']}' not found.")
         return versions
 
-    def _version(self, request: web.Request) -> FrozenSchema:
-        asked = _number(request.match_info["version"])
+    def _version(self, request: Request) -> FrozenSchema:
+        asked = _number(request.path_params["version"])
         versions = self._versions(request)
         if asked == LATEST:
             return versions[-1]
@@ -214,8 +236,8 @@ class _Registry:
             raise Refusal(VERSION_NOT_FOUND, f"Version {asked} not found.")
         return found
 
-    def _with_guid(self, request: web.Request) -> list[FrozenSchema]:
-        asked = request.match_info["guid"]
+    def _with_guid(self, request: Request) -> list[FrozenSchema]:
+        asked = request.path_params["guid"]
         found = [frozen for frozen in self._load().by_id.values() if _guid(frozen) == asked]
         if not found:
             raise Refusal(SCHEMA_NOT_FOUND, f"Schema {asked} not found")
@@ -236,61 +258,63 @@ def _number(version: str) -> int:
     return number
 
 
-def _by_id(catalogue: Catalogue, request: web.Request) -> FrozenSchema:
-    asked = request.match_info["id"]
+def _by_id(catalogue: Catalogue, request: Request) -> FrozenSchema:
+    asked = request.path_params["id"]
+    if not (asked.isascii() and asked.isdigit()):
+        raise HTTPException(404)
     found = next((frozen for frozen in catalogue.by_id.values() if str(frozen.id) == asked), None)
     if found is None:
         raise Refusal(SCHEMA_NOT_FOUND, f"Schema {asked} not found")
     return found
 
 
-def _flag(request: web.Request, name: str) -> bool:
-    return request.query.get(name, "").lower() == "true"
+def _flag(request: Request, name: str) -> bool:
+    return request.query_params.get(name, "").lower() == "true"
 
 
-def _page(request: web.Request, items: Sequence[Item]) -> Sequence[Item]:
+def _page(request: Request, items: Sequence[Item]) -> Sequence[Item]:
     """The part of a list that a client asks for; a negative ``limit`` is none."""
     try:
-        offset, limit = int(request.query.get("offset", 0)), int(request.query.get("limit", -1))
+        offset, limit = int(request.query_params.get("offset", 0)), int(request.query_params.get("limit", -1))
     except ValueError:
-        raise web.HTTPNotFound from None
+        raise HTTPException(404) from None
     rest = items[max(offset, 0) :]
     return rest if limit < 0 else rest[:limit]
 
 
-async def _empty(_: web.Request) -> web.Response:
+async def _empty(_: Request) -> Response:
     return _json({})
 
 
-async def _contexts(request: web.Request) -> web.Response:
+async def _contexts(request: Request) -> Response:
     return _json(_page(request, [CONTEXT]))
 
 
-async def _types(_: web.Request) -> web.Response:
+async def _types(_: Request) -> Response:
     return _json(["AVRO"])
 
 
-async def _compatibility(_: web.Request) -> web.Response:
+async def _compatibility(_: Request) -> Response:
     return _json({"compatibilityLevel": COMPATIBILITY})
 
 
-async def _mode(_: web.Request) -> web.Response:
+async def _mode(_: Request) -> Response:
     return _json({"mode": MODE})
 
 
-async def _read_only(request: web.Request) -> web.Response:
-    subject = request.match_info.get("subject")
+async def _read_only(request: Request) -> Response:
+    subject = request.path_params.get("subject")
     raise Refusal(NOT_PERMITTED, f"Subject {subject} is in read-only mode" if subject else "Read-only mode")
 
 
-async def _compatible(request: web.Request, versions: Sequence[FrozenSchema]) -> web.Response:
+async def _compatible(request: Request, versions: Sequence[FrozenSchema]) -> Response:
     new = await _schema_in(request)
     messages = [f"version {old.version}: {reason}" for old in versions for reason in incompatibilities(new, old.schema)]
     said = {"messages": messages} if _flag(request, "verbose") else {}
     return _json({"is_compatible": not messages} | said)
 
 
-async def _schema_in(request: web.Request) -> Any:
+async def _schema_in(request: Request) -> Any:
     """The schema a client sends, in the one form that ``_canonical`` gives; what is no Avro schema is refused."""
     try:
         body = await request.json()
@@ -321,9 +345,9 @@ def _subject(frozen: FrozenSchema) -> str:
     return frozen.subject + VALUE
 
 
-def _feed(request: web.Request) -> str:
+def _feed(request: Request) -> str:
     """Whose schemas a request is about: the topics a feed has one after the other share them."""
-    subject = request.match_info["subject"].removeprefix(CONTEXT)
+    subject = request.path_params["subject"].removeprefix(CONTEXT)
     return source(subject.removesuffix(VALUE), 0)[0] if subject.endswith(VALUE) else ""
 
 
@@ -344,18 +368,16 @@ def _described(frozen: FrozenSchema) -> dict[str, Any]:
     }
 
 
-def _json(data: Any, status: int = 200) -> web.Response:
-    return web.json_response(data, status=status, content_type=CONTENT_TYPE)
+def _json(data: Any, status: int = 200) -> Response:
+    return Response(json.dumps(data), status, media_type=CONTENT_TYPE)
 
 
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except Refusal as refusal:
-        code, message = refusal.code, str(refusal)
-    except SchemaProblem as problem:
-        code, message = STORE_ERROR, str(problem)
-    except web.HTTPException as error:
-        code, message = error.status, f"HTTP {error.status} {error.reason}"
-    return _json({"error_code": code, "message": message}, status=int(str(code)[:3]))
+async def _refused(_: Request, error: Exception) -> Response:
+    match error:
+        case Refusal():
+            code, message = error.code, str(error)
+        case HTTPException():
+            code, message = error.status_code, f"HTTP {error.status_code} {error.detail}"
+        case _:
+            code, message = STORE_ERROR, str(error)
+    return _json({"error_code": code, "message": message}, int(str(code)[:3]))

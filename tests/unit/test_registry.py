@@ -1,16 +1,21 @@
-import asyncio
 import contextlib
 import json
 import logging
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from starlette.testclient import TestClient
 
 from citystream import cli
-from citystream.registry import CONTENT_TYPE, application
+from citystream.registry import CONTENT_TYPE, ENDING_SECONDS, LARGEST_BODY, application
+from citystream.stack.ports import free_ports
 from schemas.catalogue import Catalogue, FrozenSchema, SchemaProblem
 
 
@@ -31,14 +36,10 @@ Answer = tuple[int, Any]
 def ask(method: str, path: str, body: Any = None, load: Callable[[], Catalogue] = lambda: CATALOGUE) -> Answer:
     """Status and data of an answer; a body that is a string is sent as it is."""
 
-    async def asking() -> Answer:
-        async with TestClient(TestServer(application(load))) as client:
-            data = body if body is None or isinstance(body, str) else json.dumps(body)
-            async with client.request(method, path, data=data) as response:
-                assert response.content_type == CONTENT_TYPE
-                return response.status, await response.json(content_type=CONTENT_TYPE)
-
-    return asyncio.run(asking())
+    data = body if body is None or isinstance(body, str) else json.dumps(body)
+    response = TestClient(application(load), follow_redirects=False).request(method, path, content=data)
+    assert response.headers["content-type"] == CONTENT_TYPE
+    return response.status_code, response.json()
 
 
 def text(frozen: FrozenSchema) -> str:
@@ -204,6 +205,7 @@ def test_says_which_schemas_go_together(path: str, new: Any, answer: Any) -> Non
         ("/subjects/report-value/versions", "not JSON", 400),
         ("/subjects/report-value/versions", {"schema": "{"}, 42201),
         ("/subjects/report-value", {"schema": '{"type": "nothing"}'}, 42201),
+        ("/subjects/report-value", {"schema": '"\ud800"'}, 42201),
         ("/subjects/report-value", {"schema": '{"type": "record", "name": "A", "fields": [7]}'}, 42201),
         ("/compatibility/subjects/nobody-value/versions/latest", {"schema": json.dumps(schema("a"))}, 40401),
         ("/compatibility/subjects/report-value/versions/3", {"schema": json.dumps(schema("a"))}, 40402),
@@ -213,6 +215,12 @@ def test_says_which_schemas_go_together(path: str, new: Any, answer: Any) -> Non
 def test_refuses_what_it_does_not_know(path: str, body: Any, code: int) -> None:
     status, error = ask("POST", path, body)
     assert (status, error["error_code"]) == (int(str(code)[:3]), code)
+
+
+def test_refuses_more_than_a_schema_takes() -> None:
+    client = TestClient(application(lambda: CATALOGUE))
+    assert client.post("/subjects/report-value", content=b" " * (LARGEST_BODY + 1)).status_code == 413
+    assert client.post("/subjects/report-value", content=b" " * LARGEST_BODY).status_code == 400
 
 
 def test_a_producer_that_registers_what_is_there_gets_its_id() -> None:
@@ -269,7 +277,7 @@ def test_what_the_web_server_says_of_broken_requests_is_kept_within_bounds(
 
     def serve(*_: object) -> None:
         for number in range(100):
-            logging.getLogger("aiohttp.server").error("Error handling request %d", number)
+            logging.getLogger("uvicorn.error").error("Error handling request %d", number)
             sizes.append(log.stat().st_size)
 
     monkeypatch.setattr("citystream.stack.process.LOG_BYTES", 1_000)
@@ -284,3 +292,18 @@ def test_what_the_web_server_says_of_broken_requests_is_kept_within_bounds(
         logging.getLogger().handlers[:] = before
     assert max(sizes) < 1_100
     assert log.read_text().endswith("Error handling request 99\n")
+
+
+def test_it_ends_with_success_though_a_client_has_not_said_all(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-P", "-m", "citystream.cli", "registry", "--port", str(port)]
+    environment = {**os.environ, "CITYSTREAM_HOME": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"POST /subjects/parking_site-value HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n{")
+            with urlopen(f"http://127.0.0.1:{port}/subjects") as answer:
+                assert answer.status == 200
+            process.terminate()
+            assert process.wait(timeout=2 * ENDING_SECONDS + 1) == 0

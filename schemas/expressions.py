@@ -93,6 +93,17 @@ class Scaled(Expression):
     scale: int
 
 
+@dataclass(frozen=True)
+class Quantile(Expression):
+    """The value at rank floor(``q`` * (n - 1)) of a histogram, a column of buckets and counts; null of none.
+
+    See ``schemas.measures.quantiles``. It is compiled to SQL alone.
+    """
+
+    histogram: str
+    q: float
+
+
 def as_expression(value: Operand) -> Expression:
     """Wrap a plain value."""
     return value if isinstance(value, Expression) else Constant(value)
@@ -101,7 +112,7 @@ def as_expression(value: Operand) -> Expression:
 def columns(expression: Expression) -> Iterator[str]:
     """Names of the fields an expression reads."""
     match expression:
-        case Column(name):
+        case Column(name) | Quantile(name, _):
             yield name
         case Binary(_, left, right) | When(left, right):
             yield from columns(left)
@@ -127,6 +138,8 @@ def written(expression: Expression) -> str:
             return f"present({written(operand)})"
         case Scaled(operand, scale):
             return f"round({written(operand)} * {scale})"
+        case Quantile(histogram, q):
+            return f"quantile({q:g} of {histogram})"
     raise TypeError(f"not an expression: {expression!r}")
 
 

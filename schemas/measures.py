@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.expressions import Expression, Present, Scaled, When, as_expression, written
+from schemas.expressions import Column, Expression, Present, Quantile, Scaled, When, as_expression, written
 
 # The bucket of a value is the front of its double's bits, exponent and some of 52, counted from the bucket of 1.0.
 _BUCKET_BITS = 6
@@ -45,10 +45,10 @@ class Partial:
 
 @dataclass(frozen=True)
 class Result:
-    """A column an analyst sees: ``sql`` over the merged partials."""
+    """A column an analyst sees: an expression over the merged partials, which are columns by their names."""
 
     name: str
-    sql: str
+    value: Expression
     unit: str
     description: str
 
@@ -83,8 +83,8 @@ class Total(Measure):
 
     @property
     def results(self) -> tuple[Result, ...]:
-        result = f"{self.name}_sum" if self.scale == 1 else f"{self.name}_sum / {self.scale}"
-        return (Result(self.name, result, self.unit, self.description),)
+        total = Column(f"{self.name}_sum")
+        return (Result(self.name, total if self.scale == 1 else total / self.scale, self.unit, self.description),)
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ class Spread(Measure):
 
     @property
     def results(self) -> tuple[Result, ...]:
-        name, scale = self.name, self.scale
-        mean = f"{name}_sum / nullIf({name}_count, 0) / {scale}"
+        low, high, added, count = (Column(f"{self.name}_{part}") for part in ("low", "high", "sum", "count"))
+        name, unit, scale = self.name, self.unit, self.scale
         return (
-            Result(f"{name}_min", f"{name}_low / {scale}", self.unit, f"Minimum of {self.description}"),
-            Result(f"{name}_max", f"{name}_high / {scale}", self.unit, f"Maximum of {self.description}"),
-            Result(f"{name}_mean", mean, self.unit, f"Mean of {self.description}"),
+            Result(f"{name}_min", low / scale, unit, f"Minimum of {self.description}"),
+            Result(f"{name}_max", high / scale, unit, f"Maximum of {self.description}"),
+            Result(f"{name}_mean", added / count / scale, unit, f"Mean of {self.description}"),
         )
 
 
@@ -135,7 +135,7 @@ class Share(Measure):
 
     @property
     def results(self) -> tuple[Result, ...]:
-        return (Result(self.name, f"{self.name}_true / nullIf({self.name}_known, 0)", "1", self.description),)
+        return (Result(self.name, Column(f"{self.name}_true") / Column(f"{self.name}_known"), "1", self.description),)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,8 @@ class Ratio(Measure):
 
     @property
     def results(self) -> tuple[Result, ...]:
-        return (Result(self.name, f"{self.name}_over / nullIf({self.name}_under, 0)", self.unit, self.description),)
+        over, under = Column(f"{self.name}_over"), Column(f"{self.name}_under")
+        return (Result(self.name, over / under, self.unit, self.description),)
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class Quantiles(Measure):
         return tuple(
             Result(
                 f"{self.name}_p{q * 100:g}",
-                _quantile_sql(f"{self.name}_histogram", q, self.divisor),
+                Quantile(f"{self.name}_histogram", q) / self.divisor,
                 self.unit,
                 f"Quantile {q:g} of {self.description}, relative error at most {RELATIVE_ERROR:.1%}",
             )
@@ -231,12 +232,3 @@ def quantiles(
     value's unit into ``unit``.
     """
     return Quantiles(name, value, at, divisor, unit, description)
-
-
-def _quantile_sql(histogram: str, q: float, divisor: int) -> str:
-    ranks = f"arrayCumSum(tupleElement({histogram}, 2))"
-    position = f"arrayFirstIndex(r -> r > floor({q} * ({ranks}[-1] - 1)), {ranks})"
-    bucket = f"tupleElement({histogram}, 1)[{position}]"
-    middle = f"bitShiftLeft(toUInt64({bucket} + {FIRST_BUCKET}), {BUCKET_SHIFT}) + {2 ** (BUCKET_SHIFT - 1)}"
-    value = f"if({bucket} = {NO_BUCKET}, 0, reinterpretAsFloat64({middle}))"
-    return f"if(empty(tupleElement({histogram}, 1)), NULL, {value} / {divisor})"

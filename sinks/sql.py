@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.expressions import LARGEST, Binary, Column, Constant, Expression, Present, Scaled, When
+from schemas.expressions import LARGEST, Binary, Column, Constant, Expression, Present, Quantile, Scaled, When
 from schemas.feed import Aggregate, Feed
 from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET, Partial
 from schemas.model import Kind
@@ -10,7 +10,7 @@ from streams.watermark import closes_at
 
 
 class ToSql:
-    """Compiles expressions over one feed's raw table."""
+    """Compiles expressions over one feed's raw table, or over partials of its aggregates."""
 
     def __init__(self, feed: Feed) -> None:
         self._kinds: dict[str, Kind] = {field.name: field.kind for field in feed.fields}
@@ -19,9 +19,11 @@ class ToSql:
         """SQL of an expression; times are integer milliseconds."""
         match expression:
             case Column(name):
-                return f"toUnixTimestamp64Milli({name})" if self._kinds[name] == "instant" else name
+                return f"toUnixTimestamp64Milli({name})" if self._kinds.get(name) == "instant" else name
             case Constant(value):
                 return literal(value)
+            case Binary("/", left, Constant(int(number))) if number:
+                return f"({self.expression(left)} / {number})"
             case Binary("/", left, right):
                 return f"(toFloat64({self.expression(left)}) / nullIf({self.expression(right)}, 0))"
             case Binary("==", left, right):
@@ -35,6 +37,8 @@ class ToSql:
             case Scaled(operand, scale):
                 scaled = f"floor(toFloat64({self.expression(operand)}) * {scale} + 0.5)"
                 return f"if(abs({scaled}) <= {LARGEST}, toInt64({scaled}), NULL)"
+            case Quantile(histogram, q):
+                return _quantile(histogram, q)
         raise TypeError(f"not an expression: {expression!r}")
 
     def partial(self, partial: Partial) -> str:
@@ -52,6 +56,15 @@ class ToSql:
 def _bucket(value: str) -> str:
     number = f"bitShiftRight(reinterpretAsUInt64(toFloat64({value})), {BUCKET_SHIFT}) - {FIRST_BUCKET}"
     return f"if({value} <= 0, toInt32({NO_BUCKET}), toInt32({number}))"
+
+
+def _quantile(histogram: str, q: float) -> str:
+    ranks = f"arrayCumSum(tupleElement({histogram}, 2))"
+    position = f"arrayFirstIndex(r -> r > floor({q} * ({ranks}[-1] - 1)), {ranks})"
+    bucket = f"tupleElement({histogram}, 1)[{position}]"
+    middle = f"bitShiftLeft(toUInt64({bucket} + {FIRST_BUCKET}), {BUCKET_SHIFT}) + {2 ** (BUCKET_SHIFT - 1)}"
+    value = f"if({bucket} = {NO_BUCKET}, 0, reinterpretAsFloat64({middle}))"
+    return f"if(empty(tupleElement({histogram}, 1)), NULL, {value})"
 
 
 def literal(value: int | float | str) -> str:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.model import Field
 from sinks.dialect import Dialect
-from sinks.sql import behind_ms, counted, is_late, literal, merged, read, window_start_ms
+from sinks.sql import ToSql, behind_ms, counted, is_late, literal, merged, read, window_start_ms
 from sinks.tables import (
     BYTES,
     MASKED,
@@ -169,9 +169,12 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, dialect: Dialect) -> str:
         "FROM (SELECT source_partition, max(p.watermark) AS watermark FROM raw.progress AS p "
         f"WHERE aggregate = {literal(aggregate.topic)} GROUP BY source_partition)"
     )
+    to_sql = ToSql(feed)
     select = (
         f"WITH {_seen(feed, aggregate)} AS seen SELECT window_start, {keys}, events"
-        + "".join(f", {r.sql} AS {r.name}" for measure in aggregate.measures for r in measure.results)
+        + "".join(
+            f", {to_sql.expression(r.value)} AS {r.name}" for measure in aggregate.measures for r in measure.results
+        )
         + f", CAST(toUnixTimestamp64Milli(window_start) + {closes_at(feed, aggregate)} <= seen AS Bool) AS final"
         + f", fromUnixTimestamp64Milli(seen - {milliseconds(feed.disorder)}, {literal(dialect.timezone)}) AS as_of"
         + f" FROM ({progress}) AS progressed CROSS JOIN ({windows}) AS windows"

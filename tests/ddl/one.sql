@@ -340,11 +340,11 @@ SELECT
     device_id,
     events,
     level_sum AS level,
-    load_low / 100 AS load_min,
-    load_high / 100 AS load_max,
-    (load_sum / nullIf(load_count, 0)) / 100 AS load_mean,
-    gain_over / nullIf(gain_under, 0) AS gain,
-    slope_over / nullIf(slope_under, 0) AS slope,
+    (load_low / 100) AS load_min,
+    (load_high / 100) AS load_max,
+    ((toFloat64(load_sum) / nullIf(load_count, 0)) / 100) AS load_mean,
+    (toFloat64(gain_over) / nullIf(gain_under, 0)) AS gain,
+    (toFloat64(slope_over) / nullIf(slope_under, 0)) AS slope,
     CAST((toUnixTimestamp64Milli(window_start) + 9000) <= seen, 'Bool') AS final,
     fromUnixTimestamp64Milli(seen - 2000, 'Asia/Shanghai') AS as_of
 FROM
@@ -448,10 +448,10 @@ SELECT
     device_id,
     events,
     busy_sum AS busy,
-    high_true / nullIf(high_known, 0) AS high,
-    if(empty(tupleElement(wait_histogram, 1)), NULL, if((tupleElement(wait_histogram, 1)[arrayFirstIndex(r -> (r > floor(0.5 * ((arrayCumSum(tupleElement(wait_histogram, 2))[-1]) - 1))), arrayCumSum(tupleElement(wait_histogram, 2)))]) = -1, 0, reinterpretAsFloat64(bitShiftLeft(toUInt64((tupleElement(wait_histogram, 1)[arrayFirstIndex(r -> (r > floor(0.5 * ((arrayCumSum(tupleElement(wait_histogram, 2))[-1]) - 1))), arrayCumSum(tupleElement(wait_histogram, 2)))]) + 65472), 46) + 35184372088832)) / 1000) AS wait_p50,
-    if(empty(tupleElement(wait_histogram, 1)), NULL, if((tupleElement(wait_histogram, 1)[arrayFirstIndex(r -> (r > floor(0.9 * ((arrayCumSum(tupleElement(wait_histogram, 2))[-1]) - 1))), arrayCumSum(tupleElement(wait_histogram, 2)))]) = -1, 0, reinterpretAsFloat64(bitShiftLeft(toUInt64((tupleElement(wait_histogram, 1)[arrayFirstIndex(r -> (r > floor(0.9 * ((arrayCumSum(tupleElement(wait_histogram, 2))[-1]) - 1))), arrayCumSum(tupleElement(wait_histogram, 2)))]) + 65472), 46) + 35184372088832)) / 1000) AS wait_p90,
-    if(empty(tupleElement(delay_histogram, 1)), NULL, if((tupleElement(delay_histogram, 1)[arrayFirstIndex(r -> (r > floor(0.5 * ((arrayCumSum(tupleElement(delay_histogram, 2))[-1]) - 1))), arrayCumSum(tupleElement(delay_histogram, 2)))]) = -1, 0, reinterpretAsFloat64(bitShiftLeft(toUInt64((tupleElement(delay_histogram, 1)[arrayFirstIndex(r -> (r > floor(0.5 * ((arrayCumSum(tupleElement(delay_histogram, 2))[-1]) - 1))), arrayCumSum(tupleElement(delay_histogram, 2)))]) + 65472), 46) + 35184372088832)) / 1) AS delay_p50,
+    (toFloat64(high_true) / nullIf(high_known, 0)) AS high,
+    (if(empty(tupleElement(wait_histogram, 1)), NULL, if((tupleElement(wait_histogram, 1)[arrayFirstIndex(r -> (r > floor(0.5 * ((arrayCumSum(tupleElement(wait_histogram, 2))[-1]) - 1))), arrayCumSum(tupleElement(wait_histogram, 2)))]) = -1, 0, reinterpretAsFloat64(bitShiftLeft(toUInt64((tupleElement(wait_histogram, 1)[arrayFirstIndex(r -> (r > floor(0.5 * ((arrayCumSum(tupleElement(wait_histogram, 2))[-1]) - 1))), arrayCumSum(tupleElement(wait_histogram, 2)))]) + 65472), 46) + 35184372088832))) / 1000) AS wait_p50,
+    (if(empty(tupleElement(wait_histogram, 1)), NULL, if((tupleElement(wait_histogram, 1)[arrayFirstIndex(r -> (r > floor(0.9 * ((arrayCumSum(tupleElement(wait_histogram, 2))[-1]) - 1))), arrayCumSum(tupleElement(wait_histogram, 2)))]) = -1, 0, reinterpretAsFloat64(bitShiftLeft(toUInt64((tupleElement(wait_histogram, 1)[arrayFirstIndex(r -> (r > floor(0.9 * ((arrayCumSum(tupleElement(wait_histogram, 2))[-1]) - 1))), arrayCumSum(tupleElement(wait_histogram, 2)))]) + 65472), 46) + 35184372088832))) / 1000) AS wait_p90,
+    (if(empty(tupleElement(delay_histogram, 1)), NULL, if((tupleElement(delay_histogram, 1)[arrayFirstIndex(r -> (r > floor(0.5 * ((arrayCumSum(tupleElement(delay_histogram, 2))[-1]) - 1))), arrayCumSum(tupleElement(delay_histogram, 2)))]) = -1, 0, reinterpretAsFloat64(bitShiftLeft(toUInt64((tupleElement(delay_histogram, 1)[arrayFirstIndex(r -> (r > floor(0.5 * ((arrayCumSum(tupleElement(delay_histogram, 2))[-1]) - 1))), arrayCumSum(tupleElement(delay_histogram, 2)))]) + 65472), 46) + 35184372088832))) / 1) AS delay_p50,
     CAST((toUnixTimestamp64Milli(window_start) + 10000) <= seen, 'Bool') AS final,
     fromUnixTimestamp64Milli(seen - 2000, 'Asia/Shanghai') AS as_of
 FROM

@@ -23,7 +23,7 @@ MEASURE = next(m for aggregate in FEED.aggregates for m in aggregate.measures if
 def test_quantiles_of_any_integer_are_those_of_the_reference(connect: Callable[[str], Any]) -> None:
     """Of the integers around every edge of a bucket, of the ends, and of nothing known."""
     (partial,) = MEASURE.partials
-    columns = ", ".join(result.sql for result in MEASURE.results)
+    columns = ", ".join(ToSql(FEED).expression(result.value) for result in MEASURE.results)
     rows = [{"wait": wait} for wait in (*EDGES, None)]
     found = connect("operator").execute(
         f"SELECT wait, {partial.name}, {columns} FROM (SELECT wait, {ToSql(FEED).partial(partial)} AS {partial.name} "
@@ -44,7 +44,7 @@ def test_quantiles_of_steps_of_a_fraction_are_those_of_the_reference(connect: Ca
     (partial,) = measure.partials
     loads = [12.934, 0.0004, 0.0005, 0.0, -0.0, -3.5, 1e-300, 99.9995, 2.0**43, None]
     (found,) = connect("operator").execute(
-        f"SELECT {', '.join(result.sql for result in measure.results)} FROM "
+        f"SELECT {', '.join(ToSql(FEED).expression(result.value) for result in measure.results)} FROM "
         f"(SELECT {ToSql(FEED).partial(partial)} AS {partial.name} FROM loads)",
         external_tables=[
             {"name": "loads", "structure": [("load", "Nullable(Float64)")], "data": [{"load": load} for load in loads]}
@@ -63,7 +63,7 @@ def test_sums_of_parts_and_of_late_rows_are_exact_and_null_if_a_part_could_not_h
     late = f"SELECT {ToSql(FEED).partial(partial)} AS {partial.name} FROM {rows}"
     parts = f"SELECT {read(partial)} AS {partial.name} FROM parts"
     ((found, whole),) = connect("operator").execute(
-        f"SELECT {SUM.results[0].sql}, toString({partial.name}) FROM "
+        f"SELECT {ToSql(FEED).expression(SUM.results[0].value)}, toString({partial.name}) FROM "
         f"(SELECT {merged(partial)} AS {partial.name} FROM ({parts} UNION ALL {late}))",
         external_tables=[
             {"name": "parts", "structure": [(partial.name, "Int64")], "data": [{partial.name: n} for n in sums]}

@@ -129,6 +129,28 @@ def campaigns() -> str:
     return "\n".join(parts).rstrip()
 
 
+def isolation() -> str:
+    """What ``make isolation`` wrote last, as it was kept in docs/isolation.json."""
+    found = json.loads((PROJECT / "docs" / "isolation.json").read_text())
+    rows = [
+        f"| {row['fault']}, {row['seconds']:.0f} s | {_ages(row['before'])} | {_ages(row['during'])} | "
+        f"{row['lag']:.1f} | {'<br>'.join(row['said']) or 'nothing: it goes on'} |"
+        for row in found["rounds"]
+    ]
+    return "\n".join(
+        [
+            f"`make isolation`, {found['minutes']} minutes on {found['machine']}:\n",
+            "| done to a feed | others before, s | others meanwhile, s | their lag, s | `citystream status` said |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+        ]
+    )
+
+
+def _ages(freshness: dict[str, float]) -> str:
+    return f"{freshness['median']:.1f}, at most {freshness['longest']:.1f}"
+
+
 def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
@@ -154,7 +176,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"bench": measurements},
     "ARCHITECTURE.md": {"imports": import_graph},
     "docs/operator.md": {"settings": settings_table, "brokers": brokers, "rights": rights_table},
-    "docs/guarantees.md": {"campaigns": campaigns},
+    "docs/guarantees.md": {"campaigns": campaigns, "isolation": isolation},
 }
 
 

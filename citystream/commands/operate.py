@@ -13,10 +13,12 @@ from typing import Annotated, Any
 
 import typer
 from clickhouse_driver.errors import Error as ClickHouseError
+from clickhouse_driver.errors import ErrorCodes, ServerException
 from kafka.errors import KafkaError
 
 from citystream.commands.output import Output, OutputOption, show, waiting_for
 from citystream.installation import Installation
+from citystream.stack.process import StackError
 from processors import GROUP as PROCESSOR
 from sinks import GROUP as SINK
 from sinks.clickhouse import first_line, passes
@@ -101,7 +103,7 @@ def ledger(
                 raise typer.Exit(1)
             return
         with waiting_for("ClickHouse to count all rows"):
-            found = reconciler.accounts()
+            found = _accounts(reconciler)
         if output is Output.JSON:
             show([dataclasses.asdict(a) | {"balances": a.balances} for a in found], output)
         else:
@@ -110,6 +112,17 @@ def ledger(
         if any(account.wrong for account in found):
             _name(reconciler.check())
             raise typer.Exit(1)
+
+
+def _accounts(reconciler: Reconciler) -> list[Account]:
+    """The accounts of all feeds; a table that is missing keeps any from being counted, and is said with what helps."""
+    try:
+        return reconciler.accounts()
+    except ServerException as error:
+        if error.code != ErrorCodes.UNKNOWN_TABLE:
+            raise
+        missing = first_line(error).partition(" in scope ")[0]
+        raise StackError(f"{missing}; run: citystream init; meanwhile: citystream ledger --every 10") from error
 
 
 def sums(found: Sequence[Account]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,15 +21,14 @@ from kafka import KafkaProducer
 from citystream.settings import PROJECT
 from citystream.stack.stack import Stack
 from schemas.rowcodec import encode
-from sinks.ledger import Account, accounts
-from streams.lag import measure
 from streams.publisher import new_producer
 from tests.city import WORKERS, City, copy_sources, declare_only
 from tests.isolation.made import FEEDS, OTHERS, RATE, TABLELESS, Report, report
 
 #: How often records are published of each feed, and how often it is looked which of them are shown (s).
 PUBLISH_EVERY, LOOK_EVERY = 0.25, 0.2
-BROKEN = "tests.isolation.broken"
+#: Workers whose code raises at a record, and those of this project.
+BROKEN, MENDED = "tests.isolation.broken", "citystream.cli"
 
 
 @dataclass(frozen=True)
@@ -145,6 +144,8 @@ class District(City):
         self.probe = Probe(lambda: self.installation.server("operator").connect())
         self.traffic = Traffic(self, self.probe)
         self.random = Random(2)
+        #: What workers run.
+        self.code = BROKEN
         self._calmed, self._quiet, self._ended = threading.Event(), threading.Event(), threading.Event()
         self._threads = list[tuple[threading.Thread, threading.Event]]()
 
@@ -222,15 +223,6 @@ class District(City):
         found: list[dict[str, Any]] = json.loads(self.command("lag", "--output", "json").stdout)
         return found
 
-    def accounts(self, feeds: Iterable[str]) -> dict[str, Account]:
-        """The ledger of some feeds."""
-        chosen = {name: self.installation.feeds[name] for name in feeds}
-        client = self.installation.server("operator").connect()
-        log = measure(self.installation.cluster, "sink", chosen)
-        found = accounts(client, chosen, log)
-        client.disconnect()
-        return {account.feed: account for account in found}
-
 
 def _sources(folder: Path) -> Path:
     """The platform with these feeds and no others."""
@@ -254,7 +246,7 @@ def district(home: Path) -> Iterator[District]:
         stack.up(lambda _: None)
         opened.prepare()
         for name in WORKERS:
-            opened.start(name, BROKEN)
+            opened.start(name, opened.code)
         yield opened
     finally:
         opened.end()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tests.city import WORKERS
-from tests.isolation.district import District, Freshness
+from tests.isolation.district import USUAL, District, Freshness
 from tests.isolation.faults import Fault
 from tests.isolation.made import FEEDS, OTHERS
 from tests.reference.city import Schemas
@@ -17,15 +17,23 @@ from tests.reference.whole import compare
 PATIENCE = 60
 
 
-@dataclass
+@dataclass(frozen=True)
 class Round:
-    """What was seen while some faults lasted; ``said`` are the lines of status and lag, by fault."""
+    """What was seen of the other feeds while some faults lasted: how fresh they were, their largest lag (s), and what
+    status and lag said of them, which has to be nothing. ``said`` are the lines about each fault.
+    """
 
-    faults: Sequence[str]
     before: Freshness
     during: Freshness
-    said: Mapping[str, list[str]] = field(default_factory=dict)
-    disturbed: list[str] = field(default_factory=list)
+    lag: float
+    disturbed: Sequence[str]
+    said: Mapping[str, Sequence[str]]
+
+    @property
+    def hurt(self) -> bool:
+        """Whether another feed was."""
+        lags = self.lag > 2 * max(self.before.longest, USUAL.longest)
+        return bool(self.disturbed) or lags or not self.before.is_kept_by(self.during)
 
 
 def usual(city: District, records: int) -> Freshness:
@@ -49,21 +57,17 @@ def stage(city: District, faults: Sequence[Fault], before: Freshness, seconds: f
     for fault in faults:
         fault.stage(city)
     said: dict[str, list[str]] = {fault.name: [] for fault in faults}
-    disturbed: list[str] = []
+    disturbed, lag = list[str](), 0.0
     while (lasted := time.monotonic() - since) < seconds or (left := unsaid(faults, said)):
         assert lasted < seconds + PATIENCE, f"not said: {left}; but: {said}"
-        lines, of_others = look(city)
-        disturbed += of_others
+        rows = city.lag()
+        lines = [f"status: {line}" for line in city.status()]
+        lines += [f"lag: {row['worker']}: {row['topic']} {row['problem']}" for row in rows if row["problem"]]
+        disturbed += [line for line in lines if any(f": {name}" in line for name in OTHERS)]
+        lag = max([lag, *(row["lag_seconds"] for row in rows if row["topic"].startswith(OTHERS))])
         for fault in faults:
             said[fault.name] += [line for line in lines if is_about(fault, line) and line not in said[fault.name]]
-    return Round([fault.name for fault in faults], before, freshness(city, since), said, disturbed)
-
-
-def look(city: District) -> tuple[list[str], list[str]]:
-    """What both commands say, and what of it is about the feeds that nothing is done to."""
-    lines = [f"status: {line}" for line in city.status()]
-    lines += [f"lag: {r['worker']}: {r['topic']} {r['problem']}" for r in city.lag() if r["problem"]]
-    return lines, [line for line in lines if any(f": {name}" in line for name in OTHERS)]
+    return Round(before, freshness(city, since), lag, disturbed, said)
 
 
 def is_about(fault: Fault, line: str) -> bool:
@@ -93,20 +97,16 @@ def wanted(fault: Fault) -> Iterator[tuple[str, tuple[str, ...]]]:
 def mend(city: District, faults: Sequence[Fault]) -> None:
     """What goes on by itself first, then what needs workers started again; each feed catches up."""
     city.calm()
-    stopping = [fault for fault in faults if fault.restarts]
-    for fault in faults:
-        if not fault.restarts:
+    for part in ([f for f in faults if not f.restarts], [f for f in faults if f.restarts]):
+        workers = {name for fault in part for name in fault.restarts}
+        for name in workers:
+            city.process(name).stop()
+        for fault in part:
             fault.mend(city)
-    catch_up(city, [fault.feed for fault in faults if not fault.restarts])
-    workers = {name for fault in stopping for name in fault.restarts}
-    for name in workers:
-        city.process(name).stop()
-    for fault in stopping:
-        fault.mend(city)
-    for name in workers:
-        city.options[name] = [word for fault in stopping for word in fault.restarts.get(name, [])]
-        city.start(name)
-    catch_up(city, [fault.feed for fault in stopping])
+        for name in workers:
+            city.options[name] = [word for fault in part for word in fault.restarts.get(name, [])]
+            city.start(name, city.code)
+        catch_up(city, [fault.feed for fault in part])
 
 
 def catch_up(city: District, feeds: Sequence[str]) -> None:
@@ -121,7 +121,9 @@ def catch_up(city: District, feeds: Sequence[str]) -> None:
 
 
 def differences(city: District, faults: Sequence[Fault]) -> list[str]:
-    """What is not as the reference computes it, but for what has to be so after these faults."""
+    """What is not as the reference computes it, but for what has to be so after these faults, and is."""
     schemas = Schemas((city.version or city.settings.home) / "schemas" / "frozen")
     found = compare(city.installation, [*FEEDS], schemas=schemas).differences
-    return [str(one) for one in found if not any(fault.explains(one) for fault in faults)]
+    explained = {fault.name: [one for one in found if fault.explains(one)] for fault in faults if fault.explains}
+    left = [str(one) for one in found if not any(one in some for some in explained.values())]
+    return left + [f"nothing differs after: {name}" for name, some in explained.items() if not some]

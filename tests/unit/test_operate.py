@@ -17,6 +17,7 @@ from citystream.commands import operate, output, stack
 from citystream.installation import Installation
 from citystream.settings import Settings
 from citystream.stack.ports import free_ports
+from citystream.stack.process import StackError
 from citystream.stack.stack import State, Status
 from schemas.feed import Feed
 from sinks.clickhouse import Server
@@ -203,3 +204,10 @@ def test_a_missing_table_hides_no_other_silent_feed(monkeypatch: pytest.MonkeyPa
     silent, dead = stack._of_feeds(city, 10**12)
     assert silent.keys() == city.feeds.keys() - {"traffic_flow"}
     assert not dead
+
+
+def test_a_ledger_without_a_table_says_which_is_missing_and_what_helps() -> None:
+    said = "DB::Exception: Unknown table expression identifier 'raw.toy' in scope SELECT 1. Maybe you meant city.toy?"
+    counting = MagicMock(accounts=MagicMock(side_effect=ServerException(said, ErrorCodes.UNKNOWN_TABLE)))
+    with pytest.raises(StackError, match=r"'raw\.toy'; run: citystream init; meanwhile: citystream ledger --every"):
+        operate._accounts(counting)

@@ -80,7 +80,10 @@ class Unknown:
 
     def __str__(self) -> str:
         place = self.topic if self.partition is None else f"{self.topic}/{self.partition}"
-        words = {UnknownTopicOrPartitionError: "does not exist", LeaderNotAvailableError: "has no leader"}
+        words = {
+            UnknownTopicOrPartitionError: "does not exist; if it does not come back: citystream init",
+            LeaderNotAvailableError: "has no leader",
+        }
         return f"{place} {words.get(self.error, f'cannot be looked at ({self.error.__name__})')}"
 
 

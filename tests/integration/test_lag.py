@@ -46,4 +46,4 @@ def test_waiting_records_are_seen_behind_every_codec_and_beside_a_position_beyon
     behind, never = by_topic(seen, now)
     assert (behind.records, never.records) == (100, None)
     assert behind.problem == "behind/5: the position 1,000 is beyond the end of the log, 0"
-    assert never.problem == "never does not exist"
+    assert never.problem == "never does not exist; if it does not come back: citystream init"

@@ -41,10 +41,9 @@ class Fault:
     """Something that is done to a feed of its own.
 
     ``says`` are, by worker, words of what status and lag say of the feed while it lasts, and ``letters``, by topic,
-    words of what status says of dead letters; where nothing waits the feed goes on. It ``lasts`` so long (s).
-    ``mend`` is done while those
-    workers are stopped that ``restarts`` names, which are started again with these options. ``explains`` says of a
-    difference from the reference that it has to be there afterwards; by itself nothing differs.
+    words of what status says of dead letters; where nothing waits the feed goes on. It ``lasts`` so long (s). ``mend``
+    is done while those workers are stopped that ``restarts`` names, which are started again with these options.
+    ``explains`` says of a difference from the reference that it has to be there afterwards; by itself nothing differs.
     """
 
     name: str
@@ -230,7 +229,7 @@ FAULTS = (
 #: Apart while the workers do not survive it.
 TOPIC_DELETED = Fault(
     "its topic deleted", made.DELETED, delete_topic,
-    says=dict.fromkeys(("processor", "sink"), ("was deleted", "citystream init")),
+    says=dict.fromkeys(("processor", "sink"), ("does not exist", "citystream ")),
     mend=start_over,
     restarts={"processor": [], "sink": []},
 )  # fmt: skip

@@ -225,11 +225,10 @@ FAULTS = (
         mend=mend_code,
         restarts={"processor": [], "sink": []},
     ),
-)  # fmt: skip
-#: Apart while the workers do not survive it.
-TOPIC_DELETED = Fault(
-    "its topic deleted", made.DELETED, delete_topic,
-    says=dict.fromkeys(("processor", "sink"), ("does not exist", "citystream ")),
-    mend=start_over,
-    restarts={"processor": [], "sink": []},
+    Fault(
+        "its topic deleted", made.DELETED, delete_topic,
+        says=dict.fromkeys(("processor", "sink"), ("does not exist", "citystream ")),
+        mend=start_over,
+        restarts={"processor": [], "sink": []},
+    ),
 )  # fmt: skip

@@ -22,6 +22,8 @@ from tests.isolation.district import Freshness, district
 from tests.isolation.faults import FAULTS, Fault
 from tests.isolation.rounds import Round
 
+#: How lines begin that are about what a worker does.
+WORKERS = ("processor: ", "sink: ")
 #: Records that are followed before each fault.
 FOLLOWED = 100
 OUT = PROJECT / "bench" / "out" / "isolation.json"
@@ -29,8 +31,8 @@ OUT = PROJECT / "bench" / "out" / "isolation.json"
 
 def row(fault: Fault, seen: Round) -> dict[str, Any]:
     """What is kept of a round: of each place that something is said of, what was said first."""
-    said = {line.split()[1] + line.split()[2]: line for line in reversed(seen.said[fault.name]) if "status: " in line}
-    lines = [line.removeprefix("status: ") for line in said.values()]
+    lines = [line.removeprefix("status: ") for line in seen.said[fault.name] if line.startswith("status: ")]
+    first = {tuple(line.split()[: 2 if line.startswith(WORKERS) else 1]): line for line in reversed(lines)}
     return {
         "fault": fault.name,
         "seconds": fault.lasts,
@@ -38,7 +40,7 @@ def row(fault: Fault, seen: Round) -> dict[str, Any]:
         "during": asdict(seen.during),
         "lag": seen.lag,
         "disturbed": seen.disturbed,
-        "said": sorted(lines),
+        "said": sorted(first.values()),
     }
 
 

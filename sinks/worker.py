@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -38,8 +38,14 @@ log = logging.getLogger("citystream")
 #: Rows up to which frames that wait are joined. A frame of 20 rows was seen to take 27 KiB for 4 KiB of values, and one
 #: comes of each partition every second while ClickHouse is away.
 SMALL = 10_000
+#: Seconds for which rows of few are gathered: all topics are flushed about the same time.
+GATHERED_SECONDS = 0.05
 #: Seconds that an insert may take before its topic is paused and shown as such. A usual one takes some milliseconds.
 PATIENCE = 2.0
+
+
+#: Inserts rows into the columns of a table and returns when they are stored, or no longer wanted.
+Insert = Callable[[str, Sequence[TableColumn], pl.DataFrame, Callable[[], bool]], Awaitable[None]]
 
 
 class Reading:
@@ -95,6 +101,34 @@ def _join(frames: list[pl.DataFrame]) -> None:
         frames[-2:] = [pl.concat([before, last], how="diagonal", rechunk=True)]
 
 
+class Gathered:
+    """Rows of one table that come from many topics about the same time, a few each: one insert takes them all.
+
+    What an insert costs hardly depends on how few rows it has.
+    """
+
+    def __init__(self, insert: Insert, table: str, columns: Sequence[TableColumn]) -> None:
+        self._insert = insert
+        self._table, self._columns = table, columns
+        self._rows: list[pl.DataFrame] = []
+        self._wanted: list[Callable[[], bool]] = []
+        self._next: asyncio.Task[None] | None = None
+
+    async def add(self, rows: pl.DataFrame, wanted: Callable[[], bool]) -> None:
+        """Return when these rows are stored; errors are those of the insert that took them."""
+        self._rows.append(rows)
+        self._wanted.append(wanted)
+        if self._next is None:
+            self._next = asyncio.create_task(self._store())
+        await asyncio.shield(self._next)
+
+    async def _store(self) -> None:
+        await asyncio.sleep(GATHERED_SECONDS)
+        rows, wanted = self._rows, self._wanted
+        self._rows, self._wanted, self._next = [], [], None
+        await self._insert(self._table, self._columns, pl.concat(rows), lambda: any(one() for one in wanted))
+
+
 class Sink(BatchWorker[Reading, Read]):
     """Collects rows and inserts them, a block a table; commits after the acknowledgement."""
 
@@ -104,6 +138,7 @@ class Sink(BatchWorker[Reading, Read]):
         self._lanes = {lane.topic: lane for lane in ways}
         self._writer = writer
         self._threads = ThreadPoolExecutor(len(ways), "insert")
+        self._progress = Gathered(self._insert, "raw.progress", PROGRESS)
         #: Topics of which ClickHouse does not take the rows, and what is said of them.
         self._stuck: dict[str, str] = {}
         super().__init__(transport, {topic: topic for topic in self._lanes})
@@ -174,7 +209,10 @@ class Sink(BatchWorker[Reading, Read]):
         without: list[tuple[str, int, int, int]],
         positions: Mapping[Assigned[Reading], Position],
     ) -> None:
-        insert = partial(self._insert, wanted=lambda: any(one.current for one in positions))
+        def wanted() -> bool:
+            return any(one.current for one in positions)
+
+        insert = partial(self._insert, wanted=wanted)
         with suppress(Abandoned):
             progress = []
             for lane, waiting in frames.items():
@@ -187,7 +225,7 @@ class Sink(BatchWorker[Reading, Read]):
                     rows = rows.filter(pl.col("events") > 0)
                 await insert(lane.table, columns, rows)
             if progress:
-                await insert("raw.progress", PROGRESS, pl.concat(progress))
+                await self._progress.add(pl.concat(progress), wanted)
             if without:
                 frame = pl.DataFrame(without, [column.name for column in CONTROL], orient="row")
                 await insert("raw.control", CONTROL, frame)

@@ -12,15 +12,16 @@ import polars as pl
 import pytest
 
 from schemas.writing import encode_bodies
-from sinks.clickhouse import Writer
+from sinks.clickhouse import Abandoned, Writer
 from sinks.lanes import AggregateLane, FeedLane, Read, Unread
-from sinks.tables import TableColumn
-from sinks.worker import SMALL, Reading, Sink
+from sinks.tables import PROGRESS, TableColumn
+from sinks.worker import SMALL, Gathered, Reading, Sink
 from streams.assignment import TopicPartition
 from streams.generations import generations
 from streams.positions import NO_EVENT_TIME, Position
 from streams.recordbatch import packed, split
 from streams.runs import Run
+from streams.waiting import always
 from tests.columns import columns_of
 from tests.reference.batches import batch, run, stamped
 from tests.reference.toy import CATALOGUE, FEED, value
@@ -67,6 +68,28 @@ def test_progress_is_inserted_after_the_parts_and_the_position_moves_last() -> N
     asyncio.run(sink.flush([one]))
     assert server.inserts == [(f"raw.{AGGREGATE.name}", 2), ("raw.progress", 1)]
     assert transport.flushed == {place: 3}
+
+
+def test_what_many_topics_say_of_their_progress_is_one_insert() -> None:
+    inserted: list[list[int]] = []
+
+    async def insert(
+        table: str, columns: Sequence[TableColumn], rows: pl.DataFrame, wanted: Callable[[], bool]
+    ) -> None:
+        assert (table, wanted()) == ("raw.progress", True)
+        inserted.append(rows["watermark"].to_list())
+        if len(inserted) == 2:
+            raise Abandoned
+
+    async def work() -> None:
+        gathered = Gathered(insert, "raw.progress", PROGRESS)
+        several = [pl.DataFrame({"watermark": [number]}) for number in range(3)]
+        await asyncio.gather(*(gathered.add(rows, always) for rows in several))
+        assert inserted == [[0, 1, 2]]
+        with pytest.raises(Abandoned):
+            await gathered.add(several[0], always)
+
+    asyncio.run(work())
 
 
 def rows_of(run: Run) -> Read:

@@ -28,7 +28,7 @@ log = logging.getLogger("citystream")
 S = TypeVar("S")
 R = TypeVar("R")
 
-#: How often a look shows whether a feed is due.
+#: How often a look shows whether a feed is due; one is of which nothing came between two looks.
 LOOK_EVERY = timedelta(seconds=1)
 #: Bytes of runs with which a partition does not wait for the others: a backlog.
 AT_ONCE_BYTES = 256 * 2**10
@@ -112,8 +112,9 @@ def _together(waiting: Iterable[tuple[Assigned[S], Run, int]]) -> Iterator[list[
 class BatchWorker(Generic[S, R]):
     """Takes runs into the states of their partitions, all partitions of a feed in one pass, and flushes what changed.
 
-    A pass is due when the last one is ``every`` ago, when nothing came for a second, and at once when the end of the
-    log is reached after a backlog; of a backlog, runs are taken as they come, several partitions side by side.
+    A pass is due when the last one is ``every`` ago, when nothing came since the last look, and at once when the feed
+    reaches the end of its log after a backlog. Of a backlog, runs are taken as they come, several partitions side by
+    side.
 
     Feeds do not hold each other up. A partition that has to wait is *paused*: it is not read on, what was read of it is
     kept, and it is tried again. A feed with which something is wrong is *stopped*: its partitions are paused until the
@@ -142,6 +143,7 @@ class BatchWorker(Generic[S, R]):
         self._flushed_at: dict[str, float] = {}
         self._unweighed = WEIGHED_BYTES
         self._due = asyncio.Event()
+        self._soon: set[str] = set()
         self._taken = asyncio.Event()
         transport.keep(_or_end(self._keep_flushing))
 
@@ -190,7 +192,7 @@ class BatchWorker(Generic[S, R]):
         """Wait for a flush if too much waits for it, but for what has to wait anyway."""
         while (waiting := sum(map(self._unwritten, self.begun()))) >= FLUSH_SOON_BYTES:
             self._taken.clear()
-            self.flush_soon()
+            self.flush_soon(*self._read_feeds)
             if waiting < MOST_BYTES:
                 return
             with suppress(TimeoutError):  # partitions that are taken away make room and say nothing
@@ -210,8 +212,9 @@ class BatchWorker(Generic[S, R]):
         one.flushed = position
         tell(Moment(Stage.FLUSHED, one.place, next=position.processed))
 
-    def flush_soon(self) -> None:
-        """Flush without waiting for the next second."""
+    def flush_soon(self, *feeds: str) -> None:
+        """Flush these feeds without waiting for the next look."""
+        self._soon.update(feeds)
         self._due.set()
 
     async def receive(self, place: TopicPartition, run: Run) -> None:
@@ -321,22 +324,25 @@ class BatchWorker(Generic[S, R]):
             self._behind.add(place)
         elif place in self._behind:
             self._behind.discard(place)
-            if not self._behind:
-                self.flush_soon()
+            feed = self._feeds[place.topic]
+            if not any(self._feeds[other.topic] == feed for other in self._behind):
+                self.flush_soon(feed)
 
     async def _keep_flushing(self) -> None:
         """A feed whose flush takes long is left alone until it is through."""
+        loop = asyncio.get_running_loop()
+        look_at = loop.time()
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), LOOK_EVERY.total_seconds())
-            at_once = self._due.is_set()
+                await asyncio.wait_for(self._due.wait(), max(0.0, look_at - loop.time()))
             self._due.clear()
             self._behind &= self.transport.assigned.keys()
-            feeds = {self._feeds[one.place.topic] for one in self.begun() if one.fresh}
-            if at_once:
-                self._again |= feeds & self._flushing
-            else:
-                feeds = set(filter(self._is_due, feeds))
+            fresh = {self._feeds[one.place.topic] for one in self.begun() if one.fresh}
+            feeds, self._soon = fresh & self._soon, set()
+            self._again |= feeds & self._flushing
+            if loop.time() >= look_at:
+                look_at = loop.time() + LOOK_EVERY.total_seconds()
+                feeds |= set(filter(self._is_due, fresh))
                 self._came.clear()
             for feed in feeds - self._flushing:
                 self._flushing.add(feed)
@@ -345,7 +351,7 @@ class BatchWorker(Generic[S, R]):
     def _is_due(self, feed: str) -> bool:
         now = asyncio.get_running_loop().time()
         waited = now - self._flushed_at.get(feed, -math.inf)
-        return feed not in self._came or waited + LOOK_EVERY.total_seconds() > self.every(feed).total_seconds()
+        return feed not in self._came or waited + LOOK_EVERY.total_seconds() / 2 >= self.every(feed).total_seconds()
 
     async def _flush_feed(self, feed: str) -> None:
         try:

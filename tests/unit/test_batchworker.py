@@ -221,7 +221,7 @@ def test_a_flush_that_is_due_while_feeds_are_flushed_comes_once_more_for_them_an
         worker = Slow(20)
         flushing = asyncio.create_task(worker._keep_flushing())
         for turns in (50, 2000):
-            worker.flush_soon()
+            worker.flush_soon(*worker.flushes)
             for _ in range(turns):
                 await asyncio.sleep(0)
         assert set(worker.flushes.values()) == {2}
@@ -241,7 +241,7 @@ def test_a_feed_waits_for_its_time_while_more_comes_and_not_when_it_is_quiet() -
         loop.time = lambda: now  # type: ignore[method-assign]
         await worker._flush_feed("feed-0")
         due = []
-        for now in (1.0, 13.9, 14.1):  # noqa: B007 - the clock
+        for now in (1.0, 14.4, 14.6):  # noqa: B007 - the clock
             await worker.receive(place, Run("feed-0", 0, 0, 1, ()))
             due.append(worker._is_due("feed-0"))
         assert due == [False, False, True]
@@ -443,6 +443,23 @@ def test_a_stopped_feed_is_said_with_its_reason(caplog: pytest.LogCaptureFixture
     assert transport.paused[other].endswith("start it again: citystream work")
 
 
+def test_a_feed_that_is_flushed_at_once_again_and_again_keeps_no_other_from_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batchworker, "LOOK_EVERY", timedelta(seconds=0.01))
+    monkeypatch.setattr(Slow, "every", lambda *_: timedelta())
+
+    async def work() -> None:
+        worker = Slow(2)
+        flushing = asyncio.create_task(worker._keep_flushing())
+        while min(worker.flushes.values()) < 3:
+            worker.flush_soon("feed-0")
+            await asyncio.sleep(0)
+        flushing.cancel()
+
+    asyncio.run(asyncio.wait_for(work(), 60))
+
+
 def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other's rows are inserted and committed meanwhile; what was read of the first is inserted when it can be."""
     monkeypatch.setattr(sink_worker, "PATIENCE", 0.01)
@@ -475,7 +492,7 @@ def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: p
         sink = Sink(transport, [*ways], writer)
         flushing = asyncio.create_task(sink._keep_flushing())
         await read(sink, missing, 0)
-        sink.flush_soon()
+        sink.flush_soon("missing")
         await until(lambda: missing in transport.paused)
         for start in (10, 20):
             await read(sink, missing, start)
@@ -483,13 +500,13 @@ def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: p
         assert transport.paused == {missing: said}
         for start in (0, 10, 20):
             await read(sink, free, start)
-            sink.flush_soon()
+            sink.flush_soon("free")
             await until(partial(flushed, free, start + 10))
         assert missing not in transport.flushed
         assert {table for table, _ in stored} == {"raw.free"}
         there.set()
         await until(lambda: not transport.paused)
-        sink.flush_soon()
+        sink.flush_soon("missing")
         await until(partial(flushed, missing, 30))
         flushing.cancel()
         assert [n for table, rows in stored if table == "raw.missing" for n in rows] == [0, 10, 20]

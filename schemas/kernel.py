@@ -14,8 +14,6 @@ from numba import njit
 
 LONG, DOUBLES, BOOLEAN, ENUM, STRING, LONGS, UUID = range(7)
 
-#: Text of more bytes than this lies outside its Arrow view.
-INLINE = 12
 #: Bytes that have to follow the last body, whatever they are: texts are taken eight bytes at a time.
 PADDING = 16
 
@@ -268,21 +266,18 @@ def walk_values(body: Any, ends: Any, program: Any, cells: Any, present: Any, go
 
 
 @njit(nogil=True, cache=True)
-def fill_views(body: Any, spans: Any, views: Any, heap: Any) -> None:
-    """Arrow's views (16 bytes each) of the bytes at ``spans``; the long ones are copied to the heap, with padding."""
+def fill_texts(body: Any, spans: Any, offsets: Any, heap: Any) -> None:
+    """The bytes at ``spans`` one after the other, and where each one's begin; the heap ends with padding."""
     used = 0
+    offsets[0] = 0
     for row in range(len(spans)):
         start, size = spans[row] >> 32, spans[row] & 0xFFFF_FFFF
-        views[2 * row] = size | _first(_eight(body, start), min(size, 4)) << 32
-        if size <= INLINE:
-            views[2 * row + 1] = _first(_eight(body, start + 4), size - 4)
-            continue
-        views[2 * row + 1] = used << 32
         for n in range(0, size, 8):
             word = _eight(body, start + n)
             for byte in range(8):
                 heap[np.uint64(used + n) + np.uint64(byte)] = (word >> (8 * byte)) & 0xFF
         used += size
+        offsets[row + 1] = used
 
 
 @njit(nogil=True, cache=True)

@@ -15,7 +15,7 @@ from numba.core.dispatcher import Dispatcher
 
 import feeds
 from processors import tables, windows
-from schemas import arrow, kernel, writing
+from schemas import kernel, writing
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from schemas.pseudonyms import replaced
@@ -31,7 +31,7 @@ from streams.recordbatch import packed
 from tests.columns import Staged, process
 from tests.reference.batches import batch, run, stamped
 
-KERNELS: tuple[ModuleType, ...] = (arrow, kernel, tables, windows, writing)
+KERNELS: tuple[ModuleType, ...] = (kernel, tables, windows, writing)
 START = datetime(2024, 5, 6, 7, tzinfo=UTC)
 RECORDS = 300
 

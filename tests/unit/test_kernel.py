@@ -148,7 +148,7 @@ def test_bytes_and_texts_around_the_size_of_a_view_are_read_whole(size: int) -> 
 
 
 def test_columns_free_their_memory_in_whatever_thread_they_end() -> None:
-    """Polars calls a function of ours for it; with one that does nothing this would keep half a gigabyte."""
+    """Kept, it would be half a gigabyte."""
     count = 100_000
     body = np.frombuffer(b"\x02" * 30 * count + bytes(PADDING), np.uint8)
     spans = np.arange(count, dtype=np.int64) * 30 << 32 | 30

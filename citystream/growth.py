@@ -21,9 +21,9 @@ from sinks import GROUP as SINK
 from streams.clients import new_admin
 from streams.cluster import Cluster
 from streams.generations import Generation, generations
+from streams.group_positions import commit, standing
 from streams.lag import PartitionLag, measure
 from streams.positions import Position, resume
-from streams.standing import commit, standing
 from streams.topics import TopicProblem
 
 #: What each worker's positions in a feed's topic depend on.

@@ -91,7 +91,7 @@ class Installation:
     def definitions(self, group: str) -> Mapping[str, str]:
         """The topics that a worker's group reads, and the definition it has for each."""
         from processors import GROUP as PROCESSOR  # noqa: PLC0415
-        from sinks.definitions import definitions  # noqa: PLC0415
+        from sinks.topic_rows import definitions  # noqa: PLC0415
         from streams.generations import source_definitions  # noqa: PLC0415
 
         return source_definitions(self.feeds.values()) if group == PROCESSOR else definitions(self.feeds.values())
@@ -99,7 +99,7 @@ class Installation:
     def held_up(self, group: str) -> dict[str, str]:
         """Why a worker does not go on in a topic, where it does not."""
         from streams.generations import sources  # noqa: PLC0415
-        from streams.standing import held_up  # noqa: PLC0415
+        from streams.group_positions import held_up  # noqa: PLC0415
 
         return held_up(self.cluster, group, self.definitions(group), sources(self.feeds.values()))
 

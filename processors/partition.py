@@ -19,8 +19,8 @@ from schemas.writing import Columns
 from streams.deadletters import DeadLetter
 from streams.decode import Tick
 from streams.generations import holding
+from streams.missing_schemas import newest
 from streams.positions import LogGap, Position
-from streams.unknown import newest
 from streams.watermark import Instants, advance
 
 #: How often a window is written anew while it is open, and the bounds of the time between.

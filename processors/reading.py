@@ -9,10 +9,10 @@ from processors.events import EventColumns
 from processors.partition import Rows
 from streams.decode import Decoder, Wanted, places
 from streams.ending import Stop
+from streams.fetched_batches import Run
 from streams.generations import Generation
+from streams.missing_schemas import GivenUp
 from streams.positions import Position
-from streams.runs import Run
-from streams.unknown import GivenUp
 
 
 class Standing(Protocol):

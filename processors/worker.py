@@ -18,15 +18,15 @@ from schemas.feed import Aggregate, Feed
 from schemas.writing import Columns, encode_bodies
 from streams import deadletters
 from streams.assignment import Assigned, TopicPartition, locked
-from streams.awaited import Awaited
 from streams.batchworker import LOOK_EVERY, BatchWorker, Transport
 from streams.cluster import Cluster
 from streams.deadletters import DeadLetter
 from streams.decode import Decoder
+from streams.fetched_batches import Run
 from streams.generations import generations, source_definitions, sources
 from streams.lifecycle import Moment, Stage, tell
+from streams.missing_schemas import Awaited
 from streams.positions import Position
-from streams.runs import Run
 from streams.topics import topics
 from streams.transport.app import BatchApp
 from streams.transport.consumer import passes

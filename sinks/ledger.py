@@ -1,8 +1,8 @@
 """The accounting: every offset is stored, a repeat, withdrawn, quarantined, of the log itself or lost to retention.
 
 Received, quarantined and control are sets of offsets kept by ClickHouse itself as rows arrive, so a replay counts
-nothing twice and nothing is believed that a worker says about itself. The views of ``sinks/accounts.py`` draw the sum
-over what arrived; what did not arrive is held against the offsets of the brokers here.
+nothing twice and nothing is believed that a worker says about itself. The views of ``sinks/ledger_views.py`` draw the
+sum over what arrived; what did not arrive is held against the offsets of the brokers here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from clickhouse_driver import Client
 
 from schemas.feed import Feed
-from sinks.accounts import blocks, holes
+from sinks.ledger_views import blocks, holes
 from streams.generations import numbered
 from streams.lag import PartitionLag
 

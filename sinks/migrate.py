@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from schemas.feed import Aggregate, Feed
-from sinks.accounts import ledger_views
 from sinks.clickhouse import Server, patiently, waiting
 from sinks.dialect import Dialect
+from sinks.ledger_views import ledger_views
 from sinks.sql import literal
 from sinks.tables import PARTS_PARTITION, aggregate_table, feed_columns, feed_tables, shared_tables
 from sinks.views import aggregate_view, conflict_view, feed_view, masked_view

@@ -17,19 +17,18 @@ from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from sinks import GROUP
 from sinks.clickhouse import Abandoned, Server, Writer
-from sinks.definitions import definitions
-from sinks.following import Following
-from sinks.lanes import AggregateLane, Lane, Read, Unread, lanes
+from sinks.processor_verdicts import Following
 from sinks.tables import CONTROL, PROGRESS, UNDECLARED, TableColumn
+from sinks.topic_rows import AggregateLane, Lane, Read, Unread, definitions, lanes
 from streams.assignment import Assigned
 from streams.batchworker import BatchWorker, Transport
 from streams.cluster import Cluster
 from streams.decode import gaps
+from streams.fetched_batches import Run
 from streams.generations import source, source_definitions
+from streams.group_positions import committed_positions
 from streams.lifecycle import Moment, Stage, tell
 from streams.positions import LogGap, Position
-from streams.runs import Run
-from streams.standing import committed_positions
 from streams.topics import topics
 from streams.transport.app import BatchApp
 

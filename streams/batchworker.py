@@ -17,11 +17,11 @@ from functools import wraps
 from typing import Any, Generic, Protocol, TypeVar
 
 from streams.assignment import Assigned, TopicPartition, locked
-from streams.awaited import NotYet
 from streams.ending import Stop, end_process
+from streams.fetched_batches import LONGEST_RUN, Run, joined
 from streams.lifecycle import Moment, Stage, tell
+from streams.missing_schemas import NotYet
 from streams.positions import LogGap, Position
-from streams.runs import LONGEST_RUN, Run, joined
 
 log = logging.getLogger("citystream")
 

@@ -3,7 +3,7 @@
 A checkpoint is written when the brokers have taken the commit of the same position. They take commits only from members
 of the group's present generation, and a worker commits only what is assigned to it, so one that lost the partition
 leaves no checkpoint behind, and none is ever ahead of what was flushed. One that lags behind its commit only makes a
-worker write again what replaces itself, and judge again what it had given up behind it (``streams.unknown``).
+worker write again what replaces itself, and judge again what it had given up behind it (``streams.missing_schemas``).
 """
 
 from __future__ import annotations

@@ -20,11 +20,10 @@ from schemas.columnar import Block
 from schemas.feed import Feed
 from schemas.rowcodec import FRAME, schema_id
 from schemas.verdict import Rules
-from streams.awaited import Awaited
 from streams.deadletters import DeadLetter, Stage, of_batch
+from streams.fetched_batches import Run
+from streams.missing_schemas import Awaited, GivenUp, Unknown
 from streams.recordbatch import MAX_BODY, MalformedBatch, NotOpened, RecordBatch
-from streams.runs import Run
-from streams.unknown import GivenUp, Unknown
 from streams.versions import Version, Versions
 
 #: Key and value of a dead letter, in bytes; a producer takes a million, and several must fit into memory.

@@ -24,7 +24,7 @@ NO_EVENT_TIME = -(2**63)
 LONGEST_REASON = 500
 
 #: What an operator can do about a position that cannot be trusted, as subcommands of ``citystream positions``; see
-#: ``streams.choices``.
+#: ``streams.position_repair``.
 CHOICES = {
     "restore": "goes on from the checkpoint",
     "reset": "reads the topic again from its first record",

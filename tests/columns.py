@@ -14,9 +14,9 @@ from schemas.avro import Schema, aggregate_schema
 from schemas.feed import Aggregate, Feed
 from schemas.writing import Columns
 from streams.decode import Decoder
+from streams.fetched_batches import Run
 from streams.generations import holding
 from streams.positions import Position
-from streams.runs import Run
 
 
 def columns_of(records: Sequence[Mapping[str, Any]], names: Iterable[str]) -> Columns:

@@ -23,7 +23,7 @@ from schemas.rowcodec import encode
 from schemas.verdict import instant_ms
 from schemas.writing import encode_bodies
 from simulation import simulator
-from sinks.lanes import AggregateLane, FeedLane, Unread
+from sinks.topic_rows import AggregateLane, FeedLane, Unread
 from streams.decode import Decoder
 from streams.generations import generations
 from streams.positions import first

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from citystream.cli import main
-from streams import batchworker, runs
+from streams import batchworker, fetched_batches
 from streams.assignment import TopicPartition
 from streams.lifecycle import Moment, Stage, listen
 from streams.transport import app
@@ -36,5 +36,5 @@ def hear(moment: Moment) -> None:
 
 if __name__ == "__main__":
     listen(hear)
-    app.PARTITION_FETCH_BYTES, batchworker.AT_ONCE_BYTES, runs.LONGEST_RUN = 64 * 1024, 1, LONGEST
+    app.PARTITION_FETCH_BYTES, batchworker.AT_ONCE_BYTES, fetched_batches.LONGEST_RUN = 64 * 1024, 1, LONGEST
     main()

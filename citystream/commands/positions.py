@@ -16,11 +16,11 @@ from processors import GROUP as PROCESSOR
 from sinks import GROUP as SINK
 from sinks import queries
 from sinks.migrate import empty
-from streams import choices, positions
+from streams import position_repair, positions
 from streams.generations import source, sources
+from streams.group_positions import check_stopped, commit, standing
 from streams.lag import PartitionLag, measure
 from streams.positions import NO_EVENT_TIME, Known, Position, PositionProblem
-from streams.standing import check_stopped, commit, standing
 
 A = TypeVar("A")
 
@@ -73,7 +73,7 @@ def restore(worker: WorkerArgument, topics: TopicsArgument = None) -> None:
     Example: citystream positions restore processor traffic_flow
     """
     city = Installation.load()
-    found = {_place(known): choices.restore(known) for known in _lost(city, worker, topics)}
+    found = {_place(known): position_repair.restore(known) for known in _lost(city, worker, topics)}
     _commit(city, worker, found, lambda p: f"goes on from the checkpoint at offset {p.processed}")
 
 
@@ -110,7 +110,7 @@ def freeze(worker: WorkerArgument, topics: TopicsArgument = None) -> None:
         feeds = {_number(known)[0] for known in lost}
         _check_stored(city, [a.topic for name in feeds for a in city.feeds[name].aggregates])
     found = {
-        _place(known): choices.freeze(
+        _place(known): position_repair.freeze(
             known, _parts(city, known)[1] if worker is Worker.PROCESSOR else 0, _seen_before(city, worker, known)
         )
         for known in lost
@@ -227,9 +227,9 @@ def _reset(city: Installation, worker: Worker, known: Known) -> Position:
     stored = not same and _ask(city, lambda client: queries.holds(client, city.feeds[feed], number))
     if worker is Worker.SINK:
         newest = _ask(city, lambda client: queries.newest_before(client, city.feeds[feed], number, known.log_start))
-        return choices.store_again(known, newest, stored=stored)
+        return position_repair.store_again(known, newest, stored=stored)
     life = last.since if last is not None and same else _parts(city, known)[0]
-    return choices.reset(known, life, stored=stored)
+    return position_repair.reset(known, life, stored=stored)
 
 
 def _parts(city: Installation, known: Known) -> tuple[int, int]:

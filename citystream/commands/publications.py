@@ -18,9 +18,9 @@ from sinks import GROUP as SINK
 from sinks.tables import RAW_KEPT
 from sinks.withdrawal import LONGEST_STATEMENT, Withdrawal, check_stored, withdrawn
 from streams.generations import generations, source, source_definitions
+from streams.group_positions import standing
 from streams.positions import Known, PositionProblem, resume
 from streams.publications import TOPIC, Publication, own_name, read
-from streams.standing import standing
 from streams.topics import states
 
 

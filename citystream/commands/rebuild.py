@@ -17,10 +17,10 @@ from schemas.feed import Aggregate, Feed
 from sinks import GROUP as SINK
 from sinks.migrate import shown, statements
 from sinks.rebuild import Rebuild, is_behind, show
-from streams import choices, positions, topics
+from streams import position_repair, positions, topics
 from streams.generations import generations, source, source_definitions
+from streams.group_positions import check_stopped, commit, standing
 from streams.positions import Known, Position, PositionProblem
-from streams.standing import check_stopped, commit, standing
 
 
 def add_to(app: typer.Typer) -> None:
@@ -50,7 +50,7 @@ def rebuild(feed: Annotated[str, typer.Argument(help="The feed whose aggregates 
 def _rebuild(city: Installation, feed: Feed, client: Client) -> None:
     definitions = source_definitions([feed])
     found = {_number(known): known for known, _ in standing(city.cluster, PROCESSOR, definitions)}
-    last = {number: position for number, known in found.items() if (position := choices.rebuilt_from(known))}
+    last = {number: position for number, known in found.items() if (position := position_repair.rebuilt_from(known))}
     topics.create(city.cluster, topics.topics([feed]))
     for statement in statements(feed, city.dialect):
         client.execute(statement)
@@ -100,7 +100,7 @@ def _build(
     work = Rebuild(client, feed, last, city.dialect)
     _build_parts(work, wanted)
     oldest = work.oldest({number: known.log_start for number, known in found.items()})
-    after = {n: choices.rebuilt(found[n], position, oldest.get(n)) for n, position in last.items()}
+    after = {n: position_repair.rebuilt(found[n], position, oldest.get(n)) for n, position in last.items()}
     commit(city.cluster, PROCESSOR, {(found[n].topic, found[n].partition): p for n, p in after.items()})
     return [problem for n, position in after.items() if (problem := _problem(found[n], position))]
 

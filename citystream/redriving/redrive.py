@@ -16,9 +16,9 @@ from schemas.rowcodec import decode
 from schemas.verdict import instant_ms
 from sinks.quarantine import Identity, Letter, Place, Quarantine, Redriven
 from streams.decode import Decoder
+from streams.fetched_batches import Run
 from streams.generations import generations
 from streams.recordbatch import of_one
-from streams.runs import Run
 
 #: Topic, partition and the offsets of letters that are looked at together.
 Chunk = tuple[str, int, list[int]]

@@ -16,9 +16,9 @@ from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import TopicPartition
 
-from streams import runs
+from streams import fetched_batches
+from streams.fetched_batches import Run
 from streams.recordbatch import CorruptBatch, RecordBatch, split
-from streams.runs import Run
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _pieces(batches: Iterable[RecordBatch]) -> Iterator[tuple[RecordBatch, ...]]
     piece: list[RecordBatch] = []
     records = 0
     for batch in batches:
-        if piece and records + batch.count > runs.LONGEST_RUN:
+        if piece and records + batch.count > fetched_batches.LONGEST_RUN:
             yield tuple(piece)
             piece, records = [], 0
         piece.append(batch)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from schemas.feed import Aggregate
-from sinks.accounts import ledger_views
 from sinks.dialect import Dialect
+from sinks.ledger_views import ledger_views
 from sinks.migrate import OTHER, _partition, statements
 from sinks.tables import PARTS_PARTITION, aggregate_table, shared_tables
 from sinks.views import aggregate_view, masked_view

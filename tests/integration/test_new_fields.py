@@ -25,9 +25,9 @@ from schemas.pseudonyms import pseudonym
 from schemas.rowcodec import encode
 from sinks.clickhouse import Refused, Writer
 from sinks.dialect import Dialect
-from sinks.lanes import FeedLane
 from sinks.migrate import migrate
 from sinks.quarantine import Quarantine, reader_of
+from sinks.topic_rows import FeedLane
 from sinks.views import masked_view
 from sinks.worker import Sink
 from streams.assignment import TopicPartition

@@ -29,19 +29,19 @@ from schemas.writing import encode_bodies
 from simulation import simulator
 from simulation.faults import Fault, corrupted, plan
 from sinks.clickhouse import Writer
-from sinks.lanes import lanes
 from sinks.ledger import accounts
 from sinks.migrate import migrate
 from sinks.tables import TableColumn
+from sinks.topic_rows import lanes
 from sinks.worker import Sink
 from streams import deadletters
 from streams.assignment import TopicPartition
 from streams.decode import Decoder
+from streams.fetched_batches import Run
 from streams.lag import PartitionLag
 from streams.positions import NO_EVENT_TIME, Position
 from streams.publisher import Publisher
 from streams.recordbatch import packed, split
-from streams.runs import Run
 from tests.columns import Staged, process
 from tests.conftest import settings_in
 from tests.reference.batches import CODECS, Record, batch, stamped

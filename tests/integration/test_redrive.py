@@ -23,9 +23,9 @@ from schemas.fields import Record
 from schemas.rowcodec import encode, frame
 from simulation import simulator
 from sinks.ledger import Account, accounts
+from streams.group_positions import committed_positions
 from streams.lag import measure
 from streams.publisher import Publisher, new_producer
-from streams.standing import committed_positions
 from tests.city import FEEDS, START, WORKERS, City, copy_sources, feed_file, own_city
 
 pytestmark = pytest.mark.integration

@@ -17,15 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinks import worker as sink_worker
-from sinks.lanes import Read, Unread
+from sinks.topic_rows import Read, Unread
 from sinks.worker import Sink
 from streams import batchworker
 from streams.assignment import Assigned, TopicPartition
-from streams.awaited import NotYet
 from streams.batchworker import FLUSH_SOON_BYTES, MOST_BYTES, BatchWorker
 from streams.ending import Stop
+from streams.fetched_batches import Run
+from streams.missing_schemas import NotYet
 from streams.positions import LogGap, first
-from streams.runs import Run
 from tests.transport import Here
 
 HERE = TopicPartition("toy", 0)

@@ -22,8 +22,8 @@ from schemas.avro import feed_schema
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.rowcodec import encode, frame
 from streams.decode import Decoder, gaps
+from streams.fetched_batches import Run
 from streams.recordbatch import CRC_FROM, HEADER, CorruptBatch, split
-from streams.runs import Run
 from streams.transport import fetching as delivery
 from tests.reference.alone import Alone, NoBorders, Outcome, borders
 from tests.reference.batches import (

@@ -20,9 +20,9 @@ from schemas.catalogue import AHEAD, Catalogue, FrozenSchema, SchemaProblem, fre
 from schemas.columnar import Layout
 from schemas.feed import Feed
 from schemas.rowcodec import encode, frame
-from streams.awaited import PATIENCE, Awaited, NotYet
 from streams.decode import Decoded, Decoder
 from streams.ending import Stop
+from streams.missing_schemas import PATIENCE, Awaited, NotYet
 from tests.reference.batches import batch, run
 from tests.reference.newer import BOTH, NEW, NEWER, NEWER_SCHEMA, Newer, newer
 from tests.reference.toy import CATALOGUE, FEED, NOON, Toy, instant, record, value

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from schemas.feed import Aggregate, Feed, Outgrown
 from schemas.rowcodec import encode
-from sinks.lanes import FeedLane, Unread
+from sinks.topic_rows import FeedLane, Unread
 from streams.decode import Decoder
+from streams.fetched_batches import Run
 from streams.generations import Generation, generations, holding, numbered, source, sources
 from streams.lag import PartitionLag
 from streams.positions import NO_EVENT_TIME, first
 from streams.publisher import Publisher
 from streams.recordbatch import split
-from streams.runs import Run
 from streams.topics import stored
 from streams.watermark import ASIDE, closes_at, window_start
 from tests.columns import Staged, parts_of, process

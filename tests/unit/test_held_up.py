@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from streams import checkpoints, standing
+from streams import checkpoints, group_positions
 from streams.cluster import Cluster
 from streams.positions import Known, Position, first
 from streams.topics import TopicState
@@ -25,10 +25,10 @@ def known(topic: str, position: Position, **more: Any) -> tuple[Known, Any]:
 
 
 def held_up(monkeypatch: pytest.MonkeyPatch, *found: tuple[Known, Any], there: set[str]) -> dict[str, str]:
-    monkeypatch.setattr(standing, "new_admin", MagicMock())
-    monkeypatch.setattr(standing, "found", lambda *_: {name: TopicState(uuid4(), 1) for name in there})
-    monkeypatch.setattr(standing, "standing", lambda _, worker, topics, feeds: [*found])
-    return standing.held_up(NOWHERE, "processor", dict.fromkeys(("fine", "paused", "lost", "gone"), "def"))
+    monkeypatch.setattr(group_positions, "new_admin", MagicMock())
+    monkeypatch.setattr(group_positions, "found", lambda *_: {name: TopicState(uuid4(), 1) for name in there})
+    monkeypatch.setattr(group_positions, "standing", lambda _, worker, topics, feeds: [*found])
+    return group_positions.held_up(NOWHERE, "processor", dict.fromkeys(("fine", "paused", "lost", "gone"), "def"))
 
 
 def test_what_is_committed_missing_or_not_to_be_trusted_is_named_by_topic(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,10 @@ from processors.badshare import BadShare, TooManyBad, block_size, most_bad
 from processors.partition import Output
 from schemas.feed import Aggregate, Feed
 from schemas.verdict import ahead_of_arrival
-from streams.choices import freeze, rebuilt, rebuilt_from
 from streams.deadletters import DeadLetter
 from streams.decode import Decoded, Decoder, Wanted
+from streams.fetched_batches import Run
+from streams.position_repair import freeze, rebuilt, rebuilt_from
 from streams.positions import (
     NO_EVENT_TIME,
     Known,
@@ -33,7 +34,6 @@ from streams.positions import (
     resume,
 )
 from streams.recordbatch import RecordBatch, split
-from streams.runs import Run
 from tests.columns import Staged, parts_of, process
 from tests.reference.partition import Key, Logged, Truth, truth
 from tests.reference.streams import ARRIVED_AFTER, Log, logs, wire

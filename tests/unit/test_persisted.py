@@ -21,14 +21,14 @@ from schemas import before
 from schemas.expressions import Constant, written
 from schemas.feed import Aggregate, Feed, NotAfter, Outgrown
 from schemas.persisted import Newer
-from sinks.definitions import definitions
+from sinks.topic_rows import definitions
 from streams import checkpoints, deadletters, publications
-from streams.choices import rebuilt_from, restore
 from streams.deadletters import DeadLetter, NotADeadLetter
 from streams.generations import generations, source_definitions
+from streams.group_positions import known_of
+from streams.position_repair import rebuilt_from, restore
 from streams.positions import NO_EVENT_TIME, Answer, Known, Position, PositionProblem, check_agreement, parse, resume
 from streams.publications import Publication
-from streams.standing import known_of
 from streams.topics import TopicState
 from tests.campaign import before as written_before
 from tests.reference.toy import FEED, NOON, SECOND, instant

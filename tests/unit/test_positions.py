@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from streams import checkpoints
-from streams.choices import freeze, out_of_range, rebuilt, rebuilt_from, reset, restore, store_again
+from streams.missing_schemas import MOST, newest
+from streams.position_repair import freeze, out_of_range, rebuilt, rebuilt_from, reset, restore, store_again
 from streams.positions import (
     CHOICES,
     NO_EVENT_TIME,
@@ -20,7 +21,6 @@ from streams.positions import (
     parse,
     resume,
 )
-from streams.unknown import MOST, newest
 
 GOOD = Position(500, 420, 1_714_564_800_000, "id-1", "def-1", max_processed_ms=1_714_564_900_000)
 KEPT = Position(480, 410, 1_714_564_700_000, "id-1", "def-1", 2, 1_714_564_800_000)

@@ -33,8 +33,8 @@ from schemas.verdict import instant_ms
 from sinks.quarantine import MOST_BYTES, MOST_LETTERS, Identity, Letter, Place, Redriven, Selection, cuts
 from streams.cluster import Cluster
 from streams.decode import Decoder
+from streams.fetched_batches import Run
 from streams.recordbatch import of_one
-from streams.runs import Run
 from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, Toy, event_id, frozen_catalogue, instant, record, value
 
 #: When the records arrived.

@@ -13,14 +13,14 @@ import pytest
 
 from schemas.writing import encode_bodies
 from sinks.clickhouse import Abandoned, Writer
-from sinks.lanes import AggregateLane, FeedLane, Read, Unread
 from sinks.tables import PROGRESS, TableColumn
+from sinks.topic_rows import AggregateLane, FeedLane, Read, Unread
 from sinks.worker import SMALL, Gathered, Reading, Sink
 from streams.assignment import TopicPartition
+from streams.fetched_batches import Run
 from streams.generations import generations
 from streams.positions import NO_EVENT_TIME, Position
 from streams.recordbatch import packed, split
-from streams.runs import Run
 from streams.waiting import always
 from tests.columns import columns_of
 from tests.reference.batches import batch, run, stamped

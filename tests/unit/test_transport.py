@@ -46,9 +46,9 @@ from mode import threads
 from streams import checkpoints
 from streams.assignment import Assigned, TopicPartition
 from streams.cluster import Cluster
+from streams.fetched_batches import Run
 from streams.members import member_name
 from streams.positions import Answer, Position
-from streams.runs import Run
 from streams.topics import TopicProblem, TopicState
 from streams.transport import app as app_module
 from streams.transport import fetching

@@ -20,9 +20,9 @@ from schemas.avro import aggregate_schema
 from schemas.measures import BEYOND
 from schemas.model import UUID_PARTS
 from streams.decode import Decoder, Tick
+from streams.fetched_batches import Run
 from streams.positions import NO_EVENT_TIME
 from streams.recordbatch import split
-from streams.runs import Run
 from streams.watermark import advance, closes_at, window_start
 from tests.columns import frame_of
 from tests.reference import partition as reference

@@ -21,7 +21,7 @@ from kafka.errors import CoordinatorLoadInProgressError, KafkaError
 from tenacity import stop_after_attempt, wait_none
 
 from citystream.commands.workers import Patience
-from streams import ending, standing, waiting
+from streams import ending, group_positions, waiting
 from streams.cluster import Cluster
 from streams.lag import committed_offsets
 from streams.positions import LogGap
@@ -275,7 +275,7 @@ def test_what_others_committed_is_asked_for_until_kafka_answers(monkeypatch: pyt
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(standing, "new_admin", Admin)
+    monkeypatch.setattr(group_positions, "new_admin", Admin)
     monkeypatch.setattr(waiting, "wait_exponential", lambda **_: wait_none())
 
     async def seek() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,16 +14,15 @@ from schemas.catalogue import Catalogue
 from schemas.feed import Aggregate, Feed
 from schemas.model import PARTS
 from schemas.verdict import part_rules
-from sinks.following import Following
+from sinks.processor_verdicts import Following
 from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns, quarantine_columns
 from streams import deadletters
-from streams.awaited import PATIENCE, Awaited
 from streams.deadletters import DeadLetter, NotADeadLetter
 from streams.decode import Decoder, Wanted, places
+from streams.fetched_batches import Run
 from streams.generations import Generation, generations, source
+from streams.missing_schemas import PATIENCE, Awaited, Unknown
 from streams.recordbatch import MalformedBatch, NotOpened, RecordBatch
-from streams.runs import Run
-from streams.unknown import Unknown
 from streams.watermark import advance
 
 log = logging.getLogger("citystream")
@@ -206,4 +205,13 @@ def lanes(
     for feed in feeds.values():
         found += [FeedLane(generation, catalogue, timezone, following) for generation in generations(feed)]
         found += [AggregateLane(feed, aggregate, catalogue, timezone, following) for aggregate in feed.aggregates]
+    return found
+
+
+def definitions(feeds: Iterable[Feed]) -> dict[str, str]:
+    """The topics a sink reads for these feeds, each with the fingerprint of how its records become rows."""
+    found = {deadletters.TOPIC: "1"}
+    for feed in feeds:
+        found |= {generation.topic: generation.records for generation in generations(feed)}
+        found |= {aggregate.topic: feed.fingerprint(aggregate) for aggregate in feed.aggregates}
     return found

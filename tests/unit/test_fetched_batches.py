@@ -14,9 +14,9 @@ from aiokafka.structs import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams import runs
+from streams import fetched_batches
+from streams.fetched_batches import Run, joined
 from streams.recordbatch import CorruptBatch, split
-from streams.runs import Run, joined
 from streams.transport import fetching
 from streams.transport.fetching import _Fetched, _partition_records
 from tests.reference.batches import (
@@ -92,7 +92,7 @@ def test_a_fetch_cut_in_the_middle_of_a_batch_ends_before_it() -> None:
 
 def test_a_long_fetch_becomes_runs_that_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many records as a run may have, a batch that has more alone, and the markers and gaps between them."""
-    monkeypatch.setattr(runs, "LONGEST_RUN", 6)
+    monkeypatch.setattr(fetched_batches, "LONGEST_RUN", 6)
     data = b"".join(
         [plain(10), plain(13), marker(16, 7, COMMIT), plain(17), plain(20, 9), plain(31), marker(34, 7, ABORT)]
     )
@@ -185,7 +185,7 @@ def test_runs_that_follow_each_other_are_joined_up_to_a_gap_or_a_length(monkeypa
     found = [Run("toy", 0, at, at + 2, (one,)) for at, one in zip((0, 2, 4, 7), batches, strict=True)]
     assert joined(found) == (Run("toy", 0, 0, 6, tuple(batches[:3])), 3)
     assert joined(found[3:]) == (found[3], 1)
-    monkeypatch.setattr(runs, "LONGEST_RUN", 4)
+    monkeypatch.setattr(fetched_batches, "LONGEST_RUN", 4)
     assert joined(found) == (Run("toy", 0, 0, 4, tuple(batches[:2])), 2)
 
 

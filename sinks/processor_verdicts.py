@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from kafka.errors import KafkaError
 
 from schemas.catalogue import AHEAD, Catalogue
-from streams.awaited import NotYet
+from streams.fetched_batches import Run
+from streams.missing_schemas import NotYet, Unknown
 from streams.positions import Position
-from streams.runs import Run
-from streams.unknown import Unknown
 
 #: By topic and partition.
 Positions = Mapping[tuple[str, int], Position]

@@ -14,15 +14,14 @@ from kafka.errors import NodeNotReadyError
 from processors.partition import Output
 from schemas.catalogue import AHEAD, Catalogue, freeze
 from schemas.rowcodec import frame
-from sinks.following import Following, Positions
-from sinks.lanes import AggregateLane, FeedLane, Unread
-from streams.awaited import Awaited, NotYet
+from sinks.processor_verdicts import Following, Positions
+from sinks.topic_rows import AggregateLane, FeedLane, Unread
 from streams.decode import Decoder
 from streams.ending import Stop
+from streams.fetched_batches import Run
 from streams.generations import generations
+from streams.missing_schemas import Awaited, GivenUp, NotYet
 from streams.positions import NO_EVENT_TIME, Position, first
-from streams.runs import Run
-from streams.unknown import GivenUp
 from tests.columns import Staged, process
 from tests.reference.batches import batch, run
 from tests.reference.newer import NEWER, NEWER_SCHEMA, newer

@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest
 
 from streams.cluster import Cluster
+from streams.topic_watch import Watch
 from streams.topics import Topic, TopicState
-from streams.watch import Watch
 
 ONE, TWO = UUID(int=1), UUID(int=2)
 THERE = {"toy": TopicState(ONE, 4), "toy_4s": TopicState(TWO, 4)}

@@ -44,7 +44,7 @@ from streams import topics
 from streams.lag import measure
 
 #: What the platform is made of, copied to be run with more feeds.
-PACKAGES = ("citystream", "deploy", "feeds", "processors", "schemas", "simulation", "sinks", "streams")
+PACKAGES = ("citystream", "deploy", "feeds", "operations", "processors", "schemas", "simulation", "sinks", "streams")
 BROKER, CLICKHOUSE = "broker", "clickhouse"
 #: The names of the servers' processes.
 SERVERS = {BROKER: kafka.NAME, CLICKHOUSE: clickhouse.NAME}

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from citystream import commands
-from citystream.printable import printable
+from operations.printable import printable
 
 #: The commands and groups of commands, and the module of each, which has ``add_to``.
 COMMANDS = {

@@ -117,7 +117,7 @@ class Installation:
         SettingsError
             The tables were made for another time zone, or by a newer release.
         """
-        from citystream import growth  # noqa: PLC0415  workers prepare nothing
+        from operations import growth  # noqa: PLC0415  workers prepare nothing
         from sinks.migrate import LAYOUT, layout, made_for, migrate, settle  # noqa: PLC0415
         from streams import topics  # noqa: PLC0415
 

@@ -6,9 +6,10 @@ from clickhouse_driver.errors import Error as ClickHouseError
 from clickhouse_driver.errors import ServerException
 from kafka.errors import AuthorizationError, KafkaError
 
-from citystream.redriving.corrections import CorrectionProblem
 from citystream.settings import SettingsError, variable
 from citystream.stack.process import StackError
+from operations.redriving.arrival import SinkBehind
+from operations.redriving.corrections import CorrectionProblem
 from schemas.catalogue import SchemaProblem
 from schemas.feed import DeclarationError
 from schemas.persisted import Newer
@@ -24,7 +25,7 @@ def explained(error: Exception) -> tuple[str, int] | None:
     match error:
         case SettingsError():
             return str(error), WRONG_USE
-        case StackError() | TopicProblem():
+        case StackError() | TopicProblem() | SinkBehind():
             return str(error), UNREACHABLE
         case AuthorizationError():
             user = variable("kafka_user")

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from citystream.installation import Installation
-from citystream.printable import printable
+from operations.printable import printable
 from processors import GROUP as PROCESSOR
 from sinks import GROUP as SINK
 from sinks.queries import newest_arrival_ms, newest_windows, quarantined

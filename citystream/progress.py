@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from operations.progress import OnProgress
 
 
 def progress() -> Progress:
@@ -11,3 +16,17 @@ def progress() -> Progress:
     console = Console(stderr=True)
     shown = (TextColumn("{task.description:<10}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     return Progress(*shown, console=console, disable=not console.is_terminal)
+
+
+@contextmanager
+def heard() -> Iterator[OnProgress]:
+    """A bar for each step of a procedure, once it begins."""
+    with progress() as bars:
+        begun: dict[str, TaskID] = {}
+
+        def hear(step: str, done: int, total: int | None) -> None:
+            if step not in begun:
+                begun[step] = bars.add_task(step)
+            bars.update(begun[step], completed=done, total=total)
+
+        yield hear

@@ -19,9 +19,9 @@ from citystream.rights import rights
 from citystream.settings import Settings, variable
 
 PROJECT = Path(__file__).resolve().parent.parent
-PACKAGES = ("citystream", "simulation", "feeds", "processors", "sinks", "streams", "schemas")
+PACKAGES = ("citystream", "operations", "simulation", "feeds", "processors", "sinks", "streams", "schemas")
 #: Packages whose modules are shown; in feeds each file is alike, so it is one box.
-SHOWN = ("citystream", "processors", "sinks", "streams", "schemas")
+SHOWN = ("citystream", "operations", "processors", "sinks", "streams", "schemas")
 
 Edges = list[tuple[str, str]]
 

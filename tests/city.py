@@ -43,7 +43,7 @@ START = datetime(2024, 5, 6, 7, tzinfo=UTC)
 WORKERS = {"processor": "process", "sink": "sink"}
 
 #: All that workers and commands are run from.
-PACKAGES = ("citystream", "deploy", "feeds", "processors", "schemas", "simulation", "sinks", "streams")
+PACKAGES = ("citystream", "deploy", "feeds", "operations", "processors", "schemas", "simulation", "sinks", "streams")
 
 Commits = Mapping[TopicPartition, OffsetAndMetadata]
 Snapshot = dict[str, list[tuple[Any, ...]]]

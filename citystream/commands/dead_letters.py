@@ -19,10 +19,10 @@ import typer
 from citystream.commands.output import Output, OutputOption, show
 from citystream.installation import Installation
 from citystream.progress import progress
-from citystream.redriving.arrival import await_sink
-from citystream.redriving.corrections import Correction, CorrectionProblem, exported, read_corrections
-from citystream.redriving.outcome import Outcome, Result
 from citystream.settings import SettingsError
+from operations.redriving.arrival import await_sink
+from operations.redriving.corrections import Correction, CorrectionProblem, exported, read_corrections
+from operations.redriving.outcome import Outcome, Result
 from schemas.rowcodec import NotDecodable, decode
 from schemas.verdict import instant_ms
 from sinks.quarantine import Place, Quarantine, Selection, reader_of
@@ -156,7 +156,7 @@ def redrive(  # noqa: PLR0913, PLR0917
 
     Example: citystream dead-letters redrive police_incident --cause "not in the catalogue" --dry-run
     """
-    from citystream.redriving.redrive import Redrive  # noqa: PLC0415
+    from operations.redriving.redrive import Redrive  # noqa: PLC0415
 
     city = Installation.load()
     selection = _selection(city, feeds, cause, since, until, partition, offset)

@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from citystream.printable import printable
+from operations.printable import printable
 
 #: Seconds after which a command says what it waits for.
 SILENCE = 1.5

@@ -23,14 +23,15 @@ from kafka.errors import AuthorizationError, KafkaError
 from citystream.commands.output import Output, OutputOption
 from citystream.commands.workers import log_patiently
 from citystream.installation import Installation
-from citystream.printable import printable
-from citystream.publishing.file import publish_file
-from citystream.publishing.mapping import MappingProblem, make_mapping, read_mapping
-from citystream.publishing.report import Report
-from citystream.publishing.sources import FileProblem
+from citystream.progress import heard
 from citystream.secrets import pseudonym_key
 from citystream.settings import SettingsError
 from citystream.stack.process import StackError
+from operations.printable import printable
+from operations.publishing.file import publish_file
+from operations.publishing.mapping import MappingProblem, make_mapping, read_mapping
+from operations.publishing.report import Report
+from operations.publishing.sources import FileProblem
 from schemas.feed import Feed
 from schemas.ticks import encode_tick
 from streams import publications
@@ -116,10 +117,11 @@ def publish(  # noqa: PLR0913, PLR0917
                 publications.note(publisher.producer, _publication(report, publisher.topic, stretches))
 
             now_ms = time.time_ns() // 1_000_000
-            report = publish_file(
-                chosen, opened, file, said, publisher, key, rejects, now_ms=now_ms, on_sent=write_down,
-                finished=partial(encode_tick, city.catalogue) if finished else None,
-            )  # fmt: skip
+            with heard() as on_progress:
+                report = publish_file(
+                    chosen, opened, file, said, publisher, key, rejects, now_ms=now_ms, on_sent=write_down,
+                    finished=partial(encode_tick, city.catalogue) if finished else None, on_progress=on_progress,
+                )  # fmt: skip
     except (MappingProblem, FileProblem) as problem:
         raise SettingsError(str(problem)) from None
     except OSError as error:

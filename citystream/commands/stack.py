@@ -17,9 +17,9 @@ from rich.table import Table
 
 from citystream.commands.output import Output, OutputOption, print_whole
 from citystream.installation import Installation
-from citystream.printable import printable
 from citystream.settings import load_settings
 from citystream.stack.stack import Stack, State, Status
+from operations.printable import printable
 from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
 from sinks import GROUP as SINK

@@ -8,9 +8,8 @@ from typing import Any, Self
 
 import pytest
 
-from citystream.redriving import arrival
-from citystream.redriving.arrival import await_sink
-from citystream.stack.process import StackError
+from operations.redriving import arrival
+from operations.redriving.arrival import SinkBehind, await_sink
 from streams.cluster import Cluster
 from streams.lag import PartitionLag
 
@@ -59,5 +58,5 @@ def test_it_does_not_wait_where_all_is_stored(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_sink_that_stores_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrival, "PATIENCE", timedelta(microseconds=-1))
-    with pytest.raises(StackError, match="the sink has not yet stored 6 records of toy"):
+    with pytest.raises(SinkBehind, match="the sink has not yet stored 6 records of toy"):
         list(said(monkeypatch, ((10, 4), (5, 5)), ((99, 4), (99, 5))))

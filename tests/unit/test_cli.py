@@ -17,8 +17,8 @@ import feeds
 from citystream.cli import COMMANDS, _fail, build
 from citystream.commands.output import as_text
 from citystream.installation import Installation
-from citystream.printable import printable
 from citystream.settings import Settings, SettingsError
+from operations.printable import printable
 from schemas.feed import DeclarationError
 
 LIBRARIES = {

@@ -25,10 +25,10 @@ from tenacity import wait_none
 
 from citystream.cli import build
 from citystream.installation import Installation
-from citystream.publishing.file import publish_file
-from citystream.publishing.mapping import make_mapping
 from citystream.settings import PREFIX, PROJECT, Settings, variable
 from docs import generate
+from operations.publishing.file import publish_file
+from operations.publishing.mapping import make_mapping
 from schemas.catalogue import TICK, Catalogue, check, freeze
 from schemas.feed import Feed
 from schemas.fields import Record
@@ -174,7 +174,7 @@ def test_every_test_named_exists() -> None:
 
 def texts() -> Iterator[str]:
     """Every text in the code, with "…" where something is filled in."""
-    for folder in ("citystream", "streams", "processors", "sinks", "schemas"):
+    for folder in ("citystream", "operations", "streams", "processors", "sinks", "schemas"):
         for path in (PROJECT / folder).rglob("*.py"):
             tree = ast.parse(path.read_text())
             within = {id(part) for one in ast.walk(tree) if isinstance(one, ast.JoinedStr) for part in one.values}

@@ -10,7 +10,7 @@ import pytest
 from kafka.errors import KafkaError, LeaderNotAvailableError
 from kafka.structs import OffsetAndTimestamp
 
-from citystream import growth
+from operations import growth
 from schemas import before
 from schemas.feed import Outgrown
 from streams.cluster import Cluster

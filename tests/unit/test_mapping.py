@@ -10,10 +10,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import feeds
-from citystream.publishing.checking import Checker, Rejected
-from citystream.publishing.mapping import FileMapping, MappingProblem, bind, make_mapping, read_mapping
-from citystream.publishing.sources import Row
-from citystream.publishing.values import NotConvertible, converter, time_converter
+from operations.publishing.checking import Checker, Rejected
+from operations.publishing.mapping import FileMapping, MappingProblem, bind, make_mapping, read_mapping
+from operations.publishing.sources import Row
+from operations.publishing.values import NotConvertible, converter, time_converter
 from schemas.feed import Feed
 
 INCIDENT = feeds.load()["police_incident"]

@@ -26,11 +26,11 @@ from kafka.producer.future import RecordMetadata
 import feeds
 from citystream.commands import publish as command
 from citystream.installation import Installation
-from citystream.publishing.file import publish_file
-from citystream.publishing.mapping import FileMapping
-from citystream.publishing.report import Report, rejects_path
-from citystream.publishing.sources import BLOCK, LONGEST, FileProblem, Row, Source
 from citystream.stack.process import StackError
+from operations.publishing.file import publish_file
+from operations.publishing.mapping import FileMapping
+from operations.publishing.report import Report, rejects_path
+from operations.publishing.sources import BLOCK, LONGEST, FileProblem, Row, Source
 from schemas.catalogue import Catalogue
 from schemas.rowcodec import decode
 from streams.publisher import Publisher

@@ -22,9 +22,9 @@ from citystream import cli, mistakes
 from citystream.commands import dead_letters
 from citystream.installation import Installation
 from citystream.progress import progress
-from citystream.redriving.corrections import Correction, CorrectionProblem, corrected, exported, read_corrections
-from citystream.redriving.outcome import Outcome
-from citystream.redriving.redrive import Redrive
+from operations.redriving.corrections import Correction, CorrectionProblem, corrected, exported, read_corrections
+from operations.redriving.outcome import Outcome
+from operations.redriving.redrive import Redrive
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import Feed
 from schemas.fields import Coarse, Location, Personal

@@ -12,9 +12,9 @@ from typing import Any
 import typer
 
 from citystream.cli import build
-from citystream.publishing.report import Report
 from citystream.settings import PROJECT
 from citystream.stack.stack import Status
+from operations.publishing.report import Report
 from sinks.ledger import Account
 
 #: What the words of the glossary must not be called beside.

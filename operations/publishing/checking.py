@@ -15,10 +15,10 @@ from uuid import UUID
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from citystream.printable import printable
-from citystream.publishing.mapping import FileMapping, MappingProblem, Take, bind, paths
-from citystream.publishing.sources import Row
-from citystream.publishing.values import Convert, NotConvertible, converter, time_converter
+from operations.printable import printable
+from operations.publishing.mapping import FileMapping, MappingProblem, Take, bind, paths
+from operations.publishing.sources import Row
+from operations.publishing.values import Convert, NotConvertible, converter, time_converter
 from schemas.feed import Feed
 from schemas.fields import Place, Record
 from schemas.verdict import broken, instant_ms

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from kafka import KafkaProducer
 
-from citystream.redriving.corrections import Correction, CorrectionProblem, corrected
-from citystream.redriving.outcome import Outcome, Result
+from operations.redriving.corrections import Correction, CorrectionProblem, corrected
+from operations.redriving.outcome import Outcome, Result
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from schemas.rowcodec import decode

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 
-from citystream.stack.process import StackError
 from sinks import GROUP
 from streams.cluster import Cluster
 from streams.lag import LagMeter
@@ -16,12 +15,16 @@ LOOK_EVERY = timedelta(milliseconds=200)
 PATIENCE = timedelta(seconds=30)
 
 
+class SinkBehind(Exception):
+    """The sink does not store what was published; the message says what to do."""
+
+
 def await_sink(cluster: Cluster, topics: Iterable[str], say: Callable[[int, int], None]) -> None:
     """Wait until the sink has stored all that is in these topics now; ``say`` hears how many of how many records.
 
     Raises
     ------
-    StackError
+    SinkBehind
         It stores nothing for ``PATIENCE``.
     """
     names = list(topics)
@@ -37,7 +40,7 @@ def await_sink(cluster: Cluster, topics: Iterable[str], say: Callable[[int, int]
             if now < left:
                 moved = time.monotonic()
             elif time.monotonic() - moved > PATIENCE.total_seconds():
-                raise StackError(
+                raise SinkBehind(
                     f"the sink has not yet stored {left:,} records of {', '.join(names)}, among which may be what an "
                     "interrupted redrive published; start it (citystream sink), then try again"
                 )

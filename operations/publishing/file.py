@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from io import BufferedReader
 from pathlib import Path
 
-from citystream.progress import progress
-from citystream.publishing.checking import Checker, Rejected
-from citystream.publishing.mapping import FileMapping
-from citystream.publishing.report import Rejects, Report, rejects_path
-from citystream.publishing.sending import Sent, Spool, send
-from citystream.publishing.sources import Source
+from operations.progress import OnProgress, unheard
+from operations.publishing.checking import Checker, Rejected
+from operations.publishing.mapping import FileMapping
+from operations.publishing.report import Rejects, Report, rejects_path
+from operations.publishing.sending import Sent, Spool, send
+from operations.publishing.sources import Source
 from schemas.feed import Feed
 from schemas.verdict import instant_ms
 from streams.publications import Stretch, stretches
@@ -21,7 +21,7 @@ from streams.watermark import final_at
 Finished = Callable[[int], bytes]
 OnSent = Callable[[Report, Mapping[int, tuple[Stretch, ...]]], None]
 
-REDRAW_EVERY = 1000
+SAY_EVERY = 1000
 
 
 def publish_file(  # noqa: PLR0913
@@ -36,11 +36,13 @@ def publish_file(  # noqa: PLR0913
     now_ms: int,
     finished: Finished | None = None,
     on_sent: OnSent = lambda _report, _offsets: None,
+    on_progress: OnProgress = unheard,
 ) -> Report:
     """Check a file, write down what is rejected, send the rest; without a publisher nothing is sent.
 
     ``finished`` makes the tick of a history that ends with the file, from the event time (ms) it ends with.
-    ``on_sent`` hears the report and which offsets the records got, by partition, also when it is interrupted.
+    ``on_sent`` hears the report and which offsets the records got, by partition, also when it is interrupted;
+    ``on_progress`` how many bytes are checked and how many records published.
 
     Raises
     ------
@@ -51,8 +53,8 @@ def publish_file(  # noqa: PLR0913
     checker = Checker(feed, mapping, source.columns, id_key=key, now_ms=now_ms)
     report = Report(feed.name, name, empty_fields=checker.empty_fields)
     path = rejects or rejects_path(name, feed.name, ".jsonl" if source.is_json else ".csv")
-    with Spool() as spool, Rejects(path, source.header) as refused, progress() as bars:
-        checking = bars.add_task("checking", total=_size(opened))
+    with Spool() as spool, Rejects(path, source.header) as refused:
+        size = _size(opened)
         for n, row in enumerate(source):
             report.inside += row.lines - 1
             try:
@@ -64,19 +66,18 @@ def publish_file(  # noqa: PLR0913
                 report.accepted += 1
                 if publisher is not None:
                     spool.add(row.line, instant_ms(getattr(record, feed.event_time)), *publisher.encode(record))
-            if n % REDRAW_EVERY == 0:
-                bars.update(checking, completed=_position(opened))
-        bars.update(checking, completed=_position(opened))
+            if n % SAY_EVERY == 0:
+                on_progress("checking", _position(opened), size)
+        on_progress("checking", _position(opened), size)
         report.lines, report.header, report.blank = source.lines, len(source.header.splitlines()), source.blank
         report.times_twice, report.digest = checker.twice, source.digest
         written = refused.finish()
         if written:
             report.rejects_file, report.reasons_file = map(str, written)
         if publisher is not None:
-            sending = bars.add_task("publishing", total=len(spool))
             sent = Sent()
             try:
-                send(publisher, spool, sent, lambda n: bars.update(sending, completed=n))
+                send(publisher, spool, sent, lambda n: on_progress("publishing", n, len(spool)))
             finally:
                 report.acknowledged, report.failed = sent.acknowledged, len(spool) - sent.acknowledged
                 report.failure = sent.failure

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from citystream.printable import printable
-from citystream.publishing.checking import Problem
-from citystream.publishing.sources import Row
+from operations.printable import printable
+from operations.publishing.checking import Problem
+from operations.publishing.sources import Row
 
 #: Rejected lines shown on the screen and in JSON; the files beside have them all.
 SHOWN = 20

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from citystream.publishing.values import refuse_pattern
+from operations.publishing.values import refuse_pattern
 from schemas.feed import Feed
 from schemas.model import Kind
 

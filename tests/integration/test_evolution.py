@@ -32,7 +32,7 @@ TOO_LARGE = 1000
 
 def deployed(folder: Path) -> Path:
     """A copy of the sources to run workers from, whose patience a busy machine does not exhaust."""
-    replace(copy_sources(folder) / "streams" / "awaited.py", "PATIENCE = 10.0", "PATIENCE = 60.0")
+    replace(copy_sources(folder) / "streams" / "missing_schemas.py", "PATIENCE = 10.0", "PATIENCE = 60.0")
     return folder
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from unittest.mock import MagicMock
 from uuid import UUID
 
+import psutil
 import pytest
 from clickhouse_driver import Client
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -280,6 +281,9 @@ def test_a_simulation_told_to_end_without_its_broker_says_what_was_not_sent(city
         city.wait(lambda: published() > before)
     city.signal(kafka.NAME, signal.SIGSTOP)
     try:
+        running = psutil.Process(simulation.pid)
+        used = running.cpu_times().user
+        city.wait(lambda: running.cpu_times().user > used + 0.1)  # it has published more, which waits
         simulation.terminate()
         said, _ = simulation.communicate(timeout=30)
     finally:

@@ -27,6 +27,8 @@ from tests.isolation.made import FEEDS, OTHERS, RATE, TABLELESS, Report, report
 
 #: How often records are published of each feed, and how often it is looked which of them are shown (s).
 PUBLISH_EVERY, LOOK_EVERY = 0.25, 0.2
+#: How long the workers here wait for a schema (s): so long that both commands are asked meanwhile on a busy machine.
+PATIENCE = 20.0
 #: Workers whose code raises at a record, and those of this project.
 BROKEN, MENDED = "tests.isolation.broken", "citystream.cli"
 
@@ -230,6 +232,8 @@ def _sources(folder: Path) -> Path:
     declare_only(
         folder, **{name: f"from tests.isolation.made import FEEDS\n\nFEED = FEEDS[{name!r}]\n" for name in FEEDS}
     )
+    awaited = folder / "streams" / "missing_schemas.py"
+    awaited.write_text(awaited.read_text().replace("PATIENCE = 10.0", f"PATIENCE = {PATIENCE}"))
     shutil.rmtree(folder / "schemas" / "frozen")
     shutil.copytree(PROJECT / "tests" / "isolation", folder / "tests" / "isolation")
     return folder

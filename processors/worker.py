@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -102,16 +102,19 @@ class Processor(BatchWorker[Partition, Rows]):
         """Write what changed of a feed, wait for every acknowledgement, then let the positions be committed."""
         async with locked(assigned):
             begun = [one for one in assigned if one.begun]  # others were half taken
-            changes = await asyncio.to_thread(self._changes, begun, asyncio.get_running_loop().time())
-            for one in begun:
-                one.fresh |= one.state.owes
+            states = {one: one.state for one in begun}
+            changes = await asyncio.to_thread(self._changes, states, asyncio.get_running_loop().time())
+            for one, state in states.items():
+                one.fresh |= state.owes
         self.taken()
         if changes:
             await self._written(changes)
 
-    def _changes(self, assigned: Iterable[Assigned[Partition]], now: float) -> dict[Assigned[Partition], Change]:
+    def _changes(
+        self, states: Mapping[Assigned[Partition], Partition], now: float
+    ) -> dict[Assigned[Partition], Change]:
         """What there is to write, for all partitions of a feed in one go."""
-        outputs = {one: output for one in assigned if (output := one.state.flush(now)) is not None}
+        outputs = {one: output for one, state in states.items() if (output := state.flush(now)) is not None}
         return {
             one: Change(
                 output.position,

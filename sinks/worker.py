@@ -184,7 +184,7 @@ class Sink(BatchWorker[Reading, Read]):
         storing = asyncio.create_task(self._store(frames, without, positions))
         await asyncio.wait([storing], timeout=PATIENCE)
         if not storing.done():
-            for lane in {one.state.lane for one in positions}:
+            for lane in {self._lanes[one.place.topic] for one in positions}:
                 self._stuck[lane.topic] = f"{lane.topic}: ClickHouse has not taken rows yet ({self._refusal(lane)})"
             self.taken()
             for one in positions:

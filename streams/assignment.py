@@ -74,7 +74,9 @@ class Assigned(Generic[S]):
 
     def drop(self) -> None:
         """Let go of the state and what waits; who still works on it finds that it has not ``begun``."""
-        self.begun = False
+        if self.begun:
+            self.begun = False
+            del self.state
         self.runs.clear()
         self.waiting = 0
 

@@ -265,16 +265,17 @@ class BatchWorker(Generic[S, R]):
             ready = [one for one in assigned if one.runs and not one.paused]
             waiting = [(one, *joined(one.runs)) for one in ready if not self.waits(one.state)]
             for together in _together(waiting):
+                still = [each for each in together if each[0].begun]  # reading those before took its time
                 with suppress(NotYet):
-                    await asyncio.to_thread(self._read_and_take, [(one.state, run) for one, run, _ in together])
-                    for one, _, count in together:
+                    await asyncio.to_thread(self._read_and_take, [(one.state, run) for one, run, _ in still])
+                    for one, _, count in still:
                         one.done(count)
             for one in ready:
                 if one.runs:
                     await self.take_what_waits(one)
 
     def _read_and_take(self, waiting: Sequence[tuple[S, Run]]) -> None:
-        read = self.read(waiting)
+        read = self.read(waiting) if waiting else []
         for (state, run), found in zip(waiting, read, strict=True):
             place = TopicPartition(run.topic, run.partition)
             tell(Moment(Stage.DECODED, place, run.start, run.next))
@@ -285,7 +286,7 @@ class BatchWorker(Generic[S, R]):
         """Take runs in their order, together if they can be; pause the partition where one has to wait, and else let
         it go on."""
         reason, together = "", True
-        while not (reason := self.waits(one.state)) and one.runs:
+        while one.begun and not (reason := self.waits(one.state)) and one.runs:
             run, count = joined(one.runs) if together else (one.runs[0], 1)
             try:
                 await asyncio.to_thread(self._read_and_take, [(one.state, run)])

@@ -20,7 +20,7 @@ from streams.generations import source
 #: Of what a commit's metadata holds. Positions of version 1 say none, and have other fingerprints of records.
 VERSION = 2
 NO_EVENT_TIME = -(2**63)
-#: Characters of why a worker does not go on, each of three bytes at most; a commit's metadata has no room for more.
+#: Characters of why a worker does not go on, of three bytes each: a commit's metadata has no room for more.
 LONGEST_REASON = 500
 
 #: What an operator can do about a position that cannot be trusted, as subcommands of ``citystream positions``; see
@@ -89,11 +89,17 @@ class Position:
                 "since": self.since,
                 "unknown": [*self.unknown.items()],
                 "schema": self.newest_schema,
-                "paused": self.paused[:LONGEST_REASON],
+                "paused": _fitting(self.paused),
             },
             ensure_ascii=False,
             separators=(",", ":"),
         )
+
+
+def _fitting(reason: str) -> str:
+    """A reason that fits into a commit's metadata, whatever characters it has."""
+    printable = "".join(c if c.isprintable() else " " for c in reason[:LONGEST_REASON])
+    return printable.encode()[: 3 * LONGEST_REASON].decode(errors="ignore")
 
 
 def parse(where: str, processed: int, metadata: str) -> Position | None:

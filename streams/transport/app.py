@@ -247,9 +247,8 @@ class BatchApp(faust.App):
 
     async def stop_out_of_range(self, offset: int, place: TopicPartition, answer: Answer) -> None:
         """Stop a feed: the log does not have the offset of a partition that was to be read next."""
-        if await self.stop_changed([place.topic]):
-            known = await asyncio.to_thread(self._known, {place: answer})
-            self.worker.stop(place.topic, out_of_range(known[place], offset))
+        known = await asyncio.to_thread(self._known, {place: answer})
+        self.worker.stop(place.topic, out_of_range(known[place], offset))
 
     async def decide_positions(self, answers: Mapping[TopicPartition, Answer]) -> dict[TopicPartition, Position]:
         """Where to read partitions from, given what the brokers say of each.

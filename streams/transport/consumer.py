@@ -232,7 +232,7 @@ class Consumer(driver.Consumer):
         self._client.set_paused(place, False)
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002
-        """Commit what was flushed; Faust calls this every second, before a rebalance, and at the end.
+        """Commit what was flushed; Faust calls this every second and at the end.
 
         1. A flush has left in ``Assigned.flushed`` the position up to which all results are acknowledged.
         2. The topics are seen to be those they were when that was read; the feed of one that is not is stopped.
@@ -247,6 +247,8 @@ class Consumer(driver.Consumer):
             unchanged = await self.app.stop_changed({one.place.topic for one in due})
             wanted = [one for one in due if one.place.topic in unchanged and one.current]
             positions = {one.place: position for one in wanted if (position := one.due)}
+            if not positions:
+                return False
             tell(Moment(Stage.COMMITTING))
             taken = await self._client.commit_positions(positions)
             for one in wanted:
@@ -278,6 +280,8 @@ class Consumer(driver.Consumer):
         except OffsetOutOfRangeError as error:
             ((partition, offset),) = error.args[0].items()
             place = TopicPartition(*partition)
+            if self.app.worker.why_stopped(place.topic) or not await self.app.stop_changed([place.topic]):
+                return {}
             answers = await self._client.committed([place])
             await self.app.stop_out_of_range(offset, place, answers[place])
             return {}
@@ -299,14 +303,15 @@ class Consumer(driver.Consumer):
         tell(Moment(Stage.ASSIGNING))
         assignment = self._assignment_number()
         places = [TopicPartition(*tp) for tp in self.assignment()]
-        answers = await self._client.committed(places)
+        there = await self.app.stop_changed({place.topic for place in places})  # of others the brokers have no offsets
+        answers = await self._client.committed([place for place in places if place.topic in there])
         positions = await self.app.decide_positions(answers)
         if assignment != self._assignment_number():
             raise IllegalStateError("the group is rebalancing again")
         for before in self.assigned.values():
             before.end()
         self.assigned = {p: Assigned(p, replace(position, paused=""), position) for p, position in positions.items()}
-        rewinds = {p: positions[p].rewind if p in positions else answers[p].log_end for p in places}
+        rewinds = {p: positions[p].rewind if p in positions else 0 for p in places}
         for place, rewind in rewinds.items():
             self._read_offset[TP(*place)] = rewind
             if reason := self.app.worker.why_stopped(place.topic):

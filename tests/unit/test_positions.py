@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -18,6 +19,7 @@ from streams.positions import (
     Position,
     PositionProblem,
     check_agreement,
+    first,
     parse,
     resume,
 )
@@ -406,3 +408,10 @@ def test_nothing_is_built_where_the_worker_never_began() -> None:
 def test_nothing_is_built_from_a_position_of_something_else(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(PositionProblem, match=reason):
         rebuilt_from(changed(**changes))
+
+
+@pytest.mark.parametrize("odd", ["\x00", "\ud800", "\U0001f600", "\u20ac", '"', "\\"])
+def test_a_reason_of_any_characters_leaves_a_commit_as_large_as_brokers_take(odd: str) -> None:
+    unknown = {10**9 + number: 2**62 for number in range(64)}
+    position = replace(first(str(UUID(int=1)), "d" * 64, 0), unknown=unknown, paused=odd * 10_000)
+    assert len(position.metadata().encode()) <= 4096

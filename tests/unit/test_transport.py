@@ -401,7 +401,7 @@ def test_nothing_is_committed_until_the_topics_are_seen_to_be_those_they_were() 
         app.positions.assigned[TP0].flushed = position(30)
         app.changed = {"toy": TopicProblem("topic toy was deleted")}
         assert not await app.positions.commit()
-        assert [{place: one.processed for place, one in found.items()} for found in client.commits] == [{TP0: 20}, {}]
+        assert [{place: one.processed for place, one in found.items()} for found in client.commits] == [{TP0: 20}]
         assert app.worker.stops == app.changed
 
     with_app(work)
@@ -735,7 +735,25 @@ def test_a_partition_whose_position_cannot_be_trusted_stops_its_feed_and_is_not_
         await app.positions.perform_seek()
         assert "the topic was deleted and created again" in str(app.worker.stops["toy"])
         assert app.assigned == {}
-        assert client.sought[1:] == [{TP(*TP0): 40}]
+        assert client.sought[1:] == [{TP(*TP0): 0}]
+        assert client.paused[-1] == (TP0, True)
+
+    with_app(work)
+
+
+def test_the_brokers_are_asked_nothing_of_a_topic_that_is_gone() -> None:
+    """They have no offsets of it, and a client would ask for them for a minute and a half, again and again."""
+
+    class Gone(Client):
+        async def committed(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, Answer]:
+            assert not [*places]
+            return {}
+
+    async def work(app: App) -> None:
+        client = Gone(app, TP0)
+        app.changed = {"toy": TopicProblem("topic toy was deleted")}
+        await app.positions.perform_seek()
+        assert app.worker.stops == app.changed
         assert client.paused[-1] == (TP0, True)
 
     with_app(work)

@@ -321,3 +321,14 @@ def test_its_file_is_reported_on_as_the_page_says(
     sent = [decode(frozen, value) for value in memory.values]
     assert len({record["event_id"] for record in sent}) == len(sent) - 1
     assert all(re.fullmatch("[0-9a-f]{32}", record["counted_by"]) for record in sent)
+
+
+def test_the_broker_of_a_small_machine_is_set_as_the_page_says() -> None:
+    page = TEXTS["docs/operator.md"].partition("## A small machine")[2].partition("\n## ")[0]
+    said = dict(re.findall(r"^\| `(num\.[a-z.]+)` \| (\d+) \|", page, re.MULTILINE))
+    source = (PROJECT / "citystream" / "stack" / "kafka.py").read_text()
+    assert said.keys() == {"num.network.threads", "num.io.threads"}
+    assert all(f'"{name}": {value},' in source for name, value in said.items())
+    (heap,) = re.findall(r"^\| heap \| `(\S+) (\S+)` \|", page, re.MULTILINE)
+    assert '"{}", "{}", "kafka.Kafka"'.format(*heap) in source
+    assert f"KAFKA_HEAP_OPTS: {' '.join(heap)}" in (PROJECT / "docker-compose.yml").read_text()

@@ -32,6 +32,7 @@ from citystream.stack.clickhouse import NAME as CLICKHOUSE
 from citystream.stack.process import Launch, Process
 from citystream.stack.stack import Stack
 from streams import checkpoints
+from streams.clients import new_admin
 from streams.lag import measure
 
 EVENTS = 1_000_000
@@ -85,7 +86,7 @@ class Bench:
     def fresh(self) -> None:
         """Forget every result and position; keep the feed's topic."""
         names = [checkpoints.TOPIC, *(a.topic for a in self.city.feeds[FEED].aggregates)]
-        with closing(KafkaAdminClient(**self.city.cluster.kafka_python())) as admin:
+        with closing(new_admin(self.city.cluster)) as admin:
             for group in ("processor", "sink", PLAIN):
                 _delete_group(admin, group)
             admin.delete_topics([n for n in names if n in admin.list_topics()])

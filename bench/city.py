@@ -41,6 +41,7 @@ from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
 from sinks import GROUP as SINK
 from streams import topics
+from streams.clients import new_consumer
 from streams.lag import measure
 
 #: What the platform is made of, copied to be run with more feeds.
@@ -352,7 +353,7 @@ class RealRate:
 
     @cached_property
     def _consumer(self) -> KafkaConsumer:
-        return KafkaConsumer(**self.city.cluster.kafka_python())
+        return new_consumer(self.city.cluster)
 
     def _worker_lag(self, worker: str) -> int:
         stored = [topic.name for topic in topics.stored(self.city.feeds.values())]

@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import OffsetAndMetadata, TopicPartition
 
 from bench.process import Timing, cpu_seconds, rss_mb
 from schemas.feed import Aggregate, Feed
 from schemas.measures import Partial
 from schemas.model import Field
 from sinks.sql import ToSql, window_start_ms
+from streams.clients import new_consumer
 from streams.cluster import Cluster
 
 SOURCE = "source_partition UInt64, source_offset UInt64, arrived_at Nullable(DateTime64(3))"
@@ -55,7 +56,7 @@ def clear(owner: Any) -> None:
 
 def from_now_on(cluster: Cluster, feed: Feed, group: str) -> None:
     """Let a group begin at the end of a feed's topic; the engine begins at its start."""
-    consumer = KafkaConsumer(**cluster.kafka_python(), group_id=group, enable_auto_commit=False)
+    consumer = new_consumer(cluster, group_id=group)
     try:
         partitions = [TopicPartition(feed.name, number) for number in range(feed.partitions)]
         consumer.assign(partitions)

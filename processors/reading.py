@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from processors.events import EventColumns
-from processors.partition import Rows
+from processors.partition import Partition, Rows
 from streams.decode import Decoder, Wanted, places
 from streams.ending import Stop
 from streams.fetched_batches import Run
@@ -15,24 +14,8 @@ from streams.missing_schemas import GivenUp
 from streams.positions import Position
 
 
-class Standing(Protocol):
-    """Where the state of a partition stands: a ``Partition``."""
-
-    @property
-    def start(self) -> Position:
-        """The position it began at."""
-
-    @property
-    def next(self) -> int:
-        """The offset it takes next."""
-
-    @property
-    def unknown(self) -> Mapping[int, int]:
-        """The schema ids that were given up before that, each with the offset up to which it is dead."""
-
-
 class Reader:
-    """Reads runs of any partitions of a topic, each from where its state stands; keeps nothing itself."""
+    """Reads runs of any partitions of a topic, each from where it stands; keeps nothing itself."""
 
     def __init__(self, generation: Generation, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -52,7 +35,7 @@ class Reader:
                 f"{self._decoder.newest_schema}; bring the newest files of schemas/frozen, then start it again"
             )
 
-    def read(self, waiting: Sequence[tuple[Standing, Run]]) -> list[Rows]:
+    def read(self, waiting: Sequence[tuple[Partition, Run]]) -> list[Rows]:
         """Read runs, in the order of their partitions; together they cost little more than one.
 
         Raises

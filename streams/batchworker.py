@@ -14,11 +14,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, 
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import wraps
+from itertools import groupby
 from typing import Any, Generic, Protocol, TypeVar
 
 from streams.assignment import Assigned, TopicPartition, locked
 from streams.ending import Stop, end_process
-from streams.fetched_batches import LONGEST_RUN, Run, joined
+from streams.fetched_batches import Run, joined, pieces
 from streams.lifecycle import Moment, Stage, tell
 from streams.missing_schemas import NotYet
 from streams.positions import LogGap, Position
@@ -92,21 +93,6 @@ def _or_end(call: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any
             end_process(error)
 
     return guarded
-
-
-def _together(waiting: Iterable[tuple[Assigned[S], Run, int]]) -> Iterator[list[tuple[Assigned[S], Run, int]]]:
-    """Those of one topic, as many as are read at once."""
-    found: list[tuple[Assigned[S], Run, int]] = []
-    records = 0
-    for one in waiting:
-        run = one[1]
-        if found and (run.topic != found[-1][1].topic or records + run.records > LONGEST_RUN):
-            yield found
-            found, records = [], 0
-        found.append(one)
-        records += run.records
-    if found:
-        yield found
 
 
 class BatchWorker(Generic[S, R]):
@@ -263,20 +249,19 @@ class BatchWorker(Generic[S, R]):
         """Take what waits of a feed, of all partitions that do not have to wait."""
         async with self._hands, locked(assigned):
             ready = [one for one in assigned if one.runs and not one.paused]
-            waiting = [(one, *joined(one.runs)) for one in ready if not self.waits(one.state)]
-            for together in _together(waiting):
-                still = [each for each in together if each[0].begun]  # reading those before took its time
-                with suppress(NotYet):
-                    await asyncio.to_thread(self._read_and_take, [(one.state, run) for one, run, _ in still])
-                    for one, _, count in still:
-                        one.done(count)
+            waiting = [(one, one.state, *joined(one.runs)) for one in ready if not self.waits(one.state)]
+            for _, same in groupby(waiting, lambda each: each[0].place.topic):
+                for together in pieces(same, lambda each: each[2].records):
+                    with suppress(NotYet):
+                        await asyncio.to_thread(self._read_and_take, [(state, run) for _, state, run, _ in together])
+                        for one, _, _, count in together:
+                            one.done(count)
             for one in ready:
                 if one.runs:
                     await self.take_what_waits(one)
 
     def _read_and_take(self, waiting: Sequence[tuple[S, Run]]) -> None:
-        read = self.read(waiting) if waiting else []
-        for (state, run), found in zip(waiting, read, strict=True):
+        for (state, run), found in zip(waiting, self.read(waiting), strict=True):
             place = TopicPartition(run.topic, run.partition)
             tell(Moment(Stage.DECODED, place, run.start, run.next))
             self.take(state, run, found)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from streams.recordbatch import RecordBatch
+
+T = TypeVar("T")
 
 #: Records of a run at most, unless a batch alone has more: a few bytes of a log can hold millions.
 LONGEST_RUN = 500_000
@@ -48,3 +51,17 @@ def joined(runs: Iterable[Run]) -> tuple[Run, int]:
         batches += run.batches
         end, count = run.next, count + 1
     return replace(first, next=end, batches=tuple(batches)), count
+
+
+def pieces(items: Iterable[T], records: Callable[[T], int]) -> Iterator[list[T]]:
+    """Items in their order, in pieces of at most ``LONGEST_RUN`` records, unless one alone has more."""
+    piece: list[T] = []
+    held = 0
+    for item in items:
+        if piece and held + records(item) > LONGEST_RUN:
+            yield piece
+            piece, held = [], 0
+        piece.append(item)
+        held += records(item)
+    if piece:
+        yield piece

@@ -15,7 +15,7 @@ from streams.cluster import Cluster
 from streams.lag import LagMeter, PartitionLag, committed_offsets
 from streams.positions import Answer, Known, Position, PositionProblem, in_words_of, parse, resume
 from streams.publisher import new_producer
-from streams.topics import TopicState, found, states
+from streams.topics import TopicState, found, not_there, states
 
 RUNNING = (UnknownMemberIdError, RebalanceInProgressError, IllegalGenerationError)
 #: Topic and partition.
@@ -107,7 +107,7 @@ def held_up(
     with closing(new_admin(cluster)) as admin:
         there = found(admin, [*definitions, checkpoints.TOPIC])
     missing = [name for name in (*definitions, checkpoints.TOPIC) if name not in there]
-    reasons = {name: f"topic {name} does not exist; run: citystream up" for name in missing}
+    reasons = {name: str(not_there(name)) for name in missing}
     if checkpoints.TOPIC in missing:
         return reasons
     here = {name: definition for name, definition in definitions.items() if name in there}

@@ -116,6 +116,11 @@ def _check_copies(cluster: Cluster, admin: KafkaAdminClient, names: Sequence[str
             )
 
 
+def not_there(name: str) -> TopicProblem:
+    """What is wrong where a topic does not exist."""
+    return TopicProblem(f"topic {name} does not exist; run: citystream up")
+
+
 def check_there(declared: Topic, topic: TopicState | None) -> None:
     """Hold a topic to its declaration.
 
@@ -125,7 +130,7 @@ def check_there(declared: Topic, topic: TopicState | None) -> None:
         It does not exist, or has another number of partitions.
     """
     if topic is None:
-        raise TopicProblem(f"topic {declared.name} does not exist; run: citystream up")
+        raise not_there(declared.name)
     if topic.partitions != declared.partitions:
         raise TopicProblem(
             f"topic {declared.name} has {topic.partitions} partitions and is declared with {declared.partitions}; the "

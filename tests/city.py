@@ -22,6 +22,7 @@ from unittest.mock import patch
 from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from kafka.admin import MemberToRemove
 
+from bench.city import PACKAGES
 from citystream import cli
 from citystream.installation import Installation
 from citystream.secrets import load_secrets
@@ -34,6 +35,7 @@ from simulation.faults import Fault
 from simulation.running import Simulation, SystemClock
 from sinks.ledger import accounts
 from streams import checkpoints, deadletters
+from streams.clients import new_admin
 from streams.lag import LagMeter, committed_offsets
 from streams.publisher import Publisher, new_producer
 from tests.conftest import settings_in
@@ -41,9 +43,6 @@ from tests.conftest import settings_in
 FEEDS = ("traffic_flow", "parking_site", "police_incident", "parking_spot")
 START = datetime(2024, 5, 6, 7, tzinfo=UTC)
 WORKERS = {"processor": "process", "sink": "sink"}
-
-#: All that workers and commands are run from.
-PACKAGES = ("citystream", "deploy", "feeds", "operations", "processors", "schemas", "simulation", "sinks", "streams")
 
 Commits = Mapping[TopicPartition, OffsetAndMetadata]
 Snapshot = dict[str, list[tuple[Any, ...]]]
@@ -214,7 +213,7 @@ class City:
     @contextmanager
     def admin(self) -> Iterator[KafkaAdminClient]:
         """Kafka's administration."""
-        with closing(KafkaAdminClient(**self.installation.cluster.kafka_python())) as admin:
+        with closing(new_admin(self.installation.cluster)) as admin:
             yield admin
 
     def commits(self, group: str) -> Commits:

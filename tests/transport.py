@@ -16,12 +16,8 @@ class Here:
     group = "processor"
     cluster = Cluster(("127.0.0.1:1",))
 
-    def __init__(self, *places: TopicPartition, **_: Any) -> None:
+    def __init__(self, *places: TopicPartition) -> None:
         self.assigned: dict[TopicPartition, Assigned[Any]] = {}
-        #: What runs from the start on, and never does here.
-        self.kept: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        #: What it was asked to look at.
-        self.looked: list[set[str]] = []
         self.assign({place: first("id", "def", 0) for place in places})
 
     def assign(self, positions: dict[TopicPartition, Position]) -> None:
@@ -47,10 +43,10 @@ class Here:
         self.assigned[place].paused = ""
 
     async def unchanged(self, topics: Iterable[str]) -> None:
-        self.looked.append({*topics})
+        """They are."""
 
     def keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self.kept.append(work)
+        """Nothing runs here but what a test calls."""
 
     @property
     def paused(self) -> dict[TopicPartition, str]:

@@ -136,7 +136,7 @@ def clear(
     check_stopped(city.cluster, Worker)
     own = [*sources([chosen]), *(aggregate.topic for aggregate in chosen.aggregates)]
     for worker in Worker:
-        places = _standing(city, worker, [topic for topic in own if topic in _definitions(city, worker)])
+        places = _standing(city, worker, [topic for topic in own if topic in city.definitions(worker)])
         _commit(city, worker, {_place(known): _anew(city, known, log) for known, log in places}, _read_from)
     empty(city.server("owner"), chosen, typer.echo)
     typer.echo(f"ClickHouse holds nothing of {feed} any more")
@@ -157,13 +157,8 @@ def _forgotten(city: Installation, worker: Worker, known: Known) -> bool:
     return known.last is None and worker is Worker.PROCESSOR and _parts(city, known) != (0, 0)
 
 
-def _definitions(city: Installation, worker: Worker) -> Mapping[str, str]:
-    """The topics of a worker and the definition it has for each."""
-    return city.definitions(worker.value)
-
-
 def _standing(city: Installation, worker: Worker, topics: list[str] | None) -> list[tuple[Known, PartitionLag]]:
-    read = _definitions(city, worker)
+    read = city.definitions(worker)
     for topic in topics or ():
         if topic not in read:
             raise SettingsError(f"the {worker} reads no topic {topic} (it reads: {', '.join(read)})")

@@ -171,7 +171,7 @@ class BatchApp(faust.App):
         return str(self.conf.id)
 
     @property
-    def positions(self) -> Consumer:
+    def batch_consumer(self) -> Consumer:
         """The consumer."""
         consumer = self.consumer
         assert isinstance(consumer, Consumer)
@@ -180,23 +180,23 @@ class BatchApp(faust.App):
     @property
     def assigned(self) -> Mapping[TopicPartition, Assigned[Any]]:
         """The partitions that are read."""
-        return self.positions.assigned
+        return self.batch_consumer.assigned
 
     def assignment(self) -> list[TopicPartition]:
         """All partitions that were given to this worker, also those it cannot read."""
-        return [TopicPartition(*tp) for tp in self.positions.assignment()]
+        return [TopicPartition(*tp) for tp in self.batch_consumer.assignment()]
 
     def log_end(self, place: TopicPartition) -> int:
         """Where a partition's log ended at the last fetch; 0 if it is not known."""
-        return int(self.positions.highwater(place))
+        return int(self.batch_consumer.highwater(place))
 
     def pause(self, place: TopicPartition, reason: str) -> None:
         """Read no more of a partition, and commit why, until it goes on."""
-        self.positions.pause(place, reason)
+        self.batch_consumer.pause(place, reason)
 
     def go_on(self, place: TopicPartition) -> None:
         """Read a paused partition on."""
-        self.positions.go_on(place)
+        self.batch_consumer.go_on(place)
 
     def keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run this from the start on."""
@@ -236,7 +236,7 @@ class BatchApp(faust.App):
     async def _check_client(self) -> None:
         """End the process for an error with which the client would wait for ever, and let it go on from others."""
         try:
-            if await self.positions.check():
+            if await self.batch_consumer.check():
                 KAFKA.end(CLIENTS)
         except NameTaken as taken:
             end_process(taken)

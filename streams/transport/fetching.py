@@ -16,8 +16,7 @@ from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import TopicPartition
 
-from streams import fetched_batches
-from streams.fetched_batches import Run
+from streams.fetched_batches import Run, pieces
 from streams.recordbatch import CorruptBatch, RecordBatch, split
 
 
@@ -72,10 +71,10 @@ class _RunRecords:
             return
         if self.next_fetch_offset == self._start:
             return
-        pieces = list(_pieces(batches))
-        borders = [self._start, *(piece[0].base_offset for piece in pieces[1:]), self.next_fetch_offset]
-        for (start, end), piece in zip(pairwise(borders), pieces, strict=True):
-            run = Run(self._tp.topic, self._tp.partition, start, end, piece)
+        found = [*pieces(batches, lambda batch: batch.count)] or [[]]
+        borders = [self._start, *(piece[0].base_offset for piece in found[1:]), self.next_fetch_offset]
+        for (start, end), piece in zip(pairwise(borders), found, strict=True):
+            run = Run(self._tp.topic, self._tp.partition, start, end, tuple(piece))
             yield _RunRecord(run.topic, run.partition, end - 1, piece[-1].arrived_ms if piece else 0, run)
 
     def _split(self) -> Iterator[RecordBatch]:
@@ -102,19 +101,6 @@ class _RunRecords:
                         "message.timestamp.type=LogAppendTime, or results would depend on the producers' clocks"
                     )
                 yield batch
-
-
-def _pieces(batches: Iterable[RecordBatch]) -> Iterator[tuple[RecordBatch, ...]]:
-    """Batches in runs that are not too long; one run if there are none."""
-    piece: list[RecordBatch] = []
-    records = 0
-    for batch in batches:
-        if piece and records + batch.count > fetched_batches.LONGEST_RUN:
-            yield tuple(piece)
-            piece, records = [], 0
-        piece.append(batch)
-        records += batch.count
-    yield tuple(piece)
 
 
 fetcher_memory_records = fetcher.MemoryRecords

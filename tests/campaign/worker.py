@@ -59,7 +59,7 @@ def commit_before_flush() -> None:
     async def early(self: Processor, changes: dict[Any, Change]) -> None:
         for one, change in changes.items():
             one.flushed = change.position
-        await cast("BatchApp", self.transport).positions.commit()
+        await cast("BatchApp", self.transport).batch_consumer.commit()
         await written(self, changes)
 
     Processor._written = early  # type: ignore[method-assign]
@@ -73,7 +73,7 @@ def commit_before_insert() -> None:
         for one in assigned:
             if one.begun:
                 one.flushed = one.state.position
-        await cast("BatchApp", self.transport).positions.commit()
+        await cast("BatchApp", self.transport).batch_consumer.commit()
         await flush(self, assigned)
 
     Sink.flush = early  # type: ignore[method-assign]

@@ -252,7 +252,7 @@ def commit(client: Commits, positions: dict[TopicPartition, Position], crashes: 
     """What the thread of a client says was taken."""
 
     async def work(app: App) -> Any:
-        thread = app.positions._client
+        thread = app.batch_consumer._client
         thread._consumer = client
         found = await thread._commit_positions(positions)
         assert app.crashes == (crashes or [])
@@ -313,7 +313,7 @@ class Client:
         self.sought: list[dict[TP, int]] = []
         self.paused: list[tuple[TopicPartition, bool]] = []
         self._app = app
-        app.positions._thread = self
+        app.batch_consumer._thread = self
 
     def assignment(self) -> set[TP]:
         return {TP(*place) for place in self.places}
@@ -335,7 +335,7 @@ class Client:
 
 def assign(app: App, **positions: Position) -> None:
     """Let these partitions of the toy be assigned: ``p0`` and ``p1``."""
-    app.positions.assigned = {
+    app.batch_consumer.assigned = {
         place: Assigned(place, positions[name], positions[name])
         for name, place in (("p0", TP0), ("p1", TP1))
         if name in positions
@@ -369,11 +369,13 @@ def kept(takes: set[TopicPartition], error: Exception | None = None) -> list[tup
         client, producer = Client(app, TP0, TP1), Kept(error)
         client.takes, app.producer = takes, producer
         assign(app, p0=position(0), p1=position(0))
-        for place, one in app.positions.assigned.items():
+        for place, one in app.batch_consumer.assigned.items():
             one.flushed = BOTH[place]
-        assert await app.positions.commit() == bool(takes)
+        assert await app.batch_consumer.commit() == bool(takes)
         await asyncio.sleep(0)
-        assert {p for p, one in app.positions.assigned.items() if one.due is None} == takes, "the others are due again"
+        assert {p for p, one in app.batch_consumer.assigned.items() if one.due is None} == takes, (
+            "the others are due again"
+        )
         return producer.sent
 
     return with_app(work)
@@ -395,12 +397,12 @@ def test_nothing_is_committed_until_the_topics_are_seen_to_be_those_they_were() 
     async def work(app: App) -> None:
         client, app.producer = Client(app, TP0), Kept()
         assign(app, p0=position(10))
-        app.positions.assigned[TP0].flushed = position(20)
-        assert await app.positions.commit()
+        app.batch_consumer.assigned[TP0].flushed = position(20)
+        assert await app.batch_consumer.commit()
         assert app.done == ["seen", "committed"]
-        app.positions.assigned[TP0].flushed = position(30)
+        app.batch_consumer.assigned[TP0].flushed = position(30)
         app.changed = {"toy": TopicProblem("topic toy was deleted")}
-        assert not await app.positions.commit()
+        assert not await app.batch_consumer.commit()
         assert [{place: one.processed for place, one in found.items()} for found in client.commits] == [{TP0: 20}]
         assert app.worker.stops == app.changed
 
@@ -418,14 +420,14 @@ def test_what_was_flushed_of_a_revoked_partition_is_not_committed(monkeypatch: p
     async def work(app: App) -> None:
         client, app.producer = Client(app, TP0, TP1), Kept()
         assign(app, p0=position(0), p1=position(0))
-        before = app.positions.assigned[TP0]
-        for place, one in app.positions.assigned.items():
+        before = app.batch_consumer.assigned[TP0]
+        for place, one in app.batch_consumer.assigned.items():
             one.flushed = BOTH[place]
-        await app.positions.on_partitions_revoked({TP(*TP0)})
+        await app.batch_consumer.on_partitions_revoked({TP(*TP0)})
         assert not before.current
-        app.positions.assigned[TP0] = Assigned(TP0, position(40), position(40))
+        app.batch_consumer.assigned[TP0] = Assigned(TP0, position(40), position(40))
         before.flushed = position(50)
-        assert await app.positions.commit()
+        assert await app.batch_consumer.commit()
         assert client.commits == [{TP1: BOTH[TP1]}]
 
     with_app(work)
@@ -500,7 +502,7 @@ def test_an_offset_the_log_does_not_have_stops_its_feed(monkeypatch: pytest.Monk
 
     async def work(app: App) -> None:
         OutOfRange(app, TP0)
-        assert await app.positions._getmany({TP(*TP0)}, 1.0) == {}
+        assert await app.batch_consumer._getmany({TP(*TP0)}, 1.0) == {}
         assert "the log starts at 3, after offset 2" in str(app.worker.stops["toy"])
 
     with_app(work)
@@ -536,7 +538,7 @@ def test_a_partition_without_a_commit_is_read_from_where_a_seek_sets_it() -> Non
             async def getmany(self, partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
                 return await reading.fetched_records(partitions, timeout)
 
-        consumer = App().positions
+        consumer = App().batch_consumer
         consumer._thread = Thread()
         waiting = asyncio.create_task(consumer._getmany({TP0}, 60))
         await state.subscription.assignment.commit_refresh_needed.wait()
@@ -575,7 +577,7 @@ def test_an_error_of_a_task_of_aiokafka_is_raised_where_somebody_looks(broken: s
         if broken == "fetcher":
             await coordinator.close()
             state.assign_from_subscribed({HERE})
-        thread = App().positions._client
+        thread = App().batch_consumer._client
         thread.thread_loop = asyncio.get_running_loop()
         thread._consumer = SimpleNamespace(_coordinator=coordinator, _fetcher=reading)
         await asyncio.sleep(0.05)
@@ -595,7 +597,7 @@ def test_an_error_of_a_task_of_aiokafka_is_raised_where_somebody_looks(broken: s
 
 def test_nobody_looks_into_a_client_that_is_not_there_yet() -> None:
     async def look(client: Any) -> None:
-        thread = App().positions._client
+        thread = App().batch_consumer._client
         thread.thread_loop = asyncio.get_running_loop()
         thread._consumer = client
         await thread.check()
@@ -608,11 +610,11 @@ def test_only_what_was_flushed_is_committed() -> None:
     async def work(app: App) -> None:
         client, app.producer = Client(app, TP0, TP1), Kept()
         assign(app, p0=position(20), p1=position(30))
-        assert not await app.positions.commit()
+        assert not await app.batch_consumer.commit()
         assert client.commits == []
-        app.positions.assigned[TP1].flushed = position(31)
-        assert await app.positions.commit()
-        assert not await app.positions.commit()
+        app.batch_consumer.assigned[TP1].flushed = position(31)
+        assert await app.batch_consumer.commit()
+        assert not await app.batch_consumer.commit()
         assert client.commits == [{TP1: position(31)}]
 
     with_app(work)
@@ -624,18 +626,18 @@ def test_the_commit_of_a_paused_partition_says_why() -> None:
     async def work(app: App) -> None:
         client, app.producer = Client(app, TP0, TP1), Kept()
         assign(app, p0=position(9), p1=position(5))
-        app.positions.assigned[TP0].flushed = position(20)
+        app.batch_consumer.assigned[TP0].flushed = position(20)
         unread = TopicPartition("toy", 2)
         for place in (TP0, TP1, unread):
             app.pause(place, "no table")
         assert client.paused == [(TP0, True), (TP1, True), (unread, True)]
-        assert await app.positions.commit()
+        assert await app.batch_consumer.commit()
         expected = {place: replace(position(at), paused="no table") for place, at in ((TP0, 20), (TP1, 5))}
         assert client.commits == [expected]
-        assert not await app.positions.commit()
+        assert not await app.batch_consumer.commit()
         app.go_on(TP0)
         assert client.paused[3:] == [(TP0, False)]
-        assert await app.positions.commit()
+        assert await app.batch_consumer.commit()
         assert client.commits[1:] == [{TP0: position(20)}]
 
     with_app(work)
@@ -647,7 +649,7 @@ def test_the_assignment_is_put_in_fausts_words_once() -> None:
     async def look() -> None:
         state = SubscriptionState()
         state.subscribe({"toy"})
-        thread = App().positions._client
+        thread = App().batch_consumer._client
         thread._consumer = SimpleNamespace(assignment=state.assigned_partitions)
         assert thread.assignment() == set()
         for tps in ({TP0, TP1}, {TP1}):
@@ -667,7 +669,7 @@ def test_only_what_is_assigned_is_paused_at_the_client() -> None:
         state.subscribe({"toy"})
         state.assign_from_subscribed({HERE})
         told: list[tuple[str, ClientPartition]] = []
-        thread = app.positions._client
+        thread = app.batch_consumer._client
         thread._consumer = SimpleNamespace(
             assignment=state.assigned_partitions,
             pause=lambda place: told.append(("pause", place)),
@@ -698,7 +700,7 @@ def test_what_a_position_says_of_an_earlier_life_is_taken_back_by_the_next() -> 
     async def work() -> None:
         app = Deciding(paused="no table")
         Client(app, TP0)
-        await app.positions.perform_seek()
+        await app.batch_consumer.perform_seek()
         one = app.assigned[TP0]
         assert one.start == one.flushed == one.due == position(20, 12)
 
@@ -709,12 +711,12 @@ def test_a_seek_reads_from_the_rewind_and_makes_each_assignment_anew() -> None:
     async def work() -> None:
         app = Deciding()
         client = Client(app, TP0)
-        await app.positions.perform_seek()
+        await app.batch_consumer.perform_seek()
         assert client.sought == [{TP(*TP0): 12}]
-        assert app.positions._read_offset == {TP(*TP0): 12}
+        assert app.batch_consumer._read_offset == {TP(*TP0): 12}
         one = app.assigned[TP0]
         assert (one.start, one.due) == (position(20, 12), None)
-        await app.positions.perform_seek()
+        await app.batch_consumer.perform_seek()
         assert app.assigned[TP0] is not one
         assert (one.current, app.assigned[TP0].current) == (False, True)
 
@@ -728,11 +730,11 @@ def test_a_partition_whose_position_cannot_be_trusted_stops_its_feed_and_is_not_
 
     async def work(app: App) -> None:
         client = Client(app, TP0)
-        await app.positions.perform_seek()
+        await app.batch_consumer.perform_seek()
         assert "the feed's definition changed" not in str(app.worker.stops)
         assert app.assigned[TP0].start.processed == 20
         app.watch.began = {"toy": TopicState(uuid4(), 2)}
-        await app.positions.perform_seek()
+        await app.batch_consumer.perform_seek()
         assert "the topic was deleted and created again" in str(app.worker.stops["toy"])
         assert app.assigned == {}
         assert client.sought[1:] == [{TP(*TP0): 0}]
@@ -752,7 +754,7 @@ def test_the_brokers_are_asked_nothing_of_a_topic_that_is_gone() -> None:
     async def work(app: App) -> None:
         client = Gone(app, TP0)
         app.changed = {"toy": TopicProblem("topic toy was deleted")}
-        await app.positions.perform_seek()
+        await app.batch_consumer.perform_seek()
         assert app.worker.stops == app.changed
         assert client.paused[-1] == (TP0, True)
 
@@ -768,9 +770,9 @@ def test_a_seek_that_another_assignment_overtook_sets_nothing(changed: str) -> N
         client = Client(app, TP0)
         assign(app, p1=position(9))
         with pytest.raises(IllegalStateError):
-            await app.positions.perform_seek()
+            await app.batch_consumer.perform_seek()
         assert client.sought == []
-        assert app.positions._read_offset == {}
+        assert app.batch_consumer._read_offset == {}
         assert app.assigned[TP1].current
 
     asyncio.run(work())
@@ -784,7 +786,7 @@ def test_faust_keeps_no_list_of_the_runs_that_were_taken() -> None:
         (agent,) = app.agents.values()
         app.topics.add(agent.channel)
         await app.topics._update_indices()
-        consumer = app.positions
+        consumer = app.batch_consumer
         for last in (19, 29):
             record = SimpleNamespace(
                 topic="toy", partition=0, offset=last, timestamp=0, value=Run("toy", 0, 10, 20, ())

@@ -93,7 +93,7 @@ def test_a_request_to_a_broker_does_not_wait_as_long_as_a_seek() -> None:
     """Else a connection that died silently would never be given up."""
 
     async def create(app: BatchApp) -> None:
-        client = app.positions._thread._create_worker_consumer(app.transport)
+        client = app.batch_consumer._thread._create_worker_consumer(app.transport)
         assert client._request_timeout_ms == client._client._request_timeout_ms == 90_000
         await client.stop()
 
@@ -177,7 +177,7 @@ def look_twice(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def look(app: BatchApp) -> None:
         monkeypatch.setattr(app.watch, "look", AsyncMock(return_value={}))
-        app.positions._thread = thread
+        app.batch_consumer._thread = thread
         await app.on_start()
         await asyncio.wait_for(thread.again.wait(), 30)
         for task in app._futures:
@@ -213,7 +213,7 @@ def test_kafka_answers_again_when_the_client_of_a_worker_knows_its_coordinator(
     after: list[int] = []
 
     async def look(app: BatchApp) -> None:
-        monkeypatch.setattr(app.positions, "check", AsyncMock(side_effect=looks))
+        monkeypatch.setattr(app.batch_consumer, "check", AsyncMock(side_effect=looks))
         for _ in looks:
             await app._check_client()
             after.append(caplog.text.count(KAFKA_ANSWERS))

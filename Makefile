@@ -57,7 +57,7 @@ $(HOME_DIR)/prerequisites.stamp: deploy/check_prerequisites.py
 	@touch $@
 
 # Numba keeps what it compiled beside the modules, until one of them is newer.
-.venv/kernels.stamp: deploy/docker/compile.py $(shell grep -l '^from numba import' */*.py) .venv/project.stamp
+.venv/kernels.stamp: deploy/docker/compile.py $(shell grep -rl --include='*.py' '^from numba import' processors sinks streams) .venv/project.stamp
 	$(call step,compiled decoder and windows,$(BIN)/python -P deploy/docker/compile.py)
 	@touch $@
 

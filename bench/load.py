@@ -24,7 +24,7 @@ from bench import made_up
 from citystream.installation import Installation
 from schemas.feed import Feed
 from schemas.pseudonyms import replaced
-from schemas.rowcodec import encode
+from schemas.record_codec import encode
 from schemas.verdict import instant_ms
 from simulation import simulator
 from simulation.faults import Fault, Sending, corrupted, plan

@@ -27,7 +27,7 @@ from schemas.catalogue import FrozenSchema
 from schemas.expressions import LARGEST, Binary, Column, Constant, Expression, Present, Scaled, When
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.measures import NO_BUCKET, Partial
-from schemas.rowcodec import NotDecodable, decode, encode
+from schemas.record_codec import NotDecodable, decode, encode
 from schemas.verdict import instant_ms, problems
 
 FLUSH_SECONDS = 1.0

@@ -12,8 +12,8 @@ from processors.tables import Flags, Integers, Letters, Texts
 from schemas.expressions import Expression, to_polars
 from schemas.feed import Feed
 from schemas.measures import Partial
-from schemas.model import UUID_PARTS
-from schemas.writing import spans
+from schemas.model import UUID_HALVES
+from streams.wire.column_writer import spans
 
 #: Columns of every matrix: the event id is its two halves, and COUNTS is 1 where the row counts in its generation.
 OFFSET, EVENT_MS, HIGH, LOW, COUNTS = range(5)
@@ -56,7 +56,7 @@ class EventColumns:
         #: Columns of the numbers of texts, by the name of their field.
         self.texts = {name: n for n, name in enumerate(texts)}
         self._values = {value: _FIRST_TEXT + len(texts) + 2 * n for n, value in enumerate(values)}
-        halves = [pl.col("event_id").struct.field(part).reinterpret(signed=True) for part in UUID_PARTS]
+        halves = [pl.col("event_id").struct.field(half).reinterpret(signed=True) for half in UUID_HALVES]
         numbers = [
             *(pl.col("_offset"), pl.col(feed.event_time), *halves, pl.lit(1) if counts is None else counts),
             *(pl.col(name).str.len_bytes() for name in texts),

@@ -15,13 +15,13 @@ from processors.repeats import Repeats
 from processors.tables import Texts
 from processors.windows import Windows, no_events
 from schemas.feed import Aggregate, Feed
-from schemas.writing import Columns
 from streams.deadletters import DeadLetter
 from streams.decode import Tick
 from streams.generations import holding
 from streams.missing_schemas import newest
 from streams.positions import LogGap, Position
 from streams.watermark import Instants, advance
+from streams.wire.column_writer import Columns
 
 #: How often a window is written anew while it is open, and the bounds of the time between.
 SEEN_CHANGES, SHORTEST, LONGEST = 60, timedelta(seconds=1), timedelta(seconds=5)

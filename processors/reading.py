@@ -8,10 +8,10 @@ from processors.events import EventColumns
 from processors.partition import Partition, Rows
 from streams.decode import Decoder, Wanted, places
 from streams.ending import Stop
-from streams.fetched_batches import Run
 from streams.generations import Generation
 from streams.missing_schemas import GivenUp
 from streams.positions import Position
+from streams.wire.fetched_batches import Run
 
 
 class Reader:

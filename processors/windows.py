@@ -13,9 +13,9 @@ from processors.events import OFFSET, EventColumns, Events
 from processors.tables import Flags, Integers, Table, Texts
 from schemas.feed import Aggregate, Feed
 from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET
-from schemas.writing import Columns, spans
 from streams.ending import Stop
 from streams.watermark import closes_at, window_start
+from streams.wire.column_writer import Columns, spans
 
 #: Cells of a group's state: offset of its first event and the maximum of event time before that, offset of the last
 #: one, whether it changed since it was taken, how many events it has. Behind them are two cells of each partial.

@@ -15,14 +15,12 @@ from processors.partition import Partition, Rows, shown_every
 from processors.reading import Reader
 from schemas.catalogue import Catalogue, declared
 from schemas.feed import Aggregate, Feed
-from schemas.writing import Columns, encode_bodies
 from streams import deadletters
 from streams.assignment import Assigned, TopicPartition, locked
 from streams.batchworker import LOOK_EVERY, BatchWorker, Transport
 from streams.cluster import Cluster
 from streams.deadletters import DeadLetter
 from streams.decode import Decoder
-from streams.fetched_batches import Run
 from streams.generations import generations, source_definitions, sources
 from streams.lifecycle import Moment, Stage, tell
 from streams.missing_schemas import Awaited
@@ -32,6 +30,8 @@ from streams.transport.app import BatchApp
 from streams.transport.consumer import passes
 from streams.transport.sending import LARGEST_BODY, Packed, Sender
 from streams.waiting import KAFKA, kafka_away
+from streams.wire.column_writer import Columns, encode_bodies
+from streams.wire.fetched_batches import Run
 
 
 class Sending(Transport, Protocol):

@@ -34,9 +34,9 @@ from schemas.fields import (
 Kind = Literal["string", "uuid", "int", "float", "bool", "instant", "date", "enum", "place"]
 
 #: The two integers of 64 bits that are a UUID, as a column.
-UUID_PARTS = ("high", "low")
+UUID_HALVES = ("high", "low")
 #: What a field of several numbers is made of, as a column.
-PARTS: Mapping[Kind, tuple[str, str]] = {"place": ("longitude", "latitude"), "uuid": UUID_PARTS}
+COMPONENTS: Mapping[Kind, tuple[str, str]] = {"place": ("longitude", "latitude"), "uuid": UUID_HALVES}
 
 _KINDS: dict[type, Kind] = {
     str: "string",

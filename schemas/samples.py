@@ -10,7 +10,7 @@ from schemas.catalogue import FROZEN, Catalogue, FrozenSchema
 from schemas.feed import Feed
 from schemas.fields import Record
 from schemas.pseudonyms import replaced
-from schemas.rowcodec import encode
+from schemas.record_codec import encode
 
 KEY = b"the key of the samples"
 

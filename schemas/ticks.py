@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from schemas.catalogue import TICK, Catalogue
-from schemas.rowcodec import NotDecodable, decode, encode, schema_id
+from schemas.record_codec import NotDecodable, decode, encode, schema_id
 from schemas.verdict import instant_ms
 
 

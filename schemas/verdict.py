@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.fields import INSTANTS, INT32, PSEUDONYM
 from schemas.measures import LAST_BUCKET, NO_BUCKET
-from schemas.model import UUID_PARTS, Field
+from schemas.model import UUID_HALVES, Field
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PSEUDONYM = re.compile(PSEUDONYM.removesuffix("$"))
@@ -148,7 +148,7 @@ def part_rules(feed: Feed, aggregate: Aggregate) -> Rules:
 def _field_rules(field: Field) -> Rules:
     value = pl.col(field.name)
     if field.kind == "uuid":
-        return [(f"{field.name}: not of the form {field.pattern}", value.struct.field(UUID_PARTS[0]).is_not_null())]
+        return [(f"{field.name}: not of the form {field.pattern}", value.struct.field(UUID_HALVES[0]).is_not_null())]
     if field.kind == "string":
         return _string_rules(field, value)
     if field.kind == "place":

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from kafka.errors import KafkaError
 
 from schemas.catalogue import AHEAD, Catalogue
-from streams.fetched_batches import Run
 from streams.missing_schemas import NotYet, Unknown
 from streams.positions import Position
+from streams.wire.fetched_batches import Run
 
 #: By topic and partition.
 Positions = Mapping[tuple[str, int], Position]

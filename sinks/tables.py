@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from schemas.feed import Aggregate, Feed
-from schemas.model import PARTS, Field
+from schemas.model import COMPONENTS, Field
 from sinks.dialect import Dialect
 from sinks.sql import behind_ms, is_late, literal
 from streams.watermark import ASIDE
@@ -95,10 +95,10 @@ def field_columns(field: Field, timezone: str) -> list[TableColumn]:
         kind = "Nullable(Float64)"
         return [
             TableColumn(part, kind, f"{comment}: {axis}, WGS 84 [deg]", absent=_undeclared(part, kind))
-            for axis, part in ((axis, f"{name}_{axis}") for axis in PARTS["place"])
+            for axis, part in ((axis, f"{name}_{axis}") for axis in COMPONENTS["place"])
         ]
     if field.kind == "uuid":
-        return [TableColumn(name, "UUID", comment, tuple(f"{name}_{part}" for part in PARTS["uuid"]))]
+        return [TableColumn(name, "UUID", comment, tuple(f"{name}_{part}" for part in COMPONENTS["uuid"]))]
     if field.kind == "date":
         if not field.nullable:
             return [TableColumn(name, "Date32", comment)]

@@ -12,18 +12,18 @@ import polars as pl
 
 from schemas.catalogue import Catalogue
 from schemas.feed import Aggregate, Feed
-from schemas.model import PARTS
+from schemas.model import COMPONENTS
 from schemas.verdict import part_rules
 from sinks.processor_verdicts import Following
 from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns, quarantine_columns
 from streams import deadletters
 from streams.deadletters import DeadLetter, NotADeadLetter
 from streams.decode import Decoder, Wanted, places
-from streams.fetched_batches import Run
 from streams.generations import Generation, generations, source
 from streams.missing_schemas import PATIENCE, Awaited, Unknown
-from streams.recordbatch import MalformedBatch, NotOpened, RecordBatch
 from streams.watermark import advance
+from streams.wire.fetched_batches import Run
+from streams.wire.record_batch import MalformedBatch, NotOpened, RecordBatch
 
 log = logging.getLogger("citystream")
 
@@ -76,7 +76,7 @@ class FeedLane:
         self._first, self._counts = generation.first, generation.counts
         self._following = following
         self._decoder = Decoder(catalogue, feed.name, feed, Awaited(catalogue, math.inf), generation.topic)
-        self._parts = [(field.name, part) for field in feed.fields for part in PARTS.get(field.kind, ())]
+        self._parts = [(field.name, part) for field in feed.fields for part in COMPONENTS.get(field.kind, ())]
 
     def read(self, wanted: Sequence[Unread]) -> list[Read]:
         rows, found = self._decoder.read_together([Wanted(run, start, self._unknown(run)) for run, start, _ in wanted])

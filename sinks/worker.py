@@ -24,13 +24,13 @@ from streams.assignment import Assigned
 from streams.batchworker import BatchWorker, Transport
 from streams.cluster import Cluster
 from streams.decode import gaps
-from streams.fetched_batches import Run
 from streams.generations import source, source_definitions
 from streams.group_positions import committed_positions
 from streams.lifecycle import Moment, Stage, tell
 from streams.positions import LogGap, Position
 from streams.topics import topics
 from streams.transport.app import BatchApp
+from streams.wire.fetched_batches import Run
 
 log = logging.getLogger("citystream")
 

@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from streams.fetched_batches import Run
 from streams.positions import Position
+from streams.wire.fetched_batches import Run
 
 S = TypeVar("S")
 

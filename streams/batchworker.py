@@ -19,10 +19,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from streams.assignment import Assigned, TopicPartition, locked
 from streams.ending import Stop, end_process
-from streams.fetched_batches import Run, joined, pieces
 from streams.lifecycle import Moment, Stage, tell
 from streams.missing_schemas import NotYet
 from streams.positions import LogGap, Position
+from streams.wire.fetched_batches import Run, joined, pieces
 
 log = logging.getLogger("citystream")
 

@@ -16,15 +16,15 @@ import numpy as np
 import polars as pl
 
 from schemas.catalogue import Catalogue
-from schemas.columnar import Block
 from schemas.feed import Feed
-from schemas.rowcodec import FRAME, schema_id
+from schemas.record_codec import PREFIX, schema_id
 from schemas.verdict import Rules
 from streams.deadletters import DeadLetter, Stage, of_batch
-from streams.fetched_batches import Run
 from streams.missing_schemas import Awaited, GivenUp, Unknown
-from streams.recordbatch import MAX_BODY, MalformedBatch, NotOpened, RecordBatch
 from streams.versions import Version, Versions
+from streams.wire.column_reader import OpenedBatch
+from streams.wire.fetched_batches import Run
+from streams.wire.record_batch import MAX_BODY, MalformedBatch, NotOpened, RecordBatch
 
 #: Key and value of a dead letter, in bytes; a producer takes a million, and several must fit into memory.
 LARGEST_LETTER = 512 * 1024
@@ -169,7 +169,7 @@ class Decoder:
 class _Member(NamedTuple):
     """A batch of a run with its body, and what counts as unknown in it."""
 
-    block: Block
+    opened: OpenedBatch
     batch: RecordBatch
     unknown: Unknown
 
@@ -186,35 +186,35 @@ class _Reading:
         self.ticks: list[tuple[int, int, int]] = []
 
     def frames(self, wanted: Sequence[Wanted]) -> Iterable[pl.DataFrame]:
-        """Frames of the batches, several at once where they prove to be blocks of one schema."""
+        """Frames of the batches, several at once where they prove to be of one schema."""
         held: list[_Member] = []
         size = 0
         known = [(run, unknown or GivenUp({}, run.next - 1)) for run, _, unknown in wanted]
         for batch, unknown in [(batch, unknown) for run, unknown in known for batch in run.batches]:
             try:
-                block = batch.block()
+                opened = batch.opened()
             except NotOpened as error:
                 self.dead += self._batch_letters(batch, str(error))
                 continue
-            if size + len(block.body) > MAX_BODY:
+            if size + len(opened.body) > MAX_BODY:
                 yield from self._together(held)
                 held, size = [], 0
-            held.append(_Member(block, batch, unknown))
-            size += len(block.body)
+            held.append(_Member(opened, batch, unknown))
+            size += len(opened.body)
         yield from self._together(held)
 
     def _together(self, members: Sequence[_Member]) -> Iterable[pl.DataFrame]:
         """Batches of one version as one frame; the records of those that are not as it says, one by one."""
         same: dict[bytes, list[_Member]] = defaultdict(list)
         for member in members:
-            same[member.block.first_frame()].append(member)
-        for frame, alike in same.items():
-            version = self._versions.named(frame)
+            same[member.opened.first_prefix()].append(member)
+        for prefix, alike in same.items():
+            version = self._versions.named(prefix)
             dead = [version is None or m.unknown.dead_to(version.number) >= m.batch.base_offset for m in alike]
             rest = list(compress(alike, dead))
             if version is not None and not all(dead):
                 whole = [member for member, is_dead in zip(alike, dead, strict=True) if not is_dead]
-                rows, bad = version.layout.read_blocks([member.block for member in whole])
+                rows, bad = version.reader.read_batches([member.opened for member in whole])
                 yield self._judged(version, rows, [member.batch for member in whole])
                 rest += [whole[n] for n in bad]
             for member in rest:
@@ -231,7 +231,7 @@ class _Reading:
         if not _in_order(batch, [offset for offset, *_ in records]):
             self.dead += self._batch_letters(batch, "the offsets of the batch's records are out of order")
             return
-        by_frame: dict[bytes, list[tuple[int, bytes, bytes]]] = defaultdict(list)
+        by_prefix: dict[bytes, list[tuple[int, bytes, bytes]]] = defaultdict(list)
         for offset, key, value, _ in records:
             if key is None and (said := self._versions.tick(value, batch.arrived_ms)) is not None:
                 self.ticks.append((batch.partition, offset, said))
@@ -240,16 +240,16 @@ class _Reading:
             elif value is None:
                 self.dead.append(self._letter(batch, offset, "the record has no value", key, value))
             else:
-                by_frame[value[: FRAME.size]].append((offset, key, value))
-        for frame, found in by_frame.items():
-            stated = schema_id(frame)
+                by_prefix[value[: PREFIX.size]].append((offset, key, value))
+        for prefix, found in by_prefix.items():
+            stated = schema_id(prefix)
             dead_to = -1 if stated is None else unknown.dead_to(stated)
-            version = self._versions.named(frame)
+            version = self._versions.named(prefix)
             if version is None and stated is not None and found[-1][0] > dead_to:
                 may_come = self._catalogue.may_come(stated)
                 where = f"{self._topic}/{batch.partition} at offset {found[0][0]}"
                 if self._awaited.came(stated, where, unknown.in_vain):
-                    version = self._versions.named(frame)
+                    version = self._versions.named(prefix)
                 elif may_come:
                     unknown.give_up(stated)
             if version is None:
@@ -257,7 +257,7 @@ class _Reading:
                 continue
             self.dead += [self._letter(batch, o, NOT_KNOWN.format(stated), k, v) for o, k, v in found if o <= dead_to]
             members = [member for member in found if member[0] > dead_to]
-            rows, bad = version.layout.read_values([value for _, _, value in members])
+            rows, bad = version.reader.read_values([value for _, _, value in members])
             self.dead += self._unreadable(batch, (members[n] for n in bad))
             lost = set(bad)
             good = [member for n, member in enumerate(members) if n not in lost]

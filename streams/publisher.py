@@ -16,7 +16,7 @@ from schemas.catalogue import FrozenSchema
 from schemas.feed import Feed
 from schemas.fields import Record
 from schemas.pseudonyms import replaced
-from schemas.rowcodec import encode
+from schemas.record_codec import encode
 from streams.cluster import Cluster
 from streams.generations import generations
 from streams.topics import MAX_BATCH

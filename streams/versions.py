@@ -9,13 +9,13 @@ import polars as pl
 
 from schemas.avro import feed_schema, field_of
 from schemas.catalogue import Catalogue, FrozenSchema
-from schemas.columnar import Layout
 from schemas.feed import Feed, milliseconds
-from schemas.model import PARTS, Field
-from schemas.rowcodec import NotDecodable, decode, schema_id
+from schemas.model import COMPONENTS, Field
+from schemas.record_codec import NotDecodable, decode, schema_id
 from schemas.ticks import read_tick
 from schemas.verdict import ColumnarVerdict, Rules, rules
 from streams.ending import Stop
+from streams.wire.column_reader import ColumnReader
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Version:
     """How the records of one frozen version are read, judged and brought to the columns of the reader."""
 
     number: int
-    layout: Layout
+    reader: ColumnReader
     verdict: ColumnarVerdict | None
     columns: list[pl.Expr]
 
@@ -44,17 +44,17 @@ class Versions:
         self._own_rules = own_rules
         self._reader = catalogue.of(subject, feed_schema(feed)) if feed else catalogue.latest(subject)
         own = self._of(self._reader)
-        self._known = {own.layout.frame: own}
-        empty, _ = own.layout.read_blocks([])
+        self._known = {own.reader.prefix: own}
+        empty, _ = own.reader.read_batches([])
         self.empty = empty.select(own.columns)
 
-    def named(self, frame: bytes) -> Version | None:
-        """The version that a frame names, if it is known and of this subject."""
-        found = self._known.get(frame)
+    def named(self, prefix: bytes) -> Version | None:
+        """The version that a prefix names, if it is known and of this subject."""
+        found = self._known.get(prefix)
         if found is None:
-            frozen = self._catalogue.by_id.get(schema_id(frame) or 0)
+            frozen = self._catalogue.by_id.get(schema_id(prefix) or 0)
             if frozen is not None and frozen.subject == self._subject:
-                found = self._known[frame] = self._of(frozen)
+                found = self._known[prefix] = self._of(frozen)
         return found
 
     def tick(self, value: bytes | None, arrived_ms: int) -> int | None:
@@ -85,12 +85,12 @@ class Versions:
         columns += [pl.col("_key", "_partition", "_offset", "_arrived")]
         if self._feed is None:
             own = [rule for rule in self._own_rules if {*rule[1].meta.root_names()} <= {*has, "_arrived"}]
-            return Version(written.id, Layout(written), ColumnarVerdict(own) if own else None, columns)
+            return Version(written.id, ColumnReader(written), ColumnarVerdict(own) if own else None, columns)
         fields = [field_of(schema) for schema in has.values()]
         self._refuse_null(written, fields)
         if undeclared := [f for f in fields if f.name not in wanted]:
             columns.append(_as_json(undeclared).alias("_undeclared"))
-        return Version(written.id, Layout(written), ColumnarVerdict(rules(self._feed, fields)), columns)
+        return Version(written.id, ColumnReader(written), ColumnarVerdict(rules(self._feed, fields)), columns)
 
     def _refuse_null(self, written: FrozenSchema, fields: Iterable[Field]) -> None:
         """Where null would be stored as something else."""
@@ -106,7 +106,7 @@ class Versions:
 def _as_json(fields: Iterable[Field]) -> pl.Expr:
     """Columns as one JSON object, those of several numbers flattened: ``place_longitude``."""
     members = []
-    for name, parts in ((f.name, PARTS.get(f.kind)) for f in fields):
+    for name, components in ((f.name, COMPONENTS.get(f.kind)) for f in fields):
         value = pl.col(name)
-        members += [value.struct.field(part).alias(f"{name}_{part}") for part in parts] if parts else [value]
+        members += [value.struct.field(one).alias(f"{name}_{one}") for one in components] if components else [value]
     return pl.struct(members).struct.json_encode()

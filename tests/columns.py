@@ -12,11 +12,11 @@ from processors.partition import Output, Partition
 from processors.reading import Reader
 from schemas.avro import Schema, aggregate_schema
 from schemas.feed import Aggregate, Feed
-from schemas.writing import Columns
 from streams.decode import Decoder
-from streams.fetched_batches import Run
 from streams.generations import holding
 from streams.positions import Position
+from streams.wire.column_writer import Columns
+from streams.wire.fetched_batches import Run
 
 
 def columns_of(records: Sequence[Mapping[str, Any]], names: Iterable[str]) -> Columns:

@@ -15,23 +15,23 @@ from numba.core.dispatcher import Dispatcher
 
 import feeds
 from processors import tables, windows
-from schemas import kernel, writing
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from schemas.pseudonyms import replaced
-from schemas.rowcodec import encode
+from schemas.record_codec import encode
 from schemas.verdict import instant_ms
-from schemas.writing import encode_bodies
 from simulation import simulator
 from sinks.topic_rows import AggregateLane, FeedLane, Unread
 from streams.decode import Decoder
 from streams.generations import generations
 from streams.positions import first
-from streams.recordbatch import packed
+from streams.wire import column_writer, kernel
+from streams.wire.column_writer import encode_bodies
+from streams.wire.record_batch import packed
 from tests.columns import Staged, process
 from tests.reference.batches import batch, run, stamped
 
-KERNELS: tuple[ModuleType, ...] = (kernel, tables, windows, writing)
+KERNELS: tuple[ModuleType, ...] = (column_writer, kernel, tables, windows)
 START = datetime(2024, 5, 6, 7, tzinfo=UTC)
 RECORDS = 300
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 
 from citystream.cli import main
-from streams import batchworker, fetched_batches
+from streams import batchworker
 from streams.assignment import TopicPartition
 from streams.lifecycle import Moment, Stage, listen
 from streams.transport import app
+from streams.wire import fetched_batches
 
 #: Records of a run at most: enough for several batches, of which one may end at the processed offset.
 LONGEST = 500

@@ -23,7 +23,7 @@ from citystream.settings import SettingsError
 from operations.redriving.arrival import await_sink
 from operations.redriving.corrections import Correction, CorrectionProblem, exported, read_corrections
 from operations.redriving.outcome import Outcome, Result
-from schemas.rowcodec import NotDecodable, decode
+from schemas.record_codec import NotDecodable, decode
 from schemas.verdict import instant_ms
 from sinks.quarantine import Place, Quarantine, Selection, reader_of
 from sinks.queries import quarantine, quarantined_record

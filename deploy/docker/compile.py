@@ -8,9 +8,9 @@ import polars as pl
 from processors.tables import Table, Texts
 from processors.windows import merge_events
 from schemas.catalogue import FrozenSchema
-from schemas.columnar import Block, Layout
-from schemas.rowcodec import encode
-from schemas.writing import Columns, encode_bodies
+from schemas.record_codec import encode
+from streams.wire.column_reader import ColumnReader, OpenedBatch
+from streams.wire.column_writer import Columns, encode_bodies
 
 FIELDS = [{"name": "name", "type": "string"}, {"name": "counts", "type": {"type": "array", "items": "long"}}]
 NAME = b"a name of some length"
@@ -25,9 +25,9 @@ def compile_kernels() -> pl.DataFrame:
     frozen = FrozenSchema(1, "compiled", 1, {"type": "record", "name": "Compiled", "fields": FIELDS})
     rows = {"name": texts.spans, "counts": np.array([3])}
     (body,) = encode_bodies(frozen, ["name"], Columns(1, rows, {}, texts.letters, np.arange(3)), 2**20)
-    layout = Layout(frozen)
-    layout.read_values([encode(frozen, {"name": NAME.decode(), "counts": [0, 1, 2]})])
-    found, _ = layout.read_blocks([Block(body.data, body.count, 0, 0, body.count - 1, 0)])
+    reader = ColumnReader(frozen)
+    reader.read_values([encode(frozen, {"name": NAME.decode(), "counts": [0, 1, 2]})])
+    found, _ = reader.read_batches([OpenedBatch(body.data, body.count, 0, 0, body.count - 1, 0)])
     return found
 
 

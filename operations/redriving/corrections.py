@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
-from schemas.rowcodec import NotDecodable, decode, encode
+from schemas.record_codec import NotDecodable, decode, encode
 from sinks.quarantine import Letter, Place
 
 #: What a line says of a record; the cause is there for the people who read it.

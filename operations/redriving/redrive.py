@@ -12,13 +12,13 @@ from operations.redriving.corrections import Correction, CorrectionProblem, corr
 from operations.redriving.outcome import Outcome, Result
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
-from schemas.rowcodec import decode
+from schemas.record_codec import decode
 from schemas.verdict import instant_ms
 from sinks.quarantine import Identity, Letter, Place, Quarantine, Redriven
 from streams.decode import Decoder
-from streams.fetched_batches import Run
 from streams.generations import generations
-from streams.recordbatch import of_one
+from streams.wire.fetched_batches import Run
+from streams.wire.record_batch import of_one
 
 #: Topic, partition and the offsets of letters that are looked at together.
 Chunk = tuple[str, int, list[int]]

@@ -21,12 +21,10 @@ from streams import checkpoints
 from streams.assignment import Assigned, TopicPartition
 from streams.cluster import Cluster
 from streams.ending import end_process
-from streams.fetched_batches import Run
 from streams.group_positions import committed_positions, known_of
 from streams.members import member_name
 from streams.position_repair import out_of_range
 from streams.positions import Answer, Known, Position, PositionProblem, check_agreement, resume
-from streams.recordbatch import CorruptBatch
 from streams.topic_watch import Watch
 from streams.topics import Topic, TopicProblem, wait_for_kafka
 from streams.transport.consumer import Consumer, Transport, passes
@@ -34,6 +32,8 @@ from streams.transport.fetching import deliver_runs
 from streams.transport.membership import NameTaken
 from streams.transport.sending import Sender
 from streams.waiting import CLIENTS, KAFKA, until_kafka_answers
+from streams.wire.fetched_batches import Run
+from streams.wire.record_batch import CorruptBatch
 
 log = logging.getLogger("citystream")
 

@@ -16,8 +16,8 @@ from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import TopicPartition
 
-from streams.fetched_batches import Run, pieces
-from streams.recordbatch import CorruptBatch, RecordBatch, split
+from streams.wire.fetched_batches import Run, pieces
+from streams.wire.record_batch import CorruptBatch, RecordBatch, split
 
 
 @dataclass(frozen=True)

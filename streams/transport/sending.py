@@ -9,9 +9,9 @@ from typing import Any
 
 from aiokafka.errors import KafkaError
 
-from schemas.writing import Body
 from streams.deadletters import DeadLetter
-from streams.recordbatch import packed
+from streams.wire.column_writer import Body
+from streams.wire.record_batch import packed
 
 log = logging.getLogger("citystream")
 

@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaProducer
 from kafka import KafkaProducer
 
 from schemas.fields import INSTANTS, Record
-from schemas.rowcodec import encode, frame
+from schemas.record_codec import encode, prefix
 from simulation import simulator
 from sinks.ledger import Account, accounts
 from sinks.queries import quarantine
@@ -179,9 +179,9 @@ def test_every_kind_of_dead_letter_is_written_and_stored(city: City) -> None:
     frozen, other = catalogue.latest(FEED), catalogue.latest("parking_site")
     key, value = good.segment_id.encode(), encode(frozen, good)
     records = [
-        (None, None), (None, value), (key, None), (key, b""), (key, b'{"event_id": 1}'), (key, frame(2**31 - 1)),
-        (key, frame(other.id)), (key, value[:-3]), (key, value + b"\0"), (b"other", encode(frozen, bad)),
-        (key, frame(frozen.id) + b"\1" * (LARGEST_LETTER + 1)),
+        (None, None), (None, value), (key, None), (key, b""), (key, b'{"event_id": 1}'), (key, prefix(2**31 - 1)),
+        (key, prefix(other.id)), (key, value[:-3]), (key, value + b"\0"), (b"other", encode(frozen, bad)),
+        (key, prefix(frozen.id) + b"\1" * (LARGEST_LETTER + 1)),
     ]  # fmt: skip
     empty, number = batch_of(b"".join(record_bytes(n, None, None) for n in range(9)), 9, 50), len(records)
     now_ms = round(time.time() * 1000)

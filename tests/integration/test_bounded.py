@@ -18,13 +18,13 @@ from kafka import KafkaAdminClient
 from bench.process import resident_mib
 from citystream.stack import clickhouse
 from citystream.stack.stack import Stack
-from schemas.rowcodec import encode
-from schemas.writing import Body
+from schemas.record_codec import encode
 from simulation import simulator
 from sinks.ledger import accounts
 from streams.lag import measure
-from streams.recordbatch import HEADER
 from streams.transport.sending import Packed, Sender
+from streams.wire.column_writer import Body
+from streams.wire.record_batch import HEADER
 from tests.city import START, City, own_city
 
 pytestmark = pytest.mark.integration

@@ -22,7 +22,7 @@ from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import Feed
 from schemas.fields import Coarse, Location, Personal, Text
 from schemas.pseudonyms import pseudonym
-from schemas.rowcodec import encode
+from schemas.record_codec import encode
 from sinks.clickhouse import Refused, Writer
 from sinks.dialect import Dialect
 from sinks.migrate import migrate

@@ -25,7 +25,6 @@ from citystream.stack.process import Process
 from processors.partition import Output
 from schemas.feed import Feed
 from schemas.verdict import instant_ms
-from schemas.writing import encode_bodies
 from simulation import simulator
 from simulation.faults import Fault, corrupted, plan
 from sinks.clickhouse import Writer
@@ -37,11 +36,12 @@ from sinks.worker import Sink
 from streams import deadletters
 from streams.assignment import TopicPartition
 from streams.decode import Decoder
-from streams.fetched_batches import Run
 from streams.lag import PartitionLag
 from streams.positions import NO_EVENT_TIME, Position
 from streams.publisher import Publisher
-from streams.recordbatch import packed, split
+from streams.wire.column_writer import encode_bodies
+from streams.wire.fetched_batches import Run
+from streams.wire.record_batch import packed, split
 from tests.columns import Staged, process
 from tests.conftest import settings_in
 from tests.reference.batches import CODECS, Record, batch, stamped

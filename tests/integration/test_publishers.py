@@ -30,7 +30,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from citystream.stack import kafka
 from citystream.stack.process import StackError
 from citystream.stack.stack import Stack
-from schemas.rowcodec import encode
+from schemas.record_codec import encode
 from schemas.verdict import instant_ms
 from simulation import simulator
 from simulation.faults import parse_faults

@@ -20,7 +20,7 @@ from citystream.secrets import load_secrets
 from citystream.settings import PROJECT
 from schemas.catalogue import AHEAD, Catalogue, FrozenSchema
 from schemas.fields import Record
-from schemas.rowcodec import encode, frame
+from schemas.record_codec import encode, prefix
 from simulation import simulator
 from sinks.ledger import Account, accounts
 from streams.group_positions import committed_positions
@@ -398,7 +398,7 @@ def test_junk_and_a_missing_table_hit_their_own_feed_alone(city: City) -> None:
     with closing(KafkaProducer(**city.installation.cluster.kafka_python(), acks="all")) as producer:
         for topic, ids in ((JUNK, AHEAD), (windows, 1)):
             for number in range(ids):
-                producer.send(topic, key=b"junk", value=frame(catalogue.newest_id + 1 + number) + b"\x00", partition=0)
+                producer.send(topic, key=b"junk", value=prefix(catalogue.newest_id + 1 + number) + b"\x00", partition=0)
         producer.flush()
     city.wait(lambda: city.logged("processor", f"{JUNK}/0 at offset") and city.logged("sink", f"{windows}/0 at offset"))
     others_are_fresh(city)

@@ -14,7 +14,7 @@ from citystream.settings import Settings
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import Aggregate, Feed
 from schemas.fields import Record
-from schemas.rowcodec import encode
+from schemas.record_codec import encode
 from simulation import simulator
 
 pytestmark = pytest.mark.integration

@@ -20,7 +20,7 @@ from kafka import KafkaProducer
 
 from citystream.settings import PROJECT
 from citystream.stack.stack import Stack
-from schemas.rowcodec import encode
+from schemas.record_codec import encode
 from streams.publisher import new_producer
 from tests.city import WORKERS, City, copy_sources, declare_only
 from tests.isolation.made import FEEDS, OTHERS, RATE, TABLELESS, Report, report

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from schemas.catalogue import AHEAD
-from schemas.rowcodec import encode, frame
+from schemas.record_codec import encode, prefix
 from streams.deadletters import TOPIC, DeadLetter
 from streams.publisher import new_producer
 from tests.isolation import made
@@ -102,7 +102,7 @@ def forge(city: District) -> None:
     with city.producer() as producer:
         for change in wrong:
             producer.send(windows, key=b"forged", value=encode(frozen, part | change))
-        for value in (b"noise", frame(city.installation.catalogue.newest_id + 1) + b"\1", b"", None):
+        for value in (b"noise", prefix(city.installation.catalogue.newest_id + 1) + b"\1", b"", None):
             producer.send(windows, key=b"forged", value=value)
             producer.send(TOPIC, key=b"forged", value=value)
         for letter in claimed:
@@ -137,7 +137,7 @@ def name_unknown_schemas(city: District) -> None:
         number = 0
         with city.producer() as producer:
             while not stop.wait(UNKNOWN_EVERY):
-                producer.send(made.UNKNOWN, key=b"new", value=frame(newest + 1 + number % AHEAD) + b"\1\2")
+                producer.send(made.UNKNOWN, key=b"new", value=prefix(newest + 1 + number % AHEAD) + b"\1\2")
                 number += 1
 
     city.disturb(run)

@@ -10,8 +10,8 @@ import crc32c
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from streams.fetched_batches import Run
-from streams.recordbatch import CRC_FROM, HEADER, LENGTH_AND_BELOW, RecordBatch, split
+from streams.wire.fetched_batches import Run
+from streams.wire.record_batch import CRC_FROM, HEADER, LENGTH_AND_BELOW, RecordBatch, split
 
 ARRIVED = 1_714_564_900_000
 LOG_APPEND_TIME, TRANSACTIONAL, CONTROL = 0x08, 0x10, 0x20

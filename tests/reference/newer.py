@@ -11,7 +11,7 @@ from pydantic import Field
 from schemas.avro import feed_schema
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.fields import Day, Instant, Location, Unit
-from schemas.rowcodec import encode
+from schemas.record_codec import encode
 from tests.reference.toy import CATALOGUE, FEED, Toy, record
 
 

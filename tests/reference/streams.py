@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from schemas.rowcodec import encode
+from schemas.record_codec import encode
 from schemas.ticks import encode_tick
 from tests.reference.batches import batch
 from tests.reference.partition import Logged

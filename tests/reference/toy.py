@@ -15,7 +15,7 @@ from schemas.expressions import Column, When
 from schemas.feed import Aggregate, Feed, NotAfter
 from schemas.fields import Day, EventId, Instant, Location, Record, Text, Unit
 from schemas.measures import count_where, quantiles, ratio, share, spread, total
-from schemas.rowcodec import encode
+from schemas.record_codec import encode
 
 SECOND = 1000
 #: An instant on no border of anything, in ms.

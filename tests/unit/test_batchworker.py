@@ -23,9 +23,9 @@ from streams import batchworker
 from streams.assignment import Assigned, TopicPartition
 from streams.batchworker import FLUSH_SOON_BYTES, MOST_BYTES, BatchWorker
 from streams.ending import Stop
-from streams.fetched_batches import Run
 from streams.missing_schemas import NotYet
 from streams.positions import LogGap, first
+from streams.wire.fetched_batches import Run
 from tests.transport import Here
 
 HERE = TopicPartition("toy", 0)

@@ -20,7 +20,7 @@ from docs import generate
 from schemas.catalogue import Catalogue, freeze
 from schemas.feed import Feed
 from schemas.pseudonyms import replaced
-from schemas.rowcodec import decode, encode
+from schemas.record_codec import decode, encode
 from schemas.verdict import instant_ms
 from simulation import simulator
 from streams import publisher

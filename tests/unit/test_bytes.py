@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from schemas.avro import feed_schema
 from schemas.catalogue import Catalogue, FrozenSchema
-from schemas.rowcodec import encode, frame
+from schemas.record_codec import encode, prefix
 from streams.decode import Decoder, gaps
-from streams.fetched_batches import Run
-from streams.recordbatch import CRC_FROM, HEADER, CorruptBatch, split
 from streams.transport import fetching as delivery
+from streams.wire.fetched_batches import Run
+from streams.wire.record_batch import CRC_FROM, HEADER, CorruptBatch, split
 from tests.reference.alone import Alone, NoBorders, Outcome, borders
 from tests.reference.batches import (
     ARRIVED,
@@ -95,8 +95,8 @@ MIXED: dict[str, Raw] = {
     "against a rule": (KEY, value(level=-1001), NO_HEADERS),
     "cut off": (KEY, PLAIN[:-3], HEADERS),
     "left over": (KEY, PLAIN + b"\x00", NO_HEADERS),
-    "of another topic": (KEY, frame(OTHER) + sized(b"d-1") + bytes(15), NO_HEADERS),
-    "unknown schema": (KEY, frame(99) + PLAIN[5:], NO_HEADERS),
+    "of another topic": (KEY, prefix(OTHER) + sized(b"d-1") + bytes(15), NO_HEADERS),
+    "unknown schema": (KEY, prefix(99) + PLAIN[5:], NO_HEADERS),
     "JSON": (KEY, b'{"event_id": 1}', NO_HEADERS),
 }
 

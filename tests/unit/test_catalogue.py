@@ -14,14 +14,14 @@ import feeds as declared
 from schemas import catalogue as module
 from schemas.avro import feed_schema, field_of
 from schemas.catalogue import AHEAD, Catalogue, FrozenSchema, SchemaProblem, check, freeze
-from schemas.columnar import Layout
 from schemas.expressions import Column
 from schemas.feed import Aggregate, Feed
 from schemas.fields import Day, EventId, Instant, Location, Record
 from schemas.measures import count_where, total
-from schemas.rowcodec import FRAME, decode
+from schemas.record_codec import PREFIX, decode
 from schemas.samples import sample_file, write_samples
 from simulation import first
+from streams.wire.column_reader import ColumnReader
 from tests.reference.newer import NEWER
 
 FEEDS = declared.load()
@@ -341,14 +341,14 @@ def test_every_record_ever_published_is_decoded(frozen: FrozenSchema) -> None:
     path = sample_file(frozen)
     assert path.exists(), "run: citystream schemas freeze"
     value = bytes.fromhex(path.read_text())
-    assert FRAME.unpack_from(value) == (0, frozen.id)
+    assert PREFIX.unpack_from(value) == (0, frozen.id)
     record = decode(CATALOGUE, value)
     assert list(record) == [field["name"] for field in frozen.schema["fields"]]
 
-    rows, bad = Layout(frozen).read_values([value])
+    rows, bad = ColumnReader(frozen).read_values([value])
     assert (rows.height, bad) == (1, [])
 
     newest = CATALOGUE.latest(frozen.subject)
-    now = fastavro.schemaless_reader(io.BytesIO(value[FRAME.size :]), frozen.parsed, newest.parsed)
+    now = fastavro.schemaless_reader(io.BytesIO(value[PREFIX.size :]), frozen.parsed, newest.parsed)
     assert isinstance(now, dict)
     assert list(now) == [field["name"] for field in newest.schema["fields"]]

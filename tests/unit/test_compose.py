@@ -343,8 +343,8 @@ def test_a_new_container_finds_the_kernels_compiled(tmp_path: Path) -> None:
     python(PROJECT / "deploy/docker/compile.py")
     compiled = {path.name.partition("-")[0] for path in tmp_path.rglob("*.nbi")}
     assert {
-        "kernel.walk_blocks", "kernel.walk_values", "kernel.fill_texts", "kernel.fill_longs", "writing.write_records",
-        "tables.number_rows", "tables.number_texts", "windows.merge_events",
+        "kernel.walk_batches", "kernel.walk_values", "kernel.fill_texts", "kernel.fill_longs",
+        "column_writer.write_records", "tables.number_rows", "tables.number_texts", "windows.merge_events",
     } <= compiled  # fmt: skip
     assert not python("-m", "tests.kernels_used")
 

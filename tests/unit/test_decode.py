@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from schemas.avro import feed_schema
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import milliseconds
-from schemas.rowcodec import encode, frame
+from schemas.record_codec import encode, prefix
 from schemas.ticks import encode_tick
-from streams import decode, recordbatch
+from streams import decode
 from streams.deadletters import LONGEST, DeadLetter
 from streams.decode import LARGEST_LETTER, Decoded, Decoder, gaps
+from streams.wire import record_batch
 from tests.reference.batches import ARRIVED, CODECS, COMPRESS, batch, batch_of, record_bytes, run, sized, varint
 from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, event_id, instant, record, value
 
@@ -34,7 +35,7 @@ GOOD = value(load=0.5, wait=300, note="湖", place={"longitude": 120.1, "latitud
 PLAIN = value()
 BASE = 5000
 
-OF_ANOTHER_TOPIC = frame(2) + sized(b"d-1") + bytes(15)
+OF_ANOTHER_TOPIC = prefix(2) + sized(b"d-1") + bytes(15)
 
 #: Key, value, and the headers as bytes.
 Raw = tuple[bytes | None, bytes | None, bytes]
@@ -80,20 +81,20 @@ BAD: dict[str, tuple[Raw, str, str]] = {
     "no value": ((KEY, None, NO_HEADERS), "DECODE", "the record has no value"),
     "empty value": ((KEY, b"", NO_HEADERS), "DECODE", "the value does not start with 0x00 and a schema id"),
     "JSON": ((KEY, b'{"event_id": 1}', NO_HEADERS), "DECODE", "the value does not start with 0x00 and a schema id"),
-    "unknown schema": ((KEY, frame(99) + PLAIN[5:], NO_HEADERS), "DECODE", "schema id 99 is not in the catalogue"),
+    "unknown schema": ((KEY, prefix(99) + PLAIN[5:], NO_HEADERS), "DECODE", "schema id 99 is not in the catalogue"),
     "another topic's schema": ((KEY, OF_ANOTHER_TOPIC, NO_HEADERS), "DECODE", "schema 2 is of toy_4s"),
     "cut in a number": ((KEY, PLAIN[:-6], NO_HEADERS), "DECODE", CUT_OFF),
     "cut in a text": ((KEY, PLAIN[:20], NO_HEADERS), "DECODE", CUT_OFF),
     "frame alone": ((KEY, PLAIN[:5], NO_HEADERS), "DECODE", CUT_OFF),
     "too long": ((KEY, PLAIN + b"\x00" * 7, NO_HEADERS), "DECODE", "7 bytes are left over after the record"),
-    "noise": ((KEY, frame(1) + b"\xfe" * 50, NO_HEADERS), "DECODE", "the body is not of schema 1"),
+    "noise": ((KEY, prefix(1) + b"\xfe" * 50, NO_HEADERS), "DECODE", "the body is not of schema 1"),
     "another key": ((b"d-2", PLAIN, NO_HEADERS), "VALIDATE", "device_id: is not the record's key"),
     "a rule broken": ((KEY, value(level=-1001), NO_HEADERS), "VALIDATE", "level: below -1000"),
     "a clock ahead": (
         (KEY, value(observed_at=instant(NOON + 10**9)), NO_HEADERS), "VALIDATE", "observed_at: more than 0:00:05 after",
     ),
     "not a number": ((KEY, value(weight=float("nan")), HEADERS), "VALIDATE", "weight: not a finite number"),
-    "huge": ((KEY, frame(1) + b"\x01" * (LARGEST_LETTER + 1), NO_HEADERS), "DECODE", CUT_OFF),
+    "huge": ((KEY, prefix(1) + b"\x01" * (LARGEST_LETTER + 1), NO_HEADERS), "DECODE", CUT_OFF),
 }  # fmt: skip
 
 
@@ -112,7 +113,7 @@ def test_a_bad_record_becomes_one_dead_letter_and_the_good_ones_beside_it_are_re
 
 
 def test_a_dead_letter_that_no_producer_would_take_leaves_its_bytes_in_the_log() -> None:
-    big = frame(1) + b"\x01" * LARGEST_LETTER
+    big = prefix(1) + b"\x01" * LARGEST_LETTER
     (letter,) = read(batch_with([(KEY, big, NO_HEADERS)])).dead
     assert (letter.key, letter.value) == (None, None)
     assert letter.cause.endswith(f"its {len(big) + len(KEY)} bytes stay in the log")
@@ -131,7 +132,7 @@ def test_headers_make_no_record_bad(headers: bytes) -> None:
 raw_values = st.one_of(
     st.sampled_from([GOOD, PLAIN, *(fields[1] for name, (fields, _, _) in BAD.items() if name != "huge")]),
     st.binary(max_size=30),
-    st.binary(max_size=90).map(lambda body: frame(1) + body),
+    st.binary(max_size=90).map(lambda body: prefix(1) + body),
     st.tuples(st.sampled_from([GOOD, PLAIN]), st.integers(0, 200)).map(lambda cut: cut[0][: cut[1]]),
     st.tuples(st.sampled_from([GOOD, PLAIN]), st.integers(5, 80), st.binary(min_size=1, max_size=3)).map(
         lambda at: at[0][: at[1]] + at[2] + at[0][at[1] + len(at[2]) :]
@@ -239,10 +240,10 @@ def test_a_snappy_chunk_of_impossible_size_ends(size: int) -> None:
 @pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
 def test_a_batch_is_refused_one_byte_above_the_limit(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = batch_with([(KEY, GOOD, NO_HEADERS)] * 9, codec=codec)
-    size = len(next(recordbatch.split(0, raw)).block().body)
-    monkeypatch.setattr(recordbatch, "MAX_BODY", size)
+    size = len(next(record_batch.split(0, raw)).opened().body)
+    monkeypatch.setattr(record_batch, "MAX_BODY", size)
     assert read(raw).rows.height == 9
-    monkeypatch.setattr(recordbatch, "MAX_BODY", size - 1)
+    monkeypatch.setattr(record_batch, "MAX_BODY", size - 1)
     decoded = read(raw)
     assert decoded.rows.is_empty()
     assert [(d.offset, d.last_offset, d.key, d.value) for d in decoded.dead] == [(BASE, BASE + 8, None, None)]
@@ -282,9 +283,9 @@ def test_a_batch_of_millions_of_empty_records_is_quarantined_by_its_offsets_in_b
 
 def test_a_batch_is_quarantined_one_record_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = batch_with([(KEY, GOOD, NO_HEADERS)] * 8 + [(KEY, b"bad", NO_HEADERS)])
-    monkeypatch.setattr(recordbatch, "MAX_RECORDS", 9)
+    monkeypatch.setattr(record_batch, "MAX_RECORDS", 9)
     assert read(raw).rows.height == 8
-    monkeypatch.setattr(recordbatch, "MAX_RECORDS", 8)
+    monkeypatch.setattr(record_batch, "MAX_RECORDS", 8)
     decoded = read(raw)
     assert decoded.rows.is_empty()
     assert [(d.offset, d.last_offset) for d in decoded.dead] == [(BASE, BASE + 8)]

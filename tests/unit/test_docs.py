@@ -32,7 +32,7 @@ from operations.publishing.mapping import make_mapping
 from schemas.catalogue import TICK, Catalogue, check, freeze
 from schemas.feed import Feed
 from schemas.fields import Record
-from schemas.rowcodec import decode
+from schemas.record_codec import decode
 from simulation import simulator
 from sinks.clickhouse import patiently
 from sinks.clickhouse import waiting as waiting_for_clickhouse

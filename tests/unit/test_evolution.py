@@ -17,12 +17,12 @@ from pydantic import Field
 
 from schemas.avro import feed_schema
 from schemas.catalogue import AHEAD, Catalogue, FrozenSchema, SchemaProblem, freeze
-from schemas.columnar import Layout
 from schemas.feed import Feed
-from schemas.rowcodec import encode, frame
+from schemas.record_codec import encode, prefix
 from streams.decode import Decoded, Decoder
 from streams.ending import Stop
 from streams.missing_schemas import PATIENCE, Awaited, NotYet
+from streams.wire.column_reader import ColumnReader
 from tests.reference.batches import batch, run
 from tests.reference.newer import BOTH, NEW, NEWER, NEWER_SCHEMA, Newer, newer
 from tests.reference.toy import CATALOGUE, FEED, NOON, Toy, instant, record, value
@@ -80,7 +80,7 @@ def test_what_a_newer_version_gave_up_is_beside_the_row() -> None:
     """The newer toy is the older version here."""
     schemas = enumerate((NEWER_SCHEMA.schema, feed_schema(FEED)), 1)
     back = Catalogue({n: FrozenSchema(n, "toy", n, schema) for n, schema in schemas})
-    (row,) = read(Decoder(back, "toy", FEED), [frame(1) + newer(**FULL)[5:]]).rows.to_dicts()
+    (row,) = read(Decoder(back, "toy", FEED), [prefix(1) + newer(**FULL)[5:]]).rows.to_dicts()
     assert json.loads(row["_undeclared"])["size"] == 9
     assert list(row) == [f.name for f in FEED.fields] + ["_key", "_partition", "_offset", "_arrived", "_undeclared"]
 
@@ -96,7 +96,7 @@ values = st.one_of(
         home=st.sampled_from([None, {"longitude": 181.0, "latitude": 0.0}]),
         mood=st.sampled_from(["angry", "calm"]),
     ),
-    st.sampled_from([b"noise", newer()[:-3], value() + b"\x00", frame(99) + value()[5:]]),
+    st.sampled_from([b"noise", newer()[:-3], value() + b"\x00", prefix(99) + value()[5:]]),
 )
 
 
@@ -249,7 +249,7 @@ def test_a_schema_that_does_not_come_is_waited_for_once(
 
 def test_a_topic_waits_once_however_many_ids_nobody_knows(folder: Path, reader: Decoder, time: Time) -> None:
     """Sixty-four records of six bytes, each with an id that may come, would else hold it up for eleven minutes."""
-    junk = [frame(NEWER_SCHEMA.id + number) + b"\x00" for number in range(AHEAD)]
+    junk = [prefix(NEWER_SCHEMA.id + number) + b"\x00" for number in range(AHEAD)]
     decoded = time.read(reader, [*junk, value()])
     assert (len(decoded.dead), decoded.rows["_offset"].to_list()) == (AHEAD, [AHEAD])
     assert PATIENCE <= time.now < PATIENCE + PAUSE
@@ -274,7 +274,7 @@ def test_files_that_are_only_half_there_are_waited_for(folder: Path, reader: Dec
 
 @pytest.mark.parametrize("schema_id", [0, NEWER_SCHEMA.id + AHEAD, 2**32 - 1])
 def test_an_id_that_no_file_can_bring_is_not_waited_for(reader: Decoder, time: Time, schema_id: int) -> None:
-    decoded = time.read(reader, [frame(schema_id) + value()[5:], value()])
+    decoded = time.read(reader, [prefix(schema_id) + value()[5:], value()])
     assert decoded.rows["_offset"].to_list() == [1]
     assert decoded.dead[0].cause == f"schema id {schema_id} is not in the catalogue"
     assert time.now == 0
@@ -292,5 +292,5 @@ def test_the_newer_toy_has_every_type_that_may_be_absent() -> None:
     kinds = {(field.kind, field.nullable) for field in NEWER.fields if field.name in NEW}
     assert {kind for kind, _ in kinds} == {f.kind for f in FEED.fields} - {"uuid"}
     assert {kind for kind, nullable in kinds if not nullable} == {"int", "string", "enum", "bool"}
-    assert Layout(NEWER_SCHEMA).frozen.schema == feed_schema(NEWER)
+    assert ColumnReader(NEWER_SCHEMA).frozen.schema == feed_schema(NEWER)
     assert issubclass(NEWER.record, Newer)

@@ -23,7 +23,6 @@ from pydantic import (
 
 from schemas.avro import feed_schema
 from schemas.catalogue import FrozenSchema
-from schemas.columnar import Layout
 from schemas.expressions import Column, Constant, Scaled, When, written
 from schemas.feed import Aggregate, DeclarationError, Feed, NotAfter, Outgrown
 from schemas.fields import (
@@ -45,7 +44,8 @@ from schemas.fields import (
 from schemas.measures import Measure, count_where, quantiles, total
 from schemas.model import fields_of
 from schemas.pseudonyms import pseudonym
-from schemas.rowcodec import encode
+from schemas.record_codec import encode
+from streams.wire.column_reader import ColumnReader
 from tests.reference.toy import FEED, NOON, Mood, Toy, instant, record
 
 D = "Described"
@@ -246,7 +246,7 @@ def test_two_places_and_a_wide_enum_are_one_record_and_read_as_columns() -> None
     frozen = FrozenSchema(1, "toy", 1, feed_schema(feed))
     there, here = {"longitude": 1.0, "latitude": 2.0}, {"longitude": 3.0, "latitude": 4.0}
     values = record(place=here) | {"origin": there, "wide": "unknown"}
-    rows, bad = Layout(frozen).read_values([encode(frozen, values), encode(frozen, values | {"origin": None})])
+    rows, bad = ColumnReader(frozen).read_values([encode(frozen, values), encode(frozen, values | {"origin": None})])
     assert bad == []
     assert rows.select("place", "origin", "wide").rows() == [(here, there, "unknown"), (here, None, "unknown")]
 

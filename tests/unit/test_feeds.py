@@ -18,14 +18,14 @@ import feeds
 from feeds.parking import parking_site
 from feeds.police import police_incident
 from schemas.catalogue import Catalogue, check
-from schemas.columnar import Layout
 from schemas.expressions import to_polars
 from schemas.feed import Feed, milliseconds
 from schemas.fields import Record
 from schemas.pseudonyms import replaced
-from schemas.rowcodec import decode, encode
+from schemas.record_codec import decode, encode
 from schemas.verdict import AND, ColumnarVerdict, instant_ms, problems, rules
 from simulation import parking, police, simulator, traffic
+from streams.wire.column_reader import ColumnReader
 from tests import city
 from tests.reference import toy
 
@@ -59,7 +59,7 @@ def encoded(feed: Feed) -> list[bytes]:
 
 
 def decoded_rows(feed: Feed) -> pl.DataFrame:
-    rows, bad = Layout(CATALOGUE.latest(feed.name)).read_values(encoded(feed))
+    rows, bad = ColumnReader(CATALOGUE.latest(feed.name)).read_values(encoded(feed))
     assert bad == []
     return rows
 

@@ -14,11 +14,11 @@ from aiokafka.structs import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams import fetched_batches
-from streams.fetched_batches import Run, joined
-from streams.recordbatch import CorruptBatch, split
 from streams.transport import fetching
 from streams.transport.fetching import _Fetched, _partition_records
+from streams.wire import fetched_batches
+from streams.wire.fetched_batches import Run, joined
+from streams.wire.record_batch import CorruptBatch, split
 from tests.reference.batches import (
     ABORT,
     COMMIT,

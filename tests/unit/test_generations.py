@@ -13,17 +13,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schemas.feed import Aggregate, Feed, Outgrown
-from schemas.rowcodec import encode
+from schemas.record_codec import encode
 from sinks.topic_rows import FeedLane, Unread
 from streams.decode import Decoder
-from streams.fetched_batches import Run
 from streams.generations import Generation, generations, holding, numbered, source, sources
 from streams.lag import PartitionLag
 from streams.positions import NO_EVENT_TIME, first
 from streams.publisher import Publisher
-from streams.recordbatch import split
 from streams.topics import stored
 from streams.watermark import ASIDE, closes_at, window_start
+from streams.wire.fetched_batches import Run
+from streams.wire.record_batch import split
 from tests.columns import Staged, parts_of, process
 from tests.reference.batches import batch
 from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, event_id, instant, record

@@ -14,21 +14,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.arrow import long_lists, texts
 from schemas.catalogue import FrozenSchema
-from schemas.columnar import Block, Layout
 from schemas.fields import UUID as EVENT_ID
-from schemas.kernel import PADDING
-from schemas.rowcodec import frame
+from schemas.record_codec import prefix
+from streams.wire.arrow import long_lists, texts
+from streams.wire.column_reader import ColumnReader, OpenedBatch
+from streams.wire.kernel import PADDING
 from tests.reference.batches import record_bytes, sized, varint
 from tests.reference.toy import halves
 
-FRAME = frame(7)
+PREFIX = prefix(7)
 
 
-def layout(avro_type: Any, **properties: Any) -> Layout:
+def reader(avro_type: Any, **properties: Any) -> ColumnReader:
     fields = [{"name": "f", "type": avro_type} | properties]
-    return Layout(FrozenSchema(7, "thing", 1, {"type": "record", "name": "Thing", "fields": fields}))
+    return ColumnReader(FrozenSchema(7, "thing", 1, {"type": "record", "name": "Thing", "fields": fields}))
 
 
 LONGS = {"type": "array", "items": "long"}
@@ -75,10 +75,10 @@ REFUSED: list[tuple[str, Any, bytes]] = [
 
 @pytest.mark.parametrize(("avro_type", "body", "value"), READ, ids=str)
 def test_the_canonical_encoding_is_read_in_a_batch_and_alone(avro_type: Any, body: bytes, value: Any) -> None:
-    rows, bad = layout(avro_type).read_values([FRAME + body])
+    rows, bad = reader(avro_type).read_values([PREFIX + body])
     assert (rows["f"].to_list(), bad) == ([value], [])
-    whole = record_bytes(0, b"k", FRAME + body)
-    assert layout(avro_type).read_blocks([Block(whole, 1, 0, 0, 0, 0)])[0]["f"].to_list() == [value]
+    whole = record_bytes(0, b"k", PREFIX + body)
+    assert reader(avro_type).read_batches([OpenedBatch(whole, 1, 0, 0, 0, 0)])[0]["f"].to_list() == [value]
 
 
 @given(st.uuids(), st.data())
@@ -86,30 +86,30 @@ def test_a_uuid_is_two_numbers_and_absent_in_any_other_form(uuid: UUID, data: st
     text = str(uuid)
     at = data.draw(st.integers(0, 35))
     changed = text[:at] + data.draw(st.sampled_from("0f-/:`gAF @\x7f\x00é")) + text[at + 1 :]
-    rows, bad = layout("string", format="uuid").read_values([FRAME + sized(t.encode()) for t in (text, changed)])
+    rows, bad = reader("string", format="uuid").read_values([PREFIX + sized(t.encode()) for t in (text, changed)])
     assert not bad
     form = re.fullmatch(EVENT_ID, changed, re.ASCII)
     assert rows["f"].to_list() == [halves(text), halves(changed) if form else None]
 
 
 def test_a_uuid_that_is_no_text_is_refused() -> None:
-    assert layout("string", format="uuid").read_values([FRAME + sized(b"\xff" * 36)])[1] == [0]
+    assert reader("string", format="uuid").read_values([PREFIX + sized(b"\xff" * 36)])[1] == [0]
 
 
 @pytest.mark.parametrize(("why", "avro_type", "body"), REFUSED, ids=[why.replace(" ", "-") for why, *_ in REFUSED])
 def test_any_other_encoding_is_refused_in_a_batch_and_alone(why: str, avro_type: Any, body: bytes) -> None:
-    rows, bad = layout(avro_type).read_values([FRAME + body])
+    rows, bad = reader(avro_type).read_values([PREFIX + body])
     assert (rows.height, bad) == (0, [0])
-    whole = record_bytes(0, b"k", FRAME + body)
-    assert layout(avro_type).read_blocks([Block(whole, 1, 0, 0, 0, 0)])[1] == [0]
+    whole = record_bytes(0, b"k", PREFIX + body)
+    assert reader(avro_type).read_batches([OpenedBatch(whole, 1, 0, 0, 0, 0)])[1] == [0]
 
 
 def test_a_value_that_reaches_over_the_count_of_headers_is_refused() -> None:
-    good = record_bytes(0, b"k", FRAME + b"\x02")
-    assert layout("long").read_blocks([Block(good, 1, 0, 0, 0, 0)])[1] == []
-    longer = good.replace(varint(6) + FRAME, varint(7) + FRAME)
+    good = record_bytes(0, b"k", PREFIX + b"\x02")
+    assert reader("long").read_batches([OpenedBatch(good, 1, 0, 0, 0, 0)])[1] == []
+    longer = good.replace(varint(6) + PREFIX, varint(7) + PREFIX)
     assert longer != good
-    assert layout("long").read_blocks([Block(longer, 1, 0, 0, 0, 0)])[1] == [0]
+    assert reader("long").read_batches([OpenedBatch(longer, 1, 0, 0, 0, 0)])[1] == [0]
 
 
 @given(st.binary(max_size=40))
@@ -118,7 +118,7 @@ def test_texts_are_those_that_are_utf8(content: bytes) -> None:
         expected = [content.decode()]
     except UnicodeDecodeError:
         expected = []
-    assert layout("string").read_values([FRAME + sized(content)])[0]["f"].to_list() == expected
+    assert reader("string").read_values([PREFIX + sized(content)])[0]["f"].to_list() == expected
 
 
 @pytest.mark.parametrize(
@@ -128,13 +128,13 @@ def test_texts_are_those_that_are_utf8(content: bytes) -> None:
 )
 @pytest.mark.parametrize("before", [0, 5, 8, 30])
 def test_forms_that_look_like_utf8_are_refused(content: bytes, before: int) -> None:
-    assert layout("string").read_values([FRAME + sized(b"a" * before + content)])[1] == [0]
+    assert reader("string").read_values([PREFIX + sized(b"a" * before + content)])[1] == [0]
 
 
 @given(st.lists(st.characters(exclude_categories=["Cs"]), max_size=40))
 def test_any_character_is_read(characters: list[str]) -> None:
     text = "".join(characters)
-    assert layout("string").read_values([FRAME + sized(text.encode())])[0]["f"].to_list() == [text]
+    assert reader("string").read_values([PREFIX + sized(text.encode())])[0]["f"].to_list() == [text]
 
 
 @pytest.mark.parametrize("size", range(30))
@@ -171,7 +171,7 @@ def test_columns_free_their_memory_in_whatever_thread_they_end() -> None:
 
 
 def test_what_is_kept_of_a_frame_outlives_it() -> None:
-    values = [FRAME + sized(f"a text that is long, number {n}".encode()) for n in range(1000)]
-    kept = layout("string").read_values(values)[0]["f"].slice(500, 1)
-    layout("string").read_values(values[::-1])
+    values = [PREFIX + sized(f"a text that is long, number {n}".encode()) for n in range(1000)]
+    kept = reader("string").read_values(values)[0]["f"].slice(500, 1)
+    reader("string").read_values(values[::-1])
     assert kept.to_list() == ["a text that is long, number 500"]

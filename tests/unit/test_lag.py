@@ -18,7 +18,7 @@ from kafka.structs import OffsetAndTimestamp
 from streams import lag
 from streams.cluster import Cluster
 from streams.lag import LagMeter, Observation, PartitionLag, TopicLag, Unknown, by_topic, first_arrival, leaders
-from streams.recordbatch import HEADER, packed
+from streams.wire.record_batch import HEADER, packed
 
 NOW = 10_000
 NO_LEADER = Unknown("toy", 1, LeaderNotAvailableError)

@@ -13,15 +13,15 @@ from kafka.errors import NodeNotReadyError
 
 from processors.partition import Output
 from schemas.catalogue import AHEAD, Catalogue, freeze
-from schemas.rowcodec import frame
+from schemas.record_codec import prefix
 from sinks.processor_verdicts import Following, Positions
 from sinks.topic_rows import AggregateLane, FeedLane, Unread
 from streams.decode import Decoder
 from streams.ending import Stop
-from streams.fetched_batches import Run
 from streams.generations import generations
 from streams.missing_schemas import Awaited, GivenUp, NotYet
 from streams.positions import NO_EVENT_TIME, Position, first
+from streams.wire.fetched_batches import Run
 from tests.columns import Staged, process
 from tests.reference.batches import batch, run
 from tests.reference.newer import NEWER, NEWER_SCHEMA, newer
@@ -242,7 +242,7 @@ def test_a_topic_of_windows_waits_only_for_what_the_processor_has(
     def following(said: Positions) -> Following:
         return Following(catalogue, Processor(said).ask)
 
-    junk = run(batch([(KEY, frame(LATE) + b"\x00", [])], 0), topic=aggregate.topic)
+    junk = run(batch([(KEY, prefix(LATE) + b"\x00", [])], 0), topic=aggregate.topic)
     lane = AggregateLane(FEED, aggregate, catalogue, "UTC", following(at(6, known)), patience=0)
     if known == LATE:
         with pytest.raises(NotYet, match="which the processor has and which is not frozen here"):

@@ -22,7 +22,6 @@ from schemas.feed import Aggregate, Feed
 from schemas.verdict import ahead_of_arrival
 from streams.deadletters import DeadLetter
 from streams.decode import Decoded, Decoder, Wanted
-from streams.fetched_batches import Run
 from streams.position_repair import freeze, rebuilt, rebuilt_from
 from streams.positions import (
     NO_EVENT_TIME,
@@ -33,7 +32,8 @@ from streams.positions import (
     first,
     resume,
 )
-from streams.recordbatch import RecordBatch, split
+from streams.wire.fetched_batches import Run
+from streams.wire.record_batch import RecordBatch, split
 from tests.columns import Staged, parts_of, process
 from tests.reference.partition import Key, Logged, Truth, truth
 from tests.reference.streams import ARRIVED_AFTER, Log, logs, wire

@@ -32,7 +32,7 @@ from operations.publishing.mapping import FileMapping
 from operations.publishing.report import Report, rejects_path
 from operations.publishing.sources import BLOCK, LONGEST, FileProblem, Row, Source
 from schemas.catalogue import Catalogue
-from schemas.rowcodec import decode
+from schemas.record_codec import decode
 from streams.publisher import Publisher
 
 PARKING = feeds.load()["parking_site"]

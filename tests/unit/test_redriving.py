@@ -28,13 +28,13 @@ from operations.redriving.redrive import Redrive
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import Feed
 from schemas.fields import Coarse, Location, Personal
-from schemas.rowcodec import NotDecodable, decode, encode
+from schemas.record_codec import NotDecodable, decode, encode
 from schemas.verdict import instant_ms
 from sinks.quarantine import MOST_BYTES, MOST_LETTERS, Identity, Letter, Place, Redriven, Selection, cuts
 from streams.cluster import Cluster
 from streams.decode import Decoder
-from streams.fetched_batches import Run
-from streams.recordbatch import of_one
+from streams.wire.fetched_batches import Run
+from streams.wire.record_batch import of_one
 from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, Toy, event_id, frozen_catalogue, instant, record, value
 
 #: When the records arrived.

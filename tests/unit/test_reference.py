@@ -12,7 +12,7 @@ import pytest
 from schemas.catalogue import freeze
 from schemas.expressions import Column
 from schemas.measures import Measure, quantiles, ratio, share, spread, total
-from schemas.rowcodec import frame
+from schemas.record_codec import prefix
 from sinks.ledger import Account
 from streams.decode import LARGEST_LETTER, Decoder
 from tests.reference.batches import ARRIVED, batch_of, record_bytes, run, sized
@@ -146,9 +146,9 @@ BAD: list[tuple[str, bytes | None, bytes | None]] = [
     ("frame", KEY, b""),
     ("frame", KEY, GOOD[:4]),
     ("frame", KEY, b"\x01" + GOOD[1:]),
-    ("id 99", KEY, frame(99) + GOOD[5:]),
-    ("id 2", KEY, frame(2) + sized(b"d-1") + bytes(15)),
-    ("body", KEY, frame(2) + sized(b"d-1")),
+    ("id 99", KEY, prefix(99) + GOOD[5:]),
+    ("id 2", KEY, prefix(2) + sized(b"d-1") + bytes(15)),
+    ("body", KEY, prefix(2) + sized(b"d-1")),
     ("body", KEY, GOOD[:-1]),
     ("body", KEY, GOOD + b"\x00"),
     ("body", KEY, GOOD.replace(b"d-1", b"d\xff1")),

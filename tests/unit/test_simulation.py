@@ -22,7 +22,7 @@ from schemas.avro import feed_schema
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import Feed
 from schemas.fields import EventId, Instant, Personal, Record, Text
-from schemas.rowcodec import decode
+from schemas.record_codec import decode
 from schemas.verdict import instant_ms, problems
 from simulation import Simulator
 from simulation.faults import USUAL, Fault, FaultsError, Sending, corrupted, parse_faults, plan

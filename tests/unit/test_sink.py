@@ -11,17 +11,17 @@ from unittest.mock import MagicMock
 import polars as pl
 import pytest
 
-from schemas.writing import encode_bodies
 from sinks.clickhouse import Abandoned, Writer
 from sinks.tables import PROGRESS, TableColumn
 from sinks.topic_rows import AggregateLane, FeedLane, Read, Unread
 from sinks.worker import SMALL, Gathered, Reading, Sink
 from streams.assignment import TopicPartition
-from streams.fetched_batches import Run
 from streams.generations import generations
 from streams.positions import NO_EVENT_TIME, Position
-from streams.recordbatch import packed, split
 from streams.waiting import always
+from streams.wire.column_writer import encode_bodies
+from streams.wire.fetched_batches import Run
+from streams.wire.record_batch import packed, split
 from tests.columns import columns_of
 from tests.reference.batches import batch, run, stamped
 from tests.reference.toy import CATALOGUE, FEED, value

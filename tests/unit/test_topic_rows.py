@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from schemas.feed import Feed
 from schemas.fields import INSTANTS
 from schemas.measures import LAST_BUCKET
-from schemas.writing import encode_bodies
 from sinks.topic_rows import AggregateLane, FeedLane, QuarantineLane, Read, Unread
 from streams.deadletters import LONGEST, TOPIC, DeadLetter, Headers
 from streams.decode import Decoder
-from streams.fetched_batches import Run
 from streams.generations import generations
 from streams.positions import NO_EVENT_TIME
-from streams.recordbatch import packed, split
+from streams.wire.column_writer import encode_bodies
+from streams.wire.fetched_batches import Run
+from streams.wire.record_batch import packed, split
 from tests.columns import columns_of
 from tests.reference.batches import ARRIVED, CODECS, batch, batch_of, record_bytes, rows_of, run, sized, stamped, varint
 from tests.reference.newer import BOTH, NEWER, newer

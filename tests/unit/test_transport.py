@@ -46,7 +46,6 @@ from mode import threads
 from streams import checkpoints
 from streams.assignment import Assigned, TopicPartition
 from streams.cluster import Cluster
-from streams.fetched_batches import Run
 from streams.members import member_name
 from streams.positions import Answer, Position
 from streams.topics import TopicProblem, TopicState
@@ -56,6 +55,7 @@ from streams.transport.app import BatchApp
 from streams.transport.consumer import Consumer, ConsumerThread, Transport
 from streams.transport.membership import MemberCoordinator
 from streams.waiting import CLIENTS, KAFKA
+from streams.wire.fetched_batches import Run
 from tests.reference.batches import ABORT, COMMIT, marker_key, plain
 
 T = TypeVar("T")

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 import feeds as declared
 from schemas.avro import feed_schema, field_of
 from schemas.catalogue import Catalogue, FrozenSchema
-from schemas.columnar import Layout
 from schemas.feed import Feed, milliseconds
 from schemas.fields import DAYS, INSTANTS, INT32, PSEUDONYM
 from schemas.model import Field
 from schemas.pseudonyms import replaced
-from schemas.rowcodec import NotDecodable, decode, encode, frame
+from schemas.record_codec import NotDecodable, decode, encode, prefix
 from schemas.verdict import AND, ColumnarVerdict, instant_ms, problems, rules
 from simulation import simulator
+from streams.wire.column_reader import ColumnReader
 from tests.reference import toy
 from tests.reference.partition import problems as broken_fields
 
@@ -136,7 +136,7 @@ class Subject:
         self.feed = feed
         self.frozen = FrozenSchema(1, feed.name, 1, feed_schema(feed))
         self.catalogue = Catalogue({1: self.frozen})
-        self.layout = Layout(self.frozen)
+        self.reader = ColumnReader(self.frozen)
         self.writer = unbounded(self.frozen.schema)
         self.verdict = ColumnarVerdict(rules(feed))
         simulated = simulator(feed)(START, Random(1))
@@ -145,10 +145,10 @@ class Subject:
     def encode(self, values: Mapping[str, Any]) -> bytes:
         out = io.BytesIO()
         fastavro.schemaless_writer(out, self.writer, dict(values))
-        return frame(1) + out.getvalue()
+        return prefix(1) + out.getvalue()
 
     def columns(self, records: list[tuple[dict[str, Any], bytes, int]]) -> pl.DataFrame:
-        rows, bad = self.layout.read_values([self.encode(values) for values, _, _ in records])
+        rows, bad = self.reader.read_values([self.encode(values) for values, _, _ in records])
         assert not bad
         return rows.with_columns(
             _key=pl.Series([key for _, key, _ in records], dtype=pl.Binary),

@@ -18,12 +18,12 @@ from processors.tables import Texts
 from processors.windows import TooManyGroups, Windows
 from schemas.avro import aggregate_schema
 from schemas.measures import BEYOND
-from schemas.model import UUID_PARTS
+from schemas.model import UUID_HALVES
 from streams.decode import Decoder, Tick
-from streams.fetched_batches import Run
 from streams.positions import NO_EVENT_TIME
-from streams.recordbatch import split
 from streams.watermark import advance, closes_at, window_start
+from streams.wire.fetched_batches import Run
+from streams.wire.record_batch import split
 from tests.columns import frame_of
 from tests.reference import partition as reference
 from tests.reference.streams import Log, logs
@@ -121,7 +121,7 @@ def events_at(*seconds: float, offset: int = 0, **values: list[int]) -> Events:
             "device_id": ["d"] * size,
             "mood": ["calm"] * size,
             "observed_at": [NOON + round(at * 1000) for at in seconds],
-            "event_id": pl.Series(ids, dtype=pl.Struct(dict.fromkeys(UUID_PARTS, pl.UInt64))),
+            "event_id": pl.Series(ids, dtype=pl.Struct(dict.fromkeys(UUID_HALVES, pl.UInt64))),
             "began_at": [None] * size,
             "level": [1] * size,
             "wait": [10 * (n + 1) for n in range(size)],

@@ -25,10 +25,10 @@ from streams import ending, group_positions, waiting
 from streams.cluster import Cluster
 from streams.lag import committed_offsets
 from streams.positions import LogGap
-from streams.recordbatch import CorruptBatch
 from streams.transport import app as worker
 from streams.transport.app import BatchApp
 from streams.waiting import CLIENTS, KAFKA, KAFKA_ANSWERS
+from streams.wire.record_batch import CorruptBatch
 
 
 @pytest.fixture(autouse=True)

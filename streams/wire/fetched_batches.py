@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from streams.recordbatch import RecordBatch
+from streams.wire.record_batch import RecordBatch
 
 T = TypeVar("T")
 

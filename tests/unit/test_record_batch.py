@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatchBuilder as KafkaPythonBuilder
 
-from streams.recordbatch import HEADER, CorruptBatch, MalformedBatch, NotOpened, RecordBatch, split
+from streams.wire.record_batch import HEADER, CorruptBatch, MalformedBatch, NotOpened, RecordBatch, split
 from tests.reference.batches import (
     CODECS,
     CONTROL,

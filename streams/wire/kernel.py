@@ -1,8 +1,8 @@
-"""Avro bodies walked by compiled code: a schema as a program, proofs of every border, and where each value lies.
+"""Record batches and Avro objects walked by compiled code: it proves every border, and says where each value lies.
 
 Nothing is read beyond the end a record states, and only the canonical encoding is taken: the shortest varints, union
-indexes and booleans of one byte, an array in one block, text in UTF-8. One compilation serves all schemas; it takes
-seconds once a machine and is kept beside this file (or where ``NUMBA_CACHE_DIR`` says).
+indexes and booleans of one byte, an array in one block, text in UTF-8. A schema is a program of numbers, so one
+compilation serves all. It takes seconds once a machine and is kept beside this file, or where ``NUMBA_CACHE_DIR`` says.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LONG, DOUBLES, BOOLEAN, ENUM, STRING, LONGS, UUID = range(7)
 #: Bytes that have to follow the last body, whatever they are: texts are taken eight bytes at a time.
 PADDING = 16
 
-#: How long a UUID's text is, and what stands between its parts.
+#: How long a UUID's text is, and what stands between its groups of digits.
 UUID_SIZE, DASH = 36, ord("-")
 #: What no byte of ASCII has, eight times.
 ASCII = -0x7F7F_7F7F_7F7F_7F80
@@ -155,8 +155,8 @@ def _fields(  # noqa: C901 - a step's kind is asked for where it costs least: me
     of a double, or ``start << 32 | size`` of a text (bytes) or an array (items). A UUID has two cells, and is absent if
     its text is not the canonical one.
     """
-    for number in range(program.shape[0]):
-        step = np.uint64(number)
+    for position in range(program.shape[0]):
+        step = np.uint64(position)
         kind, cell, many = program[step, 0], np.uint64(program[step, 2]), program[step, 3]
         if program[step, 1]:
             if at >= end or _byte(body, at) not in (0, 2):
@@ -165,14 +165,14 @@ def _fields(  # noqa: C901 - a step's kind is asked for where it costs least: me
             present[cell, row] = known
             at += 1
             if not known:
-                for part in range(many if kind == DOUBLES else 1):
-                    cells[cell + np.uint64(part), row] = 0
+                for number in range(many if kind == DOUBLES else 1):
+                    cells[cell + np.uint64(number), row] = 0
                 continue
         if kind == DOUBLES:
             if end - at < 8 * many:
                 return -1
-            for part in range(many):
-                cells[cell + np.uint64(part), row] = _eight(body, at)
+            for number in range(many):
+                cells[cell + np.uint64(number), row] = _eight(body, at)
                 at += 8
             continue
         if kind == BOOLEAN:
@@ -206,7 +206,7 @@ def _fields(  # noqa: C901 - a step's kind is asked for where it costs least: me
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _is_block(body: Any, place: Any, frame: Any, program: Any, cells: Any, present: Any) -> bool:
+def _is_batch(body: Any, place: Any, prefix: Any, program: Any, cells: Any, present: Any) -> bool:
     at, end, count, first = place
     for delta in range(count):
         row = first + delta
@@ -227,13 +227,13 @@ def _is_block(body: Any, place: Any, frame: Any, program: Any, cells: Any, prese
             return False
         cells[-1, row] = at << 32 | size
         size, at = _varint(body, at + size, stop)
-        if at < 0 or size < len(frame) or size > stop - at:
+        if at < 0 or size < len(prefix) or size > stop - at:
             return False
         value_end = at + size
-        for n in range(len(frame)):
-            if _byte(body, at + n) != frame[n]:
+        for n in range(len(prefix)):
+            if _byte(body, at + n) != prefix[n]:
                 return False
-        at = _fields(body, at + len(frame), value_end, program, cells, present, np.uint64(row))
+        at = _fields(body, at + len(prefix), value_end, program, cells, present, np.uint64(row))
         if at != value_end or stop - at != 1 or _byte(body, at) != 0:
             return False
         at = stop
@@ -241,24 +241,24 @@ def _is_block(body: Any, place: Any, frame: Any, program: Any, cells: Any, prese
 
 
 @njit(nogil=True, cache=True)
-def walk_blocks(
-    body: Any, ends: Any, counts: Any, frame: Any, program: Any, cells: Any, present: Any, good: Any
+def walk_batches(
+    body: Any, ends: Any, counts: Any, prefix: Any, program: Any, cells: Any, present: Any, good: Any
 ) -> None:
-    """Tell of each block, one after the other and ending at ``ends``, whether it is the records its header states.
+    """Tell of each batch, one after the other and ending at ``ends``, whether it is the records its header states.
 
     Each has room for its ``counts`` of rows; the last row of ``cells`` tells where the keys lie.
     """
     at = 0
     row = 0
-    for block in range(len(ends)):
-        good[block] = _is_block(body, (at, ends[block], counts[block], row), frame, program, cells, present)
-        at = ends[block]
-        row += counts[block]
+    for batch in range(len(ends)):
+        good[batch] = _is_batch(body, (at, ends[batch], counts[batch], row), prefix, program, cells, present)
+        at = ends[batch]
+        row += counts[batch]
 
 
 @njit(nogil=True, cache=True)
 def walk_values(body: Any, ends: Any, program: Any, cells: Any, present: Any, good: Any) -> None:
-    """Tell of each body, one after the other and ending at ``ends``, whether it is exactly the fields."""
+    """Tell of each Avro object, one after the other and ending at ``ends``, whether it is exactly the fields."""
     at = 0
     for row in range(len(ends)):
         good[row] = _fields(body, at, ends[row], program, cells, present, np.uint64(row)) == ends[row]

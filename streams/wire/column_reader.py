@@ -1,6 +1,6 @@
-"""Many records at a time: Avro bodies to columns, without Python per record.
+"""Many records at a time: record batches to columns, without Python per record.
 
-The decompressed body of a v2 Kafka record batch is walked as it is (``schemas/kernel.py``), the records' envelopes
+The decompressed body of a v2 Kafka record batch is walked as it is (``streams/wire/kernel.py``), the records' envelopes
 included, and nothing is believed unless every length and border is as stated.
 """
 
@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from schemas import kernel
-from schemas.arrow import long_lists, texts
 from schemas.avro import UUID_FORMAT, Schema
 from schemas.catalogue import FrozenSchema
-from schemas.kernel import walk_blocks, walk_values
-from schemas.model import UUID_PARTS
-from schemas.rowcodec import FRAME, frame
+from schemas.model import UUID_HALVES
+from schemas.record_codec import PREFIX, prefix
+from streams.wire import kernel
+from streams.wire.arrow import long_lists, texts
+from streams.wire.kernel import walk_batches, walk_values
 
 #: Bytes of a record's envelope at least: room is reserved for as many records as a batch states.
 SMALLEST_ENVELOPE = 12
@@ -36,7 +36,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class Block:
+class OpenedBatch:
     """The decompressed body of a record batch and what its header states."""
 
     body: bytes
@@ -46,23 +46,23 @@ class Block:
     last_offset: int
     arrived_ms: int
 
-    def first_frame(self) -> bytes:
-        """The frame of the first record's value, by the record format; other bytes if it does not hold."""
+    def first_prefix(self) -> bytes:
+        """The prefix of the first record's value, by the record format; other bytes if it does not hold."""
         at = 0
         for skip in (0, 1, 0):
             at = _after_varint(self.body, at + skip)
         key_length, at = read_varint(self.body, at)
         at = _after_varint(self.body, at + max(key_length, 0))
-        return self.body[at : at + FRAME.size]
+        return self.body[at : at + PREFIX.size]
 
 
-class Layout:
-    """How the bodies of one frozen schema are read as columns."""
+class ColumnReader:
+    """Reads record batches, and single values, of one frozen schema as columns."""
 
     def __init__(self, frozen: FrozenSchema) -> None:
         self.frozen = frozen
-        self.frame = frame(frozen.id)
-        self._frame = np.frombuffer(self.frame, np.uint8)
+        self.prefix = prefix(frozen.id)
+        self._prefix = np.frombuffer(self.prefix, np.uint8)
         self._columns: list[_Column] = []
         for field in frozen.schema["fields"]:
             last = self._columns[-1] if self._columns else None
@@ -71,25 +71,25 @@ class Layout:
         self._smallest = SMALLEST_ENVELOPE + sum(column.smallest for column in self._columns)
         self._program = np.array([c.step for c in self._columns], np.int64)
 
-    def read_blocks(self, blocks: Sequence[Block]) -> tuple[pl.DataFrame, list[int]]:
+    def read_batches(self, batches: Sequence[OpenedBatch]) -> tuple[pl.DataFrame, list[int]]:
         """Decode whole record batches.
 
         Returns
         -------
         The schema's fields (instants and dates as integers, enums as strings, UUIDs as two integers) with ``_key``
-        (bytes), ``_partition``, ``_offset`` and ``_arrived`` (ms), and the positions of the blocks in which anything at
-        all is unexpected: they have no rows, and their records have to be read one by one.
+        (bytes), ``_partition``, ``_offset`` and ``_arrived`` (ms), and the positions of the batches in which
+        anything is unexpected: they have no rows, and their records have to be read one by one.
         """
-        body, ends = _joined([b.body for b in blocks])
-        counts = np.array([b.count if self._may_hold(b) else 0 for b in blocks], np.int64)
+        body, ends = _joined([b.body for b in batches])
+        counts = np.array([b.count if self._may_hold(b) else 0 for b in batches], np.int64)
         cells, present = self._room(int(counts.sum()))
-        good = np.zeros(len(blocks), np.bool_)
-        walk_blocks(body, ends, counts, self._frame, self._program, cells, present, good)
-        offset = np.array([b.base_offset for b in blocks], np.int64) - (np.cumsum(counts) - counts)
+        good = np.zeros(len(batches), np.bool_)
+        walk_batches(body, ends, counts, self._prefix, self._program, cells, present, good)
+        offset = np.array([b.base_offset for b in batches], np.int64) - (np.cumsum(counts) - counts)
         columns = [
-            np.repeat(np.array([b.partition for b in blocks], np.int64), counts),
+            np.repeat(np.array([b.partition for b in batches], np.int64), counts),
             np.arange(cells.shape[1]) + np.repeat(offset, counts),
-            np.repeat(np.array([b.arrived_ms for b in blocks], np.int64), counts),
+            np.repeat(np.array([b.arrived_ms for b in batches], np.int64), counts),
         ]
         if not good.all():
             kept = np.repeat(good, counts)
@@ -103,19 +103,19 @@ class Layout:
         )
         return rows, np.flatnonzero(~good).tolist()
 
-    def _may_hold(self, block: Block) -> bool:
-        """Whether a block's body has room for the records it states, up to the offset of its batch's end."""
-        fits = 0 < block.count <= len(block.body) // self._smallest
-        return fits and block.last_offset - block.base_offset + 1 == block.count
+    def _may_hold(self, batch: OpenedBatch) -> bool:
+        """Whether its body has room for the records a batch states, up to its last offset."""
+        fits = 0 < batch.count <= len(batch.body) // self._smallest
+        return fits and batch.last_offset - batch.base_offset + 1 == batch.count
 
     def read_values(self, values: Sequence[bytes]) -> tuple[pl.DataFrame, list[int]]:
-        """Decode values of this schema, frame included.
+        """Decode values of this schema, prefix included.
 
         Returns
         -------
         A frame of the values that decode and the positions of those that do not.
         """
-        body, ends = _joined([value[FRAME.size :] for value in values])
+        body, ends = _joined([value[PREFIX.size :] for value in values])
         cells, present = self._room(len(values))
         good = np.zeros(len(values), np.bool_)
         walk_values(body, ends, self._program, cells, present, good)
@@ -142,11 +142,11 @@ class _Column:
     nullable: bool
     cell: int
     symbols: tuple[str, ...]
-    parts: tuple[str, ...]
+    components: tuple[str, ...]
 
     @property
     def width(self) -> int:
-        return max(1, len(self.parts))
+        return max(1, len(self.components))
 
     @property
     def step(self) -> tuple[int, int, int, int]:
@@ -169,9 +169,9 @@ class _Column:
         first = cells[0]
         match self.kind:
             case kernel.UUID:
-                return self._joined_parts(cells, np.uint64)
-            case kernel.DOUBLES if self.parts:
-                return self._joined_parts(cells, np.float64)
+                return self._struct(cells, np.uint64)
+            case kernel.DOUBLES if self.components:
+                return self._struct(cells, np.float64)
             case kernel.DOUBLES:
                 return pl.Series(first.copy().view(np.float64))
             case kernel.BOOLEAN:
@@ -184,10 +184,10 @@ class _Column:
                 return long_lists(body, first)
         return pl.Series(first.copy())
 
-    def _joined_parts(self, cells: npt.NDArray[np.int64], bits: type[np.uint64 | np.float64]) -> pl.Series:
-        """A struct of the parts, whose cells are the bits of such numbers."""
+    def _struct(self, cells: npt.NDArray[np.int64], bits: type[np.uint64 | np.float64]) -> pl.Series:
+        """A struct of the components, whose cells are the bits of such numbers."""
         return pl.DataFrame(
-            {name: part.copy().view(bits) for name, part in zip(self.parts, cells, strict=True)}
+            {name: numbers.copy().view(bits) for name, numbers in zip(self.components, cells, strict=True)}
         ).to_struct()
 
 
@@ -196,7 +196,7 @@ def _column(field: Schema, cell: int) -> _Column:
         case ["null", member]:
             return replace(_column({**field, "type": member}, cell), nullable=True)
         case "string" if field.get("format") == UUID_FORMAT:
-            return _Column(field["name"], kernel.UUID, False, cell, (), UUID_PARTS)
+            return _Column(field["name"], kernel.UUID, False, cell, (), UUID_HALVES)
         case {"type": "enum", "symbols": symbols}:
             return _Column(field["name"], kernel.ENUM, False, cell, tuple(symbols), ())
         case {"type": "record", "fields": [{"name": x, "type": "double"}, {"name": y, "type": "double"}]}:

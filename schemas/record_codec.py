@@ -1,4 +1,4 @@
-"""One record at a time: Confluent's wire format (0x00, schema id, Avro body) with fastavro."""
+"""One record at a time: Confluent's wire format (0x00, schema id, Avro object) with fastavro."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ import fastavro
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.fields import Record
 
-FRAME = struct.Struct(">bI")
+PREFIX = struct.Struct(">bI")
 
 
 class NotDecodable(ValueError):
     """Bytes that are no record of a known schema; the message says why."""
 
 
-def frame(schema_id: int) -> bytes:
-    """The five bytes before an Avro body."""
-    return FRAME.pack(0, schema_id)
+def prefix(schema_id: int) -> bytes:
+    """The five bytes before an Avro object: 0x00 and the schema id."""
+    return PREFIX.pack(0, schema_id)
 
 
 def schema_id(value: bytes) -> int | None:
-    """The schema id a value states, or None if it has no frame."""
-    if len(value) < FRAME.size or value[0] != 0:
+    """The schema id a value states, or None if it has no prefix."""
+    if len(value) < PREFIX.size or value[0] != 0:
         return None
-    return int(FRAME.unpack_from(value)[1])
+    return int(PREFIX.unpack_from(value)[1])
 
 
 def encode(frozen: FrozenSchema, record: Record | Mapping[str, Any]) -> bytes:
     """Encode a record under a frozen schema."""
     out = io.BytesIO()
-    out.write(frame(frozen.id))
+    out.write(prefix(frozen.id))
     fastavro.schemaless_writer(out, frozen.parsed, record.model_dump() if isinstance(record, Record) else dict(record))
     return out.getvalue()
 
 
 def decode(catalogue: Catalogue, value: bytes) -> dict[str, Any]:
-    """Decode a record with the schema its frame names.
+    """Decode a record with the schema its prefix names.
 
     Raises
     ------
     NotDecodable
-        The frame, the schema id or the body is wrong, or bytes are left over.
+        The prefix, the schema id or the body is wrong, or bytes are left over.
     """
     stated = schema_id(value)
     if stated is None:
@@ -53,7 +53,7 @@ def decode(catalogue: Catalogue, value: bytes) -> dict[str, Any]:
     if stated not in catalogue.by_id:
         raise NotDecodable(f"schema id {stated} is not in the catalogue")
     body = io.BytesIO(value)
-    body.seek(FRAME.size)
+    body.seek(PREFIX.size)
     try:
         record = fastavro.schemaless_reader(body, catalogue.by_id[stated].parsed, None)
     except EOFError as error:

@@ -1,4 +1,4 @@
-"""Columns to the bodies of Kafka's record batches: the way back of schemas.columnar, for the aggregates' schemas."""
+"""Columns to the bodies of Kafka's record batches: the way back of column_reader, for the aggregates' schemas."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 from numba import njit
 
 from schemas.catalogue import FrozenSchema
-from schemas.kernel import LONG, LONGS, STRING
-from schemas.rowcodec import frame
+from schemas.record_codec import prefix
+from streams.wire.kernel import LONG, LONGS, STRING
 
 Cells = npt.NDArray[np.int64]
 
@@ -51,7 +51,7 @@ def spans(sizes: Cells, begin: int) -> Cells:
 
 
 def encode_bodies(frozen: FrozenSchema, key: Sequence[str], rows: Columns, largest: int) -> list[Body]:
-    """Encode rows, in their order, as records under a frozen schema, frame included, without headers or timestamps.
+    """Encode rows, in their order, as records under a frozen schema, prefix included, without headers or timestamps.
 
     ``key`` names the columns of text that make a record's key, joined by ``KEY_SEPARATOR``. The rows have a column for
     each field: strings, integers, nullable integers and lists of integers. A body has at most ``largest`` bytes, unless
@@ -70,7 +70,7 @@ def encode_bodies(frozen: FrozenSchema, key: Sequence[str], rows: Columns, large
     longest = (5 + len(key)) * LONGEST_VARINT + len(fields) * (LONGEST_VARINT + 2)
     letters = sum(int((text & 0xFFFF_FFFF).sum()) for text in texts)
     out = np.empty(rows.height * longest + letters + LONGEST_VARINT * len(rows.items), np.uint8)
-    head, program = np.frombuffer(frame(frozen.id), np.uint8), np.array([*fields.values()], np.int64)
+    head, program = np.frombuffer(prefix(frozen.id), np.uint8), np.array([*fields.values()], np.int64)
     borders = write_records(head, program, cells, present, keys, (rows.letters, rows.items), largest, out)
     return [
         Body(out[start:end].tobytes(), int(count))
@@ -183,16 +183,16 @@ def write_records(
 ) -> Any:
     """Write a record a row into ``out``; returns where each body ends and how many records it has.
 
-    A step of the program is (kind, nullable); cells are as in schemas.kernel, and so are the keys' parts. The heaps are
-    of letters and of items.
+    A step of the program is (kind, nullable); cells are as in the kernel, and so are the texts
+    of the keys. The heaps are of letters and of items.
     """
     texts, items = heaps
     borders = np.empty((cells.shape[1], 2), np.int64)
     at, start, bodies, delta = 0, 0, 0, 0
     for row in range(cells.shape[1]):
         key = len(keys) - 1
-        for part in range(len(keys)):
-            key += keys[part, row] & 0xFFFF_FFFF
+        for text in range(len(keys)):
+            key += keys[text, row] & 0xFFFF_FFFF
         value = len(head) + _fields_size(program, cells, present, items, row)
         rest = 3 + _size(key) + key + _size(value) + value
         if delta and at - start + LONGEST_VARINT + _size(delta) + rest > largest:
@@ -201,11 +201,11 @@ def write_records(
         at = _put(out, at, _size(delta) + rest)
         out[at], out[at + 1] = 0, 0
         at = _put(out, _put(out, at + 2, delta), key)
-        for part in range(len(keys)):
-            if part:
+        for text in range(len(keys)):
+            if text:
                 out[at] = _SEPARATOR
                 at += 1
-            at = _put_letters(out, at, texts, keys[part, row])
+            at = _put_letters(out, at, texts, keys[text, row])
         at = _put(out, at, value)
         for n in range(len(head)):
             out[at + n] = head[n]

@@ -1,6 +1,6 @@
 """Kafka's v2 record batches as bytes: headers, checksums, bounded decompression, single records.
 
-Format: https://kafka.apache.org/documentation/#recordbatch
+Format: https://kafka.apache.org/documentation/#record_batch
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import zstandard
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
-from schemas.columnar import Block, read_varint
 from streams.ending import Stop
+from streams.wire.column_reader import OpenedBatch, read_varint
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
 LENGTH_AND_BELOW = 12
@@ -76,7 +76,7 @@ class RecordBatch:
         """The broker stamped the arrival."""
         return bool(self.attributes & LOG_APPEND_TIME)
 
-    def block(self) -> Block:
+    def opened(self) -> OpenedBatch:
         """Decompress.
 
         Raises
@@ -84,7 +84,9 @@ class RecordBatch:
         NotOpened
             It holds too much, or cannot be decompressed.
         """
-        return Block(self._body(), self.count, self.partition, self.base_offset, self.last_offset, self.arrived_ms)
+        return OpenedBatch(
+            self._body(), self.count, self.partition, self.base_offset, self.last_offset, self.arrived_ms
+        )
 
     def records(self) -> list[BatchRecord]:
         """Offset, key, value and headers of each record, by the ordinary reader.
@@ -92,7 +94,7 @@ class RecordBatch:
         Raises
         ------
         NotOpened
-            See ``block``.
+            See ``opened``.
         MalformedBatch
             The records do not follow the format.
         """

@@ -16,7 +16,7 @@ import polars as pl
 from nanoarrow.c_array import c_array_from_buffers
 from nanoarrow.c_schema import c_schema
 
-from schemas.kernel import PADDING, fill_longs, fill_texts
+from streams.wire.kernel import PADDING, fill_longs, fill_texts
 
 Words = npt.NDArray[np.int64]
 

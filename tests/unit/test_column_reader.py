@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.catalogue import FrozenSchema
-from schemas.columnar import Block, Layout
-from schemas.rowcodec import FRAME, encode, frame
-from schemas.writing import KEY_SEPARATOR, encode_bodies
-from streams.recordbatch import packed, split
+from schemas.record_codec import PREFIX, encode, prefix
+from streams.wire.column_reader import ColumnReader, OpenedBatch
+from streams.wire.column_writer import KEY_SEPARATOR, encode_bodies
+from streams.wire.record_batch import packed, split
 from tests.columns import columns_of
 from tests.reference.batches import CODECS, batch, record_bytes, varint
 
@@ -121,7 +121,7 @@ def assert_rows(frame: pl.DataFrame, records: list[dict[str, Any]]) -> None:
 @given(tables())
 def test_what_fastavro_writes_of_a_feed_reads_as_columns(table: tuple[FrozenSchema, list[dict[str, Any]]]) -> None:
     frozen, records = table
-    rows, bad = Layout(frozen).read_values([encode(plain(frozen), record) for record in records])
+    rows, bad = ColumnReader(frozen).read_values([encode(plain(frozen), record) for record in records])
     assert bad == []
     assert_rows(rows, records)
 
@@ -129,7 +129,7 @@ def test_what_fastavro_writes_of_a_feed_reads_as_columns(table: tuple[FrozenSche
 @given(tables(aggregates=True))
 def test_what_is_written_of_an_aggregate_reads_as_columns(table: tuple[FrozenSchema, list[dict[str, Any]]]) -> None:
     frozen, records = table
-    rows, bad = Layout(frozen).read_values([encode(plain(frozen), record) for record in records])
+    rows, bad = ColumnReader(frozen).read_values([encode(plain(frozen), record) for record in records])
     assert bad == []
     assert_rows(rows, records)
 
@@ -170,7 +170,7 @@ def test_whole_batches_read_as_columns(
     base = data.draw(st.sampled_from([0, 1, 2**31 - 2, 2**40]))
     pairs: list[Any] = [(key, value, []) for key, value in zip(keys, values, strict=True)]
     raw = [batch(part, at, codec, 1000 + at) for part, at in ((pairs[:cut], base), (pairs[cut:], base + cut)) if part]
-    rows, bad = Layout(frozen).read_blocks([b.block() for b in split(0, b"".join(raw))])
+    rows, bad = ColumnReader(frozen).read_batches([b.opened() for b in split(0, b"".join(raw))])
     assert bad == []
     assert_rows(rows, records)
     assert rows["_key"].to_list() == keys
@@ -196,17 +196,17 @@ RECORD = {
     "where": {"longitude": 1.0, "latitude": 2.0},
     "weight": 3.0,
 }
-LAYOUT = Layout(THING)
+READER = ColumnReader(THING)
 
 
-def block(*records: bytes, **changes: Any) -> Block:
-    whole = Block(b"".join(records), len(records), 0, 0, len(records) - 1, 0)
+def opened(*records: bytes, **changes: Any) -> OpenedBatch:
+    whole = OpenedBatch(b"".join(records), len(records), 0, 0, len(records) - 1, 0)
     return replace(whole, **changes)
 
 
 def test_a_block_of_the_records_of_a_batch_is_read() -> None:
     value = encode(THING, RECORD)
-    rows, bad = LAYOUT.read_blocks([block(record_bytes(0, b"k", value), record_bytes(1, b"", value))])
+    rows, bad = READER.read_batches([opened(record_bytes(0, b"k", value), record_bytes(1, b"", value))])
     assert bad == []
     assert_rows(rows, [RECORD, RECORD])
 
@@ -225,11 +225,11 @@ def _longer_by(step: int, record: bytes) -> bytes:
 LONGER = VALUE[:5] + varint(4) + b"abcd" + VALUE[9:]
 
 
-def assert_not_believed(layout: Layout, blocks: list[Block]) -> None:
-    """The blocks have no rows, and the good ones around them have theirs."""
-    good = block(record_bytes(0, b"k", layout.frame + VALUE[5:]), last_offset=0)
-    rows, bad = layout.read_blocks([good, *blocks, good])
-    assert bad == [*range(1, len(blocks) + 1)]
+def assert_not_believed(reader: ColumnReader, batches: list[OpenedBatch]) -> None:
+    """The batches have no rows, and the good ones around them have theirs."""
+    good = opened(record_bytes(0, b"k", reader.prefix + VALUE[5:]), last_offset=0)
+    rows, bad = reader.read_batches([good, *batches, good])
+    assert bad == [*range(1, len(batches) + 1)]
     assert_rows(rows, [RECORD, RECORD])
     assert rows["_key"].to_list() == [b"k", b"k"]
 
@@ -242,7 +242,7 @@ def assert_not_believed(layout: Layout, blocks: list[Block]) -> None:
         ("attributes", [varint(len(GOOD) - 1) + b"\x02" + record_bytes(0, b"k", VALUE)[2:], GOOD]),
         ("no key", [record_bytes(0, None, VALUE), GOOD]),
         ("no value", [record_bytes(0, b"k", None), GOOD]),
-        ("another schema's frame", [record_bytes(0, b"k", frame(8) + VALUE[5:]), GOOD]),
+        ("another schema's prefix", [record_bytes(0, b"k", prefix(8) + VALUE[5:]), GOOD]),
         ("another magic byte", [record_bytes(0, b"k", b"\x01" + VALUE[1:]), GOOD]),
         ("bytes left over in a value", [record_bytes(0, b"k", VALUE + b"\x00"), GOOD]),
         ("a value cut short", [record_bytes(0, b"k", VALUE[:-1]), GOOD]),
@@ -260,29 +260,29 @@ def assert_not_believed(layout: Layout, blocks: list[Block]) -> None:
     ],
     ids=lambda part: part.replace(" ", "-") if isinstance(part, str) else "",
 )
-def test_a_block_with_any_doubt_is_not_believed(why: str, wrong: list[bytes]) -> None:
-    assert_not_believed(LAYOUT, [block(*wrong)])
+def test_a_batch_with_any_doubt_is_not_believed(why: str, wrong: list[bytes]) -> None:
+    assert_not_believed(READER, [opened(*wrong)])
 
 
 @pytest.mark.parametrize("count", [-(2**31), -1, 0, 1, 3, 10**6, 2**31 - 1])
 def test_a_block_that_states_another_number_of_records_is_not_believed(count: int) -> None:
     body = record_bytes(0, b"k", VALUE) + GOOD
-    assert_not_believed(LAYOUT, [block(body, count=count, last_offset=count - 1)])
+    assert_not_believed(READER, [opened(body, count=count, last_offset=count - 1)])
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(128, 0), (0x817F, 0x827F), (5, 6)], ids=str)
 def test_a_schema_id_is_compared_bit_by_bit(ours: int, theirs: int) -> None:
     """Read as a little-endian float, 128 is -0.0 and equals 0.0, and one NaN equals the other."""
-    layout = Layout(FrozenSchema(ours, "thing", 1, THING.schema))
-    same, other = (record_bytes(n, b"k", frame(schema_id) + VALUE[5:]) for n, schema_id in enumerate((ours, theirs)))
-    assert_not_believed(layout, [block(same, other)])
-    rows, bad = layout.read_values([frame(ours) + VALUE[5:]])
+    reader = ColumnReader(FrozenSchema(ours, "thing", 1, THING.schema))
+    same, other = (record_bytes(n, b"k", prefix(schema_id) + VALUE[5:]) for n, schema_id in enumerate((ours, theirs)))
+    assert_not_believed(reader, [opened(same, other)])
+    rows, bad = reader.read_values([prefix(ours) + VALUE[5:]])
     assert bad == []
     assert_rows(rows, [RECORD])
 
 
 def test_a_block_that_ends_at_another_offset_than_its_batch_is_not_believed() -> None:
-    assert_not_believed(LAYOUT, [block(record_bytes(0, b"k", VALUE), GOOD, last_offset=2)])
+    assert_not_believed(READER, [opened(record_bytes(0, b"k", VALUE), GOOD, last_offset=2)])
 
 
 def test_bytes_moved_from_one_batch_to_the_next_are_not_believed() -> None:
@@ -290,27 +290,29 @@ def test_bytes_moved_from_one_batch_to_the_next_are_not_believed() -> None:
     whole = first + second
     cut = len(first) - 3
     assert_not_believed(
-        LAYOUT, [block(whole[:cut], count=1, last_offset=0), block(whole[cut:], count=1, last_offset=0)]
+        READER, [opened(whole[:cut], count=1, last_offset=0), opened(whole[cut:], count=1, last_offset=0)]
     )
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff" * 1_000_000, b"\x80" * 1_000_000, b"\x00", varint(2**62)])
 def test_the_first_frame_of_any_bytes_is_read_at_once(body: bytes) -> None:
-    assert block(body).first_frame() not in (frame(7), VALUE)
+    assert opened(body).first_prefix() not in (prefix(7), VALUE)
 
 
 def test_the_first_frame_is_that_of_the_first_value() -> None:
-    assert block(record_bytes(0, b"key" * 50, VALUE), GOOD).first_frame() == frame(7)
-    assert block(record_bytes(0, None, VALUE)).first_frame() == frame(7)
+    assert opened(record_bytes(0, b"key" * 50, VALUE), GOOD).first_prefix() == prefix(7)
+    assert opened(record_bytes(0, None, VALUE)).first_prefix() == prefix(7)
 
 
 @settings(max_examples=100)
 @given(
-    st.lists(st.one_of(st.just(VALUE), st.just(LONGER), st.binary(max_size=60).map(lambda b: frame(7) + b)), max_size=9)
+    st.lists(
+        st.one_of(st.just(VALUE), st.just(LONGER), st.binary(max_size=60).map(lambda b: prefix(7) + b)), max_size=9
+    )
 )
 def test_a_value_reads_alone_as_it_reads_among_others(values: list[bytes]) -> None:
-    rows, bad = LAYOUT.read_values(values)
-    alone = [LAYOUT.read_values([value]) for value in values]
+    rows, bad = READER.read_values(values)
+    alone = [READER.read_values([value]) for value in values]
     assert bad == [n for n, (_, lost) in enumerate(alone) if lost]
     read = [frame for frame, lost in alone if not lost]
     assert rows.equals(pl.concat(read) if read else rows.clear())
@@ -320,22 +322,22 @@ def test_a_value_reads_alone_as_it_reads_among_others(values: list[bytes]) -> No
 @given(st.data())
 def test_values_with_any_bytes_changed_or_cut_never_raise(data: st.DataObject) -> None:
     value = bytearray(VALUE)
-    for at in data.draw(st.lists(st.integers(FRAME.size, len(value) - 1), max_size=4)):
+    for at in data.draw(st.lists(st.integers(PREFIX.size, len(value) - 1), max_size=4)):
         value[at] = data.draw(st.integers(0, 255))
-    cut = bytes(value[: data.draw(st.integers(FRAME.size, len(value)))])
-    rows, bad = LAYOUT.read_values([VALUE, cut, VALUE])
+    cut = bytes(value[: data.draw(st.integers(PREFIX.size, len(value)))])
+    rows, bad = READER.read_values([VALUE, cut, VALUE])
     assert rows.height == 3 - len(bad)
     assert_rows(rows[[0, -1]], [RECORD, RECORD])
 
 
 def test_a_value_that_reads_is_what_fastavro_reads_wherever_its_encoding_is_canonical() -> None:
     """Bytes that another writer would not write for what is read may differ: fastavro and Polars disagree on them."""
-    for at in range(FRAME.size, len(VALUE)):
+    for at in range(PREFIX.size, len(VALUE)):
         for byte in {0, 1, 2, 3, 4, 7, 0x7F, 0x80, 0x81, 0xFF, VALUE[at] ^ 1, VALUE[at] ^ 0x80}:
             changed = VALUE[:at] + bytes([byte]) + VALUE[at + 1 :]
-            rows, bad = LAYOUT.read_values([changed])
+            rows, bad = READER.read_values([changed])
             if bad:
                 continue
             row = rows.row(0, named=True)
             if encode(THING, row) == changed:
-                assert same(row, fastavro.schemaless_reader(io.BytesIO(changed[FRAME.size :]), THING.parsed, None))
+                assert same(row, fastavro.schemaless_reader(io.BytesIO(changed[PREFIX.size :]), THING.parsed, None))

@@ -96,8 +96,8 @@ class Partition:
         #: Bytes of dead letters that wait for the next flush.
         self.unwritten = 0
 
-    def take(self, rows: Rows) -> int:
-        """Take rows in; returns how many of their offsets were new.
+    def take(self, rows: Rows) -> None:
+        """Take rows in.
 
         Raises
         ------
@@ -111,7 +111,7 @@ class Partition:
         if rows.start > self.next:
             raise LogGap(f"{self._where}: offsets {self.next} to {rows.start - 1} were not delivered")
         if rows.next <= self.next:
-            return 0
+            return
         self._bad.add(rows.dead, self.next)
         events, dead, ticks = self._columns.numbered(rows.events, self._texts), rows.dead, rows.ticks
         if self.next < self._written < rows.next:
@@ -126,9 +126,7 @@ class Partition:
         elif rows.next > self._written:
             self._dead += dead
             self.unwritten += sum(letter.memory for letter in dead)
-        new = rows.next - max(self.next, self._written)
         self.next, self.unknown, self._newest_schema = rows.next, rows.unknown, rows.newest_schema
-        return max(0, new)
 
     def _add(self, events: Events, ticks: Sequence[Tick]) -> None:
         offsets = events.cells[:, OFFSET]

@@ -27,7 +27,7 @@ from streams.missing_schemas import Awaited
 from streams.positions import Position
 from streams.topics import topics
 from streams.transport.app import BatchApp
-from streams.transport.consumer import passes
+from streams.transport.consumer import is_transient
 from streams.transport.sending import LARGEST_BODY, Packed, Sender
 from streams.waiting import KAFKA, kafka_away
 from streams.wire.column_writer import Columns, encode_bodies
@@ -108,7 +108,9 @@ class Processor(BatchWorker[Partition, Rows]):
                 one.fresh |= state.owes
         self.taken()
         if changes:
-            await self._written(changes)
+            feed = self._sources[assigned[0].place.topic].feed.name
+            said = f"{feed}: Kafka has not taken its windows and dead letters yet; they are sent again until it does"
+            await self.write_patiently([*changes], self._written(changes), lambda: said)
 
     def _changes(
         self, states: Mapping[Assigned[Partition], Partition], now: float
@@ -144,7 +146,7 @@ class Processor(BatchWorker[Partition, Rows]):
             return [one for one in changes if one.current]
 
         async for attempt in AsyncRetrying(
-            **KAFKA.retrying(passes, kafka_away(self.transport.cluster), wanted=lambda: bool(current())),
+            **KAFKA.retrying(is_transient, kafka_away(self.transport.cluster), wanted=lambda: bool(current())),
             retry_error_callback=lambda _: None,
         ):
             with attempt:

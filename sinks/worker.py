@@ -39,9 +39,6 @@ log = logging.getLogger("citystream")
 SMALL = 10_000
 #: Seconds for which rows of few are gathered: all topics are flushed about the same time.
 GATHERED_SECONDS = 0.05
-#: Seconds that an insert may take before its topic is paused and shown as such. A usual one takes some milliseconds.
-PATIENCE = 2.0
-
 
 #: Inserts rows into the columns of a table and returns when they are stored, or no longer wanted.
 Insert = Callable[[str, Sequence[TableColumn], pl.DataFrame, Callable[[], bool]], Awaitable[None]]
@@ -138,8 +135,6 @@ class Sink(BatchWorker[Reading, Read]):
         self._writer = writer
         self._threads = ThreadPoolExecutor(len(ways), "insert")
         self._progress = Gathered(self._insert, "raw.progress", PROGRESS)
-        #: Topics of which ClickHouse does not take the rows, and what is said of them.
-        self._stuck: dict[str, str] = {}
         super().__init__(transport, {topic: topic for topic in self._lanes})
 
     def begin(self, one: Assigned[Reading]) -> Reading:
@@ -155,10 +150,6 @@ class Sink(BatchWorker[Reading, Read]):
         """Let the rows of a run wait for the next flush."""
         state.take(run, read)
 
-    def waits(self, state: Reading) -> str:
-        """That ClickHouse does not take the rows there are."""
-        return self._stuck.get(state.lane.topic, "")
-
     def unwritten(self, state: Reading) -> int:
         """Bytes of its rows."""
         return state.unwritten
@@ -166,8 +157,7 @@ class Sink(BatchWorker[Reading, Read]):
     async def flush(self, assigned: Sequence[Assigned[Reading]]) -> None:
         """Insert what waits, wait for the acknowledgement, then let the positions be committed.
 
-        While the server does not take it, no more is read of its topic, and it is given up when all its partitions have
-        been taken away.
+        It is given up when all partitions of the topic have been taken away.
         """
         frames: dict[Lane, list[pl.DataFrame]] = {}
         without: list[tuple[str, int, int, int]] = []
@@ -181,26 +171,16 @@ class Sink(BatchWorker[Reading, Read]):
         self.taken()
         if frames or without:
             await self.transport.unchanged({one.place.topic for one in positions})
-        storing = asyncio.create_task(self._store(frames, without, positions))
-        await asyncio.wait([storing], timeout=PATIENCE)
-        if not storing.done():
-            for lane in {self._lanes[one.place.topic] for one in positions}:
-                self._stuck[lane.topic] = f"{lane.topic}: ClickHouse has not taken rows yet ({self._refusal(lane)})"
-            self.taken()
-            for one in positions:
-                async with one.lock:
-                    await self.take_what_waits(one)
-        try:
-            await storing
-        finally:
-            for one in positions:
-                self._stuck.pop(one.place.topic, None)
+        if positions:
+            lane = self._lanes[assigned[0].place.topic]
+            storing = self._store(frames, without, positions)
+            await self.write_patiently([*positions], storing, lambda: self._refusal(lane))
 
     def _refusal(self, lane: Lane) -> str:
         """What is known of why the rows of a lane are not taken."""
         said = (self._writer.refusals.get(table) for table in (lane.table, "raw.progress", "raw.control"))
         slow = f"{lane.table} takes them slowly; see why: citystream sql --user operator 'SHOW PROCESSLIST'"
-        return next(filter(None, said), slow)
+        return f"{lane.topic}: ClickHouse has not taken rows yet ({next(filter(None, said), slow)})"
 
     async def _store(
         self,

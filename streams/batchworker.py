@@ -40,6 +40,9 @@ FLUSH_SOON_BYTES, MOST_BYTES = 32 * 2**20, 64 * 2**20
 WEIGHED_BYTES = 2**20
 #: Seconds between two looks whether a partition can go on: they begin with the one and grow to the other.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.25, 2.0
+#: Seconds that writing the results of a flush may take before its feed is paused and shown as such. Usual are some
+#: milliseconds.
+WRITING_PATIENCE_SECONDS = 2.0
 #: After these nothing the process holds can be trusted, whichever feed they came up in.
 NOT_ALONE = (LogGap, MemoryError)
 
@@ -127,6 +130,8 @@ class BatchWorker(Generic[S, R]):
         self._behind: set[TopicPartition] = set()
         self._came: set[str] = set()
         self._flushed_at: dict[str, float] = {}
+        #: The feeds whose results are not taken for now, and what is said of them.
+        self._not_taken: dict[str, str] = {}
         self._unweighed = WEIGHED_BYTES
         self._due = asyncio.Event()
         self._soon: set[str] = set()
@@ -155,20 +160,41 @@ class BatchWorker(Generic[S, R]):
         """How long what comes of a feed may wait for a pass while more comes."""
         return LOOK_EVERY
 
-    def waits(self, _: S, /) -> str:
-        """Why a state can take nothing for now; empty if it can."""
-        return ""
-
     def unwritten(self, state: S) -> int:
         """Bytes of a state that wait for the next flush."""
         raise NotImplementedError
 
     async def flush(self, assigned: Sequence[Assigned[S]]) -> None:
-        """Write what changed in the partitions of a feed, then say of each what may be committed (``flushed``).
-
-        ``taken`` says when a state gave up what waited.
-        """
+        """Write what changed in the partitions of a feed (``write_patiently``), then say of each what may be committed
+        (``flushed``)."""
         raise NotImplementedError
+
+    async def write_patiently(
+        self, assigned: Sequence[Assigned[S]], writing: Coroutine[Any, Any, None], why: Callable[[], str]
+    ) -> None:
+        """Return when the results of a flush are acknowledged; for ``flush``, once it has ``taken`` what waited.
+
+        A feed that waits long for it is paused meanwhile: no more is read of it, what waits of it makes no other feed
+        wait, and it is shown with the reason. ``why`` says then what is not taken.
+        """
+        acknowledged = asyncio.create_task(writing)
+        await asyncio.wait([acknowledged], timeout=WRITING_PATIENCE_SECONDS)
+        feeds = {self._feeds[one.place.topic] for one in assigned}
+        if not acknowledged.done():
+            self._not_taken |= dict.fromkeys(feeds, why())
+            self.taken()
+            for one in assigned:
+                async with one.lock:
+                    await self.take_what_waits(one)
+        try:
+            await acknowledged
+        finally:
+            for feed in feeds:
+                self._not_taken.pop(feed, None)
+
+    def _waits(self, one: Assigned[S]) -> str:
+        """Why a partition's state can take nothing for now; empty if it can."""
+        return self._not_taken.get(self._feeds[one.place.topic], "")
 
     def begun(self) -> list[Assigned[S]]:
         """The partitions of which something has come since the assignment."""
@@ -185,7 +211,7 @@ class BatchWorker(Generic[S, R]):
                 await asyncio.wait_for(self._taken.wait(), LOOK_EVERY.total_seconds())
 
     def _unwritten(self, one: Assigned[S]) -> int:
-        if self.waits(one.state):
+        if self._waits(one):
             return 0
         return self.unwritten(one.state) + (0 if one.paused else one.waiting)
 
@@ -224,8 +250,9 @@ class BatchWorker(Generic[S, R]):
         if not one.paused:
             self._note_end(place, run)
             if one.waiting >= AT_ONCE_BYTES:
-                await self._hands.acquire()
-                self._work(self._take(one))
+                begins = asyncio.Event()
+                self._work(self._take(one, begins))
+                await begins.wait()
 
     def _work(self, doing: Coroutine[Any, Any, None]) -> None:
         async def work() -> None:
@@ -235,21 +262,25 @@ class BatchWorker(Generic[S, R]):
         self._working.add(task)
         task.add_done_callback(self._working.discard)
 
-    async def _take(self, one: Assigned[S]) -> None:
-        """Take what waits of a partition."""
+    async def _take(self, one: Assigned[S], begins: asyncio.Event) -> None:
+        """Take what waits of a partition; ``begins`` is set when a hand is free for it.
+
+        Whoever needs both waits for the lock first: a hand that waited for a partition would be missed by the others.
+        """
         try:
             with self._alone(self._feeds[one.place.topic]):
-                async with one.lock:
+                async with one.lock, self._hands:
+                    begins.set()
                     if one.begun and not one.paused:
                         await self.take_what_waits(one)
         finally:
-            self._hands.release()
+            begins.set()
 
     async def _pass(self, assigned: Sequence[Assigned[S]]) -> None:
         """Take what waits of a feed, of all partitions that do not have to wait."""
-        async with self._hands, locked(assigned):
+        async with locked(assigned), self._hands:
             ready = [one for one in assigned if one.runs and not one.paused]
-            waiting = [(one, one.state, *joined(one.runs)) for one in ready if not self.waits(one.state)]
+            waiting = [(one, one.state, *joined(one.runs)) for one in ready if not self._waits(one)]
             for _, same in groupby(waiting, lambda each: each[0].place.topic):
                 for together in pieces(same, lambda each: each[2].records):
                     with suppress(NotYet):
@@ -271,7 +302,7 @@ class BatchWorker(Generic[S, R]):
         """Take runs in their order, together if they can be; pause the partition where one has to wait, and else let
         it go on."""
         reason, together = "", True
-        while one.begun and not (reason := self.waits(one.state)) and one.runs:
+        while one.begun and not (reason := self._waits(one)) and one.runs:
             run, count = joined(one.runs) if together else (one.runs[0], 1)
             try:
                 await asyncio.to_thread(self._read_and_take, [(one.state, run)])
@@ -301,7 +332,7 @@ class BatchWorker(Generic[S, R]):
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             with self._alone(feed):
-                async with self._hands, one.lock:
+                async with one.lock, self._hands:
                     if one.begun:
                         await self.take_what_waits(one)
 

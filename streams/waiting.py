@@ -67,13 +67,13 @@ class Waiting:
 
     def retrying(
         self,
-        passes: Callable[[BaseException], bool],
+        transient: Callable[[BaseException], bool],
         words: Callable[[BaseException], str],
         *,
         longest: float = 30.0,
         wanted: Callable[[], bool] = always,
     ) -> dict[str, Any]:
-        """What tenacity takes to call again, at growing pauses, while an error ``passes`` and it is ``wanted``.
+        """What tenacity takes to call again, at growing pauses, while an error is ``transient`` and it is ``wanted``.
 
         ``words`` say of an error what does not work; ``longest`` is the longest pause in seconds.
         """
@@ -83,7 +83,7 @@ class Waiting:
 
         def again(state: RetryCallState) -> bool:
             error = failed(state)
-            if error is not None and passes(error):
+            if error is not None and transient(error):
                 return True
             self.end(state)
             return False
@@ -126,7 +126,7 @@ def until_kafka_answers(
 ) -> T:
     """Call what asks through kafka-python until the brokers answer; its error, when it is not ``wanted`` any more."""
 
-    def passes(error: BaseException) -> bool:
+    def is_transient(error: BaseException) -> bool:
         return isinstance(error, KafkaError | OSError)
 
-    return Retrying(**waiting.retrying(passes, kafka_away(cluster), wanted=wanted))(call)
+    return Retrying(**waiting.retrying(is_transient, kafka_away(cluster), wanted=wanted))(call)

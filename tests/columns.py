@@ -76,6 +76,8 @@ class Staged(Partition):
 
 
 def process(partition: Staged, run: Run) -> int:
-    """Read a run and take it in; returns how many records were new."""
+    """Read a run and take it in; returns how many offsets come after those that an earlier worker processed."""
+    before = max(partition.next, partition.start.processed)
     (rows,) = partition.reader.read([(partition, run)])
-    return partition.take(rows)
+    partition.take(rows)
+    return max(0, partition.next - before)

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 import faust
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError as AiokafkaError
 
 from streams import checkpoints
 from streams.assignment import Assigned, TopicPartition
@@ -27,7 +27,7 @@ from streams.position_repair import out_of_range
 from streams.positions import Answer, Known, Position, PositionProblem, check_agreement, resume
 from streams.topic_watch import Watch
 from streams.topics import Topic, TopicProblem, wait_for_kafka
-from streams.transport.consumer import Consumer, Transport, passes
+from streams.transport.consumer import Consumer, Transport, is_transient
 from streams.transport.fetching import deliver_runs
 from streams.transport.membership import NameTaken
 from streams.transport.sending import Sender
@@ -240,8 +240,8 @@ class BatchApp(faust.App):
                 KAFKA.end(CLIENTS)
         except NameTaken as taken:
             end_process(taken)
-        except KafkaError as error:
-            if not passes(error):
+        except AiokafkaError as error:
+            if not is_transient(error):
                 end_process(f"Kafka does not let the {self.group} go on: {error!r}; its user may lack a right")
             KAFKA.begin(CLIENTS, f"Kafka does not let the {self.group} go on ({error!r}); it will be tried again")
 
@@ -253,13 +253,12 @@ class BatchApp(faust.App):
     async def decide_positions(self, answers: Mapping[TopicPartition, Answer]) -> dict[TopicPartition, Position]:
         """Where to read partitions from, given what the brokers say of each.
 
-        The feed of a partition is stopped, and nothing decided for it, if its topic is not what it was, its position
-        cannot be trusted, or another worker goes by another definition of it. The process ends where checkpoints or the
-        other worker's positions are of a newer release.
+        The feed of a partition is stopped, and nothing decided for it, if its position cannot be trusted or another
+        worker goes by another definition of it. The process ends where checkpoints or the other worker's positions are
+        of a newer release.
         """
-        unchanged = await self.stop_changed(self.watch.began)
         try:
-            known = await asyncio.to_thread(self._known, {p: a for p, a in answers.items() if p.topic in unchanged})
+            known = await asyncio.to_thread(self._known, answers)
             others = await self._positions_of_others()
         except PositionProblem as problem:
             end_process(problem)

@@ -12,18 +12,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from aiokafka.consumer import consumer as clients
 from aiokafka.errors import (
     CommitFailedError,
+    GroupAuthorizationFailedError,
     IllegalStateError,
-    KafkaError,
     KafkaTimeoutError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
+from aiokafka.errors import KafkaError as AiokafkaError
 from aiokafka.structs import OffsetAndMetadata
 from aiokafka.structs import TopicPartition as ClientPartition
 from faust.transport.drivers import aiokafka as driver
@@ -32,6 +33,7 @@ from tenacity import AsyncRetrying
 
 from streams import checkpoints
 from streams.assignment import Assigned, TopicPartition
+from streams.ending import EX_CONFIG, Stop
 from streams.lifecycle import Moment, Stage, tell
 from streams.positions import Answer, Position
 from streams.transport.membership import MemberCoordinator, NameTaken
@@ -51,13 +53,27 @@ REQUEST_MS = 90_000
 UNTIL_TAKEN = 86_400.0
 
 
-def passes(error: BaseException) -> bool:
-    """Whether an error of Kafka's goes away when one waits for the brokers."""
-    return isinstance(error, KafkaError) and (bool(error.retriable) or isinstance(error, KafkaTimeoutError))
+class PositionRefused(Stop):
+    """The brokers will never take the positions of a topic."""
+
+    code = EX_CONFIG
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether an error of aiokafka goes away when one waits for the brokers."""
+    return isinstance(error, AiokafkaError) and (bool(error.retriable) or isinstance(error, KafkaTimeoutError))
 
 
 def _plain(place: tuple[str, int]) -> ClientPartition:
     return ClientPartition(*place)
+
+
+@dataclass
+class Committed:
+    """What came of a commit: the partitions it was taken of, and the topics it never will be, each with the reason."""
+
+    taken: list[TopicPartition] = field(default_factory=list)
+    refused: dict[str, AiokafkaError] = field(default_factory=dict)
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -89,30 +105,40 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """
         await self.sleep(0)
 
-    async def commit_positions(self, positions: Mapping[TopicPartition, Position]) -> list[TopicPartition]:
-        """Commit what is assigned of these; gives those that the brokers took."""
-        return cast("list[TopicPartition]", await self.call_thread(self._commit_positions, positions))
+    async def commit_positions(self, positions: Mapping[TopicPartition, Position]) -> Committed:
+        """Commit what is assigned of these: in one request, and by topic where the brokers refuse one of them."""
+        return cast("Committed", await self.call_thread(self._commit_positions, positions))
 
-    async def _commit_positions(self, positions: Mapping[TopicPartition, Position]) -> list[TopicPartition]:
+    async def _commit_positions(self, positions: Mapping[TopicPartition, Position]) -> Committed:
         assigned = self.assignment()
         offsets = {
             _plain(place): OffsetAndMetadata(position.processed, position.metadata())
             for place, position in positions.items()
             if place in assigned
         }
+        done = Committed()
         if not offsets:
-            return []
+            return done
         try:
             await self._ensure_consumer().commit(offsets)
         except CommitFailedError:
             log.info("A commit came after a rebalance; its events will be processed again")
-            return []
-        except KafkaError as error:
-            if not passes(error):
-                await self.app.crash(error)
-            KAFKA.begin(CLIENTS, f"Kafka did not take a commit ({error}); it will be tried again")
-            return []
-        return [place for place in positions if _plain(place) in offsets]
+        except GroupAuthorizationFailedError as error:
+            await self.app.crash(error)
+        except AiokafkaError as error:
+            topics = dict.fromkeys(place.topic for place in offsets)
+            if is_transient(error):
+                KAFKA.begin(CLIENTS, f"Kafka did not take a commit ({error}); it will be tried again")
+            elif len(topics) == 1:
+                done.refused |= dict.fromkeys(topics, error)
+            else:
+                for topic in topics:
+                    alone = await self._commit_positions({p: one for p, one in positions.items() if p.topic == topic})
+                    done.taken += alone.taken
+                    done.refused |= alone.refused
+        else:
+            done.taken += [place for place in positions if _plain(place) in offsets]
+        return done
 
     def assignment(self) -> Set[TP]:
         """Partitions of the present assignment; none while there is no client yet.
@@ -161,7 +187,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def committed(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, Answer]:
         """What the brokers say of each partition."""
-        asking = AsyncRetrying(**KAFKA.retrying(passes, kafka_away(self.app.cluster)))
+        asking = AsyncRetrying(**KAFKA.retrying(is_transient, kafka_away(self.app.cluster)))
         return cast("dict[TopicPartition, Answer]", await self.call_thread(asking, self._committed, list(places)))
 
     async def _committed(self, places: list[TopicPartition]) -> dict[TopicPartition, Answer]:
@@ -185,6 +211,8 @@ class Consumer(driver.Consumer):
         #: The partitions that are read, since the last assignment.
         self.assigned: dict[TopicPartition, Assigned[Any]] = {}
         self._one_commit = asyncio.Lock()
+        #: The topics of which the brokers take no position.
+        self._refused: set[str] = set()
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -236,12 +264,13 @@ class Consumer(driver.Consumer):
 
         1. A flush has left in ``Assigned.flushed`` the position up to which all results are acknowledged.
         2. The topics are seen to be those they were when that was read; the feed of one that is not is stopped.
-        3. The brokers take the commit, from a member of the group and for its assignment (``MemberCoordinator``).
+        3. The brokers take the commit, from a member of the group and for its assignment (``MemberCoordinator``). The
+           feed of a topic of which they never will is stopped.
         4. What they took is noted, unless the partition was taken away meanwhile.
         5. It is kept a second time, as a checkpoint; nothing waits for that to be acknowledged.
         """
         async with self._one_commit:
-            due = [one for one in self.assigned.values() if one.due]
+            due = [one for one in self.assigned.values() if one.due and one.place.topic not in self._refused]
             if not due:
                 return False
             unchanged = await self.app.stop_changed({one.place.topic for one in due})
@@ -250,14 +279,22 @@ class Consumer(driver.Consumer):
             if not positions:
                 return False
             tell(Moment(Stage.COMMITTING))
-            taken = await self._client.commit_positions(positions)
+            done = await self._client.commit_positions(positions)
+            self._stop_refused(done.refused)
             for one in wanted:
-                if one.place in taken:
+                if one.place in done.taken:
                     one.committed = positions[one.place]
                     tell(Moment(Stage.COMMITTED, one.place, next=one.committed.processed))
-            kept = [checkpoints.record((self.app.conf.id, *place), positions[place]) for place in taken]
+            kept = [checkpoints.record((self.app.conf.id, *place), positions[place]) for place in done.taken]
             await send_unwaited(self.app.producer, checkpoints.TOPIC, kept, "A checkpoint")
-            return bool(taken)
+            return bool(done.taken)
+
+    def _stop_refused(self, refused: Mapping[str, AiokafkaError]) -> None:
+        self._refused |= refused.keys()
+        for topic, error in refused.items():
+            group = self.app.conf.id
+            problem = f"{topic}: Kafka takes no position of the {group} there ({error!r}); its user may lack a right"
+            self.app.worker.stop(topic, PositionRefused(f"{problem}, see: citystream rights"))
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """A partition that is taken away has no position, and what was flushed of it is no longer ours to commit."""

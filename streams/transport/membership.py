@@ -12,12 +12,12 @@ from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.errors import (
     GroupLoadInProgressError,
     IllegalGenerationError,
-    KafkaError,
     NoError,
     RebalanceInProgressError,
     UnknownError,
     UnknownMemberIdError,
 )
+from aiokafka.errors import KafkaError as AiokafkaError
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
 
@@ -34,7 +34,7 @@ FENCED = 82
 MEETING = 3
 
 
-class NameTaken(KafkaError, Stop):
+class NameTaken(AiokafkaError, Stop):
     """Another process works under the instance name of this one."""
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError as AiokafkaError
 
 from streams.deadletters import DeadLetter
 from streams.wire.column_writer import Body
@@ -55,7 +55,7 @@ async def send_unwaited(producer: Any, topic: str, records: Sequence[tuple[bytes
     try:
         for key, value in records:
             (await producer._ensure_producer().send(topic, key=key, value=value)).add_done_callback(check)
-    except KafkaError as error:
+    except AiokafkaError as error:
         note(error)
 
 

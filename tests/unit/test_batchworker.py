@@ -10,13 +10,14 @@ from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sinks import worker as sink_worker
+from processors.worker import Processor
 from sinks.topic_rows import Read, Unread
 from sinks.worker import Sink
 from streams import batchworker
@@ -25,7 +26,10 @@ from streams.batchworker import FLUSH_SOON_BYTES, MOST_BYTES, BatchWorker
 from streams.ending import Stop
 from streams.missing_schemas import NotYet
 from streams.positions import LogGap, first
+from streams.transport.sending import Sender
 from streams.wire.fetched_batches import Run
+from tests.reference import batches
+from tests.reference.toy import CATALOGUE, FEED, value
 from tests.transport import Here
 
 HERE = TopicPartition("toy", 0)
@@ -64,8 +68,7 @@ async def took(
     one = worker.transport.assigned[place]
     await worker.receive(place, Run(*place, start, end, ()))
     if one.begun and at_once:
-        await worker._hands.acquire()
-        await worker._take(one)
+        await worker._take(one, asyncio.Event())
 
 
 def taken(between: Callable[[Here], None]) -> dict[TopicPartition, list[int]]:
@@ -460,9 +463,87 @@ def test_a_feed_that_is_flushed_at_once_again_and_again_keeps_no_other_from_its_
     asyncio.run(asyncio.wait_for(work(), 60))
 
 
+class Blocked(Counting):
+    """Reads one topic only when it is told to, in two threads."""
+
+    def __init__(self, transport: Here) -> None:
+        super().__init__(transport)
+        self._feeds = {"toy": "toy", "other": "other"}
+        self._hands = asyncio.Semaphore(2)
+        self.free.set()
+        self.go_on = threading.Event()
+
+    def read(self, waiting: Sequence[tuple[list[int], Run]], /) -> list[Run]:
+        if waiting[0][1].topic == "toy":
+            assert self.go_on.wait(60)
+        return super().read(waiting)
+
+
+def test_one_partition_of_a_backlog_leaves_threads_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it takes long to read, more comes of it, and its feed is to be flushed."""
+    monkeypatch.setattr(batchworker, "AT_ONCE_BYTES", 0)
+    other = TopicPartition("other", 0)
+
+    async def work() -> None:
+        worker = Blocked(Here(HERE, other))
+        coming = [asyncio.create_task(worker.receive(HERE, Run(*HERE, at, at + 1, ()))) for at in range(3)]
+        await asyncio.sleep(0)
+        flushing = asyncio.create_task(worker._flush_feed("toy"))
+        await asyncio.sleep(0)
+        await worker.receive(other, Run(*other, 0, 1, ()))
+        while worker.transport.assigned[other].runs:  # noqa: ASYNC110 - what it looks at tells nobody
+            await asyncio.sleep(0.001)
+        assert worker.transport.assigned[HERE].state == []
+        worker.go_on.set()
+        await asyncio.gather(flushing, *coming, *worker._working)
+        assert worker.transport.assigned[HERE].state == [0]
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - what it looks at tells nobody
+        await asyncio.sleep(0.001)
+
+
+class Unanswered(Here):
+    """A transport whose brokers acknowledge nothing until they are told to."""
+
+    def __init__(self, *places: TopicPartition) -> None:
+        super().__init__(*places)
+        self.acknowledges = asyncio.Event()
+
+    def sender(self) -> Any:
+        nothing = AsyncMock(spec=Sender)
+        nothing.settle.side_effect = self.acknowledges.wait
+        return nothing
+
+
+def test_windows_that_kafka_does_not_take_pause_their_feed_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batchworker, "WRITING_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(batchworker, "SHORTEST_PAUSE", 0.001)
+
+    async def work() -> None:
+        transport = Unanswered()
+        transport.assign({HERE: first("id", FEED.definition, 0)})
+        processor = Processor(transport, {"toy": FEED}, CATALOGUE)
+        await processor.receive(HERE, batches.run(batches.batch([(b"d-1", value(), [])], 0)))
+        flushing = asyncio.create_task(processor._flush_feed("toy"))
+        await until(lambda: bool(transport.paused))
+        assert transport.paused[HERE].startswith("toy: Kafka has not taken its windows and dead letters yet")
+        assert processor._unwritten(transport.assigned[HERE]) == 0, "no other feed waits for it"
+        assert transport.flushed == {}
+        transport.acknowledges.set()
+        await flushing
+        await until(lambda: not transport.paused)
+        assert transport.flushed == {HERE: 1}
+
+    asyncio.run(asyncio.wait_for(work(), 60))
+
+
 def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other's rows are inserted and committed meanwhile; what was read of the first is inserted when it can be."""
-    monkeypatch.setattr(sink_worker, "PATIENCE", 0.01)
+    monkeypatch.setattr(batchworker, "WRITING_PATIENCE_SECONDS", 0.01)
     monkeypatch.setattr(batchworker, "SHORTEST_PAUSE", 0.001)
     missing, free = TopicPartition("missing", 0), TopicPartition("free", 0)
     transport, there = Here(missing, free), threading.Event()
@@ -476,10 +557,6 @@ def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: p
 
     async def read(sink: Sink, place: TopicPartition, start: int) -> None:
         await took(sink, place, start, start + 10)
-
-    async def until(condition: Callable[[], bool]) -> None:
-        while not condition():  # noqa: ASYNC110 - what it looks at tells nobody
-            await asyncio.sleep(0.001)
 
     def flushed(place: TopicPartition, end: int) -> bool:
         return transport.flushed.get(place) == end

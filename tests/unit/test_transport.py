@@ -27,11 +27,12 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     IllegalGenerationError,
     IllegalStateError,
-    KafkaError,
     NodeNotReadyError,
     OffsetOutOfRangeError,
     RequestTimedOutError,
+    TopicAuthorizationFailedError,
 )
+from aiokafka.errors import KafkaError as AiokafkaError
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.structs import OffsetAndMetadata
 from aiokafka.structs import TopicPartition as ClientPartition
@@ -52,7 +53,7 @@ from streams.topics import TopicProblem, TopicState
 from streams.transport import app as app_module
 from streams.transport import fetching
 from streams.transport.app import BatchApp
-from streams.transport.consumer import Consumer, ConsumerThread, Transport
+from streams.transport.consumer import Committed, Consumer, ConsumerThread, Transport
 from streams.transport.membership import MemberCoordinator
 from streams.waiting import CLIENTS, KAFKA
 from streams.wire.fetched_batches import Run
@@ -256,7 +257,8 @@ def commit(client: Commits, positions: dict[TopicPartition, Position], crashes: 
         thread._consumer = client
         found = await thread._commit_positions(positions)
         assert app.crashes == (crashes or [])
-        return found
+        assert found.refused == {}
+        return found.taken
 
     return with_app(work)
 
@@ -303,6 +305,38 @@ def test_a_commit_that_will_never_be_taken_ends_the_process() -> None:
     assert commit(Commits(TP0, error=error), BOTH, crashes=[error]) == []
 
 
+def test_a_topic_of_which_no_position_is_taken_stops_its_feed_and_no_other() -> None:
+    """aiokafka raises for a whole request what is wrong with one topic of it."""
+    other, error = TopicPartition("other", 0), TopicAuthorizationFailedError({"toy"})
+
+    class Refusing(Commits):
+        async def commit(self, offsets: Any) -> None:
+            self.taken.append(offsets)
+            if any(place.topic == "toy" for place in offsets):
+                raise error
+
+    async def work(app: App) -> None:
+        client, app.producer = Refusing(TP0, other), Kept()
+        thread = app.batch_consumer._client
+        thread._consumer = client
+        thread.call_thread = lambda call, *words: call(*words)
+        for place in (TP0, other):
+            one: Assigned[Any] = Assigned(place, position(0), position(0))
+            app.batch_consumer.assigned[place], one.flushed = one, position(20)
+        assert await app.batch_consumer.commit()
+        assert app.crashes == []
+        assert app.worker.stops.keys() == {"toy"}
+        said = "toy: Kafka takes no position of the processor there (TopicAuthorizationFailedError("
+        assert str(app.worker.stops["toy"]).startswith(said)
+        assert app.batch_consumer.assigned[other].due is None
+        asked = len(client.taken)
+        app.pause(TP0, "no right")
+        assert not await app.batch_consumer.commit()
+        assert len(client.taken) == asked, "it is not asked again and again"
+
+    with_app(work)
+
+
 class Client:
     """The thread of a consumer with these partitions, whose commits are taken for some of them."""
 
@@ -318,10 +352,10 @@ class Client:
     def assignment(self) -> set[TP]:
         return {TP(*place) for place in self.places}
 
-    async def commit_positions(self, positions: dict[TopicPartition, Position]) -> list[TopicPartition]:
+    async def commit_positions(self, positions: dict[TopicPartition, Position]) -> Committed:
         self._app.done.append("committed")
         self.commits.append(dict(positions))
-        return [place for place in positions if place in self.takes]
+        return Committed([place for place in positions if place in self.takes])
 
     async def committed(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, Answer]:
         return {place: Answer(20, replace(position(20, 12), topic_id=str(ID)).metadata(), 3, 40) for place in places}
@@ -591,7 +625,7 @@ def test_an_error_of_a_task_of_aiokafka_is_raised_where_somebody_looks(broken: s
     if broken == "neither":
         asyncio.run(looking)
     else:
-        with pytest.raises(KafkaError, match={"coordinator": "processor", "fetcher": "data retrieval"}[broken]):
+        with pytest.raises(AiokafkaError, match={"coordinator": "processor", "fetcher": "data retrieval"}[broken]):
             asyncio.run(looking)
 
 
@@ -731,6 +765,7 @@ def test_a_partition_whose_position_cannot_be_trusted_stops_its_feed_and_is_not_
     async def work(app: App) -> None:
         client = Client(app, TP0)
         await app.batch_consumer.perform_seek()
+        assert app.done == ["seen"], "one look at the topics"
         assert "the feed's definition changed" not in str(app.worker.stops)
         assert app.assigned[TP0].start.processed == 20
         app.watch.began = {"toy": TopicState(uuid4(), 2)}

@@ -13,7 +13,7 @@ from operations.redriving.corrections import CorrectionProblem
 from schemas.catalogue import SchemaProblem
 from schemas.feed import DeclarationError
 from schemas.persisted import Newer
-from sinks.clickhouse import first_line
+from sinks.clickhouse import first_line, reason
 from streams.positions import PositionProblem
 from streams.topics import TopicProblem
 
@@ -33,7 +33,7 @@ def explained(error: Exception) -> tuple[str, int] | None:
         case KafkaError():
             return f"Kafka does not answer ({error}); see: citystream status", UNREACHABLE
         case ServerException():
-            return f"ClickHouse refused: {first_line(error)}", CHECK_FAILED
+            return f"ClickHouse refused: {reason(error)}", CHECK_FAILED
         case ClickHouseError() | EOFError():
             return f"ClickHouse does not answer ({first_line(error)}); see: citystream status", UNREACHABLE
         case SchemaProblem() | DeclarationError() | PositionProblem() | CorrectionProblem():

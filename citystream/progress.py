@@ -11,17 +11,12 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from operations.progress import OnProgress
 
 
-def progress() -> Progress:
-    """Bars on the terminal; nothing where there is none."""
-    console = Console(stderr=True)
-    shown = (TextColumn("{task.description:<10}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    return Progress(*shown, console=console, disable=not console.is_terminal)
-
-
 @contextmanager
 def heard() -> Iterator[OnProgress]:
-    """A bar for each step of a procedure, once it begins."""
-    with progress() as bars:
+    """A bar on the terminal for each step of a procedure, once it begins; nothing where there is no terminal."""
+    console = Console(stderr=True)
+    shown = (TextColumn("{task.description:<10}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*shown, console=console, disable=not console.is_terminal) as bars:
         begun: dict[str, TaskID] = {}
 
         def hear(step: str, done: int, total: int | None) -> None:

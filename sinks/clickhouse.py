@@ -153,7 +153,8 @@ def first_line(error: BaseException | None) -> str:
     return text.splitlines()[0].partition(" Maybe you meant")[0] if text else type(error).__name__
 
 
-def _reason(error: BaseException | None) -> str:
+def reason(error: BaseException | None) -> str:
+    """What an error says, and the command that helps where something is missing."""
     if getattr(error, "code", None) in UNPREPARED:
         return f"{first_line(error).rstrip('.')}; run: citystream init"
     return first_line(error)
@@ -182,7 +183,7 @@ def patiently(call: Callable[[], Any], waits: Waiting, wanted: Callable[[], bool
             time.sleep(min(left, NAP))
 
     def words(error: BaseException) -> str:
-        return f"ClickHouse cannot take data ({_reason(error)})"
+        return f"ClickHouse cannot take data ({reason(error)})"
 
     how = waits.retrying(passes, words, longest=LONGEST_PAUSE, wanted=wanted)
     return Retrying(**how, sleep=sleep, retry_error_callback=give_up)(call)
@@ -251,7 +252,7 @@ class Writer:
             patiently(lambda: self._execute(table, statement, data), self._waiting, wanted)
         except ServerException as error:
             raise Refused(
-                f"ClickHouse refuses rows for {table}, and nothing of them is committed: {_reason(error)} "
+                f"ClickHouse refuses rows for {table}, and nothing of them is committed: {reason(error)} "
                 f"(code {error.code})"
             ) from error
         finally:
@@ -261,6 +262,6 @@ class Writer:
         try:
             self._client.execute(statement, [data])
         except (Error, OSError, EOFError) as error:
-            self.refusals[table] = _reason(error)
+            self.refusals[table] = reason(error)
             self._client.disconnect()
             raise

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from schemas.feed import Aggregate, Feed
+from schemas.feed import Feed
+from sinks import before
 from sinks.clickhouse import Server, patiently, waiting
 from sinks.dialect import Dialect
 from sinks.ledger_views import ledger_views
+from sinks.shown import Ask, show, shown
 from sinks.sql import literal
-from sinks.tables import PARTS_PARTITION, aggregate_table, feed_columns, feed_tables, shared_tables
-from sinks.views import aggregate_view, conflict_view, feed_view, masked_view
+from sinks.tables import feed_columns, feed_tables, shared_tables
+from sinks.views import conflict_view, feed_view, masked_view
 from streams.generations import Generation
 
 #: Of all tables and views together: raised with every change that a release before does not understand.
 LAYOUT = 1
-#: Behind the name of a table while it is made anew; no declared name has capitals.
-OTHER = "_OTHER"
-#: Asks ClickHouse: a statement and its parameters.
-Ask = Callable[..., Any]
 
 
 def statements(feed: Feed, dialect: Dialect) -> list[str]:
@@ -38,17 +35,6 @@ def widened(ask: Ask, feed: Feed, timezone: str) -> list[str]:
         for column in feed_columns(feed, timezone)
         if column.type == f"Nullable({dict(kinds).get(column.name)})"
     ]
-
-
-def shown(ask: Ask, feed: Feed) -> dict[str, str]:
-    """The views of a feed's aggregates, declared or not, and which of its versions each of them shows."""
-    found = {}
-    views = "SELECT name, as_select FROM system.tables WHERE database = 'city' AND startsWith(name, %(prefix)s)"
-    for name, select in ask(views, {"prefix": f"{feed.name}_"}):
-        version = re.search(rf"\braw\.({name}(_v[0-9]+)?)\b", select)
-        if version and re.search(rf"\braw\.{feed.name}\b", select):
-            found[name] = version[1]
-    return found
 
 
 def settle(owner: Server, generations: Iterable[Generation]) -> None:
@@ -87,24 +73,6 @@ def layout(owner: Server, say: Callable[[str], None]) -> int:
     return max(1, int(found))
 
 
-def _partition(ask: Ask, aggregate: Aggregate, dialect: Dialect) -> None:
-    """Move the parts of a release that had no partitions into a table with them, which none that is there can be given.
-
-    The two change places in one step. Ended at any moment, it begins anew, or goes on where they have.
-    """
-    table, other = f"raw.{aggregate.topic}", f"raw.{aggregate.topic}{OTHER}"
-    keys = dict(ask("SELECT concat('raw.', name), partition_key FROM system.tables WHERE database = 'raw'"))
-    if keys[table] != PARTS_PARTITION:
-        ask(f"DROP TABLE IF EXISTS {other}{dialect.everywhere} SYNC")
-        ask(aggregate_table(aggregate, dialect, OTHER))
-        ask(f"INSERT INTO {other} SELECT * FROM {table}")
-        ask(f"EXCHANGE TABLES {table} AND {other}{dialect.everywhere}")
-    elif other not in keys:
-        return
-    ask(f"INSERT INTO {table} SELECT * FROM {other}")  # what came since is there as well
-    ask(f"DROP TABLE {other}{dialect.everywhere} SYNC")
-
-
 def migrate(owner: Server, feeds: Iterable[Feed], dialect: Dialect, say: Callable[[str], None]) -> None:
     """Create what is missing; waits for a server that is away.
 
@@ -125,14 +93,15 @@ def migrate(owner: Server, feeds: Iterable[Feed], dialect: Dialect, say: Callabl
         for statement in statements(feed, dialect):
             ask(statement)
         for aggregate in feed.aggregates:
-            _partition(ask, aggregate, dialect)
+            before.partition(ask, aggregate, dialect)
+        before.note_shown(ask, feed)
         for statement in widened(ask, feed, dialect.timezone):
             ask(statement)
         now, ((rows,),) = shown(ask, feed), ask(f"SELECT count() FROM raw.{feed.name}")
         unbuilt = [a for a in feed.aggregates if now.get(a.name, "" if rows else a.topic) != a.topic]
         for aggregate in feed.aggregates:
             if aggregate not in unbuilt:
-                ask(aggregate_view(feed, aggregate, dialect))
+                show(ask, feed, aggregate, dialect)
         if unbuilt:
             names = ", ".join(f"city.{aggregate.name}" for aggregate in unbuilt)
             say(f"not shown as declared: {names}; run: citystream rebuild {feed.name}")

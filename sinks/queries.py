@@ -94,6 +94,11 @@ def newly_quarantined(client: Client, minutes: int) -> dict[str, tuple[int, str]
     return {topic: (records, cause) for topic, records, cause in found}
 
 
+def withdrawn(client: Client) -> dict[str, str]:
+    """Who withdrew which publications."""
+    return dict(client.execute("SELECT publication, any(withdrawn_by) FROM raw.withdrawn GROUP BY publication"))
+
+
 def newest_windows(client: Client, aggregate: Aggregate, limit: int) -> list[dict[str, Any]]:
     """The newest windows of the last hour as the aggregate's view shows them."""
     return _rows(

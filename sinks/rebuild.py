@@ -7,7 +7,7 @@ always gone by the new definition, and the stream goes on behind it as after a r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from clickhouse_driver import Client
@@ -15,8 +15,7 @@ from clickhouse_driver import Client
 from schemas.feed import Aggregate, Feed
 from sinks.dialect import Dialect
 from sinks.sql import counted, is_late, literal, window_start_ms, written
-from sinks.tables import aggregate_table, late_column
-from sinks.views import aggregate_view
+from sinks.tables import aggregate_table
 from streams.positions import NO_EVENT_TIME, Position
 from streams.watermark import closes_at
 
@@ -194,12 +193,3 @@ def is_behind(client: Client, shown: str, other: str) -> bool:
         {"shown": shown, "other": other},
     )
     return bool(partitions)
-
-
-def show(client: Client, feed: Feed, gone: Iterable[str], dialect: Dialect) -> None:
-    """Let the views show what is declared, and drop those of aggregates that are gone."""
-    for aggregate in feed.aggregates:
-        client.execute(aggregate_view(feed, aggregate, dialect))
-    for name in gone:
-        client.execute(f"DROP VIEW IF EXISTS city.{name}{dialect.everywhere}")
-    client.execute(f"ALTER TABLE raw.{feed.name} MODIFY COLUMN {late_column(feed)}")

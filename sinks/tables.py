@@ -180,6 +180,12 @@ PROGRESS = [
     TableColumn("watermark", "Int64", "Maximum of event time whose parts are stored [ms]"),
 ]
 
+SHOWN = [
+    TableColumn("feed", "String", "Feed"),
+    TableColumn("aggregate", "String", "Aggregate, and view in city"),
+    TableColumn("topic", "String", "Topic, and table in raw, of the version it shows"),
+]
+
 REDRIVEN = [
     TableColumn("topic", "String", "Topic of the record"),
     TableColumn("source_partition", "UInt16", "Partition of the record"),
@@ -260,6 +266,13 @@ def shared_tables(dialect: Dialect) -> list[str]:
             "ReplacingMergeTree",
             "version",
             "Versions of the tables and views, as citystream init brought them to",
+        ),
+        dialect.table(
+            "raw.shown",
+            f"{_body(SHOWN)}, noted_at DateTime64(3, {zone}) DEFAULT now64(3) COMMENT 'When'",
+            "ReplacingMergeTree",
+            "feed, aggregate",
+            "Which windows the view of each aggregate shows; the row that came last counts",
         ),
         dialect.table(
             "raw.progress",

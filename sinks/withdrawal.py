@@ -15,10 +15,10 @@ from clickhouse_driver import Client
 
 from schemas.feed import Feed
 from sinks.dialect import Dialect
-from sinks.migrate import shown
 from sinks.rebuild import Rebuild
+from sinks.shown import shown
 from sinks.sql import literal
-from streams.positions import Known, Position, PositionProblem
+from streams.positions import Position, PositionProblem
 from streams.publications import Publication, Stretch
 
 #: Bytes of a statement at most: a publication among others' records has many stretches.
@@ -116,26 +116,3 @@ class Withdrawal:
 
     def _delete(self, where: str) -> None:
         self._client.execute(f"ALTER TABLE raw.{self._feed.name} DELETE WHERE {where} SETTINGS mutations_sync = 2")
-
-
-def withdrawn(client: Client) -> dict[str, str]:
-    """Who withdrew which publications."""
-    return dict(client.execute("SELECT publication, any(withdrawn_by) FROM raw.withdrawn GROUP BY publication"))
-
-
-def check_stored(publication: Publication, sink: Mapping[int, Known], processor: Mapping[int, Known]) -> None:
-    """Look whether both workers are past all records of a publication.
-
-    Raises
-    ------
-    PositionProblem
-        They are not.
-    """
-    for number, some in publication.stretches.items():
-        last = max(end for _, end in some)
-        for known in (sink[number], processor[number]):
-            if (known.committed or 0) <= last:
-                raise PositionProblem(
-                    f"{known.where}: the records of {publication.file} end at offset {last} and the position is "
-                    f"{known.committed or 0}; let the {known.worker} catch up (see: citystream lag), then try again"
-                )

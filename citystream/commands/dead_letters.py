@@ -6,7 +6,6 @@ Only where they are published again is loaded what it takes: the compiled decode
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime
@@ -18,21 +17,15 @@ import typer
 
 from citystream.commands.output import Output, OutputOption, show
 from citystream.installation import Installation
-from citystream.progress import progress
+from citystream.progress import heard
 from citystream.settings import SettingsError
-from operations.redriving.arrival import await_sink
-from operations.redriving.corrections import Correction, CorrectionProblem, exported, read_corrections
+from operations.redriving.corrections import Correction, exported, read_corrections
 from operations.redriving.outcome import Outcome, Result
 from schemas.record_codec import NotDecodable, decode
 from schemas.verdict import instant_ms
 from sinks.quarantine import Place, Quarantine, Selection, reader_of
 from sinks.queries import quarantine, quarantined_record
 from streams import deadletters
-from streams.generations import sources
-from streams.publisher import new_producer
-
-#: Problems of a file of corrections that are named.
-SHOWN = 20
 
 FeedsArgument = Annotated[list[str] | None, typer.Argument(help="Of which feeds; all unless given.")]
 CauseOption = Annotated[str | None, typer.Option(help="Only those with this in their cause.")]
@@ -156,36 +149,16 @@ def redrive(  # noqa: PLR0913, PLR0917
 
     Example: citystream dead-letters redrive police_incident --cause "not in the catalogue" --dry-run
     """
-    from operations.redriving.redrive import Redrive  # noqa: PLC0415
+    from operations.redriving import redrive as procedure  # noqa: PLC0415
 
     city = Installation.load()
     selection = _selection(city, feeds, cause, since, until, partition, offset)
     corrections = None if corrected is None else _corrections(city, corrected)
-    results: Counter[Result] = Counter()
-    with closing(_quarantine(city, selection)) as letters, progress() as bars:
-        waiting = bars.add_task("waiting for the sink", total=None)
-        await_sink(
-            city.cluster,
-            [*sources(city.feeds[name] for name in selection.topics), deadletters.TOPIC],
-            lambda done, total: bars.update(waiting, completed=done, total=total),
-        )
-        work = Redrive(letters, city.feeds, city.catalogue, corrections)
-        chunks = work.named(letters.chunks(selection))
-        total = sum(len(offsets) for *_, offsets in chunks)
-        if dry_run or corrections is not None:
-            checking = bars.add_task("checking", total=total)
-            for chunk in chunks:
-                results += work.take(chunk, None)
-                bars.advance(checking, len(chunk[2]))
-        if corrections is not None:
-            _refuse(results, corrections, letters.known(corrections))
-        if not dry_run:
-            results.clear()
-            sending = bars.add_task("redriving", total=total)
-            with closing(new_producer(city.cluster)) as producer:
-                for chunk in chunks:
-                    results += work.take(chunk, producer)
-                    bars.advance(sending, len(chunk[2]))
+    with closing(_quarantine(city, selection)) as letters, heard() as on_progress:
+        results = procedure.redrive(
+            city.cluster, letters, city.feeds, city.catalogue, selection, corrections,
+            dry_run=dry_run, on_progress=on_progress,
+        )  # fmt: skip
     _report(results, output, dry_run=dry_run)
 
 
@@ -226,19 +199,6 @@ def _corrections(city: Installation, file: Path) -> dict[Place, Correction]:
         raise SettingsError(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{file}: is no UTF-8") from None
-
-
-def _refuse(results: Mapping[Result, int], corrections: Mapping[Place, Correction], known: set[Place]) -> None:
-    """Refuse a file of which a line cannot be taken."""
-    wrong = [problem for *_, problem in results if problem is not None]
-    wrong += [
-        f"line {correction.line}: {place[0]}/{place[1]} has no quarantined record at offset {place[2]}"
-        for place, correction in corrections.items()
-        if place not in known
-    ]
-    if wrong:
-        more = f"\nand {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
-        raise CorrectionProblem("nothing was published:\n" + "\n".join(wrong[:SHOWN]) + more)
 
 
 def _report(results: Mapping[Result, int], output: Output, *, dry_run: bool) -> None:

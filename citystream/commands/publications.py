@@ -10,17 +10,14 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from citystream.commands.output import Output, OutputOption, show, waiting_for
+from citystream.commands.output import Output, OutputOption, show
 from citystream.installation import Installation
+from citystream.progress import heard
 from citystream.settings import SettingsError
-from processors import GROUP as PROCESSOR
-from sinks import GROUP as SINK
-from sinks.tables import RAW_KEPT
-from sinks.withdrawal import LONGEST_STATEMENT, Withdrawal, check_stored, withdrawn
-from streams.generations import generations, source, source_definitions
-from streams.group_positions import standing
-from streams.positions import Known, PositionProblem, resume
-from streams.publications import TOPIC, Publication, own_name, read
+from operations.withdrawal import past, take_back
+from sinks.queries import withdrawn
+from sinks.withdrawal import LONGEST_STATEMENT, Withdrawal
+from streams.publications import TOPIC, Publication, read
 from streams.topics import states
 
 
@@ -86,15 +83,8 @@ def withdraw(
     city = Installation.load()
     one = _named(city, publication)
     feed = city.choose([one.feed])[one.feed]
-    if time.time_ns() // 1_000_000 - (one.at_ms or 0) > RAW_KEPT.total_seconds() * 1000:
-        raise PositionProblem(
-            f"{one.file} was published more than {RAW_KEPT.days} days ago, and raw rows are kept no longer"
-        )
-    processor = _known(city, PROCESSOR, source_definitions([feed]))
-    check_stored(one, _known(city, SINK, {g.topic: g.records for g in generations(feed)}), processor)
-    positions = {number: resume(processor[number]) for number in one.stretches}
-    client = city.server("owner").connect(max_query_size=LONGEST_STATEMENT)
-    try:
+    positions = past(city.cluster, feed, one, time.time_ns() // 1_000_000)
+    with city.server("owner").connect(max_query_size=LONGEST_STATEMENT) as client:
         work = Withdrawal(client, feed, one, positions, city.dialect)
         taken = work.look()
         typer.echo(f"{one.file} of {feed.name}: {taken.rows:,} rows, and {taken.repeats:,} repeats of their events")
@@ -105,13 +95,9 @@ def withdraw(
             return
         if not yes:
             typer.confirm("Take them back?", abort=True)
-        with waiting_for("ClickHouse to build the windows and to delete the rows"):
-            work.build()
-            work.note(own_name())
-            work.delete()
+        with heard() as on_progress:
+            take_back(work, on_progress)
         typer.echo("they are taken back; a corrected file can be published now")
-    finally:
-        client.disconnect()
 
 
 def _named(city: Installation, publication: str) -> Publication:
@@ -122,18 +108,9 @@ def _named(city: Installation, publication: str) -> Publication:
     return found[0]
 
 
-def _known(city: Installation, worker: str, definitions: Mapping[str, str]) -> dict[int, Known]:
-    """What is known of a worker by the number of the partition in ClickHouse."""
-    found = standing(city.cluster, worker, definitions)
-    return {source(known.topic, known.partition)[1]: known for known, _ in found}
-
-
 def _withdrawn(city: Installation) -> dict[str, str]:
-    client = city.server("operator").connect()
-    try:
+    with city.server("operator").connect() as client:
         return withdrawn(client)
-    finally:
-        client.disconnect()
 
 
 def _all(city: Installation) -> list[Publication]:

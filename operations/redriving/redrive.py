@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from kafka import KafkaProducer
 
+from operations.progress import OnProgress, unheard
+from operations.redriving.arrival import await_sink
 from operations.redriving.corrections import Correction, CorrectionProblem, corrected
 from operations.redriving.outcome import Outcome, Result
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from schemas.record_codec import decode
 from schemas.verdict import instant_ms
-from sinks.quarantine import Identity, Letter, Place, Quarantine, Redriven
+from sinks.quarantine import Identity, Letter, Place, Quarantine, Redriven, Selection
+from streams import deadletters
+from streams.cluster import Cluster
 from streams.decode import Decoder
-from streams.generations import generations
+from streams.generations import generations, sources
+from streams.publisher import new_producer
 from streams.wire.fetched_batches import Run
 from streams.wire.record_batch import of_one
 
+#: Problems of a file of corrections that are named.
+SHOWN = 20
 #: Topic, partition and the offsets of letters that are looked at together.
 Chunk = tuple[str, int, list[int]]
 
@@ -56,14 +65,49 @@ class Redrive:
         self._judged_good: dict[str, set[Identity]] = {name: set() for name in feeds}
         self._published: dict[str, dict[Identity, tuple[int, int]]] = {name: {} for name in feeds}
 
-    def named(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+    def run(
+        self, selection: Selection, open_producer: Callable[[], KafkaProducer] | None, on_progress: OnProgress = unheard
+    ) -> Counter[Result]:
+        """Publish what is good now of a selection, chunk by chunk; judge only without a producer.
+
+        Raises
+        ------
+        CorrectionProblem
+            A correction cannot be taken; nothing was published.
+        KafkaError
+            As ``take``.
+        """
+        chunks = self._named(self._quarantine.chunks(selection))
+        results: Counter[Result] = Counter()
+        if open_producer is None or self._corrections is not None:
+            results = self._take_all("checking", chunks, None, on_progress)
+        if self._corrections is not None:
+            _refuse(results, self._corrections, self._quarantine.known(self._corrections))
+        if open_producer is None:
+            return results
+        with closing(open_producer()) as producer:
+            return self._take_all("redriving", chunks, producer, on_progress)
+
+    def _named(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
         """Of these, what the corrections name; all of them without corrections."""
         if (said := self._corrections) is None:
-            return list(chunks)
+            return chunks
         named = [
             (topic, number, [o for o in offsets if (topic, number, o) in said]) for topic, number, offsets in chunks
         ]
         return [chunk for chunk in named if chunk[2]]
+
+    def _take_all(
+        self, step: str, chunks: Sequence[Chunk], producer: KafkaProducer | None, on_progress: OnProgress
+    ) -> Counter[Result]:
+        results: Counter[Result] = Counter()
+        done, total = 0, sum(len(offsets) for *_, offsets in chunks)
+        for chunk in chunks:
+            on_progress(step, done, total)
+            results += self.take(chunk, producer)
+            done += len(chunk[2])
+        on_progress(step, done, total)
+        return results
 
     def take(self, chunk: Chunk, producer: KafkaProducer | None) -> Counter[Result]:
         """Publish what is good now of a chunk, wait for the acknowledgements and note it; judge only without producer.
@@ -156,3 +200,42 @@ class Redrive:
         )
         for future in sent.values():
             future.get()
+
+
+def redrive(
+    cluster: Cluster,
+    quarantine: Quarantine,
+    feeds: Mapping[str, Feed],
+    catalogue: Catalogue,
+    selection: Selection,
+    corrections: Mapping[Place, Correction] | None = None,
+    *,
+    dry_run: bool,
+    on_progress: OnProgress = unheard,
+) -> Counter[Result]:
+    """Publish what is good now of a selection, or only judge it, once the sink has stored what was published before.
+
+    Raises
+    ------
+    SinkBehind
+        The sink does not store it.
+    CorrectionProblem, KafkaError
+        As ``Redrive.run``.
+    """
+    topics = [*sources(feeds[name] for name in selection.topics), deadletters.TOPIC]
+    await_sink(cluster, topics, partial(on_progress, "waiting for the sink"))
+    work = Redrive(quarantine, feeds, catalogue, corrections)
+    return work.run(selection, None if dry_run else partial(new_producer, cluster), on_progress)
+
+
+def _refuse(results: Mapping[Result, int], corrections: Mapping[Place, Correction], known: set[Place]) -> None:
+    """Refuse a file of which a line cannot be taken."""
+    wrong = [problem for *_, problem in results if problem is not None]
+    wrong += [
+        f"line {correction.line}: {place[0]}/{place[1]} has no quarantined record at offset {place[2]}"
+        for place, correction in corrections.items()
+        if place not in known
+    ]
+    if wrong:
+        more = f"\nand {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
+        raise CorrectionProblem("nothing was published:\n" + "\n".join(wrong[:SHOWN]) + more)

@@ -15,7 +15,7 @@ from schemas.feed import Feed
 #: What the metadata of a commit held, in this order.
 FIELDS = ("rewind", "max_event_ms", "max_processed_ms", "topic", "def", "bad", "since", "unknown", "schema", "paused")
 #: Tables it did not have.
-TABLES = ("raw.layout", "raw.withdrawn")
+TABLES = ("raw.layout", "raw.shown", "raw.withdrawn")
 
 
 def records(feed: Feed) -> str:

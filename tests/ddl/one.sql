@@ -65,6 +65,17 @@ ENGINE = ReplacingMergeTree
 ORDER BY (version)
 COMMENT 'Versions of the tables and views, as citystream init brought them to';
 
+CREATE TABLE IF NOT EXISTS raw.shown
+(
+    `feed` String COMMENT 'Feed',
+    `aggregate` String COMMENT 'Aggregate, and view in city',
+    `topic` String COMMENT 'Topic, and table in raw, of the version it shows',
+    `noted_at` DateTime64(3, 'Asia/Shanghai') DEFAULT now64(3) COMMENT 'When'
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (feed, aggregate)
+COMMENT 'Which windows the view of each aggregate shows; the row that came last counts';
+
 CREATE TABLE IF NOT EXISTS raw.progress
 (
     `aggregate` String,

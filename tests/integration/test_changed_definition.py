@@ -60,25 +60,20 @@ EDITS = {
 }
 GONE, ADDED = "traffic_flow_15m_district", "police_incident_1m"
 
-#: Runs a command of ours and dies before or after a call in the middle of it: module, name and when.
+#: Rebuilds a feed, and dies when it hears of a step: that it begins, or of something that is done.
 DIES = """
-import importlib, os, signal, sys
-module, path, when = sys.argv.pop(1).split(":")
-owner = importlib.import_module(module)
-*way, name = path.split(".")
-for step in way:
-    owner = getattr(owner, step)
-call = getattr(owner, name)
-def dies(*arguments):
-    if when == "after":
-        call(*arguments)
-    os.kill(os.getpid(), signal.SIGKILL)
-setattr(owner, name, dies)
-from citystream.cli import main
-main()
+import os, signal, sys
+from citystream.installation import Installation
+from operations.rebuild import rebuild
+name, moment = sys.argv[1:]
+def hear(step, done, total):
+    if f"{step} {'done' if done else 'begins'}" == moment:
+        os.kill(os.getpid(), signal.SIGKILL)
+city = Installation.load()
+with city.server("owner").connect() as client:
+    rebuild(city.cluster, client, city.catalogue, city.feeds[name], city.dialect, hear)
 """
-MOMENTS = ("sinks.rebuild:Rebuild.build:after", "citystream.commands.rebuild:commit:before",
-           "citystream.commands.rebuild:commit:after")  # fmt: skip
+MOMENTS = ("traffic_flow_1m_v2 done", "positions begins", "positions done")
 
 Answers = dict[str, list[tuple[Any, ...]]]
 
@@ -178,7 +173,7 @@ def test_changed_aggregates_are_built_beside_the_old_and_then_shown(tmp_path: Pa
 
         with watched(city, [name for name in old if name != GONE]) as answers:
             for moment in MOMENTS:
-                ended = city.python("-c", DIES, moment, "rebuild", "traffic_flow")
+                ended = city.python("-c", DIES, "traffic_flow", moment)
                 assert ended.returncode == -9, ended.stderr
                 assert views(city) == old
             for name in ("traffic_flow", "police_incident"):

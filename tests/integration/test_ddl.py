@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from difflib import unified_diff
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 
 from schemas.feed import Aggregate
+from sinks.before import OTHER, note_shown, partition
 from sinks.dialect import Dialect
 from sinks.ledger_views import ledger_views
-from sinks.migrate import OTHER, _partition, statements
+from sinks.migrate import statements
+from sinks.shown import hide, show, shown
 from sinks.tables import PARTS_PARTITION, aggregate_table, shared_tables
 from sinks.views import aggregate_view, masked_view
 from tests.reference.toy import FEED
@@ -86,7 +89,7 @@ def test_parts_of_a_release_without_partitions_get_into_them(connect: Connect, k
         if killed == "exchanged":
             owner.execute(f"EXCHANGE TABLES {table} AND {other}")
         for _ in range(2):
-            _partition(owner.execute, AGGREGATE, DIALECTS["one"])
+            partition(owner.execute, AGGREGATE, DIALECTS["one"])
         asked = f"SELECT device_id, toString(window_start), events FROM {table} FINAL ORDER BY device_id"
         assert owner.execute(asked) == [(device, f"{at}.000", events) for device, at, _, _, _, events in parts]
         found = owner.execute(
@@ -101,3 +104,43 @@ def test_parts_of_a_release_without_partitions_get_into_them(connect: Connect, k
 def _rows(parts: list[tuple[Any, ...]]) -> str:
     """SQL that selects them."""
     return ", ".join(f"part.{n}" for n in range(1, 7)) + f" FROM (SELECT arrayJoin({parts}) AS part)"
+
+
+class Killed(Exception):
+    """Between two statements."""
+
+
+def test_a_row_says_what_a_view_shows(connect: Connect) -> None:
+    """Whether a release before made the view or this one, killed between view and row; the last version counts, be it
+    the lower."""
+    owner = connect("owner")
+    aggregates = [replace(one, name=one.name.replace("toy", "toy_shown")) for one in FEED.aggregates[:2]]
+    feed, (first, other) = replace(FEED, name="toy_shown", aggregates=tuple(aggregates)), aggregates
+    later = replace(first, version=2)
+    dialect = DIALECTS["one"]
+    for database in ("raw", "city"):
+        owner.execute(f"CREATE DATABASE IF NOT EXISTS {database}")
+    for statement in [*shared_tables(dialect), *statements(feed, dialect), aggregate_table(later, dialect)]:
+        owner.execute(statement)
+
+    def killed(statement: str) -> Any:
+        if statement.startswith("INSERT"):
+            raise Killed
+        return owner.execute(statement)
+
+    owner.execute(aggregate_view(feed, later, dialect))
+    assert shown(owner.execute, feed) == {}
+    note_shown(owner.execute, feed)
+    assert shown(owner.execute, feed) == {later.name: later.topic}
+    show(owner.execute, feed, other, dialect)
+    with pytest.raises(Killed):
+        show(killed, feed, first, dialect)
+    note_shown(owner.execute, feed)
+    assert shown(owner.execute, feed)[first.name] == later.topic, "so it is shown once more"
+    for one in (first, later, first):
+        show(owner.execute, feed, one, dialect)
+        assert shown(owner.execute, feed) == {first.name: one.topic, other.name: other.topic}
+        assert re.search(rf"\braw\.{one.topic}\b", owner.execute(f"SHOW CREATE TABLE city.{first.name}")[0][0])
+    hide(owner.execute, feed, first.name, dialect)
+    assert shown(owner.execute, feed) == {other.name: other.topic}
+    assert owner.execute(f"EXISTS city.{first.name}") == [(0,)]

@@ -108,8 +108,12 @@ def _silent(_: str) -> None:
 
 
 def _tables(client: Any) -> dict[str, str]:
-    """The statement that makes each table and view; raw rows are kept as long as in an installation of today."""
-    found = client.execute("SELECT name, create_table_query FROM system.tables WHERE database IN ('raw', 'city')")
+    """The statement that makes each table and view, and what each view shows; raw rows are kept as long as in an
+    installation of today."""
+    found = client.execute(
+        "SELECT name, create_table_query FROM system.tables WHERE database IN ('raw', 'city') "
+        "UNION ALL SELECT concat(aggregate, ' of ', feed), topic FROM raw.shown FINAL"
+    )
     return {name: statement.replace("toIntervalYear(60)", "toIntervalDay(400)") for name, statement in found}
 
 

@@ -211,3 +211,10 @@ def test_a_ledger_without_a_table_says_which_is_missing_and_what_helps() -> None
     counting = MagicMock(accounts=MagicMock(side_effect=ServerException(said, ErrorCodes.UNKNOWN_TABLE)))
     with pytest.raises(StackError, match=r"'raw\.toy'; run: citystream init; meanwhile: citystream ledger --every"):
         operate._accounts(counting)
+
+
+def test_a_command_that_misses_a_table_says_what_makes_it() -> None:
+    missing = ServerException("DB::Exception: Unknown table 'raw.shown'", ErrorCodes.UNKNOWN_TABLE)
+    assert mistakes.explained(missing) == (
+        "ClickHouse refused: Unknown table 'raw.shown'; run: citystream init", mistakes.CHECK_FAILED
+    )  # fmt: skip

@@ -8,22 +8,21 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import pytest
 from kafka.errors import KafkaError
 from pydantic import Field
-from rich.progress import Progress
 
 from citystream import cli, mistakes
 from citystream.commands import dead_letters
 from citystream.installation import Installation
-from citystream.progress import progress
+from operations.progress import OnProgress
+from operations.redriving import redrive as procedure
 from operations.redriving.corrections import Correction, CorrectionProblem, corrected, exported, read_corrections
-from operations.redriving.outcome import Outcome
+from operations.redriving.outcome import Outcome, Result
 from operations.redriving.redrive import Redrive
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import Feed
@@ -345,22 +344,13 @@ def test_pieces_are_bounded_in_number_and_bytes() -> None:
 
 
 class Asked(Kept):
-    """A quarantine as the commands ask it, in chunks of two letters; ``seen`` is how far the bars are at each chunk."""
+    """A quarantine as it is asked for chunks, which are of two letters."""
 
-    def __init__(self, letters: Sequence[Letter], bars: Progress | None = None) -> None:
-        super().__init__(letters)
-        self.selection: Selection | None = None
-        self.seen: list[list[tuple[str, float, float | None]]] = []
-        self._bars = bars
+    selection: Selection | None = None
 
     def chunks(self, selection: Selection) -> list[tuple[str, int, list[int]]]:
         self.selection, offsets = selection, list(self._letters)
         return [("toy", 0, offsets[at : at + 2]) for at in range(0, len(offsets), 2)]
-
-    def letters(self, topic: str, partition: int, offsets: Sequence[int]) -> list[Letter]:
-        if self._bars is not None:
-            self.seen.append([(bar.description, bar.completed, bar.total) for bar in self._bars.tasks])
-        return super().letters(topic, partition, offsets)
 
     def known(self, places: Iterable[Place]) -> set[Place]:
         return {place for place in places if place[2] in self._letters}
@@ -375,10 +365,16 @@ def command(monkeypatch: pytest.MonkeyPatch, kept: Asked, topic: Topic, *words: 
         settings=SimpleNamespace(timezone="Asia/Shanghai"), feeds={"toy": FEED}, catalogue=CATALOGUE,
         cluster=Cluster(()), choose=lambda names: {"toy": FEED}, server=lambda user: user,
     )  # fmt: skip
+
+    def redrive(_: Cluster, *asked: Any, dry_run: bool, on_progress: OnProgress) -> Counter[Result]:
+        quarantine, feeds, catalogue, selection, corrections = asked
+        on_progress("waiting for the sink", 3, 12)
+        work = Redrive(quarantine, feeds, catalogue, corrections)
+        return work.run(selection, None if dry_run else cast("Any", lambda: topic), on_progress)
+
     monkeypatch.setattr(Installation, "load", lambda: city)
     monkeypatch.setattr(dead_letters, "Quarantine", lambda server: kept)
-    monkeypatch.setattr(dead_letters, "await_sink", lambda cluster, topics, say: say(3, 12))
-    monkeypatch.setattr(dead_letters, "new_producer", lambda cluster: topic)
+    monkeypatch.setattr(procedure, "redrive", redrive)
     monkeypatch.setattr("sys.argv", ["citystream", "dead-letters", *words])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -422,41 +418,38 @@ def test_a_time_that_is_none_is_refused(
 
 @pytest.mark.parametrize("is_corrected", [False, True])
 @pytest.mark.parametrize("dry", [False, True])
-def test_a_redrive_says_how_far_it_is(
-    *,
-    is_corrected: bool,
-    dry: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:
-    """On a terminal, chunk by chunk, of the records it was told to take; a file of corrections is checked first."""
+def test_a_redrive_says_how_far_it_is(*, is_corrected: bool, dry: bool) -> None:
+    """Chunk by chunk, of the records it was told to take; a file of corrections is checked first."""
     letters = [letter(n, value(event_id=event_id(n))) for n in range(6)]
-    words, sizes = ["--dry-run"] * dry, [2, 2, 2]
+    said, sizes = None, [2, 2, 2]
     if is_corrected:
-        said = tmp_path / "corrected.jsonl"
-        said.write_text("".join(json.dumps(exported(CATALOGUE, FEED, one)) + "\n" for one in letters[:3]))
-        words, sizes = [*words, "--corrected", str(said)], [2, 1]
-    passes = ["checking"] * (dry or is_corrected) + ["redriving"] * (not dry)
+        lines = [json.dumps(exported(CATALOGUE, FEED, one)) for one in letters[:3]]
+        said, sizes = read_corrections(lines, {"toy": FEED}), [2, 1]
+    heard: list[tuple[str, int, int | None]] = []
+    topic = Topic()
+    work = Redrive(Asked(letters), {"toy": FEED}, CATALOGUE, said)  # type: ignore[arg-type]
+    work.run(Selection(["toy"]), None if dry else cast("Any", lambda: topic), lambda *said: heard.append(said))
+    steps = ["checking"] * (dry or is_corrected) + ["redriving"] * (not dry)
+    assert heard == [(step, sum(sizes[:n]), sum(sizes)) for step in steps for n in range(len(sizes) + 1)]
+    assert len(topic.sent) == (not dry) * sum(sizes)
 
+
+def test_nothing_is_published_of_corrections_of_which_one_cannot_be_taken() -> None:
+    topic, said = Topic(), {("toy", 0, n): Correction(n, {}) for n in (3, 9)}
+    work = Redrive(Asked([letter(3, value())]), {"toy": FEED}, CATALOGUE, said)  # type: ignore[arg-type]
+    with pytest.raises(CorrectionProblem, match=r"^nothing was published:\nline 9: toy/0 has no quarantined record at"):
+        work.run(Selection(["toy"]), cast("Any", lambda: topic))
+    assert topic.sent == []
+
+
+def test_a_terminal_shows_each_step_of_a_redrive(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, setting in {"TTY_COMPATIBLE": "1", "COLUMNS": "100"}.items():
         monkeypatch.setenv(name, setting)
-    bars = progress()
-    monkeypatch.setattr(dead_letters, "progress", lambda: bars)
-    kept, topic = Asked(letters, bars), Topic()
-    assert command(monkeypatch, kept, topic, "redrive", *words) == 0
-
-    total = sum(sizes)
-    ended = [("waiting for the sink", 3, 12)]
-    expected = []
-    for name in passes:
-        expected += [[*ended, (name, sum(sizes[:n]), total)] for n in range(len(sizes))]
-        ended.append((name, total, total))
-    assert kept.seen == expected
-    assert [(bar.description, bar.completed, bar.total) for bar in bars.tasks] == ended
-    assert len(topic.sent) == ("redriving" in passes) * total
+    assert command(monkeypatch, Asked([letter(4, value())]), Topic(), "redrive") == 0
     lines = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().err).splitlines()
-    for name, share in [("waiting for the sink", " 25%"), *((name, " 100%") for name in passes)]:
+    for name, share in (("waiting for the sink", " 25%"), ("redriving", " 100%")):
         assert any(line.startswith(name) and share in line for line in lines), lines
 
 

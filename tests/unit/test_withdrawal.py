@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from operations.withdrawal import check_stored
 from sinks.dialect import Dialect
 from sinks.rebuild import Rebuild, Span
-from sinks.withdrawal import check_stored, rows_at
+from sinks.withdrawal import rows_at
 from streams.positions import Known, Position, PositionProblem
 from streams.publications import Publication
 from tests.reference.toy import FEED, NOON

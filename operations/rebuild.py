@@ -1,0 +1,153 @@
+"""Rebuilding: windows by another definition, built beside the old ones and shown once they are complete.
+
+Until then the views show the old ones in full. Ended in the middle, it can simply be done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from clickhouse_driver import Client
+
+from operations.progress import OnProgress, unheard
+from processors import GROUP as PROCESSOR
+from schemas.catalogue import Catalogue, SchemaProblem, check
+from schemas.feed import Aggregate, Feed
+from sinks import GROUP as SINK
+from sinks.dialect import Dialect
+from sinks.migrate import statements
+from sinks.rebuild import Rebuild, is_behind
+from sinks.shown import hide, show, shown
+from sinks.tables import late_column
+from streams import position_repair, topics
+from streams.cluster import Cluster
+from streams.generations import generations, source, source_definitions
+from streams.group_positions import check_stopped, commit, standing
+from streams.positions import Known, Position, PositionProblem, resume
+
+
+@dataclass
+class Rebuilt:
+    """What was done.
+
+    So many raw ``rows`` were taken for each of the aggregates ``built``; the views of those in ``shows`` show what is
+    declared from now on. The topics, and tables, ``kept`` are no longer written. ``problems`` say what is left to do.
+    """
+
+    rows: int = 0
+    built: Sequence[Aggregate] = ()
+    shows: Sequence[Aggregate] = ()
+    kept: Sequence[str] = ()
+    problems: list[str] = field(default_factory=list)
+
+
+def rebuild(
+    cluster: Cluster,
+    client: Client,
+    catalogue: Catalogue,
+    feed: Feed,
+    dialect: Dialect,
+    on_progress: OnProgress = unheard,
+) -> Rebuilt:
+    """Build the windows of a feed as they are declared now, as the ClickHouse user ``owner``, and let its views show
+    them.
+
+    ``on_progress`` hears of each aggregate how many rows it was built of, and of how many positions are set.
+
+    Raises
+    ------
+    SchemaProblem
+        The feed is not frozen as declared, or a view would show windows half-built.
+    PositionProblem
+        The processor runs, the sink has not stored what it processed, or a position cannot be gone on from.
+    """
+    if problems := check(catalogue, {feed.name: feed}):
+        raise SchemaProblem("\n".join(problems))
+    found = {_number(known): known for known, _ in standing(cluster, PROCESSOR, source_definitions([feed]))}
+    last = {number: position for number, known in found.items() if (position := position_repair.rebuilt_from(known))}
+    topics.create(cluster, topics.topics([feed]))
+    for statement in statements(feed, dialect):
+        client.execute(statement)
+    now, done = shown(client.execute, feed), Rebuilt()
+    if any(position.definition != found[number].definition for number, position in last.items()):
+        counted = set.intersection(*(set(position.definition.split(".")) for position in last.values()))
+        done.built = [aggregate for aggregate in feed.aggregates if feed.fingerprint(aggregate) not in counted]
+        _refuse_half_built(done.built, now)
+        check_stopped(cluster, [PROCESSOR])
+        _check_stored(cluster, feed, last)
+        work = Rebuild(client, feed, last, dialect)
+        done.rows = _build(work, done.built, on_progress)
+        oldest = work.oldest({number: known.log_start for number, known in found.items()})
+        after = {n: position_repair.rebuilt(found[n], position, oldest.get(n)) for n, position in last.items()}
+        on_progress("positions", 0, len(after))
+        commit(cluster, PROCESSOR, {(found[n].topic, found[n].partition): p for n, p in after.items()})
+        on_progress("positions", len(after), len(after))
+        done.problems += [problem for n, position in after.items() if (problem := _problem(found[n], position))]
+    new = [aggregate for aggregate in feed.aggregates if now.get(aggregate.name) != aggregate.topic]
+    behind = [
+        f"{aggregate.topic} has not come as far as {now[aggregate.name]}, which city.{aggregate.name} goes on showing; "
+        f"start both workers, and when they have caught up run again: citystream rebuild {feed.name}"
+        for aggregate in new
+        if aggregate.name in now and is_behind(client, now[aggregate.name], aggregate.topic)
+    ]
+    done.problems += behind
+    if not behind:
+        gone = now.keys() - {aggregate.name for aggregate in feed.aggregates}
+        for aggregate in feed.aggregates:
+            show(client.execute, feed, aggregate, dialect)
+        for name in gone:
+            hide(client.execute, feed, name, dialect)
+        client.execute(f"ALTER TABLE raw.{feed.name} MODIFY COLUMN {late_column(feed)}")
+        done.shows, done.kept = new, sorted(now[name] for name in now.keys() & {*gone, *(one.name for one in new)})
+    return done
+
+
+def _refuse_half_built(wanted: Sequence[Aggregate], now: Mapping[str, str]) -> None:
+    for aggregate in wanted:
+        if now.get(aggregate.name) == aggregate.topic:
+            raise SchemaProblem(
+                f"city.{aggregate.name} shows version {aggregate.version}, which would be half-built meanwhile; "
+                "raise its version"
+            )
+
+
+def _check_stored(cluster: Cluster, feed: Feed, last: Mapping[int, Position]) -> None:
+    records = {generation.topic: generation.records for generation in generations(feed)}
+    for sink, _ in standing(cluster, SINK, records):
+        position = last.get(_number(sink))
+        if position is not None and (sink.committed or 0) < position.processed:
+            raise PositionProblem(
+                f"{sink.where}: rows are stored up to offset {sink.committed or 0} and were processed up to "
+                f"{position.processed}; let the sink catch up with the feed as it was, then try again"
+            )
+
+
+def _build(work: Rebuild, wanted: Sequence[Aggregate], on_progress: OnProgress) -> int:
+    """Build the parts of these aggregates; of how many rows."""
+    spans = work.spans()
+    rows = sum(span.rows for span in spans)
+    for aggregate in wanted:
+        done = 0
+        on_progress(aggregate.topic, done, rows)
+        work.begin(aggregate)
+        for span in spans:
+            work.build(aggregate, span)
+            done += span.rows
+            on_progress(aggregate.topic, done, rows)
+        work.finish(aggregate)
+    return rows
+
+
+def _number(known: Known) -> int:
+    """The number of a partition in ClickHouse."""
+    return source(known.topic, known.partition)[1]
+
+
+def _problem(known: Known, position: Position) -> str | None:
+    """Why the worker cannot go on from a position."""
+    try:
+        resume(replace(known, committed=position.processed, metadata=position.metadata()))
+    except PositionProblem as problem:
+        return str(problem)
+    return None

@@ -1,0 +1,67 @@
+"""Taking a publication back: when it can be, and the steps in an order that may end anywhere and be taken again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from operations.progress import OnProgress, unheard
+from processors import GROUP as PROCESSOR
+from schemas.feed import Feed
+from sinks import GROUP as SINK
+from sinks.tables import RAW_KEPT
+from sinks.withdrawal import Withdrawal
+from streams.cluster import Cluster
+from streams.generations import generations, source, source_definitions
+from streams.group_positions import standing
+from streams.positions import Known, Position, PositionProblem, resume
+from streams.publications import Publication, own_name
+
+
+def past(cluster: Cluster, feed: Feed, publication: Publication, now_ms: int) -> dict[int, Position]:
+    """The processor's positions, by number, in the partitions of a publication whose records are all stored.
+
+    Raises
+    ------
+    PositionProblem
+        A worker is not past them, its position cannot be trusted, or their rows are kept no longer.
+    """
+    if now_ms - (publication.at_ms or 0) > RAW_KEPT.total_seconds() * 1000:
+        raise PositionProblem(
+            f"{publication.file} was published more than {RAW_KEPT.days} days ago, and raw rows are kept no longer"
+        )
+    processor = _known(cluster, PROCESSOR, source_definitions([feed]))
+    check_stored(publication, _known(cluster, SINK, {g.topic: g.records for g in generations(feed)}), processor)
+    return {number: resume(processor[number]) for number in publication.stretches}
+
+
+def _known(cluster: Cluster, worker: str, definitions: Mapping[str, str]) -> dict[int, Known]:
+    """What is known of a worker by the number of the partition in ClickHouse."""
+    found = standing(cluster, worker, definitions)
+    return {source(known.topic, known.partition)[1]: known for known, _ in found}
+
+
+def check_stored(publication: Publication, sink: Mapping[int, Known], processor: Mapping[int, Known]) -> None:
+    """Look whether both workers are past all records of a publication.
+
+    Raises
+    ------
+    PositionProblem
+        They are not.
+    """
+    for number, some in publication.stretches.items():
+        last = max(end for _, end in some)
+        for known in (sink[number], processor[number]):
+            if (known.committed or 0) <= last:
+                raise PositionProblem(
+                    f"{known.where}: the records of {publication.file} end at offset {last} and the position is "
+                    f"{known.committed or 0}; let the {known.worker} catch up (see: citystream lag), then try again"
+                )
+
+
+def take_back(work: Withdrawal, on_progress: OnProgress = unheard) -> None:
+    """Build the windows without its rows, note which offsets go, and let the rows go."""
+    steps = (work.build, lambda: work.note(own_name()), work.delete)
+    for n, step in enumerate(steps):
+        on_progress("taking back", n, len(steps))
+        step()
+    on_progress("taking back", len(steps), len(steps))

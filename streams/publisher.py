@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,14 +14,14 @@ from kafka import KafkaProducer
 from kafka.errors import IllegalStateError, KafkaTimeoutError
 from kafka.producer.future import RecordMetadata
 
-from schemas.catalogue import FrozenSchema
+from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import Feed
 from schemas.fields import Record
 from schemas.pseudonyms import replaced
 from schemas.record_codec import encode
 from streams.cluster import Cluster
 from streams.generations import generations
-from streams.topics import MAX_BATCH
+from streams.topics import MAX_BATCH, states, wait_for_kafka
 from streams.waiting import CLIENTS, KAFKA
 
 #: Records sent and not yet acknowledged; beyond it ``publish`` waits.
@@ -27,6 +29,8 @@ IN_FLIGHT = 20_000
 
 #: How long a publisher that is told to end waits for Kafka to take what is on its way.
 STOP_SECONDS = 4.0
+#: How long one that begins waits for a broker that answers.
+START_PATIENCE = timedelta(seconds=10)
 #: Longest pause between two attempts to reach a broker.
 RECONNECT_MS = 5_000
 #: How long a record waits for others of its partition: broker and workers pay for a batch, hardly for a record in it.
@@ -152,3 +156,33 @@ class Publisher:
     ) -> None:
         if error is None:
             self.flush()
+
+
+@contextmanager
+def publishers(
+    cluster: Cluster,
+    feeds: Collection[Feed],
+    catalogue: Catalogue,
+    keys: Mapping[str, bytes | None],
+    say: Callable[[str], None],
+    *topics: str,
+) -> Iterator[dict[str, Publisher]]:
+    """A publisher for each feed by its name, over one producer; ``keys`` are the pseudonym keys, ``topics`` others that
+    are written to.
+
+    Raises
+    ------
+    KafkaError
+        No broker answers.
+    TopicProblem
+        A topic does not exist.
+    SchemaProblem
+        A feed was never frozen.
+    """
+    wait_for_kafka(cluster, say, START_PATIENCE)
+    states(cluster, [*(generations(feed)[-1].topic for feed in feeds), *topics])
+    with closing(new_producer(cluster)) as producer, ExitStack() as opened:
+        yield {
+            feed.name: opened.enter_context(Publisher(producer, feed, catalogue.latest(feed.name), keys[feed.name]))
+            for feed in feeds
+        }

@@ -8,17 +8,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Annotated
-from uuid import uuid4
 
 import typer
-from kafka.errors import AuthorizationError, KafkaError
 
 from citystream.commands.output import Output, OutputOption
 from citystream.commands.workers import log_patiently
@@ -30,17 +27,11 @@ from citystream.stack.process import StackError
 from operations.printable import printable
 from operations.publishing.file import publish_file
 from operations.publishing.mapping import MappingProblem, make_mapping, read_mapping
-from operations.publishing.report import Report
 from operations.publishing.sources import FileProblem
 from schemas.feed import Feed
 from schemas.ticks import encode_tick
 from streams import publications
-from streams.generations import generations, source
-from streams.publications import Publication, Stretch
-from streams.publisher import Publisher, new_producer
-from streams.topics import states, wait_for_kafka
-
-PATIENCE = timedelta(seconds=10)
+from streams.publisher import Publisher, publishers
 
 
 def add_to(app: typer.Typer) -> None:
@@ -111,15 +102,10 @@ def publish(  # noqa: PLR0913, PLR0917
         )
         with _opened(file) as opened, nullcontext() if dry_run else _publisher(city, chosen, key) as publisher:
             earlier = [] if publisher is None else publications.read(city.cluster)
-
-            def write_down(report: Report, stretches: Mapping[int, tuple[Stretch, ...]]) -> None:
-                assert publisher is not None
-                publications.note(publisher.producer, _publication(report, publisher.topic, stretches))
-
             now_ms = time.time_ns() // 1_000_000
             with heard() as on_progress:
                 report = publish_file(
-                    chosen, opened, file, said, publisher, key, rejects, now_ms=now_ms, on_sent=write_down,
+                    chosen, opened, file, said, publisher, key, rejects, now_ms=now_ms,
                     finished=partial(encode_tick, city.catalogue) if finished else None, on_progress=on_progress,
                 )  # fmt: skip
     except (MappingProblem, FileProblem) as problem:
@@ -141,19 +127,6 @@ def publish(  # noqa: PLR0913, PLR0917
         raise typer.Exit(3 if report.failed else 1)
 
 
-def _publication(report: Report, topic: str, stretches: Mapping[int, tuple[Stretch, ...]]) -> Publication:
-    return Publication(
-        id=str(uuid4()),
-        feed=report.feed,
-        file=report.file,
-        digest=report.digest,
-        publisher=publications.own_name(),
-        accepted=report.accepted,
-        rejected=report.rejected,
-        stretches={source(topic, partition)[1]: found for partition, found in stretches.items()},
-    )
-
-
 @contextmanager
 def _opened(file: str) -> Iterator[BufferedReader]:
     if file == "-":
@@ -166,20 +139,19 @@ def _opened(file: str) -> Iterator[BufferedReader]:
 
 @contextmanager
 def _publisher(city: Installation, feed: Feed, key: bytes) -> Iterator[Publisher]:
-    frozen = city.catalogue.latest(feed.name)
-    try:
-        wait_for_kafka(city.cluster, lambda text: typer.echo(f"citystream: {text}", err=True), PATIENCE)
-        states(city.cluster, [generations(feed)[-1].topic, publications.TOPIC])
-        producer = new_producer(city.cluster)
-    except AuthorizationError:
-        raise
-    except KafkaError:
-        raise StackError(f"Kafka at {city.cluster} does not answer; run: citystream up") from None
-    publisher = Publisher(producer, feed, frozen, key)
+    say, keys = partial(typer.echo, err=True), {feed.name: key}
+    with publishers(city.cluster, [feed], city.catalogue, keys, say, publications.TOPIC) as found:
+        (publisher,) = found.values()
+        with _told_to_end(publisher):
+            yield publisher
+
+
+@contextmanager
+def _told_to_end(publisher: Publisher) -> Iterator[None]:
+    """Say how many records Kafka has when Ctrl-C or SIGTERM ends it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with closing(producer):
-            yield publisher
+        yield
     except KeyboardInterrupt:
         raise StackError(
             f"ended before everything was sent: Kafka has {publisher.acknowledged:,} records of it; publish the file "

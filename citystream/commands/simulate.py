@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from random import SystemRandom
 from threading import Timer
 from types import FrameType
@@ -13,6 +14,7 @@ from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import typer
+from kafka import KafkaProducer
 from rich.console import Console
 from rich.live import Live
 
@@ -20,17 +22,13 @@ from citystream.commands.output import Output, OutputOption, show
 from citystream.commands.workers import log_patiently
 from citystream.installation import Installation
 from citystream.secrets import pseudonym_key
-from schemas.feed import Feed
 from simulation.faults import Fault, FaultsError, parse_faults
 from simulation.running import Report, Simulation, SystemClock
-from streams import topics
-from streams.generations import generations
-from streams.publisher import STOP_SECONDS, Producer, Publisher, new_producer
+from streams.publisher import STOP_SECONDS, publishers
 
 FLAT_OUT = "flat-out"
 #: Where a simulation faster than reality begins unless told: events must not lie in the future.
 HISTORY = timedelta(days=1)
-KAFKA_PATIENCE = timedelta(seconds=10)
 PROGRESS_AFTER_SECONDS = 2.0
 
 
@@ -71,11 +69,11 @@ def simulate(
     begin = _start(start, clock.now(), ZoneInfo(city.settings.timezone), live=times is not None and times <= 1)
     seed = SystemRandom().randrange(2**32) if seed is None else seed
     typer.echo(f"the same again: --seed {seed} --start {begin.isoformat()}", err=True)
-    with _publishers(city, chosen.values()) as (producer, publishers):
-        simulation = Simulation(
-            chosen.values(), publishers, start=begin, rate=times, seed=seed, faults=shares, clock=clock
-        )
-        with _until_signal(clock, producer), _progress(simulation, events):
+    keys = {name: pseudonym_key(city.settings, feed) for name, feed in chosen.items()}
+    say = partial(typer.echo, err=True)
+    with publishers(city.cluster, chosen.values(), city.catalogue, keys, say) as found:
+        simulation = Simulation(chosen.values(), found, start=begin, rate=times, seed=seed, faults=shares, clock=clock)
+        with _until_signal(clock, found[feeds[0]].producer), _progress(simulation, events):
             simulation.run(events, lambda: clock.stopped)
     reports = simulation.report()
     show([_row(report, shares) for report in reports], output)
@@ -120,26 +118,7 @@ def _start(text: str | None, now: datetime, zone: ZoneInfo, *, live: bool) -> da
 
 
 @contextmanager
-def _publishers(city: Installation, feeds: Collection[Feed]) -> Iterator[tuple[Producer, dict[str, Publisher]]]:
-    """A publisher for each feed, over one connection; leaving it waits for the last acknowledgement."""
-    keys = {feed.name: pseudonym_key(city.settings, feed) for feed in feeds}
-    topics.wait_for_kafka(city.cluster, lambda message: typer.echo(message, err=True), KAFKA_PATIENCE)
-    topics.states(city.cluster, [generations(feed)[-1].topic for feed in feeds])
-    with ExitStack() as opened:
-        producer = opened.enter_context(closing(new_producer(city.cluster)))
-        yield (
-            producer,
-            {
-                feed.name: opened.enter_context(
-                    Publisher(producer, feed, city.catalogue.latest(feed.name), keys[feed.name])
-                )
-                for feed in feeds
-            },
-        )
-
-
-@contextmanager
-def _until_signal(clock: SystemClock, producer: Producer) -> Iterator[None]:
+def _until_signal(clock: SystemClock, producer: KafkaProducer) -> Iterator[None]:
     """The first Ctrl-C or termination ends the simulation in order, the second at once.
 
     Kafka has a few seconds to take what is on its way.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
+from uuid import uuid4
 
 from operations.progress import OnProgress, unheard
 from operations.publishing.checking import Checker, Rejected
@@ -14,12 +15,13 @@ from operations.publishing.sending import Sent, Spool, send
 from operations.publishing.sources import Source
 from schemas.feed import Feed
 from schemas.verdict import instant_ms
-from streams.publications import Stretch, stretches
+from streams import publications
+from streams.generations import source
+from streams.publications import Publication, stretches
 from streams.publisher import Publisher
 from streams.watermark import final_at
 
 Finished = Callable[[int], bytes]
-OnSent = Callable[[Report, Mapping[int, tuple[Stretch, ...]]], None]
 
 SAY_EVERY = 1000
 
@@ -35,14 +37,13 @@ def publish_file(  # noqa: PLR0913
     *,
     now_ms: int,
     finished: Finished | None = None,
-    on_sent: OnSent = lambda _report, _offsets: None,
     on_progress: OnProgress = unheard,
 ) -> Report:
     """Check a file, write down what is rejected, send the rest; without a publisher nothing is sent.
 
-    ``finished`` makes the tick of a history that ends with the file, from the event time (ms) it ends with.
-    ``on_sent`` hears the report and which offsets the records got, by partition, also when it is interrupted;
-    ``on_progress`` how many bytes are checked and how many records published.
+    Which offsets the records got is noted on the topic of publications, also when it is interrupted. ``finished`` makes
+    the tick of a history that ends with the file, from the event time (ms) it ends with. ``on_progress`` hears how many
+    bytes are checked and how many records published.
 
     Raises
     ------
@@ -81,12 +82,25 @@ def publish_file(  # noqa: PLR0913
             finally:
                 report.acknowledged, report.failed = sent.acknowledged, len(spool) - sent.acknowledged
                 report.failure = sent.failure
-                on_sent(report, {partition: stretches(found) for partition, found in sent.offsets.items()})
+                publications.note(publisher.producer, _publication(report, publisher.topic, sent))
             if finished and spool.newest_ms is not None and not report.failed:
                 at = final_at(feed, spool.newest_ms)
                 publisher.send_tick(finished(at))
                 report.finished_at_ms, report.ends_later = at, at > now_ms
     return report
+
+
+def _publication(report: Report, topic: str, sent: Sent) -> Publication:
+    return Publication(
+        id=str(uuid4()),
+        feed=report.feed,
+        file=report.file,
+        digest=report.digest,
+        publisher=publications.own_name(),
+        accepted=report.accepted,
+        rejected=report.rejected,
+        stretches={source(topic, partition)[1]: stretches(found) for partition, found in sent.offsets.items()},
+    )
 
 
 def _size(opened: BufferedReader) -> int | None:

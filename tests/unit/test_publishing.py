@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -24,8 +23,7 @@ from kafka.errors import KafkaTimeoutError
 from kafka.producer.future import RecordMetadata
 
 import feeds
-from citystream.commands import publish as command
-from citystream.installation import Installation
+from citystream.commands.publish import _told_to_end
 from citystream.stack.process import StackError
 from operations.publishing.file import publish_file
 from operations.publishing.mapping import FileMapping
@@ -33,6 +31,8 @@ from operations.publishing.report import Report, rejects_path
 from operations.publishing.sources import BLOCK, LONGEST, FileProblem, Row, Source
 from schemas.catalogue import Catalogue
 from schemas.record_codec import decode
+from streams import publications
+from streams.publications import Publication
 from streams.publisher import Publisher
 
 PARKING = feeds.load()["parking_site"]
@@ -65,10 +65,14 @@ class Memory:
 
     def __init__(self, limit: int | None = None) -> None:
         self.records: list[dict[str, Any]] = []
+        self.noted: dict[str, Publication] = {}
         self.attempts = 0
         self._limit = limit
 
     def send(self, topic: str, key: bytes, value: bytes) -> Acknowledged:
+        if topic == publications.TOPIC:
+            publications.take(self.noted, value, 0)
+            return Acknowledged(at(topic, 0))
         self.attempts += 1
         if self._limit is not None and len(self.records) >= self._limit:
             return Acknowledged(KafkaTimeoutError("no broker"))
@@ -216,26 +220,16 @@ def test_a_field_that_cannot_be_read_hides_no_other_problem(tmp_path: Path) -> N
 def test_where_the_records_are_is_said_also_when_it_is_interrupted(tmp_path: Path) -> None:
     class Interrupted(Memory):
         def send(self, topic: str, key: bytes, value: bytes) -> Acknowledged:
-            if len(self.records) == 2:
+            if len(self.records) == 2 and topic != publications.TOPIC:
                 raise KeyboardInterrupt
             return super().send(topic, key, value)
 
-    heard: list[tuple[int, int, Any]] = []
-    content = (HEADER + "".join(map(line, range(5)))).encode()
-    for memory in (Memory(), Memory(limit=3), Interrupted()):
+    for memory, sent in ((Memory(), 5), (Memory(limit=3), 3), (Interrupted(), 2)):
         with suppress(KeyboardInterrupt):
-            publish_file(
-                PARKING,
-                opened(content),
-                "a.csv",
-                FileMapping(),
-                Publisher(memory, PARKING, CATALOGUE.latest(PARKING.name), None),
-                b"",
-                tmp_path / "rejects.csv",
-                now_ms=1_800_000_000_000,
-                on_sent=lambda report, found: heard.append((report.acknowledged, report.failed, found)),
-            )
-    assert heard == [(5, 0, {0: ((0, 4),)}), (3, 2, {0: ((0, 2),)}), (2, 3, {0: ((0, 1),)})]
+            publish(HEADER + "".join(map(line, range(5))), tmp_path, memory)
+        (noted,) = memory.noted.values()
+        assert (noted.file, noted.accepted, noted.records) == ("a.csv", 5, sent)
+        assert noted.stretches == {0: ((0, sent - 1),)}
 
 
 def test_a_digest_is_of_the_content_however_it_is_packed(tmp_path: Path) -> None:
@@ -461,15 +455,12 @@ def test_whatever_stands_in_a_file_every_record_is_accepted_or_rejected(
         assert all(raw in content + b"\n" for raw in kept.removeprefix(HEADER.encode()).splitlines())
 
 
-def test_publishing_told_to_end_says_how_many_records_kafka_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    producer = MagicMock()
-    monkeypatch.setattr(command, "wait_for_kafka", MagicMock())
-    monkeypatch.setattr(command, "states", MagicMock())
-    monkeypatch.setattr(command, "new_producer", lambda _: producer)
+def test_publishing_told_to_end_says_how_many_records_kafka_has() -> None:
     before = signal.getsignal(signal.SIGTERM)
+    publisher = Publisher(Memory(), PARKING, CATALOGUE.latest(PARKING.name), None)
 
     def ended() -> None:
-        with command._publisher(Installation.load(), PARKING, b"") as publisher:
+        with _told_to_end(publisher):
             publisher.acknowledged = 2
             signal.raise_signal(signal.SIGTERM)
 
@@ -478,7 +469,6 @@ def test_publishing_told_to_end_says_how_many_records_kafka_has(monkeypatch: pyt
             ended()
     finally:
         signal.signal(signal.SIGTERM, before)
-    producer.close.assert_called_once_with()
 
 
 @pytest.mark.parametrize(

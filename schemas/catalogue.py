@@ -1,7 +1,7 @@
 """The frozen schemas: every version of every subject ever published, and its id.
 
-``frozen/ids.json`` maps an id to subject, version and fingerprint; ``frozen/<subject>/<version>.avsc`` holds the
-schema. A subject is a topic's name. Ids are given once and never again.
+``frozen/ids.json`` maps an id to subject, version and fingerprint, and says of which version it is itself;
+``frozen/<subject>/<version>.avsc`` holds the schema. A subject is a topic's name. Ids are given once and never again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +21,12 @@ from avro.schema import parse
 
 from schemas.avro import Schema, aggregate_schema, feed_schema, tick_schema
 from schemas.feed import Feed
+from schemas.persisted import Newer, check_version
 
 FROZEN = Path(__file__).parent / "frozen"
 IDS = "ids.json"
+#: Of that file; one of version 1 need not say it.
+VERSION = 1
 FREEZE = "run: citystream schemas freeze"
 #: How far behind the newest id known here one may lie that is on its way: more than are frozen at once. Ids are given
 #: one after the other, so one further behind is none, and one before the newest was never given.
@@ -134,8 +137,12 @@ def _read(folder: Path) -> dict[int, FrozenSchema]:
     ids = folder / IDS
     try:
         entries = json.loads(ids.read_text() if ids.exists() else "{}")
+        check_version(entries, VERSION)
+    except Newer as newer:
+        raise SchemaProblem(f"{ids} {newer}") from None
     except ValueError:
         raise SchemaProblem(f"{ids} is no JSON; restore it") from None
+    entries.pop("version", None)
     for key, entry in entries.items():
         path = folder / entry["subject"] / f"{entry['version']}.avsc"
         if not path.exists():
@@ -291,15 +298,20 @@ def freeze(feeds: Mapping[str, Feed], folder: Path = FROZEN) -> list[FrozenSchem
         path = folder / subject / f"{frozen.version}.avsc"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(_text(schema))
-    ids = {
-        str(s.id): {"subject": s.subject, "version": s.version, "sha256": _fingerprint(_text(s.schema))}
-        for s in catalogue.by_id.values()
-    }
     if new:
         written = folder / f"{IDS}.new"
-        written.write_text(json.dumps(ids, indent=2) + "\n")
+        written.write_text(ids(catalogue.by_id.values()))
         written.replace(folder / IDS)  # workers may be reading it
     return new
+
+
+def ids(frozen: Iterable[FrozenSchema]) -> str:
+    """The content of the file of ids."""
+    entries = {
+        str(one.id): {"subject": one.subject, "version": one.version, "sha256": _fingerprint(_text(one.schema))}
+        for one in frozen
+    }
+    return _text({"version": VERSION} | entries)
 
 
 def _text(schema: Any) -> str:

@@ -13,12 +13,15 @@ from pydantic import ValidationError
 
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
+from schemas.persisted import Newer, check_version
 from schemas.record_codec import NotDecodable, decode, encode
 from sinks.quarantine import Letter, Place
 
 #: What a line says of a record; the cause is there for the people who read it.
 WHERE = {"topic": str, "partition": int, "offset": int}
-KNOWN = {*WHERE, "cause", "record"}
+KNOWN = {*WHERE, "version", "cause", "record"}
+#: Of a line; one of version 1 need not say it.
+VERSION = 1
 
 
 class CorrectionProblem(ValueError):
@@ -44,6 +47,7 @@ def exported(catalogue: Catalogue, feed: Feed, letter: Letter) -> dict[str, Any]
     fields = original(catalogue, feed, letter)
     personal = {field.name for field in feed.fields if field.personal}
     return {
+        "version": VERSION,
         "topic": letter.topic,
         "partition": letter.partition,
         "offset": letter.offset,
@@ -104,6 +108,12 @@ def _parsed(number: int, line: str, feeds: Mapping[str, Feed]) -> tuple[Place, M
         raise CorrectionProblem(f"line {number}: no JSON: {error}") from None
     if not isinstance(said, dict) or not isinstance(said.get("record"), dict):
         raise CorrectionProblem(f"line {number}: no JSON object with topic, partition, offset and record")
+    try:
+        check_version(said, VERSION)
+    except Newer as newer:
+        raise CorrectionProblem(f"line {number}: {newer}") from None
+    except (ValueError, TypeError):
+        raise CorrectionProblem(f"line {number}: version: is no number") from None
     for name in said:
         if name not in KNOWN:
             raise CorrectionProblem(f"line {number}: {name}: fields to correct belong into record")

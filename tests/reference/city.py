@@ -141,7 +141,8 @@ class Schemas:
 
     def __init__(self, folder: Path = FROZEN) -> None:
         self._frozen: dict[int, _Frozen] = {}
-        for number, entry in json.loads((folder / "ids.json").read_text()).items():
+        entries = json.loads((folder / "ids.json").read_text())
+        for number, entry in ((number, entry) for number, entry in entries.items() if number != "version"):
             schema = json.loads((folder / entry["subject"] / f"{entry['version']}.avsc").read_text())
             parsed = fastavro.parse_schema(schema), fastavro.parse_schema(_plain(schema))
             self._frozen[int(number)] = _Frozen(entry["subject"], *parsed)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import pytest
@@ -17,10 +18,13 @@ from citystream.secrets import load_secrets
 from citystream.settings import Settings, SettingsError
 from citystream.stack.process import Process, StackError
 from feeds import load
+from operations.redriving.corrections import CorrectionProblem, exported, read_corrections
 from schemas import before
+from schemas.catalogue import Catalogue, SchemaProblem, freeze
 from schemas.expressions import Constant, written
 from schemas.feed import Aggregate, Feed, NotAfter, Outgrown
 from schemas.persisted import Newer
+from sinks.quarantine import Letter
 from sinks.topic_rows import definitions
 from streams import checkpoints, deadletters, publications
 from streams.deadletters import DeadLetter, NotADeadLetter
@@ -32,6 +36,7 @@ from streams.publications import Publication
 from streams.topics import TopicState
 from tests.campaign import before as written_before
 from tests.reference.toy import FEED, NOON, SECOND, instant
+from tests.reference.toy import value as encoded
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 BEFORE, NOW = (json.loads((GOLDEN / f"{version}.json").read_text()) for version in (1, 2))
@@ -53,6 +58,9 @@ FROZEN = Position(
 POSITIONS = [FIRST, USUAL, FROZEN]
 FILE = Publication("3f2a9c1e", "toy", "toys.csv", "ab" * 32, "me@here", 5, 1, {0: ((0, 2), (5, 5)), 3: ((7, 7),)})
 LETTER = DeadLetter("toy", 0, 17, 19, "DECODE", "the batch has no borders", b"k", b"v", 1_714_564_900_000)
+
+TOY = {"toy": FEED}
+QUARANTINED = Letter("toy", 0, 17, "level: above 100000", b"d-1", encoded(level=200_000), NOON)
 
 
 def known(commit: tuple[int, str] | None, kept: Position | None = None, feed: Feed = FEED, **changes: Any) -> Known:
@@ -84,8 +92,9 @@ class Notes:
         self.written.append([key.decode(), value.decode()])
 
 
-def test_what_is_written_is_what_is_pinned() -> None:
+def test_what_is_written_is_what_is_pinned(tmp_path: Path) -> None:
     notes = Notes()
+    freeze(TOY, tmp_path)
     publications.note(cast("KafkaProducer", notes), FILE)
     assert {
         "records": {name: feed.records for name, feed in load().items()},
@@ -98,11 +107,13 @@ def test_what_is_written_is_what_is_pinned() -> None:
         ],
         "publications": notes.written,
         "dead_letters": [[[name, value.decode()] for name, value in LETTER.headers()]],
+        "ids": json.loads((tmp_path / "ids.json").read_text()),
+        "corrections": [json.dumps(exported(Catalogue.load(tmp_path), FEED, QUARANTINED))],
     } == NOW
 
 
 @pytest.mark.parametrize("content", [BEFORE, NOW], ids=["before", "now"])
-def test_what_was_written_is_read(content: Any) -> None:
+def test_what_was_written_is_read(content: Any, tmp_path: Path) -> None:
     """By the release before and by this one."""
     for (processed, metadata), position in zip(content["positions"], POSITIONS, strict=True):
         assert resume(known((processed, metadata))) == position
@@ -113,6 +124,10 @@ def test_what_was_written_is_read(content: Any) -> None:
     assert found == {FILE.id: replace(FILE, at_ms=1)}
     (headers,) = content["dead_letters"]
     assert deadletters.parse([(name, value.encode()) for name, value in headers], b"k", b"v") == LETTER
+    freeze(TOY, tmp_path)
+    (tmp_path / "ids.json").write_text(json.dumps(content["ids"]))
+    assert [(one.id, one.version) for one in Catalogue.load(tmp_path).versions("toy_4s")] == [(2, 1)]
+    assert read_corrections(content["corrections"], TOY)[QUARANTINED.place].fields["level"] == 200_000
 
 
 def test_fingerprints_of_the_release_before_are_known_of_every_feed() -> None:
@@ -177,6 +192,12 @@ def take_newer_publication() -> None:
     publications.take({}, newer(NOW["publications"][0][1]).encode(), 1)
 
 
+def load_newer_ids() -> None:
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "ids.json").write_text(newer(json.dumps(NOW["ids"])))
+        Catalogue.load(Path(folder))
+
+
 #: Where a release meets what a newer one wrote.
 MEETINGS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: resume(known((500, newer(USUAL.metadata())))), PositionProblem, "^processor in toy/0: the position was"),
@@ -184,6 +205,8 @@ MEETINGS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (take_newer_checkpoint, PositionProblem, "^the checkpoint of processor in toy/0 was"),
     (take_checkpoint_of_newer_position, PositionProblem, "^the checkpoint of processor in toy/0: the position was"),
     (take_newer_publication, Newer, "^a note on the topic publications was"),
+    (load_newer_ids, SchemaProblem, r"/ids\.json was"),
+    (lambda: read_corrections([newer(NOW["corrections"][0])], TOY), CorrectionProblem, "^line 1: was"),
 ]
 
 

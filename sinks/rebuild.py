@@ -22,7 +22,7 @@ from streams.watermark import closes_at
 #: Rows that one statement groups, as far as whole days of event time allow it.
 ROWS_AT_ONCE = 10_000_000
 #: Bytes that grouping takes before it goes on from disk.
-IN_MEMORY = 2_000_000_000
+GROUPING_BYTES = 2_000_000_000
 DAY_MS = 86_400_000
 
 #: By partition, the offsets from which on its lives count.
@@ -120,7 +120,7 @@ class Rebuild:
             f"SELECT {self._written(aggregate, lives)}, {version}, {', '.join(parts)} "
             f"FROM raw.{self._feed.name} FINAL WHERE {self._counted(aggregate)} AND {where} "
             f"GROUP BY {self._part(aggregate, lives)}",
-            settings={"max_bytes_before_external_group_by": IN_MEMORY},
+            settings={"max_bytes_before_external_group_by": GROUPING_BYTES},
         )
 
     @staticmethod

@@ -39,7 +39,7 @@ FIXED = "SETTINGS " + ", ".join(
 #: Raw rows that conflicts are looked for in, by arrival: all of them would take too much memory.
 CONFLICTS_SHOWN = timedelta(days=1)
 #: Bytes that looking for conflicts takes before it goes on from disk.
-CONFLICTS_IN_MEMORY = 500_000_000
+CONFLICTS_BYTES = 500_000_000
 
 
 def view_columns(feed: Feed, timezone: str) -> list[TableColumn]:
@@ -91,7 +91,7 @@ def conflict_view(feed: Feed, dialect: Dialect) -> str:
     select = (
         f"SELECT {_names(columns)} FROM raw.{feed.name} WHERE {recent} AND event_id IN (SELECT event_id FROM "
         f"raw.{feed.name} WHERE {recent} GROUP BY event_id HAVING min({identity}) != max({identity}) "
-        f"SETTINGS max_bytes_before_external_group_by = {CONFLICTS_IN_MEMORY}) "
+        f"SETTINGS max_bytes_before_external_group_by = {CONFLICTS_BYTES}) "
         f"ORDER BY event_id, {feed.key}, {feed.event_time}, source_offset, source_partition "
         f"LIMIT 1 BY event_id, {feed.key}, {feed.event_time}"
     )

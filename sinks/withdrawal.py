@@ -22,7 +22,7 @@ from streams.positions import Position, PositionProblem
 from streams.publications import Publication, Stretch
 
 #: Bytes of a statement at most: a publication among others' records has many stretches.
-LONGEST_STATEMENT = 64 * 2**20
+LONGEST_STATEMENT_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)

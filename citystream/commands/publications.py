@@ -16,7 +16,7 @@ from citystream.progress import heard
 from citystream.settings import SettingsError
 from operations.withdrawal import past, take_back
 from sinks.queries import withdrawn
-from sinks.withdrawal import LONGEST_STATEMENT, Withdrawal
+from sinks.withdrawal import LONGEST_STATEMENT_BYTES, Withdrawal
 from streams.publications import TOPIC, Publication, read
 from streams.topics import states
 
@@ -84,7 +84,7 @@ def withdraw(
     one = _named(city, publication)
     feed = city.choose([one.feed])[one.feed]
     positions = past(city.cluster, feed, one, time.time_ns() // 1_000_000)
-    with city.server("owner").connect(max_query_size=LONGEST_STATEMENT) as client:
+    with city.server("owner").connect(max_query_size=LONGEST_STATEMENT_BYTES) as client:
         work = Withdrawal(client, feed, one, positions, city.dialect)
         taken = work.look()
         typer.echo(f"{one.file} of {feed.name}: {taken.rows:,} rows, and {taken.repeats:,} repeats of their events")

@@ -27,7 +27,7 @@ from citystream.stack.process import StackError
 from operations.printable import printable
 from operations.publishing.file import publish_file
 from operations.publishing.mapping import MappingProblem, make_mapping, read_mapping
-from operations.publishing.sources import FileProblem
+from operations.publishing.rows import FileProblem
 from schemas.feed import Feed
 from schemas.ticks import encode_tick
 from streams import publications

@@ -29,7 +29,7 @@ from streams.generations import sources
 from streams.members import Member, is_member_name, members, unread
 
 #: Dead letters of so many minutes are said.
-MINUTES = 10
+RECENT_MINUTES = 10
 #: How each worker is started.
 STARTED_BY = {PROCESSOR: "citystream process --instance processor-1", SINK: "citystream sink --instance sink-1"}
 
@@ -167,7 +167,7 @@ def _of_feeds(city: Installation, now_ms: int) -> tuple[dict[str, float], dict[s
             with suppress(ServerException):
                 newest[name] = newest_arrival_ms(client, feed)
         with suppress(ServerException):
-            dead = newly_quarantined(client, MINUTES)
+            dead = newly_quarantined(client, RECENT_MINUTES)
     except (ClickHouseError, OSError, EOFError):
         return {}, {}
     finally:
@@ -182,8 +182,8 @@ def _of_feeds(city: Installation, now_ms: int) -> tuple[dict[str, float], dict[s
 
 def _dead(topic: str, records: int, cause: str) -> str:
     return (
-        f"{printable(topic)}: {records:,} records became dead letters in the last {MINUTES} minutes, the newest for "
-        f"{printable(cause)}; see: citystream dead-letters list {printable(topic)}"
+        f"{printable(topic)}: {records:,} records became dead letters in the last {RECENT_MINUTES} minutes, the newest "
+        f"for {printable(cause)}; see: citystream dead-letters list {printable(topic)}"
     )
 
 

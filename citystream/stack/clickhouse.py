@@ -75,8 +75,8 @@ def prepare(settings: Settings) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.copyfile(CONFIG, data / "config" / CONFIG.name)
     users = ElementTree.parse(USERS)  # noqa: S314 - our own files, both
-    for part in ElementTree.fromstring(INTERNAL_USER):  # noqa: S314
-        users.getroot().find(part.tag).extend(part)  # type: ignore[union-attr]
+    for section in ElementTree.fromstring(INTERNAL_USER):  # noqa: S314
+        users.getroot().find(section.tag).extend(section)  # type: ignore[union-attr]
     users.write(data / "config" / USERS.name)
     (data / "user_defined" / "function_file.sql").write_text(NO_FILES)
 

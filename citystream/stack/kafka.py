@@ -28,7 +28,7 @@ def launch(settings: Settings) -> Launch:
     """How the broker would be started now."""
     properties = settings.data_of(NAME) / "server.properties"
     command = (*java(settings), "-Xms256m", "-Xmx512m", "kafka.Kafka", str(properties))
-    return Launch(command, reads=f"port {settings.kafka_port}")
+    return Launch(command, configuration=f"port {settings.kafka_port}")
 
 
 def prepare(settings: Settings) -> None:

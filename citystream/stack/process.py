@@ -45,17 +45,17 @@ class Running:
 class Launch:
     """What to run. ``environment`` is added to this process's own and may hold secrets.
 
-    ``reads`` is what it will find in its configuration file, as far as the settings decide it.
+    ``configuration`` is what it will find in its configuration file, as far as the settings decide it.
     """
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    reads: str = ""
+    configuration: str = ""
 
     @property
     def fingerprint(self) -> str:
         """Differs when the command, its configuration or a secret does."""
-        inputs = [self.command, sorted(self.environment.items()), self.reads]
+        inputs = [self.command, sorted(self.environment.items()), self.configuration]
         return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 

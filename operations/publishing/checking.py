@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from operations.printable import printable
 from operations.publishing.mapping import FileMapping, MappingProblem, Take, bind, paths
-from operations.publishing.sources import Row
+from operations.publishing.rows import Row
 from operations.publishing.values import Convert, NotConvertible, converter, time_converter
 from schemas.feed import Feed
 from schemas.fields import Place, Record
@@ -147,7 +147,7 @@ class Checker:
         return values
 
     def _explain(self, error: ErrorDetails) -> Problem:
-        path = ".".join(str(part) for part in error["loc"])
+        path = ".".join(str(step) for step in error["loc"])
         limits = error.get("ctx", {})
         shown = self._shown(path, error["input"])
         match error["type"]:

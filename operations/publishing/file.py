@@ -11,8 +11,8 @@ from operations.progress import OnProgress, unheard
 from operations.publishing.checking import Checker, Rejected
 from operations.publishing.mapping import FileMapping
 from operations.publishing.report import Rejects, Report, rejects_path
+from operations.publishing.rows import Rows
 from operations.publishing.sending import Sent, Spool, send
-from operations.publishing.sources import Source
 from schemas.feed import Feed
 from schemas.verdict import instant_ms
 from streams import publications
@@ -23,7 +23,7 @@ from streams.watermark import final_at
 
 Finished = Callable[[int], bytes]
 
-SAY_EVERY = 1000
+SAY_EVERY_ROWS = 1000
 
 
 def publish_file(  # noqa: PLR0913
@@ -50,13 +50,13 @@ def publish_file(  # noqa: PLR0913
     MappingProblem, FileProblem
         Nothing was sent.
     """
-    source = Source(opened, "standard input" if name == "-" else name, mapping.columns)
-    checker = Checker(feed, mapping, source.columns, id_key=key, now_ms=now_ms)
+    rows = Rows(opened, "standard input" if name == "-" else name, mapping.columns)
+    checker = Checker(feed, mapping, rows.columns, id_key=key, now_ms=now_ms)
     report = Report(feed.name, name, empty_fields=checker.empty_fields)
-    path = rejects or rejects_path(name, feed.name, ".jsonl" if source.is_json else ".csv")
-    with Spool() as spool, Rejects(path, source.header) as refused:
+    path = rejects or rejects_path(name, feed.name, ".jsonl" if rows.is_json else ".csv")
+    with Spool() as spool, Rejects(path, rows.header) as refused:
         size = _size(opened)
-        for n, row in enumerate(source):
+        for n, row in enumerate(rows):
             report.inside += row.lines - 1
             try:
                 record = checker.check(row)
@@ -67,11 +67,11 @@ def publish_file(  # noqa: PLR0913
                 report.accepted += 1
                 if publisher is not None:
                     spool.add(row.line, instant_ms(getattr(record, feed.event_time)), *publisher.encode(record))
-            if n % SAY_EVERY == 0:
+            if n % SAY_EVERY_ROWS == 0:
                 on_progress("checking", _position(opened), size)
         on_progress("checking", _position(opened), size)
-        report.lines, report.header, report.blank = source.lines, len(source.header.splitlines()), source.blank
-        report.times_twice, report.digest = checker.twice, source.digest
+        report.lines, report.header, report.blank = rows.lines, len(rows.header.splitlines()), rows.blank
+        report.times_twice, report.digest = checker.twice, rows.digest
         written = refused.finish()
         if written:
             report.rejects_file, report.reasons_file = map(str, written)

@@ -87,7 +87,7 @@ def _flatten(given: Any) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in given.items():
         if isinstance(value, dict) and "column" not in value:
-            flat |= {f"{name}.{part}": inner for part, inner in _flatten(value).items()}
+            flat |= {f"{name}.{half}": inner for half, inner in _flatten(value).items()}
         else:
             flat[name] = value
     return flat
@@ -137,7 +137,7 @@ def make_mapping(
         return FileMapping.model_validate(merged)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(step) for step in first["loc"])
         raise MappingProblem(f"mapping, {where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 

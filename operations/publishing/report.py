@@ -17,10 +17,10 @@ from typing import Any, Self
 
 from operations.printable import printable
 from operations.publishing.checking import Problem
-from operations.publishing.sources import Row
+from operations.publishing.rows import Row
 
 #: Rejected lines shown on the screen and in JSON; the files beside have them all.
-SHOWN = 20
+MOST_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class Report:
         return self.lines - self.header - self.blank - self.read - self.inside
 
     def _most_common(self) -> list[tuple[str, int]]:
-        return Counter(self.reasons).most_common(SHOWN)
+        return Counter(self.reasons).most_common(MOST_SHOWN)
 
     def add_rejected(self, row: Row, problems: Sequence[Problem]) -> None:
         """Count a rejected row, under each kind of problem it has."""
         self.rejected += 1
         for kind in {problem.kind for problem in problems}:
             self.reasons[kind] = self.reasons.get(kind, 0) + 1
-        if len(self.first_rejections) < SHOWN:
+        if len(self.first_rejections) < MOST_SHOWN:
             self.first_rejections.append(Rejection(row.line, "; ".join(map(str, problems))))
 
     def text(self) -> str:
@@ -98,7 +98,7 @@ class Report:
         if self.rejected:
             lines.append("Rejected, by reason:")
             lines += [f"{count:>9,}  {printable(kind)}" for kind, count in self._most_common()]
-            lines.append("The first of them:" if self.rejected > SHOWN else "Line by line:")
+            lines.append("The first of them:" if self.rejected > MOST_SHOWN else "Line by line:")
             lines += [f"  line {one.line}: {printable(one.reason)}" for one in self.first_rejections]
             lines.append(f"The rejected lines are in {self.rejects_file}, the reasons in {self.reasons_file}.")
             lines.append(f"Correct {self.rejects_file} and publish it with the same options.")
@@ -126,45 +126,45 @@ class Rejects:
         self._wanted = path
         self._header = header
         self._opened = ExitStack()
-        self._parts: list[Path] = []
+        self._unfinished: list[Path] = []
 
     def add(self, row: Row, reason: str) -> None:
         """Write a row down."""
-        if not self._parts:
+        if not self._unfinished:
             self._start()
         self._lines.write(row.raw if row.raw.endswith((b"\n", b"\r")) else row.raw + b"\n")
         self._table.writerow([self._next_line, row.line, reason])
         self._next_line += row.lines
 
     def _start(self) -> None:
-        self._lines, reasons = self._part("wb"), self._part("w", encoding="utf-8", newline="")
+        self._lines, reasons = self._begin("wb"), self._begin("w", encoding="utf-8", newline="")
         self._table = csv.writer(reasons)
         self._lines.write(self._header)
         self._table.writerow(["line", "line_in_original_file", "reason"])
         self._next_line = 1 + len(self._header.splitlines())
 
-    def _part(self, mode: str, **options: Any) -> Any:
+    def _begin(self, mode: str, **options: Any) -> Any:
         """A new file of a name that nobody has, for the owner alone."""
         file = tempfile.NamedTemporaryFile(  # noqa: SIM115
             mode, dir=self._wanted.parent, prefix=f"{self._wanted.name}.", suffix=".part", delete=False, **options
         )
         self._opened.enter_context(file)
-        self._parts.append(Path(file.name))
+        self._unfinished.append(Path(file.name))
         return file
 
     def finish(self) -> tuple[Path, Path] | None:
         """Give the files their names and return them; None if nothing was rejected."""
-        if not self._parts:
+        if not self._unfinished:
             return None
         self._opened.close()
         for number in count(1):
             stem = self._wanted.stem + (f".{number}" if number > 1 else "")
             names = self._wanted.with_name(stem + self._wanted.suffix), self._wanted.with_name(stem + ".reasons.csv")
             there = [name for name in names if name.exists()]
-            if not there or (len(there) == len(names) and all(map(_equal, self._parts, names))):
+            if not there or (len(there) == len(names) and all(map(_equal, self._unfinished, names))):
                 break
-        for part, name in zip(self._parts, names, strict=True):
-            part.replace(name)
+        for file, name in zip(self._unfinished, names, strict=True):
+            file.replace(name)
         return names
 
     def __enter__(self) -> Self:
@@ -174,8 +174,8 @@ class Rejects:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._opened.close()
-        for part in self._parts:
-            part.unlink(missing_ok=True)
+        for file in self._unfinished:
+            file.unlink(missing_ok=True)
 
 
 def _equal(one: Path, other: Path) -> bool:

@@ -79,7 +79,7 @@ def _as_json(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return {name: _as_json(part) for name, part in value.items()} if isinstance(value, dict) else value
+    return {name: _as_json(half) for name, half in value.items()} if isinstance(value, dict) else value
 
 
 def read_corrections(lines: Iterable[str], feeds: Mapping[str, Feed]) -> dict[Place, Correction]:
@@ -155,7 +155,7 @@ def corrected(catalogue: Catalogue, feed: Feed, letter: Letter, correction: Corr
         record = feed.record.model_validate_json(json.dumps({**fields, **correction.fields}))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
+        path = ".".join(str(step) for step in first["loc"])
         raise CorrectionProblem(f"{line}: {path}: {first['msg']}") from None
     values = _decoded(catalogue, letter) | record.model_dump()
     return values[feed.key].encode(), encode(catalogue.latest(feed.name), values)

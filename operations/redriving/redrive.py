@@ -28,7 +28,7 @@ from streams.wire.fetched_batches import Run
 from streams.wire.record_batch import of_one
 
 #: Problems of a file of corrections that are named.
-SHOWN = 20
+MOST_SHOWN = 20
 #: Topic, partition and the offsets of letters that are looked at together.
 Chunk = tuple[str, int, list[int]]
 
@@ -237,5 +237,5 @@ def _refuse(results: Mapping[Result, int], corrections: Mapping[Place, Correctio
         if place not in known
     ]
     if wrong:
-        more = f"\nand {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
-        raise CorrectionProblem("nothing was published:\n" + "\n".join(wrong[:SHOWN]) + more)
+        more = f"\nand {len(wrong) - MOST_SHOWN:,} more" if len(wrong) > MOST_SHOWN else ""
+        raise CorrectionProblem("nothing was published:\n" + "\n".join(wrong[:MOST_SHOWN]) + more)

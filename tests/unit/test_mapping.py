@@ -12,7 +12,7 @@ import pytest
 import feeds
 from operations.publishing.checking import Checker, Rejected
 from operations.publishing.mapping import FileMapping, MappingProblem, bind, make_mapping, read_mapping
-from operations.publishing.sources import Row
+from operations.publishing.rows import Row
 from operations.publishing.values import NotConvertible, converter, time_converter
 from schemas.feed import Feed
 

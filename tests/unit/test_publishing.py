@@ -28,7 +28,7 @@ from citystream.stack.process import StackError
 from operations.publishing.file import publish_file
 from operations.publishing.mapping import FileMapping
 from operations.publishing.report import Report, rejects_path
-from operations.publishing.sources import BLOCK, LONGEST, FileProblem, Row, Source
+from operations.publishing.rows import LONGEST_BYTES, READ_BYTES, FileProblem, Row, Rows
 from schemas.catalogue import Catalogue
 from schemas.record_codec import decode
 from streams import publications
@@ -111,7 +111,7 @@ def line(minute: int, occupied: int = 5, site: str = "a") -> str:
 
 def rows(content: str | bytes, columns: list[str] | None = None) -> list[Row]:
     """The rows of a file."""
-    return list(Source(opened(content.encode() if isinstance(content, str) else content), "a.csv", columns))
+    return list(Rows(opened(content.encode() if isinstance(content, str) else content), "a.csv", columns))
 
 
 def test_records_are_sent_by_event_time_and_those_of_one_time_in_the_order_of_their_lines(tmp_path: Path) -> None:
@@ -307,9 +307,9 @@ def test_a_quotation_mark_never_closed_spoils_its_own_line_only() -> None:
 
 
 def test_a_file_without_header_line_has_the_columns_it_is_told() -> None:
-    source = Source(opened(b"1,x\n"), "a.csv", ["n", "t"])
-    assert [row.columns for row in source] == [{"n": "1", "t": "x"}]
-    assert source.header == b""
+    read = Rows(opened(b"1,x\n"), "a.csv", ["n", "t"])
+    assert [row.columns for row in read] == [{"n": "1", "t": "x"}]
+    assert read.header == b""
 
 
 def test_json_lines_are_flattened_and_bad_ones_named() -> None:
@@ -338,12 +338,12 @@ def test_a_line_ends_with_a_line_feed_a_carriage_return_or_both(end: str) -> Non
 
 
 def test_a_carriage_return_and_its_line_feed_are_one_end_wherever_the_file_is_cut() -> None:
-    for size in range(BLOCK - 40, BLOCK + 2):
+    for size in range(READ_BYTES - 40, READ_BYTES + 2):
         found = rows(b"a\r\n" + b"x" * size + b"\r\n1\r\n")
         assert [row.line for row in found] == [2, 3]
 
 
-@pytest.mark.parametrize("long", ["x\n" * 200, "x" * (LONGEST - 100), "x" * 200_000 + "\n" * 100])
+@pytest.mark.parametrize("long", ["x\n" * 200, "x" * (LONGEST_BYTES - 100), "x" * 200_000 + "\n" * 100])
 def test_long_quoted_texts_are_one_record(long: str) -> None:
     assert [row.columns for row in rows(f'a,b\n"{long}",1\ny,2\n')] == [{"a": long, "b": "1"}, {"a": "y", "b": "2"}]
 
@@ -374,12 +374,12 @@ def test_what_a_file_is_shows_in_its_first_line_that_is_not_blank(content: bytes
 def test_every_line_is_in_a_record_in_the_header_or_blank(pieces: list[bytes], described: bool) -> None:
     content = b"".join(pieces)
     try:
-        source = Source(opened(content), "a.csv", ["a", "b"] if described else None)
+        read = Rows(opened(content), "a.csv", ["a", "b"] if described else None)
     except FileProblem:
         return
-    found = list(source)
-    assert source.lines == len(content.splitlines())
-    assert source.lines == len(source.header.splitlines()) + source.blank + sum(row.lines for row in found)
+    found = list(read)
+    assert read.lines == len(content.splitlines())
+    assert read.lines == len(read.header.splitlines()) + read.blank + sum(row.lines for row in found)
     assert all(row.raw in content for row in found)
 
 
@@ -403,7 +403,7 @@ def test_gzip_is_read_whatever_the_file_is_called() -> None:
         (gzip.compress(HEADER.encode() + line(1).encode(), mtime=0) + b"rest", "is damaged after line"),
         (b'[{"a": 1}]', "is a JSON list"),
         (b"a,\xff\n", "the header line cannot be read: no UTF-8"),
-        (b"x" * (LONGEST + 1), "line 1 has over"),
+        (b"x" * (LONGEST_BYTES + 1), "line 1 has over"),
         (gzip.compress(HEADER.encode() + line(1).encode() * 1000)[:-12], "is damaged after line"),
     ],
 )

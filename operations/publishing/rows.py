@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 #: Longest record, in bytes, and so the longest cell; csv would take 128 KiB.
-LONGEST = 2**20
-csv.field_size_limit(LONGEST)
-BLOCK = 2**16
+LONGEST_BYTES = 2**20
+csv.field_size_limit(LONGEST_BYTES)
+READ_BYTES = 2**16
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: How a JSON list or object begins, and a column in brackets does not.
 JSON_LIST, JSON_OBJECT = re.compile(rb"\[\s*([{\[\]]|$)"), re.compile(rb"\{\s*([\"}]|$)")
@@ -56,7 +56,7 @@ class Unreadable(ValueError):
         self.detail = str(detail)
 
 
-class Source:
+class Rows:
     """The rows of a file. ``columns`` is None if every record brings its own (JSON lines).
 
     ``header`` is the header line as it stands there, empty without one; ``blank`` counts lines with nothing on them.
@@ -162,7 +162,7 @@ class Source:
         size = 0
         while raw := self._lines.peek():
             size += len(raw)
-            if size > LONGEST:
+            if size > LONGEST_BYTES:
                 return
             taken.append(self._lines.take())
             yield _text(raw)
@@ -181,8 +181,8 @@ class _Lines:
 
     def peek(self) -> bytes:
         """The next line, empty at the end."""
-        while not self._ahead and (block := self._read()):
-            self._ahead.extend((self._rest + block).splitlines(keepends=True))
+        while not self._ahead and (content := self._read()):
+            self._ahead.extend((self._rest + content).splitlines(keepends=True))
             # The last line may go on, or its line feed may follow.
             self._rest = b"" if self._ahead[-1].endswith(b"\n") else self._ahead.pop()
             self._check(self._rest)
@@ -207,15 +207,17 @@ class _Lines:
 
     def _read(self) -> bytes:
         try:
-            block = self._file.read(BLOCK)
+            content = self._file.read(READ_BYTES)
         except (OSError, EOFError, zlib.error) as error:
             raise FileProblem(f"{self._name} is damaged after line {self.number}: {error}") from None
-        self.digest.update(block)
-        return block
+        self.digest.update(content)
+        return content
 
     def _check(self, line: bytes) -> None:
-        if len(line) > LONGEST:
-            raise FileProblem(f"{self._name}: line {self.number + 1} has over {LONGEST} bytes: no CSV, no JSON lines")
+        if len(line) > LONGEST_BYTES:
+            raise FileProblem(
+                f"{self._name}: line {self.number + 1} has over {LONGEST_BYTES} bytes: no CSV, no JSON lines"
+            )
 
 
 def _unzipped(file: io.BufferedReader) -> BinaryIO:

@@ -92,9 +92,8 @@ class Crew:
 
     def _start(self, feed: Feed) -> datetime:
         """Where the simulation goes on: after the newest stored event, at most ``HEAD_START`` ago."""
-        client = self.city.server("operator").connect()
-        newest = newest_event_ms(client, feed)
-        client.disconnect()
+        with self.city.server("operator").connect() as client:
+            newest = newest_event_ms(client, feed)
         earliest = datetime.now(UTC) - HEAD_START
         if newest is None:
             return earliest
@@ -160,8 +159,8 @@ def _run(city: Installation, seconds: float | None, say: Callable[[str], None]) 
         say("\nending: the simulators first, then what is still on its way")
         crew.stop(crew.simulators)
         drained = _drain(city, say)
-        client = city.server("operator").connect()
-        found = accounts(client, city.feeds, measure(city.cluster, SINK, sources(city.feeds.values())))
+        with city.server("operator").connect() as client:
+            found = accounts(client, city.feeds, measure(city.cluster, SINK, sources(city.feeds.values())))
     finally:
         crew.stop(crew.workers + crew.simulators)
         if was_up:

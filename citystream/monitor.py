@@ -25,7 +25,7 @@ CUT = ("group", "measures")
 
 
 @dataclass(frozen=True)
-class FeedStatus:
+class FeedLine:
     """One feed now. Ages are in seconds; None where nothing was stored yet, or where Kafka does not say it.
 
     ``silent`` is longer than is normal.
@@ -54,7 +54,7 @@ class Snapshot:
     """Everything the live view shows at one moment."""
 
     at_ms: int
-    feeds: Sequence[FeedStatus]
+    feeds: Sequence[FeedLine]
     windows: Sequence[WindowLine]
 
 
@@ -85,7 +85,7 @@ class Monitor:
         bad = quarantined(self._clickhouse)
         newest = {name: newest_arrival_ms(self._clickhouse, feed) for name, feed in self._city.feeds.items()}
         feeds = [
-            FeedStatus(
+            FeedLine(
                 name,
                 ends[name],
                 self._rate(name, ends[name], now_ms),

@@ -22,8 +22,8 @@ from sinks.shown import hide, show, shown
 from sinks.tables import late_column
 from streams import position_repair, topics
 from streams.cluster import Cluster
-from streams.generations import generations, source, source_definitions
-from streams.group_positions import check_stopped, commit, standing
+from streams.generations import generations, source_definitions
+from streams.group_positions import by_number, check_stopped, commit, standing
 from streams.positions import Known, Position, PositionProblem, resume
 
 
@@ -64,7 +64,7 @@ def rebuild(
     """
     if problems := check(catalogue, {feed.name: feed}):
         raise SchemaProblem("\n".join(problems))
-    found = {_number(known): known for known, _ in standing(cluster, PROCESSOR, source_definitions([feed]))}
+    found = by_number(standing(cluster, PROCESSOR, source_definitions([feed])))
     last = {number: position for number, known in found.items() if (position := position_repair.rebuilt_from(known))}
     topics.create(cluster, topics.topics([feed]))
     for statement in statements(feed, dialect):
@@ -113,10 +113,10 @@ def _refuse_half_built(wanted: Sequence[Aggregate], now: Mapping[str, str]) -> N
 
 
 def _check_stored(cluster: Cluster, feed: Feed, last: Mapping[int, Position]) -> None:
-    records = {generation.topic: generation.records for generation in generations(feed)}
-    for sink, _ in standing(cluster, SINK, records):
-        position = last.get(_number(sink))
-        if position is not None and (sink.committed or 0) < position.processed:
+    sinks = by_number(standing(cluster, SINK, {one.topic: one.records for one in generations(feed)}))
+    for number, position in last.items():
+        sink = sinks[number]
+        if (sink.committed or 0) < position.processed:
             raise PositionProblem(
                 f"{sink.where}: rows are stored up to offset {sink.committed or 0} and were processed up to "
                 f"{position.processed}; let the sink catch up with the feed as it was, then try again"
@@ -137,11 +137,6 @@ def _build(work: Rebuild, wanted: Sequence[Aggregate], on_progress: OnProgress) 
             on_progress(aggregate.topic, done, rows)
         work.finish(aggregate)
     return rows
-
-
-def _number(known: Known) -> int:
-    """The number of a partition in ClickHouse."""
-    return source(known.topic, known.partition)[1]
 
 
 def _problem(known: Known, position: Position) -> str | None:

@@ -11,8 +11,8 @@ from sinks import GROUP as SINK
 from sinks.tables import RAW_KEPT
 from sinks.withdrawal import Withdrawal
 from streams.cluster import Cluster
-from streams.generations import generations, source, source_definitions
-from streams.group_positions import standing
+from streams.generations import generations, source_definitions
+from streams.group_positions import by_number, standing
 from streams.positions import Known, Position, PositionProblem, resume
 from streams.publications import Publication, own_name
 
@@ -29,15 +29,10 @@ def past(cluster: Cluster, feed: Feed, publication: Publication, now_ms: int) ->
         raise PositionProblem(
             f"{publication.file} was published more than {RAW_KEPT.days} days ago, and raw rows are kept no longer"
         )
-    processor = _known(cluster, PROCESSOR, source_definitions([feed]))
-    check_stored(publication, _known(cluster, SINK, {g.topic: g.records for g in generations(feed)}), processor)
+    processor = by_number(standing(cluster, PROCESSOR, source_definitions([feed])))
+    sink = by_number(standing(cluster, SINK, {one.topic: one.records for one in generations(feed)}))
+    check_stored(publication, sink, processor)
     return {number: resume(processor[number]) for number in publication.stretches}
-
-
-def _known(cluster: Cluster, worker: str, definitions: Mapping[str, str]) -> dict[int, Known]:
-    """What is known of a worker by the number of the partition in ClickHouse."""
-    found = standing(cluster, worker, definitions)
-    return {source(known.topic, known.partition)[1]: known for known, _ in found}
 
 
 def check_stored(publication: Publication, sink: Mapping[int, Known], processor: Mapping[int, Known]) -> None:

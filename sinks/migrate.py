@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from schemas.feed import Feed
 from sinks import before
@@ -39,38 +39,38 @@ def widened(ask: Ask, feed: Feed, timezone: str) -> list[str]:
 
 def settle(owner: Server, generations: Iterable[Generation]) -> None:
     """Note of outgrown topics that all they count is stored."""
-    client = owner.connect()
-    for generation in generations:
-        for aggregate in generation.feed.aggregates:
-            client.execute(
-                f"INSERT INTO raw.progress SELECT {literal(aggregate.topic)}, number, {generation.beyond} "
-                f"FROM numbers({generation.first}, {generation.partitions})"
-            )
-    client.disconnect()
+    with owner.connect() as client:
+        for generation in generations:
+            for aggregate in generation.feed.aggregates:
+                client.execute(
+                    f"INSERT INTO raw.progress SELECT {literal(aggregate.topic)}, number, {generation.beyond} "
+                    f"FROM numbers({generation.first}, {generation.partitions})"
+                )
+
+
+@contextmanager
+def _asking(owner: Server, say: Callable[[str], None]) -> Iterator[Ask]:
+    waits = waiting(say)
+    with owner.connect() as client:
+        yield lambda *statement: patiently(lambda: client.execute(*statement), waits)
 
 
 def made_for(owner: Server, say: Callable[[str], None]) -> str | None:
     """The time zone the tables were made for, or None if there are none; waits for a server that is away."""
-    client = owner.connect()
-    rows = patiently(
-        lambda: client.execute(
+    with _asking(owner, say) as ask:
+        rows = ask(
             "SELECT extract(type, '\\'(.+)\\'') FROM system.columns "
             "WHERE database = 'raw' AND table = 'quarantine' AND name = 'published_at'"
-        ),
-        waiting(say),
-    )
-    client.disconnect()
+        )
     return str(rows[0][0]) if rows else None
 
 
 def layout(owner: Server, say: Callable[[str], None]) -> int:
     """The highest layout that tables and views were brought to; 1 where nobody noted it. Waits for a server that is
     away."""
-    client, waits = owner.connect(), waiting(say)
-    noted = patiently(lambda: client.execute("EXISTS TABLE raw.layout"), waits)[0][0]
-    found = patiently(lambda: client.execute("SELECT max(version) FROM raw.layout"), waits)[0][0] if noted else 0
-    client.disconnect()
-    return max(1, int(found))
+    with _asking(owner, say) as ask:
+        noted = ask("EXISTS TABLE raw.layout")[0][0]
+        return max(1, int(ask("SELECT max(version) FROM raw.layout")[0][0])) if noted else 1
 
 
 def migrate(owner: Server, feeds: Iterable[Feed], dialect: Dialect, say: Callable[[str], None]) -> None:
@@ -80,35 +80,34 @@ def migrate(owner: Server, feeds: Iterable[Feed], dialect: Dialect, say: Callabl
     that has rows waits until its windows are built of them.
     """
     feeds = list(feeds)
-    client, waits = owner.connect(), waiting(say)
-
-    def ask(*statement: Any) -> Any:
-        return patiently(lambda: client.execute(*statement), waits)
-
-    for database in ("raw", "city"):
-        ask(f"CREATE DATABASE IF NOT EXISTS {database}{dialect.everywhere}")
-    for statement in shared_tables(dialect):
-        ask(statement)
-    for feed in feeds:
-        for statement in statements(feed, dialect):
+    with _asking(owner, say) as ask:
+        for database in ("raw", "city"):
+            ask(f"CREATE DATABASE IF NOT EXISTS {database}{dialect.everywhere}")
+        for statement in shared_tables(dialect):
             ask(statement)
-        for aggregate in feed.aggregates:
-            before.partition(ask, aggregate, dialect)
-        before.note_shown(ask, feed)
-        for statement in widened(ask, feed, dialect.timezone):
+        for feed in feeds:
+            _migrate(ask, feed, dialect, say)
+        for statement in [masked_view(feeds, dialect), *ledger_views(feeds, dialect)]:
             ask(statement)
-        now, ((rows,),) = shown(ask, feed), ask(f"SELECT count() FROM raw.{feed.name}")
-        unbuilt = [a for a in feed.aggregates if now.get(a.name, "" if rows else a.topic) != a.topic]
-        for aggregate in feed.aggregates:
-            if aggregate not in unbuilt:
-                show(ask, feed, aggregate, dialect)
-        if unbuilt:
-            names = ", ".join(f"city.{aggregate.name}" for aggregate in unbuilt)
-            say(f"not shown as declared: {names}; run: citystream rebuild {feed.name}")
-    for statement in [masked_view(feeds, dialect), *ledger_views(feeds, dialect)]:
+        ask(f"INSERT INTO raw.layout (version) VALUES ({LAYOUT})")
+
+
+def _migrate(ask: Ask, feed: Feed, dialect: Dialect, say: Callable[[str], None]) -> None:
+    for statement in statements(feed, dialect):
         ask(statement)
-    ask(f"INSERT INTO raw.layout (version) VALUES ({LAYOUT})")
-    client.disconnect()
+    for aggregate in feed.aggregates:
+        before.partition(ask, aggregate, dialect)
+    before.note_shown(ask, feed)
+    for statement in widened(ask, feed, dialect.timezone):
+        ask(statement)
+    now, ((rows,),) = shown(ask, feed), ask(f"SELECT count() FROM raw.{feed.name}")
+    unbuilt = [a for a in feed.aggregates if now.get(a.name, "" if rows else a.topic) != a.topic]
+    for aggregate in feed.aggregates:
+        if aggregate not in unbuilt:
+            show(ask, feed, aggregate, dialect)
+    if unbuilt:
+        names = ", ".join(f"city.{aggregate.name}" for aggregate in unbuilt)
+        say(f"not shown as declared: {names}; run: citystream rebuild {feed.name}")
 
 
 def empty(owner: Server, feed: Feed, say: Callable[[str], None]) -> None:
@@ -117,10 +116,8 @@ def empty(owner: Server, feed: Feed, say: Callable[[str], None]) -> None:
     of_topic = f"WHERE topic = {literal(feed.name)}"
     shared = dict.fromkeys(("quarantine", "redriven", "control", "ledger", "withdrawn"), of_topic)
     shared["progress"] = f"WHERE aggregate IN ({', '.join(map(literal, names))})"
-    client, waits = owner.connect(), waiting(say)
-    for text in (
-        *(f"TRUNCATE TABLE raw.{name}" for name in names),
-        *(f"ALTER TABLE raw.{table} DELETE {where} SETTINGS mutations_sync = 2" for table, where in shared.items()),
-    ):
-        patiently(lambda text=text: client.execute(text), waits)  # type: ignore[misc]
-    client.disconnect()
+    with _asking(owner, say) as ask:
+        for name in names:
+            ask(f"TRUNCATE TABLE raw.{name}")
+        for table, where in shared.items():
+            ask(f"ALTER TABLE raw.{table} DELETE {where} SETTINGS mutations_sync = 2")

@@ -12,6 +12,7 @@ from kafka.errors import IllegalGenerationError, NoError, RebalanceInProgressErr
 from streams import checkpoints
 from streams.clients import new_admin
 from streams.cluster import Cluster
+from streams.generations import source
 from streams.lag import LagMeter, PartitionLag, committed_offsets
 from streams.positions import Answer, Known, Position, PositionProblem, in_words_of, parse, resume
 from streams.publisher import new_producer
@@ -78,6 +79,11 @@ def standing(
         answers[place] = Answer(committed, metadata, partition.log_start, partition.end)
     found = known_of(worker, answers, kept, there, definitions, definitions if feeds is None else feeds)
     return [(found[partition.topic, partition.partition], partition) for partition in log]
+
+
+def by_number(found: Iterable[tuple[Known, PartitionLag]]) -> dict[int, Known]:
+    """What ``standing`` gave for the topics of one feed, by the number of the partition in ClickHouse."""
+    return {source(known.topic, known.partition)[1]: known for known, _ in found}
 
 
 def committed_positions(cluster: Cluster, worker: str) -> dict[tuple[str, int], Position]:

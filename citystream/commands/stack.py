@@ -161,17 +161,16 @@ def _of_feeds(city: Installation, now_ms: int) -> tuple[dict[str, float], dict[s
 
     A feed whose table is missing is no silent one: that is a problem of its own.
     """
-    client, newest, dead = city.server("operator").connect(), {}, {}
+    newest, dead = {}, {}
     try:
-        for name, feed in city.feeds.items():
+        with city.server("operator").connect() as client:
+            for name, feed in city.feeds.items():
+                with suppress(ServerException):
+                    newest[name] = newest_arrival_ms(client, feed)
             with suppress(ServerException):
-                newest[name] = newest_arrival_ms(client, feed)
-        with suppress(ServerException):
-            dead = newly_quarantined(client, RECENT_MINUTES)
+                dead = newly_quarantined(client, RECENT_MINUTES)
     except (ClickHouseError, OSError, EOFError):
         return {}, {}
-    finally:
-        client.disconnect()
     silent = {
         name: (now_ms - at) / 1000
         for name, at in newest.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from io import BufferedReader
 from pathlib import Path
 from uuid import uuid4
@@ -54,7 +55,7 @@ def publish_file(  # noqa: PLR0913
     checker = Checker(feed, mapping, rows.columns, id_key=key, now_ms=now_ms)
     report = Report(feed.name, name, empty_fields=checker.empty_fields)
     path = rejects or rejects_path(name, feed.name, ".jsonl" if rows.is_json else ".csv")
-    with Spool() as spool, Rejects(path, rows.header) as refused:
+    with closing(Spool()) as spool, closing(Rejects(path, rows.header)) as refused:
         size = _size(opened)
         for n, row in enumerate(rows):
             report.inside += row.lines - 1

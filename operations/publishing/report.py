@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from operations.printable import printable
 from operations.publishing.checking import Problem
@@ -167,12 +166,8 @@ class Rejects:
             file.replace(name)
         return names
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Remove what is not finished."""
         self._opened.close()
         for file in self._unfinished:
             file.unlink(missing_ok=True)

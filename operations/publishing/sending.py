@@ -6,8 +6,6 @@ import mmap
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from kafka.errors import KafkaError
@@ -51,12 +49,8 @@ class Spool:
                 middle = begin + self._key_lengths[n]
                 yield self._lines[n], content[begin:middle], content[middle : self._ends[n + 1]]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Let the file go."""
         self._file.close()
 
 

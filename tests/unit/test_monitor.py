@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from citystream.monitor import FeedStatus, Snapshot, WindowLine, render
+from citystream.monitor import FeedLine, Snapshot, WindowLine, render
 from streams.lag import TopicLag
 
 WINDOW = WindowLine(
@@ -39,7 +39,7 @@ def test_a_narrow_terminal_cuts_off_groups_and_measures_and_nothing_else(columns
 
 
 def test_the_feeds_fit_eighty_columns() -> None:
-    feed = FeedStatus(
+    feed = FeedLine(
         "police_incident", 12_345_678, 1_200.0, TopicLag("", 9_999, 12.5, None), TopicLag("", 9_999, None, None), 3.4,
         False, 12_345,
     )  # fmt: skip
@@ -54,16 +54,14 @@ def test_what_kafka_does_not_say_is_left_open() -> None:
     unknown = TopicLag("", None, None, "toy does not exist")
     console = Console(width=80)
     with console.capture() as printed:
-        console.print(render(Snapshot(0, [FeedStatus("toy", None, 0.0, unknown, unknown, None, False, 0)], []), ""))
+        console.print(render(Snapshot(0, [FeedLine("toy", None, 0.0, unknown, unknown, None, False, 0)], []), ""))
     (line,) = [line for line in printed.get().splitlines() if "toy" in line]
     assert line.split() == ["toy", "0", "-", "-", "-", "-", "-", "0"]
 
 
 def test_a_silent_feed_is_said_to_be() -> None:
     lag = TopicLag("", 0, 0.0, None)
-    feeds = [
-        FeedStatus(name, 9, 0.0, lag, lag, 300.5, silent, 0) for name, silent in (("loud", False), ("quiet", True))
-    ]
+    feeds = [FeedLine(name, 9, 0.0, lag, lag, 300.5, silent, 0) for name, silent in (("loud", False), ("quiet", True))]
     console = Console(width=120)
     with console.capture() as printed:
         console.print(render(Snapshot(0, feeds, []), ""))

@@ -73,7 +73,11 @@ def rebuild(
     if any(position.definition != found[number].definition for number, position in last.items()):
         counted = set.intersection(*(set(position.definition.split(".")) for position in last.values()))
         done.built = [aggregate for aggregate in feed.aggregates if feed.fingerprint(aggregate) not in counted]
-        _refuse_half_built(done.built, now)
+        if shows := next((one for one in done.built if now.get(one.name) == one.topic), None):
+            raise SchemaProblem(
+                f"city.{shows.name} shows version {shows.version}, which would be half-built meanwhile; "
+                "raise its version"
+            )
         check_stopped(cluster, [PROCESSOR])
         _check_stored(cluster, feed, last)
         work = Rebuild(client, feed, last, dialect)
@@ -101,15 +105,6 @@ def rebuild(
         client.execute(f"ALTER TABLE raw.{feed.name} MODIFY COLUMN {late_column(feed)}")
         done.shows, done.kept = new, sorted(now[name] for name in now.keys() & {*gone, *(one.name for one in new)})
     return done
-
-
-def _refuse_half_built(wanted: Sequence[Aggregate], now: Mapping[str, str]) -> None:
-    for aggregate in wanted:
-        if now.get(aggregate.name) == aggregate.topic:
-            raise SchemaProblem(
-                f"city.{aggregate.name} shows version {aggregate.version}, which would be half-built meanwhile; "
-                "raise its version"
-            )
 
 
 def _check_stored(cluster: Cluster, feed: Feed, last: Mapping[int, Position]) -> None:

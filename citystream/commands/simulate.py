@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
 from random import SystemRandom
@@ -29,7 +29,6 @@ from streams.publisher import STOP_SECONDS, publishers
 FLAT_OUT = "flat-out"
 #: Where a simulation faster than reality begins unless told: events must not lie in the future.
 HISTORY = timedelta(days=1)
-PROGRESS_AFTER_SECONDS = 2.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -145,7 +144,7 @@ def _until_signal(clock: SystemClock, producer: KafkaProducer) -> Iterator[None]
 
 @contextmanager
 def _progress(simulation: Simulation, events: int | None) -> Iterator[None]:
-    """A line on the terminal when it takes longer."""
+    """A line on the terminal, where there is one, until it is done."""
 
     def line() -> str:
         reports = simulation.report()
@@ -154,17 +153,8 @@ def _progress(simulation: Simulation, events: int | None) -> Iterator[None]:
         return f"{sent:,} sent{share}, {sum(report.acknowledged for report in reports):,} acknowledged"
 
     console = Console(stderr=True)
-    live = Live(console=console, get_renderable=line, transient=True)
-    timer = Timer(PROGRESS_AFTER_SECONDS, live.start)
-    if console.is_terminal:
-        timer.start()
-    try:
+    with Live(console=console, get_renderable=line, transient=True) if console.is_terminal else nullcontext():
         yield
-    finally:
-        timer.cancel()
-        if console.is_terminal:
-            timer.join()
-            live.stop()
 
 
 def _row(report: Report, shares: Mapping[Fault, float]) -> dict[str, str | int]:

@@ -77,36 +77,30 @@ class Redrive:
         KafkaError
             As ``take``.
         """
-        chunks = self._named(self._quarantine.chunks(selection))
-        results: Counter[Result] = Counter()
-        if open_producer is None or self._corrections is not None:
+        said, results = self._corrections, Counter[Result]()
+        chunks = [
+            (topic, number, named)
+            for topic, number, offsets in self._quarantine.chunks(selection)
+            if (named := [offset for offset in offsets if said is None or (topic, number, offset) in said])
+        ]
+        if open_producer is None or said is not None:
             results = self._take_all("checking", chunks, None, on_progress)
-        if self._corrections is not None:
-            _refuse(results, self._corrections, self._quarantine.known(self._corrections))
+        if said is not None:
+            _refuse(results, said, self._quarantine.known(said))
         if open_producer is None:
             return results
         with closing(open_producer()) as producer:
             return self._take_all("redriving", chunks, producer, on_progress)
 
-    def _named(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
-        """Of these, what the corrections name; all of them without corrections."""
-        if (said := self._corrections) is None:
-            return chunks
-        named = [
-            (topic, number, [o for o in offsets if (topic, number, o) in said]) for topic, number, offsets in chunks
-        ]
-        return [chunk for chunk in named if chunk[2]]
-
     def _take_all(
         self, step: str, chunks: Sequence[Chunk], producer: KafkaProducer | None, on_progress: OnProgress
     ) -> Counter[Result]:
-        results: Counter[Result] = Counter()
-        done, total = 0, sum(len(offsets) for *_, offsets in chunks)
+        results, done, total = Counter[Result](), 0, sum(len(offsets) for *_, offsets in chunks)
+        on_progress(step, done, total)
         for chunk in chunks:
-            on_progress(step, done, total)
             results += self.take(chunk, producer)
             done += len(chunk[2])
-        on_progress(step, done, total)
+            on_progress(step, done, total)
         return results
 
     def take(self, chunk: Chunk, producer: KafkaProducer | None) -> Counter[Result]:

@@ -28,7 +28,7 @@ from schemas.record_codec import encode
 from schemas.verdict import instant_ms
 from simulation import simulator
 from simulation.faults import Fault, Sending, corrupted, plan
-from streams.generations import generations
+from streams.publisher import topic_for
 
 #: Event time at which it begins: seven in the morning of a weekday in the city.
 START = datetime(2026, 3, 1, 23, tzinfo=UTC)
@@ -93,7 +93,7 @@ def make(city: Installation, file: Path, seconds: float, every: int) -> None:
 
 def _made(city: Installation, feed: Feed, every: int) -> Iterator[Made]:
     random, harm = (Random(f"{SEED}/{feed.name}/{purpose}") for purpose in ("events", "harm"))
-    frozen, topic = city.catalogue.latest(feed.name), generations(feed)[-1].topic
+    frozen, topic = city.catalogue.latest(feed.name), topic_for(feed)
     simulate = made_up.SIMULATORS.get(feed.name) or simulator(feed)
     records = (record for number, record in enumerate(simulate(START, random)) if number % every == 0)
     for sending in plan(feed, records, SHARES, harm, lambda: START):

@@ -28,7 +28,6 @@ from sinks import GROUP as SINK
 from sinks.ledger import Account, accounts
 from sinks.queries import newest_event_ms
 from streams import topics
-from streams.generations import sources
 from streams.lag import measure
 
 REFRESH_SECONDS = 1.0
@@ -160,7 +159,7 @@ def _run(city: Installation, seconds: float | None, say: Callable[[str], None]) 
         crew.stop(crew.simulators)
         drained = _drain(city, say)
         with city.server("operator").connect() as client:
-            found = accounts(client, city.feeds, measure(city.cluster, SINK, sources(city.feeds.values())))
+            found = accounts(client, city.feeds, measure(city.cluster, SINK, city.feed_topics))
     finally:
         crew.stop(crew.workers + crew.simulators)
         if was_up:
@@ -199,7 +198,7 @@ def _note(crew: Crew, elapsed: float, seconds: float | None, snapshot: Snapshot)
 
 def _drain(city: Installation, say: Callable[[str], None]) -> bool:
     """Wait until both workers have nothing left to do."""
-    feeds = sources(city.feeds.values())
+    feeds = city.feed_topics
     stored = [topic.name for topic in topics.stored(city.feeds.values())]
     until = time.monotonic() + DRAIN_SECONDS
     quiet = 0

@@ -20,6 +20,8 @@ from streams.cluster import Cluster
 if TYPE_CHECKING:
     from sinks.clickhouse import Server
     from sinks.dialect import Dialect
+    from streams.feed_topics import FeedTopic
+    from streams.group_positions import GroupPositions
 
 
 @dataclass(frozen=True)
@@ -88,20 +90,24 @@ class Installation:
 
         return Dialect(self.settings.timezone, self.settings.clickhouse_cluster or "")
 
-    def definitions(self, group: str) -> Mapping[str, str]:
-        """The topics that a worker's group reads, and the definition it has for each."""
+    @property
+    def feed_topics(self) -> Mapping[str, FeedTopic]:
+        """Every topic of the feeds, by name."""
+        from streams.feed_topics import feed_topics  # noqa: PLC0415
+
+        return feed_topics(*self.feeds.values())
+
+    def positions(self, group: str) -> GroupPositions:
+        """The positions of a worker's group in the topics that it reads."""
         from processors import GROUP as PROCESSOR  # noqa: PLC0415
         from sinks.topic_rows import definitions  # noqa: PLC0415
-        from streams.generations import source_definitions  # noqa: PLC0415
+        from streams.feed_topics import feed_definitions  # noqa: PLC0415
+        from streams.group_positions import GroupPositions  # noqa: PLC0415
 
-        return source_definitions(self.feeds.values()) if group == PROCESSOR else definitions(self.feeds.values())
-
-    def held_up(self, group: str) -> dict[str, str]:
-        """Why a worker does not go on in a topic, where it does not."""
-        from streams.generations import sources  # noqa: PLC0415
-        from streams.group_positions import held_up  # noqa: PLC0415
-
-        return held_up(self.cluster, group, self.definitions(group), sources(self.feeds.values()))
+        feeds, of_processor = self.feeds.values(), feed_definitions(*self.feeds.values())
+        if group == PROCESSOR:
+            return GroupPositions(self.cluster, group, of_processor)
+        return GroupPositions(self.cluster, group, definitions(feeds), agrees_with=(PROCESSOR, of_processor))
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Create the topics, tables and views that are missing, and end topics that were outgrown.
@@ -124,8 +130,8 @@ class Installation:
         declared.load()
         topics.wait_for_kafka(self.cluster, say)
         outgrown, now_ms = growth.outgrown(self.feeds.values()), time.time_ns() // 1_000_000
-        for generation in outgrown:
-            growth.end(self.cluster, generation, now_ms)
+        for topic in outgrown:
+            growth.end(self.cluster, topic, now_ms)
         owner = self.server("owner")
         if (zone := made_for(owner, say)) not in {None, self.settings.timezone}:
             raise SettingsError(

@@ -16,7 +16,6 @@ from operations.printable import printable
 from processors import GROUP as PROCESSOR
 from sinks import GROUP as SINK
 from sinks.queries import newest_arrival_ms, newest_windows, quarantined
-from streams.generations import by_feed, sources
 from streams.lag import LagMeter, TopicLag, by_topic
 
 NEWEST_WINDOWS = 2
@@ -69,12 +68,12 @@ class Monitor:
 
     def take(self, now_ms: int) -> Snapshot:
         """Measure everything now."""
-        names = sources(self._city.feeds.values())
-        processor = by_feed(self._meter.look(PROCESSOR, names))
-        sink = by_feed(self._meter.look(SINK, names, waiting=False))
+        names = self._city.feed_topics
+        processor = self._meter.look(PROCESSOR, names).by_feed()
+        sink = self._meter.look(SINK, names, waiting=False).by_feed()
         ends = {
             name: None
-            if any(one.topic == name for one in sink.unknown)
+            if any(one.topic == name for one in sink.unobserved)
             else sum(p.end for p in sink.partitions if p.topic == name)
             for name in self._city.feeds
         }

@@ -28,7 +28,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from schemas.catalogue import Catalogue, FrozenSchema, SchemaProblem, incompatibilities
-from streams.generations import source
+from streams.feed_topics import FeedPartition
 
 CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 COMPATIBILITY = "BACKWARD_TRANSITIVE"
@@ -348,7 +348,7 @@ def _subject(frozen: FrozenSchema) -> str:
 def _feed(request: Request) -> str:
     """Whose schemas a request is about: the topics a feed has one after the other share them."""
     subject = request.path_params["subject"].removeprefix(CONTEXT)
-    return source(subject.removesuffix(VALUE), 0)[0] if subject.endswith(VALUE) else ""
+    return FeedPartition.of(subject.removesuffix(VALUE), 0).feed if subject.endswith(VALUE) else ""
 
 
 def _guid(frozen: FrozenSchema) -> str:

@@ -29,7 +29,8 @@ from sinks import GROUP as SINK
 from streams import checkpoints, deadletters, publications
 from streams.clients import new_admin
 from streams.cluster import Cluster
-from streams.generations import generations, sources
+from streams.feed_topics import feed_topics
+from streams.publisher import topic_for
 
 OWNER, OPERATOR = "owner", "operator"
 ALL = "*"
@@ -66,7 +67,7 @@ def rights(feeds: Iterable[Feed]) -> list[Right]:
     Windows, positions and dead letters are written by workers alone, and a feed's newest topic by its department.
     """
     feeds = list(feeds)
-    records, parts = list(sources(feeds)), [aggregate.topic for feed in feeds for aggregate in feed.aggregates]
+    records, parts = list(feed_topics(*feeds)), [aggregate.topic for feed in feeds for aggregate in feed.aggregates]
     found: list[Right] = []
 
     def topics(user: str, operation: ACLOperation, names: Iterable[str]) -> None:
@@ -87,7 +88,7 @@ def rights(feeds: Iterable[Feed]) -> list[Right]:
     topics(OPERATOR, read, [ALL])
     group(OPERATOR, describe, ALL)
     for department in sorted({feed.department for feed in feeds}):
-        own = [generations(feed)[-1].topic for feed in feeds if feed.department == department]
+        own = [topic_for(feed) for feed in feeds if feed.department == department]
         topics(publisher(department), write, [*own, publications.TOPIC])
         topics(publisher(department), read, [publications.TOPIC])
     return found

@@ -6,10 +6,11 @@ Until then the views show the old ones in full. Ended in the middle, it can simp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from clickhouse_driver import Client
 
+from operations.positions import rebuilt, rebuilt_from
 from operations.progress import OnProgress, unheard
 from processors import GROUP as PROCESSOR
 from schemas.catalogue import Catalogue, SchemaProblem, check
@@ -20,11 +21,11 @@ from sinks.migrate import statements
 from sinks.rebuild import Rebuild, is_behind
 from sinks.shown import hide, show, shown
 from sinks.tables import late_column
-from streams import position_repair, topics
+from streams import topics
 from streams.cluster import Cluster
-from streams.generations import generations, source_definitions
-from streams.group_positions import by_number, check_stopped, commit, standing
-from streams.positions import Known, Position, PositionProblem, resume
+from streams.feed_topics import feed_definitions, feed_topics
+from streams.group_positions import GroupPositions
+from streams.positions import Position, PositionProblem
 
 
 @dataclass
@@ -64,8 +65,9 @@ def rebuild(
     """
     if problems := check(catalogue, {feed.name: feed}):
         raise SchemaProblem("\n".join(problems))
-    found = by_number(standing(cluster, PROCESSOR, source_definitions([feed])))
-    last = {number: position for number, known in found.items() if (position := position_repair.rebuilt_from(known))}
+    processor = GroupPositions(cluster, PROCESSOR, feed_definitions(feed))
+    found = processor.by_number()
+    last = {number: position for number, one in found.items() if (position := rebuilt_from(one))}
     topics.create(cluster, topics.topics([feed]))
     for statement in statements(feed, dialect):
         client.execute(statement)
@@ -78,16 +80,16 @@ def rebuild(
                 f"city.{shows.name} shows version {shows.version}, which would be half-built meanwhile; "
                 "raise its version"
             )
-        check_stopped(cluster, [PROCESSOR])
+        processor.check_stopped()
         _check_stored(cluster, feed, last)
         work = Rebuild(client, feed, last, dialect)
         done.rows = _build(work, done.built, on_progress)
-        oldest = work.oldest({number: known.log_start for number, known in found.items()})
-        after = {n: position_repair.rebuilt(found[n], position, oldest.get(n)) for n, position in last.items()}
+        oldest = work.oldest({number: one.log_start for number, one in found.items()})
+        after = {n: rebuilt(found[n], position, oldest.get(n)) for n, position in last.items()}
         on_progress("positions", 0, len(after))
-        commit(cluster, PROCESSOR, {(found[n].topic, found[n].partition): p for n, p in after.items()})
+        processor.write({found[n].place: p for n, p in after.items()})
         on_progress("positions", len(after), len(after))
-        done.problems += [problem for n, position in after.items() if (problem := _problem(found[n], position))]
+        done.problems += [problem for n, position in after.items() if (problem := found[n].set_to(position).why_not())]
     new = [aggregate for aggregate in feed.aggregates if now.get(aggregate.name) != aggregate.topic]
     behind = [
         f"{aggregate.topic} has not come as far as {now[aggregate.name]}, which city.{aggregate.name} goes on showing; "
@@ -108,7 +110,7 @@ def rebuild(
 
 
 def _check_stored(cluster: Cluster, feed: Feed, last: Mapping[int, Position]) -> None:
-    sinks = by_number(standing(cluster, SINK, {one.topic: one.records for one in generations(feed)}))
+    sinks = GroupPositions(cluster, SINK, {one.name: one.records for one in feed_topics(feed).values()}).by_number()
     for number, position in last.items():
         sink = sinks[number]
         if (sink.committed or 0) < position.processed:
@@ -132,12 +134,3 @@ def _build(work: Rebuild, wanted: Sequence[Aggregate], on_progress: OnProgress) 
             on_progress(aggregate.topic, done, rows)
         work.finish(aggregate)
     return rows
-
-
-def _problem(known: Known, position: Position) -> str | None:
-    """Why the worker cannot go on from a position."""
-    try:
-        resume(replace(known, committed=position.processed, metadata=position.metadata()))
-    except PositionProblem as problem:
-        return str(problem)
-    return None

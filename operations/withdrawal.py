@@ -11,9 +11,10 @@ from sinks import GROUP as SINK
 from sinks.tables import RAW_KEPT
 from sinks.withdrawal import Withdrawal
 from streams.cluster import Cluster
-from streams.generations import generations, source_definitions
-from streams.group_positions import by_number, standing
-from streams.positions import Known, Position, PositionProblem, resume
+from streams.feed_topics import feed_definitions, feed_topics
+from streams.group_partition import GroupPartition
+from streams.group_positions import GroupPositions
+from streams.positions import Position, PositionProblem
 from streams.publications import Publication, own_name
 
 
@@ -29,14 +30,14 @@ def past(cluster: Cluster, feed: Feed, publication: Publication, now_ms: int) ->
         raise PositionProblem(
             f"{publication.file} was published more than {RAW_KEPT.days} days ago, and raw rows are kept no longer"
         )
-    processor = by_number(standing(cluster, PROCESSOR, source_definitions([feed])))
-    sink = by_number(standing(cluster, SINK, {one.topic: one.records for one in generations(feed)}))
+    processor = GroupPositions(cluster, PROCESSOR, feed_definitions(feed)).by_number()
+    sink = GroupPositions(cluster, SINK, {one.name: one.records for one in feed_topics(feed).values()}).by_number()
     check_stored(publication, sink, processor)
-    return {number: resume(processor[number]) for number in publication.stretches}
+    return {number: processor[number].start() for number in publication.stretches}
 
 
-def check_stored(publication: Publication, sink: Mapping[int, Known], processor: Mapping[int, Known]) -> None:
-    """Look whether both workers are past all records of a publication.
+def check_stored(publication: Publication, *workers: Mapping[int, GroupPartition]) -> None:
+    """Look whether workers are past all records of a publication, given their groups by number of the partition.
 
     Raises
     ------
@@ -45,11 +46,11 @@ def check_stored(publication: Publication, sink: Mapping[int, Known], processor:
     """
     for number, some in publication.stretches.items():
         last = max(end for _, end in some)
-        for known in (sink[number], processor[number]):
-            if (known.committed or 0) <= last:
+        for one in (worker[number] for worker in workers):
+            if (one.committed or 0) <= last:
                 raise PositionProblem(
-                    f"{known.where}: the records of {publication.file} end at offset {last} and the position is "
-                    f"{known.committed or 0}; let the {known.worker} catch up (see: citystream lag), then try again"
+                    f"{one.where}: the records of {publication.file} end at offset {last} and the position is "
+                    f"{one.committed or 0}; let the {one.group} catch up (see: citystream lag), then try again"
                 )
 
 

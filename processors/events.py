@@ -15,7 +15,7 @@ from schemas.measures import Partial
 from schemas.model import UUID_HALVES
 from streams.wire.column_writer import spans
 
-#: Columns of every matrix: the event id is its two halves, and COUNTS is 1 where the row counts in its generation.
+#: Columns of every matrix: the event id is its two halves, and COUNTS is 1 where the row counts in its topic.
 OFFSET, EVENT_MS, HIGH, LOW, COUNTS = range(5)
 _FIRST_TEXT = 5
 
@@ -49,7 +49,7 @@ class EventColumns:
     """The columns of one feed's events."""
 
     def __init__(self, feed: Feed, counts: pl.Expr | None = None) -> None:
-        """``counts`` says of a row whether it counts in its generation; all do if it is None."""
+        """``counts`` says of a row whether it counts in its topic; all do if it is None."""
         partials = [p for a in feed.aggregates for measure in a.measures for p in measure.partials]
         texts = dict.fromkeys([feed.key, *(name for aggregate in feed.aggregates for name in aggregate.by)])
         values = dict.fromkeys(partial.value for partial in partials)

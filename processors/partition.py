@@ -17,7 +17,7 @@ from processors.windows import Windows, no_events
 from schemas.feed import Aggregate, Feed
 from streams.deadletters import DeadLetter
 from streams.decode import Tick
-from streams.generations import holding
+from streams.feed_topics import topic_of
 from streams.missing_schemas import newest
 from streams.positions import LogGap, Position
 from streams.watermark import Instants, advance
@@ -47,7 +47,7 @@ class Output:
 class Rows:
     """What the stage before makes of the offsets from ``start`` up to ``next``: events, dead letters and ticks.
 
-    ``unknown`` are the schema ids given up so far, and ``newest_schema`` is the newest that was known, as a position
+    ``given_up`` are the schema ids given up so far, and ``newest_schema`` is the newest that was known, as a position
     says them.
     """
 
@@ -56,7 +56,7 @@ class Rows:
     events: Events
     dead: Sequence[DeadLetter]
     ticks: Sequence[Tick]
-    unknown: Mapping[int, int]
+    given_up: Mapping[int, int]
     newest_schema: int
 
 
@@ -75,10 +75,10 @@ class Partition:
         self._bad = BadShare(feed, number, start, accept=accept_bad)
         self._where = f"{feed.name}/{number}"
         self._number = number
-        self._all_count = holding(feed, number).counts is None
+        self._all_count = topic_of(feed, number).counts is None
         self._columns = EventColumns(feed)
         #: The offset that is taken next, and the schema ids that were given up before it.
-        self.next, self.unknown = start.rewind, start.unknown
+        self.next, self.given_up = start.rewind, start.given_up
         self._newest_schema = start.newest_schema
         self._written = start.processed
         self._max_event_ms = start.max_event_ms
@@ -126,7 +126,7 @@ class Partition:
         elif rows.next > self._written:
             self._dead += dead
             self.unwritten += sum(letter.memory for letter in dead)
-        self.next, self.unknown, self._newest_schema = rows.next, rows.unknown, rows.newest_schema
+        self.next, self.given_up, self._newest_schema = rows.next, rows.given_up, rows.newest_schema
 
     def _add(self, events: Events, ticks: Sequence[Tick]) -> None:
         offsets = events.cells[:, OFFSET]
@@ -217,7 +217,7 @@ class Partition:
             max_event_ms=seen,
             max_processed_ms=self._max_event_ms,
             bad=bad,
-            unknown=newest(self.unknown),
+            given_up=newest(self.given_up),
             newest_schema=self._newest_schema,
         )
 

@@ -8,7 +8,7 @@ from processors.events import EventColumns
 from processors.partition import Partition, Rows
 from streams.decode import Decoder, Wanted, places
 from streams.ending import Stop
-from streams.generations import Generation
+from streams.feed_topics import FeedTopic
 from streams.missing_schemas import GivenUp
 from streams.positions import Position
 from streams.wire.fetched_batches import Run
@@ -17,9 +17,9 @@ from streams.wire.fetched_batches import Run
 class Reader:
     """Reads runs of any partitions of a topic, each from where it stands; keeps nothing itself."""
 
-    def __init__(self, generation: Generation, decoder: Decoder) -> None:
+    def __init__(self, topic: FeedTopic, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._columns = EventColumns(generation.feed, generation.counts)
+        self._columns = EventColumns(topic.feed, topic.counts)
 
     def check(self, where: str, start: Position) -> None:
         """Look whether the schemas are here by which a partition was processed up to a position.
@@ -43,11 +43,11 @@ class Reader:
         NotYet
             A schema is waited for; nothing was read.
         """
-        given_up = [GivenUp({**at.unknown}, run.next - 1, at.start.newest_schema) for at, run in waiting]
-        wanted = [Wanted(run, at.next, unknown) for (at, run), unknown in zip(waiting, given_up, strict=True)]
+        given_up = [GivenUp({**at.given_up}, run.next - 1, at.start.newest_schema) for at, run in waiting]
+        wanted = [Wanted(run, at.next, verdicts) for (at, run), verdicts in zip(waiting, given_up, strict=True)]
         frame, found = self._decoder.read_together(wanted)
         events, newest = self._columns.of(frame), self._decoder.newest_schema
         return [
-            Rows(run.start, run.next, events.where(part), decoded.dead, decoded.ticks, unknown.dead, newest)
-            for (_, run), unknown, decoded, part in zip(waiting, given_up, found, places(found), strict=True)
+            Rows(run.start, run.next, events.where(part), decoded.dead, decoded.ticks, verdicts.dead, newest)
+            for (_, run), verdicts, decoded, part in zip(waiting, given_up, found, places(found), strict=True)
         ]

@@ -21,7 +21,7 @@ from streams.batchworker import LOOK_EVERY, BatchWorker, Transport
 from streams.cluster import Cluster
 from streams.deadletters import DeadLetter
 from streams.decode import Decoder
-from streams.generations import generations, source_definitions, sources
+from streams.feed_topics import feed_definitions, feed_topics, topic_of
 from streams.lifecycle import Moment, Stage, tell
 from streams.missing_schemas import Awaited
 from streams.positions import Position
@@ -66,19 +66,19 @@ class Processor(BatchWorker[Partition, Rows]):
         self._accept_bad = accept_bad
         self._schemas = {name: catalogue.of(name, schema) for name, schema in declared(feeds).items()}
         self._declared = feeds
-        self._sources = sources(feeds.values())
+        self._topics = feed_topics(*feeds.values())
         self._readers = {
             topic: Reader(one, Decoder(catalogue, one.feed.name, one.feed, Awaited(catalogue), topic))
-            for topic, one in self._sources.items()
+            for topic, one in self._topics.items()
         }
         outputs = {aggregate.topic: feed.name for feed in feeds.values() for aggregate in feed.aggregates}
-        super().__init__(transport, {topic: one.feed.name for topic, one in self._sources.items()}, outputs)
+        super().__init__(transport, {topic: one.feed.name for topic, one in self._topics.items()}, outputs)
 
     def begin(self, one: Assigned[Partition]) -> Partition:
         """A partition that rebuilds its open windows from the rewind offset."""
-        source = self._sources[one.place.topic]
-        feed, number = source.feed, source.first + one.place.partition
-        self._readers[source.topic].check(f"{feed.name}/{number}", one.start)
+        topic = self._topics[one.place.topic]
+        feed, number = topic.feed, topic.first + one.place.partition
+        self._readers[topic.name].check(f"{feed.name}/{number}", one.start)
         return Partition(feed, number, one.start, accept_bad=feed.name in self._accept_bad)
 
     def every(self, feed: str, /) -> timedelta:
@@ -108,7 +108,7 @@ class Processor(BatchWorker[Partition, Rows]):
                 one.fresh |= state.owes
         self.taken()
         if changes:
-            feed = self._sources[assigned[0].place.topic].feed.name
+            feed = self._topics[assigned[0].place.topic].feed.name
             said = f"{feed}: Kafka has not taken its windows and dead letters yet; they are sent again until it does"
             await self.write_patiently([*changes], self._written(changes), lambda: said)
 
@@ -123,7 +123,7 @@ class Processor(BatchWorker[Partition, Rows]):
                 output.dead,
                 [
                     (aggregate.topic, self._packed(aggregate, output.parts[aggregate.name]))
-                    for aggregate in self._sources[one.place.topic].feed.aggregates
+                    for aggregate in self._topics[one.place.topic].feed.aggregates
                     if aggregate.name in output.parts
                 ],
             )
@@ -162,8 +162,8 @@ class Processor(BatchWorker[Partition, Rows]):
 
     async def _write(self, place: TopicPartition, change: Change) -> None:
         sender = self.transport.sender()
-        source = self._sources[place.topic]
-        into = (source.first + place.partition) % generations(source.feed)[0].partitions
+        written = self._topics[place.topic]
+        into = (written.first + place.partition) % topic_of(written.feed, 0).partitions
         for topic, batches in change.parts:
             await sender.send_packed(topic, into, batches)
         await sender.send_letters(deadletters.TOPIC, change.dead)
@@ -181,6 +181,6 @@ def main(
 ) -> None:
     """Process these feeds until a signal ends it; ``accept_bad`` names those to go on with whatever their share of bad
     records."""
-    definitions = source_definitions(feeds.values())
+    definitions = feed_definitions(*feeds.values())
     app = BatchApp(GROUP, cluster, definitions, topics(feeds.values()), instance=instance)
     app.run(Processor(app, feeds, catalogue, accept_bad=accept_bad))

@@ -15,8 +15,7 @@ from clickhouse_driver import Client
 
 from schemas.feed import Feed
 from sinks.ledger_views import blocks, holes
-from streams.generations import numbered
-from streams.lag import PartitionLag
+from streams.lag import PartitionLag, by_feed_partition
 
 #: Topic and partition.
 Place = tuple[str, int]
@@ -201,7 +200,7 @@ def _by_topic(rows: list[tuple[Any, ...]], columns: list[tuple[str, str]]) -> It
 
 def balance(books: Books, feeds: Iterable[str], log: Sequence[PartitionLag]) -> list[Account]:
     """Hold what ClickHouse has against what the brokers say of all topics of each feed."""
-    return [_account(books, feed, [p for p in numbered(log) if p.topic == feed]) for feed in feeds]
+    return [_account(books, feed, [p for p in by_feed_partition(log) if p.topic == feed]) for feed in feeds]
 
 
 def _account(books: Books, feed: str, log: Sequence[PartitionLag]) -> Account:

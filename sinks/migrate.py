@@ -14,7 +14,7 @@ from sinks.shown import Ask, show, shown
 from sinks.sql import literal
 from sinks.tables import feed_columns, feed_tables, shared_tables
 from sinks.views import conflict_view, feed_view, masked_view
-from streams.generations import Generation
+from streams.feed_topics import FeedTopic
 
 #: Of all tables and views together: raised with every change that a release before does not understand.
 LAYOUT = 1
@@ -37,14 +37,14 @@ def widened(ask: Ask, feed: Feed, timezone: str) -> list[str]:
     ]
 
 
-def settle(owner: Server, generations: Iterable[Generation]) -> None:
+def settle(owner: Server, topics: Iterable[FeedTopic]) -> None:
     """Note of outgrown topics that all they count is stored."""
     with owner.connect() as client:
-        for generation in generations:
-            for aggregate in generation.feed.aggregates:
+        for topic in topics:
+            for aggregate in topic.feed.aggregates:
                 client.execute(
-                    f"INSERT INTO raw.progress SELECT {literal(aggregate.topic)}, number, {generation.beyond} "
-                    f"FROM numbers({generation.first}, {generation.partitions})"
+                    f"INSERT INTO raw.progress SELECT {literal(aggregate.topic)}, number, {topic.beyond} "
+                    f"FROM numbers({topic.first}, {topic.partitions})"
                 )
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from kafka.errors import KafkaError
 
 from schemas.catalogue import AHEAD, Catalogue
-from streams.missing_schemas import NotYet, Unknown
-from streams.positions import Position
+from streams.assignment import TopicPartition
+from streams.missing_schemas import NotYet, SchemaVerdicts
+from streams.positions import Position, PositionProblem, readable
 from streams.wire.fetched_batches import Run
 
-#: By topic and partition.
-Positions = Mapping[tuple[str, int], Position]
+#: Those that are of a newer release cannot be read.
+Positions = Mapping[TopicPartition, Position | PositionProblem]
 
 
 class Following:
@@ -28,11 +29,11 @@ class Following:
         self._known_at_first = catalogue.newest_id
         self._seen: Positions | None = None
 
-    def of(self, run: Run) -> Unknown:
+    def of(self, run: Run) -> SchemaVerdicts:
         """What the processor has decided, or will have, of a run."""
         return _OfRun(self, run)
 
-    def of_parts(self, run: Run) -> Unknown:
+    def of_parts(self, run: Run) -> SchemaVerdicts:
         """What the processor has decided of a run of its own windows."""
         return _OfParts(self, run)
 
@@ -43,10 +44,12 @@ class Following:
         ------
         NotYet
             The processor has not got there.
+        PositionProblem
+            Its position is of a newer release.
         """
         for ask in (False, True):
             seen = self._ask() if ask else self._seen
-            position = None if seen is None else _begun(seen.get((run.topic, run.partition)))
+            position = None if seen is None else _begun(readable(seen.get(TopicPartition(run.topic, run.partition))))
             if seen is not None and self._decides(position, run, schema_id, fresh=ask):
                 return position
         raise NotYet(
@@ -56,14 +59,15 @@ class Following:
         )
 
     def knows(self, schema_id: int) -> bool:
-        """Whether a processor has this id by now.
+        """Whether a processor has this id by now; one of a newer release may have.
 
         Raises
         ------
         NotYet
             Kafka does not say.
         """
-        return any(schema_id <= position.newest_schema for position in self._ask().values())
+        found = self._ask().values()
+        return any(isinstance(one, PositionProblem) or schema_id <= one.newest_schema for one in found)
 
     def _ask(self) -> Positions:
         try:
@@ -97,7 +101,7 @@ class _OfRun:
         if position is None:
             return -1
         unknown_to = self.run.next - 1 if schema_id > position.newest_schema else -1
-        return max(unknown_to, position.unknown.get(schema_id, -1))
+        return max(unknown_to, position.given_up.get(schema_id, -1))
 
     def give_up(self, schema_id: int) -> None:
         """The processor decides."""

@@ -16,8 +16,8 @@ from schemas.feed import Feed
 from sinks import GROUP
 from sinks.ledger import EVERYWHERE, Account, Place, Stretch, absent, arrived, balance, cut, read, unsettled
 from streams import deadletters
-from streams.generations import numbered, sources
-from streams.lag import LagMeter, PartitionLag
+from streams.feed_topics import feed_topics
+from streams.lag import LagMeter, PartitionLag, by_feed_partition
 
 #: Of so many looks one is at everything: ClickHouse may lose what it had.
 WHOLE_EVERY = 60
@@ -105,7 +105,7 @@ class Reconciler:
         self._client = client
         self._meter = meter
         self._feeds = list(feeds)
-        self._topics = list(sources(feeds.values()))
+        self._topics = list(feed_topics(*feeds.values()))
         self._judge = judge
         self._expected = Expected()
         self._unsettled: dict[Place, Sequence[range]] = {}
@@ -155,7 +155,7 @@ class Reconciler:
         return [replace(p, end=ends.get(_place(p), p.end)) for p in before]
 
     def _measure(self, group: str, topics: Sequence[str]) -> list[PartitionLag]:
-        return numbered(self._meter.measure(group, topics, waiting=False))
+        return by_feed_partition(self._meter.measure(group, topics, waiting=False))
 
 
 def _place(one: PartitionLag) -> Place:

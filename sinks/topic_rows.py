@@ -19,8 +19,8 @@ from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_column
 from streams import deadletters
 from streams.deadletters import DeadLetter, NotADeadLetter
 from streams.decode import Decoder, Wanted, places
-from streams.generations import Generation, generations, source
-from streams.missing_schemas import PATIENCE, Awaited, Unknown
+from streams.feed_topics import FeedPartition, FeedTopic, feed_topics
+from streams.missing_schemas import PATIENCE, Awaited, SchemaVerdicts
 from streams.watermark import advance
 from streams.wire.fetched_batches import Run
 from streams.wire.record_batch import MalformedBatch, NotOpened, RecordBatch
@@ -66,20 +66,20 @@ class FeedLane:
     """
 
     def __init__(
-        self, generation: Generation, catalogue: Catalogue, timezone: str, following: Following | None = None
+        self, topic: FeedTopic, catalogue: Catalogue, timezone: str, following: Following | None = None
     ) -> None:
-        feed = generation.feed
-        self.topic = generation.topic
+        feed = topic.feed
+        self.topic = topic.name
         self.table = f"raw.{feed.name}"
         self.columns = feed_columns(feed, timezone)
         self._feed = feed
-        self._first, self._counts = generation.first, generation.counts
+        self._first, self._counts = topic.first, topic.counts
         self._following = following
-        self._decoder = Decoder(catalogue, feed.name, feed, Awaited(catalogue, math.inf), generation.topic)
+        self._decoder = Decoder(catalogue, feed.name, feed, Awaited(catalogue, math.inf), topic.name)
         self._parts = [(field.name, part) for field in feed.fields for part in COMPONENTS.get(field.kind, ())]
 
     def read(self, wanted: Sequence[Unread]) -> list[Read]:
-        rows, found = self._decoder.read_together([Wanted(run, start, self._unknown(run)) for run, start, _ in wanted])
+        rows, found = self._decoder.read_together([Wanted(run, start, self._verdicts(run)) for run, start, _ in wanted])
         seen, read = [], []
         for decoded, (_, _, before) in zip(found, wanted, strict=True):
             offsets, events = (decoded.rows[name].to_numpy() for name in ("_offset", self._feed.event_time))
@@ -90,7 +90,7 @@ class FeedLane:
         stored = self._stored(rows.with_columns(seen_before=np.concatenate(seen)))
         return [Read(stored[part], *more) for part, more in zip(places(found), read, strict=True)]
 
-    def _unknown(self, run: Run) -> Unknown | None:
+    def _verdicts(self, run: Run) -> SchemaVerdicts | None:
         return self._following.of(run) if self._following else None
 
     def _stored(self, rows: pl.DataFrame) -> pl.DataFrame:
@@ -126,7 +126,7 @@ class AggregateLane:
         self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue, patience), rules=rules)
 
     def read(self, wanted: Sequence[Unread]) -> list[Read]:
-        _, found = self._decoder.read_together([Wanted(run, start, self._unknown(run)) for run, start, _ in wanted])
+        _, found = self._decoder.read_together([Wanted(run, start, self._verdicts(run)) for run, start, _ in wanted])
         for first, dead in [(decoded.dead[0], decoded.dead) for decoded in found if decoded.dead]:
             log.warning(
                 "%s/%d: %d records from offset %d on are no parts of windows (%s) and are left out. Only the processor "
@@ -136,7 +136,7 @@ class AggregateLane:
             )
         return [Read(decoded.rows, before) for decoded, (_, _, before) in zip(found, wanted, strict=True)]
 
-    def _unknown(self, run: Run) -> Unknown | None:
+    def _verdicts(self, run: Run) -> SchemaVerdicts | None:
         return self._following.of_parts(run) if self._following else None
 
     def progress(self, parts: pl.DataFrame) -> pl.DataFrame:
@@ -173,7 +173,7 @@ class QuarantineLane:
             }
             for batch in run.batches
             for letter in _letters(batch, from_offset)
-            for topic, number in [source(letter.topic, letter.partition)]
+            for topic, number in [FeedPartition.of(letter.topic, letter.partition)]
         ]
         names = [name for column in self.columns for name in column.sent]
         text = {"topic", "stage", "cause", "key", "value"}
@@ -203,7 +203,7 @@ def lanes(
     """All lanes of these feeds; without ``following`` a schema id is known whose files are there."""
     found: list[Lane] = [QuarantineLane(timezone)]
     for feed in feeds.values():
-        found += [FeedLane(generation, catalogue, timezone, following) for generation in generations(feed)]
+        found += [FeedLane(topic, catalogue, timezone, following) for topic in feed_topics(feed).values()]
         found += [AggregateLane(feed, aggregate, catalogue, timezone, following) for aggregate in feed.aggregates]
     return found
 
@@ -212,6 +212,6 @@ def definitions(feeds: Iterable[Feed]) -> dict[str, str]:
     """The topics a sink reads for these feeds, each with the fingerprint of how its records become rows."""
     found = {deadletters.TOPIC: "1"}
     for feed in feeds:
-        found |= {generation.topic: generation.records for generation in generations(feed)}
+        found |= {name: topic.records for name, topic in feed_topics(feed).items()}
         found |= {aggregate.topic: feed.fingerprint(aggregate) for aggregate in feed.aggregates}
     return found

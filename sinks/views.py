@@ -20,7 +20,7 @@ from sinks.tables import (
     instant,
     quarantine_columns,
 )
-from streams.generations import Generation, generations
+from streams.feed_topics import FeedTopic, feed_topics
 from streams.watermark import closes_at
 
 #: Lets a view read ``raw`` for a reader who may not.
@@ -187,18 +187,18 @@ def _seen(feed: Feed, aggregate: Aggregate) -> str:
 
     An outgrown topic speaks for itself until it is settled; from then on the next one does.
     """
-    *outgrown, present = generations(feed)
+    *outgrown, present = feed_topics(feed).values()
     seen = _come_to(aggregate, present)
-    for generation in reversed(outgrown):
-        end, own = generation.beyond, _come_to(aggregate, generation)
+    for topic in reversed(outgrown):
+        end, own = topic.beyond, _come_to(aggregate, topic)
         seen = f"if({own} < {end}, {own}, greatest(toInt64({end}), {seen}))"
     return seen
 
 
-def _come_to(aggregate: Aggregate, generation: Generation) -> str:
+def _come_to(aggregate: Aggregate, topic: FeedTopic) -> str:
     """The same for one topic: the partitions that hold the window's group, if it is known, or else all."""
-    numbers = f"range(toUInt16({generation.first}), toUInt16({generation.end}))"
-    if generation.feed.key in aggregate.by:
+    numbers = f"range(toUInt16({topic.first}), toUInt16({topic.end}))"
+    if topic.feed.key in aggregate.by:
         own = f"arrayIntersect(partitions, {numbers})"
         numbers = f"if(empty({own}), {numbers}, {own})"
     return f"arrayMin(number -> progress[number], {numbers})"

@@ -24,7 +24,7 @@ from streams.assignment import Assigned
 from streams.batchworker import BatchWorker, Transport
 from streams.cluster import Cluster
 from streams.decode import gaps
-from streams.generations import source, source_definitions
+from streams.feed_topics import FeedPartition, feed_definitions
 from streams.group_positions import committed_positions
 from streams.lifecycle import Moment, Stage, tell
 from streams.positions import LogGap, Position
@@ -71,7 +71,7 @@ class Reading:
             return
         rows, newest, ticks = read
         control = [*gaps(run, before.processed), *((offset, offset) for offset in ticks)]
-        without = [(*source(run.topic, run.partition), *stretch) for stretch in control]
+        without = [(*FeedPartition.of(run.topic, run.partition), *stretch) for stretch in control]
         with self._changing:
             self.position = replace(
                 before, processed=run.next, rewind=run.next, max_event_ms=newest, max_processed_ms=newest
@@ -237,7 +237,7 @@ def main(
     """
     following = Following(catalogue, partial(committed_positions, cluster, processor))
     ways = lanes(feeds, catalogue, timezone, following)
-    of_others = source_definitions(feeds.values())
+    of_others = feed_definitions(*feeds.values())
     wanted = topics(feeds.values())
     own = definitions(feeds.values())
     app = BatchApp(GROUP, cluster, own, wanted, instance=instance, agrees_with=(processor, of_others))

@@ -411,16 +411,16 @@ class BatchWorker(Generic[S, R]):
     def _stop(self, feed: str, error: BaseException) -> None:
         if feed in self.stopped:
             return
-        known = isinstance(error, Stop)
+        expected = isinstance(error, Stop)
         self.stopped[feed] = reason = (
             str(error)
-            if known
+            if expected
             else f"{type(error).__name__} in the program; the log of the {self.transport.group} says where. "
             f"With that mended start it again: {self.command}"
         )
         if self.stopped.keys() >= self._read_feeds:
             end_process(error)
-        log.error("%s", error if known else f"{type(error).__name__}: {error}", exc_info=None if known else error)
+        log.error("%s", error if expected else f"{type(error).__name__}: {error}", exc_info=None if expected else error)
         log.error(
             "%s is stopped, the other feeds of this %s go on. What is not committed of it stays in the log",
             *(feed, self.transport.group),

@@ -37,29 +37,26 @@ def place_of(key: bytes) -> Place:
     return worker, topic, int(partition)
 
 
-def read(cluster: Cluster) -> Mapping[Place, Position]:
-    """The newest checkpoint of every worker in every partition.
-
-    Raises
-    ------
-    PositionProblem
-        A newer release wrote one.
-    """
-    found: dict[Place, Position] = {}
+def read(cluster: Cluster) -> Mapping[Place, Position | PositionProblem]:
+    """The newest checkpoint of every worker in every partition, or what is wrong with one of a newer release."""
+    found: dict[Place, Position | PositionProblem] = {}
     for kept in records_of(cluster, TOPIC):
         take(found, kept.key, kept.value)
     return found
 
 
-def take(found: dict[Place, Position], key: bytes | None, value: bytes | None) -> None:
-    """Note a checkpoint; one that cannot be read counts as none, one of a newer release is refused."""
+def take(found: dict[Place, Position | PositionProblem], key: bytes | None, value: bytes | None) -> None:
+    """Note a checkpoint, or that it is of a newer release; one that cannot be read counts as none."""
+    position: Position | PositionProblem | None
     try:
         place, fields = place_of(key or b""), json.loads(value or b"")
         where = "the checkpoint of {} in {}/{}".format(*place)
         check_version(fields, VERSION)
         position = parse(where, int(fields["processed"]), fields["metadata"])
     except Newer as newer:
-        raise PositionProblem(f"{where} {newer}") from None
+        position = PositionProblem(f"{where} {newer}")
+    except PositionProblem as problem:
+        position = problem
     except (ValueError, KeyError, TypeError, AttributeError):
         return
     if position is None:

@@ -20,7 +20,7 @@ from schemas.feed import Feed
 from schemas.record_codec import PREFIX, schema_id
 from schemas.verdict import Rules
 from streams.deadletters import DeadLetter, Stage, of_batch
-from streams.missing_schemas import Awaited, GivenUp, Unknown
+from streams.missing_schemas import Awaited, GivenUp, SchemaVerdicts
 from streams.versions import Version, Versions
 from streams.wire.column_reader import OpenedBatch
 from streams.wire.fetched_batches import Run
@@ -81,12 +81,12 @@ class Decoded:
 
 
 class Wanted(NamedTuple):
-    """A run to be read from an offset on; ``unknown`` says what is dead whatever the files say, and is told what did
+    """A run to be read from an offset on; ``verdicts`` say what is dead whatever the files say, and are told what did
     not come."""
 
     run: Run
     from_offset: int
-    unknown: Unknown | None = None
+    verdicts: SchemaVerdicts | None = None
 
 
 def places(found: Iterable[Decoded]) -> Iterator[slice]:
@@ -128,9 +128,9 @@ class Decoder:
             self._catalogue.refresh()
         return schema_id <= self.newest_schema
 
-    def read(self, run: Run, from_offset: int, unknown: Unknown | None = None) -> Decoded:
+    def read(self, run: Run, from_offset: int, verdicts: SchemaVerdicts | None = None) -> Decoded:
         """Decode and judge the records of a run from an offset on; see ``Wanted`` and ``read_together``."""
-        _, (decoded,) = self.read_together([Wanted(run, from_offset, unknown)])
+        _, (decoded,) = self.read_together([Wanted(run, from_offset, verdicts)])
         return decoded
 
     def read_together(self, wanted: Sequence[Wanted]) -> tuple[pl.DataFrame, list[Decoded]]:
@@ -167,11 +167,11 @@ class Decoder:
 
 
 class _Member(NamedTuple):
-    """A batch of a run with its body, and what counts as unknown in it."""
+    """A batch of a run with its body, and the verdicts on schemas in it."""
 
     opened: OpenedBatch
     batch: RecordBatch
-    unknown: Unknown
+    verdicts: SchemaVerdicts
 
 
 class _Reading:
@@ -189,8 +189,8 @@ class _Reading:
         """Frames of the batches, several at once where they prove to be of one schema."""
         held: list[_Member] = []
         size = 0
-        known = [(run, unknown or GivenUp({}, run.next - 1)) for run, _, unknown in wanted]
-        for batch, unknown in [(batch, unknown) for run, unknown in known for batch in run.batches]:
+        judged = [(run, verdicts or GivenUp({}, run.next - 1)) for run, _, verdicts in wanted]
+        for batch, verdicts in [(batch, verdicts) for run, verdicts in judged for batch in run.batches]:
             try:
                 opened = batch.opened()
             except NotOpened as error:
@@ -199,7 +199,7 @@ class _Reading:
             if size + len(opened.body) > MAX_BODY:
                 yield from self._together(held)
                 held, size = [], 0
-            held.append(_Member(opened, batch, unknown))
+            held.append(_Member(opened, batch, verdicts))
             size += len(opened.body)
         yield from self._together(held)
 
@@ -210,7 +210,7 @@ class _Reading:
             same[member.opened.first_prefix()].append(member)
         for prefix, alike in same.items():
             version = self._versions.named(prefix)
-            dead = [version is None or m.unknown.dead_to(version.number) >= m.batch.base_offset for m in alike]
+            dead = [version is None or m.verdicts.dead_to(version.number) >= m.batch.base_offset for m in alike]
             rest = list(compress(alike, dead))
             if version is not None and not all(dead):
                 whole = [member for member, is_dead in zip(alike, dead, strict=True) if not is_dead]
@@ -222,7 +222,7 @@ class _Reading:
 
     def _one_by_one(self, member: _Member) -> Iterable[pl.DataFrame]:
         """The ordinary path: records by their own borders."""
-        batch, unknown = member.batch, member.unknown
+        batch, verdicts = member.batch, member.verdicts
         try:
             records = batch.records()
         except MalformedBatch as error:
@@ -243,15 +243,15 @@ class _Reading:
                 by_prefix[value[: PREFIX.size]].append((offset, key, value))
         for prefix, found in by_prefix.items():
             stated = schema_id(prefix)
-            dead_to = -1 if stated is None else unknown.dead_to(stated)
+            dead_to = -1 if stated is None else verdicts.dead_to(stated)
             version = self._versions.named(prefix)
             if version is None and stated is not None and found[-1][0] > dead_to:
                 may_come = self._catalogue.may_come(stated)
                 where = f"{self._topic}/{batch.partition} at offset {found[0][0]}"
-                if self._awaited.came(stated, where, unknown.in_vain):
+                if self._awaited.came(stated, where, verdicts.in_vain):
                     version = self._versions.named(prefix)
                 elif may_come:
-                    unknown.give_up(stated)
+                    verdicts.give_up(stated)
             if version is None:
                 self.dead += self._unreadable(batch, found)
                 continue

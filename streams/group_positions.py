@@ -1,173 +1,212 @@
-"""Where a worker's group stands, and how it is set from outside while the worker is stopped."""
+"""A worker's positions in all partitions it reads: asked for, decided, and set.
+
+The worker decides by what its own client says, commands ask from outside, and set them while it is stopped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
-from typing import TypeVar
+from typing import NamedTuple
 
-from kafka import OffsetAndMetadata, TopicPartition
+from kafka import OffsetAndMetadata
+from kafka import TopicPartition as ClientPartition
 from kafka.errors import IllegalGenerationError, NoError, RebalanceInProgressError, UnknownMemberIdError
 
 from streams import checkpoints
+from streams.assignment import TopicPartition
 from streams.clients import new_admin
 from streams.cluster import Cluster
-from streams.generations import source
-from streams.lag import LagMeter, PartitionLag, committed_offsets
-from streams.positions import Answer, Known, Position, PositionProblem, in_words_of, parse, resume
+from streams.group_partition import GroupPartition
+from streams.lag import LagMeter, committed_offsets
+from streams.positions import Position, PositionProblem, parse, readable
 from streams.publisher import new_producer
 from streams.topics import TopicState, found, not_there, states
 
 RUNNING = (UnknownMemberIdError, RebalanceInProgressError, IllegalGenerationError)
-#: Topic and partition.
-P = TypeVar("P", bound=tuple[str, int])
 
 
-def known_of(
-    worker: str,
-    answers: Mapping[P, Answer],
-    kept: Mapping[checkpoints.Place, Position],
-    topics: Mapping[str, TopicState],
-    definitions: Mapping[str, str],
-    feeds: Container[str],
-) -> dict[P, Known]:
-    """What is known of a worker in each partition the brokers were asked about.
+class PartitionOffsets(NamedTuple):
+    """What the brokers say of a group in a partition; the log is asked about after the commit, so it is not behind it.
 
-    ``definitions`` are those it has for the topics; ``feeds`` are those of the topics that are a feed's.
+    ``committed`` is None, or negative, where nothing is committed: so client libraries say it.
     """
-    return {
-        place: Known(
-            worker=worker,
-            topic=place[0],
-            partition=place[1],
-            committed=answer.committed,
-            metadata=answer.metadata,
-            checkpoint=in_words_of(definitions[place[0]], kept.get((worker, *place))),
-            topic_id=str(topics[place[0]].id),
-            definition=definitions[place[0]],
-            log_start=answer.log_start,
-            log_end=answer.log_end,
-            is_feed=place[0] in feeds,
-        )
-        for place, answer in answers.items()
-    }
+
+    committed: int | None
+    metadata: str
+    log_start: int
+    log_end: int
 
 
-def standing(
-    cluster: Cluster, worker: str, definitions: Mapping[str, str], feeds: Container[str] | None = None
-) -> list[tuple[Known, PartitionLag]]:
-    """What is known of a worker in each partition of these topics, given the definition it has for each.
+class GroupPositions:
+    """Reads, decides and sets the positions of a worker's group."""
 
-    ``feeds`` are those of the topics that are a feed's: all, unless given.
+    def __init__(
+        self,
+        cluster: Cluster,
+        group: str,
+        definitions: Mapping[str, str],
+        *,
+        agrees_with: tuple[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """``definitions`` are those of this worker's positions, by topic it reads. ``agrees_with`` names another group
+        and the definitions that one has to work by, by topic: those are the feeds', all are unless it is given."""
+        self.group = group
+        self.definitions = definitions
+        self._cluster = cluster
+        self._agrees_with = agrees_with
+        self._feeds = agrees_with[1] if agrees_with else definitions
 
-    Raises
-    ------
-    TopicProblem
-        A topic does not exist.
-    """
-    there = states(cluster, [*definitions, checkpoints.TOPIC])
-    kept = checkpoints.read(cluster)
-    with closing(new_admin(cluster)) as admin:
-        commits = committed_offsets(admin, worker)
-    with LagMeter(cluster) as meter:  # later than the commits: those of a worker that runs would be beyond the end
-        log = meter.measure(worker, definitions, waiting=False)
-    answers = {}
-    for partition in log:
-        place = partition.topic, partition.partition
-        commit = commits.get(TopicPartition(*place))
-        committed, metadata = (commit.offset, commit.metadata) if commit else (None, "")
-        answers[place] = Answer(committed, metadata, partition.log_start, partition.end)
-    found = known_of(worker, answers, kept, there, definitions, definitions if feeds is None else feeds)
-    return [(found[partition.topic, partition.partition], partition) for partition in log]
+    def decide(
+        self, offsets: Mapping[TopicPartition, PartitionOffsets], topics: Mapping[str, TopicState]
+    ) -> dict[TopicPartition, Position | PositionProblem]:
+        """The position to start from in each partition, or why there is none; for the worker, whose own client said
+        these offsets of these topics."""
+        others = self._others()
+        return {place: self._decided(one, others) for place, one in self.partitions(offsets, topics).items()}
 
+    def _others(self) -> Mapping[TopicPartition, Position | PositionProblem]:
+        return committed_positions(self._cluster, self._agrees_with[0]) if self._agrees_with else {}
 
-def by_number(found: Iterable[tuple[Known, PartitionLag]]) -> dict[int, Known]:
-    """What ``standing`` gave for the topics of one feed, by the number of the partition in ClickHouse."""
-    return {source(known.topic, known.partition)[1]: known for known, _ in found}
-
-
-def committed_positions(cluster: Cluster, worker: str) -> dict[tuple[str, int], Position]:
-    """What a worker has committed, by topic and partition, where it can be read.
-
-    Raises
-    ------
-    PositionProblem
-        A newer release wrote it.
-    """
-    with closing(new_admin(cluster)) as admin:
-        found = {
-            (tp.topic, tp.partition): parse(f"{worker} in {tp.topic}/{tp.partition}", c.offset, c.metadata)
-            for tp, c in committed_offsets(admin, worker).items()
-        }
-    return {place: position for place, position in found.items() if position is not None}
-
-
-def held_up(
-    cluster: Cluster, worker: str, definitions: Mapping[str, str], feeds: Container[str] | None = None
-) -> dict[str, str]:
-    """Why a worker does not go on in a topic, where it does not; arguments as of ``standing``.
-
-    A worker says it with its commit. Where it has no position that it can trust, or no topic, it commits nothing: then
-    this says what the worker says, by the same rules.
-    """
-    with closing(new_admin(cluster)) as admin:
-        there = found(admin, [*definitions, checkpoints.TOPIC])
-    missing = [name for name in (*definitions, checkpoints.TOPIC) if name not in there]
-    reasons = {name: str(not_there(name)) for name in missing}
-    if checkpoints.TOPIC in missing:
-        return reasons
-    here = {name: definition for name, definition in definitions.items() if name in there}
-    for known, _ in standing(cluster, worker, here, feeds):
-        if known.commit is not None and known.commit.paused:
-            reasons[known.topic] = known.commit.paused
+    def _decided(
+        self, one: GroupPartition, others: Mapping[TopicPartition, Position | PositionProblem]
+    ) -> Position | PositionProblem:
         try:
-            resume(known)
+            if self._agrees_with and one.topic in self._agrees_with[1]:
+                other, definitions = self._agrees_with
+                one.check_agreement(other, definitions[one.topic], readable(others.get(one.place)))
+            return one.start()
         except PositionProblem as problem:
-            reasons.setdefault(known.topic, str(problem))
-    return reasons
+            return problem
+
+    def partitions(
+        self,
+        offsets: Mapping[TopicPartition, PartitionOffsets],
+        topics: Mapping[str, TopicState],
+        kept: Mapping[checkpoints.Place, Position | PositionProblem] | None = None,
+    ) -> dict[TopicPartition, GroupPartition]:
+        """The group in each partition of which the brokers said these offsets. Checkpoints, unless given, are read only
+        if there is no commit somewhere."""
+        offsets = {p: at if (at.committed or 0) >= 0 else at._replace(committed=None) for p, at in offsets.items()}
+        if kept is None:
+            lost = any(at.committed is None for at in offsets.values())
+            kept = checkpoints.read(self._cluster) if lost else {}
+        return {
+            place: GroupPartition(
+                group=self.group,
+                topic=place.topic,
+                partition=place.partition,
+                kept=kept.get((self.group, *place)),
+                topic_id=str(topics[place.topic].id),
+                definition=self.definitions[place.topic],
+                is_feed=place.topic in self._feeds,
+                **at._asdict(),
+            )
+            for place, at in offsets.items()
+        }
+
+    def read(self, topics: Iterable[str] | None = None) -> list[GroupPartition]:
+        """The group in each partition of these topics, or of all it reads, asked from outside.
+
+        Raises
+        ------
+        TopicProblem
+            A topic does not exist.
+        """
+        names = [*(self.definitions if topics is None else topics)]
+        there = states(self._cluster, [*names, checkpoints.TOPIC])
+        kept = checkpoints.read(self._cluster)
+        with closing(new_admin(self._cluster)) as admin:
+            commits = committed_offsets(admin, self.group)
+        with LagMeter(self._cluster) as meter:  # later than the commits: those of a running worker would be beyond it
+            log = meter.measure(self.group, names, waiting=False)
+        offsets = {}
+        for one in log:
+            commit = commits.get(ClientPartition(one.topic, one.partition))
+            committed, metadata = (commit.offset, commit.metadata) if commit else (None, "")
+            place = TopicPartition(one.topic, one.partition)
+            offsets[place] = PartitionOffsets(committed, metadata, one.log_start, one.end)
+        return [*self.partitions(offsets, there, kept).values()]
+
+    def by_number(self) -> dict[int, GroupPartition]:
+        """The same of the topics of one feed, by the partitions' numbers in ClickHouse."""
+        return {one.number: one for one in self.read()}
+
+    def held_up(self) -> dict[str, str]:
+        """Why the worker does not go on in a topic, where it does not; for status and lag.
+
+        It says so with its commit. Where it has no position that it can trust, or no topic, it commits nothing: then
+        this says what the worker says, by the same rules.
+        """
+        with closing(new_admin(self._cluster)) as admin:
+            there = found(admin, [*self.definitions, checkpoints.TOPIC])
+        missing = [name for name in (*self.definitions, checkpoints.TOPIC) if name not in there]
+        reasons = {name: str(not_there(name)) for name in missing}
+        if checkpoints.TOPIC in missing:
+            return reasons
+        others = self._others()
+        for one in self.read(name for name in self.definitions if name in there):
+            decided = self._decided(one, others)
+            if one.paused:
+                reasons[one.topic] = one.paused
+            elif isinstance(decided, PositionProblem):
+                reasons.setdefault(one.topic, str(decided))
+        return reasons
+
+    def check_stopped(self) -> None:
+        """Look whether the worker is stopped.
+
+        Raises
+        ------
+        PositionProblem
+            It is running.
+        """
+        with closing(new_admin(self._cluster)) as admin:
+            if admin.describe_groups([self.group])[self.group]["members"]:
+                raise self._running()
+
+    def _running(self) -> PositionProblem:
+        return PositionProblem(f"the {self.group} is running, or ended less than a session ago; stop it and try again")
+
+    def write(self, positions: Mapping[TopicPartition, Position]) -> None:
+        """Let the stopped worker start from these positions; they are its checkpoints, too.
+
+        Raises
+        ------
+        PositionProblem
+            The worker is running, or Kafka refuses for another reason.
+        """
+        offsets = {
+            ClientPartition(*place): OffsetAndMetadata(position.processed, position.metadata(), -1)
+            for place, position in positions.items()
+        }
+        with closing(new_admin(self._cluster)) as admin:
+            answers = set(admin.alter_group_offsets(self.group, offsets).values()) - {NoError}
+        if answers & set(RUNNING):
+            raise self._running()
+        if answers:
+            raise PositionProblem(f"Kafka refused the positions: {', '.join(sorted(a.__name__ for a in answers))}")
+        with closing(new_producer(self._cluster)) as producer:
+            sent = []
+            for place, position in positions.items():
+                key, value = checkpoints.record((self.group, *place), position)
+                sent.append(producer.send(checkpoints.TOPIC, key=key, value=value))
+            producer.flush()
+            for one in sent:
+                one.get()
 
 
-def check_stopped(cluster: Cluster, workers: Iterable[str]) -> None:
-    """Look whether workers are stopped.
-
-    Raises
-    ------
-    PositionProblem
-        One of them is running.
-    """
+def committed_positions(cluster: Cluster, group: str) -> dict[TopicPartition, Position | PositionProblem]:
+    """What a group has committed, where it is a position, or what is wrong with one of a newer release."""
     with closing(new_admin(cluster)) as admin:
-        for worker, group in admin.describe_groups(list(workers)).items():
-            if group["members"]:
-                raise _running(worker)
-
-
-def _running(worker: str) -> PositionProblem:
-    return PositionProblem(f"the {worker} is running, or ended less than a session ago; stop it and try again")
-
-
-def commit(cluster: Cluster, worker: str, positions: Mapping[tuple[str, int], Position]) -> None:
-    """Let a stopped worker go on from these positions, one a topic and partition; they are its checkpoints, too.
-
-    Raises
-    ------
-    PositionProblem
-        The worker is running, or Kafka refuses for another reason.
-    """
-    offsets = {
-        TopicPartition(*place): OffsetAndMetadata(position.processed, position.metadata(), -1)
-        for place, position in positions.items()
-    }
-    with closing(new_admin(cluster)) as admin:
-        answers = set(admin.alter_group_offsets(worker, offsets).values()) - {NoError}
-    if answers & set(RUNNING):
-        raise _running(worker)
-    if answers:
-        raise PositionProblem(f"Kafka refused the positions: {', '.join(sorted(a.__name__ for a in answers))}")
-    with closing(new_producer(cluster)) as producer:
-        sent = []
-        for place, position in positions.items():
-            key, value = checkpoints.record((worker, *place), position)
-            sent.append(producer.send(checkpoints.TOPIC, key=key, value=value))
-        producer.flush()
-        for one in sent:
-            one.get()
+        commits = committed_offsets(admin, group)
+    there: dict[TopicPartition, Position | PositionProblem] = {}
+    for tp, commit in commits.items():
+        place = TopicPartition(tp.topic, tp.partition)
+        try:
+            position = parse(f"{group} in {place}", commit.offset, commit.metadata)
+        except PositionProblem as problem:
+            there[place] = problem
+        else:
+            there |= {place: position} if position else {}
+    return there

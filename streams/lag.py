@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
@@ -32,6 +32,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 from streams.clients import new_admin
 from streams.cluster import Cluster
+from streams.feed_topics import FeedPartition
 
 #: Newest version of a fetch that names topics; later ones have their ids.
 FETCH_BY_NAME = 12
@@ -71,7 +72,7 @@ class PartitionLag:
 
 
 @dataclass(frozen=True)
-class Unknown:
+class Unobserved:
     """A partition of which the brokers do not say where its log ends, or a whole topic, and with which error."""
 
     topic: str
@@ -92,7 +93,18 @@ class Observation:
     """What the brokers said of one group at one moment: of each partition, or why not."""
 
     partitions: Sequence[PartitionLag]
-    unknown: Sequence[Unknown] = ()
+    unobserved: Sequence[Unobserved] = ()
+
+    def by_feed(self) -> Observation:
+        """The same, with all topics of a feed as one."""
+        unobserved = [replace(one, topic=FeedPartition.of(one.topic, 0).feed) for one in self.unobserved]
+        return Observation(by_feed_partition(self.partitions), unobserved)
+
+
+def by_feed_partition(log: Iterable[PartitionLag]) -> list[PartitionLag]:
+    """The same partitions by feed, and by their numbers in ClickHouse."""
+    places = [(one, FeedPartition.of(one.topic, one.partition)) for one in log]
+    return [replace(one, topic=place.feed, partition=place.number) for one, place in places]
 
 
 @dataclass(frozen=True)
@@ -111,19 +123,21 @@ class TopicLag:
 
 def by_topic(seen: Observation, now_ms: int) -> list[TopicLag]:
     """Sum partitions; the longest wait counts."""
-    names = dict.fromkeys([*(p.topic for p in seen.partitions), *(one.topic for one in seen.unknown)])
+    names = dict.fromkeys([*(p.topic for p in seen.partitions), *(one.topic for one in seen.unobserved)])
     return [
         _topic_lag(
             name,
             [p for p in seen.partitions if p.topic == name],
-            [one for one in seen.unknown if one.topic == name],
+            [one for one in seen.unobserved if one.topic == name],
             now_ms,
         )
         for name in names
     ]
 
 
-def _topic_lag(topic: str, partitions: Sequence[PartitionLag], unknown: Sequence[Unknown], now_ms: int) -> TopicLag:
+def _topic_lag(
+    topic: str, partitions: Sequence[PartitionLag], unobserved: Sequence[Unobserved], now_ms: int
+) -> TopicLag:
     waits = [p.seconds(now_ms) for p in partitions]
     known = [wait for wait in waits if wait is not None]
     problems = [
@@ -134,33 +148,33 @@ def _topic_lag(topic: str, partitions: Sequence[PartitionLag], unknown: Sequence
     return TopicLag(
         topic,
         sum(p.records for p in partitions) if partitions else None,
-        None if unknown or len(known) < len(waits) else max(known, default=0.0),
-        "; ".join([*problems, *map(str, unknown)]) or None,
+        None if unobserved or len(known) < len(waits) else max(known, default=0.0),
+        "; ".join([*problems, *map(str, unobserved)]) or None,
     )
 
 
 def leaders(
     names: Iterable[str], described: Iterable[Mapping[str, Any]]
-) -> tuple[dict[TopicPartition, int], list[Unknown]]:
+) -> tuple[dict[TopicPartition, int], list[Unobserved]]:
     """Which broker answers for each partition of these topics, and which have none.
 
     ``described`` is what ``KafkaAdminClient.describe_topics`` says of them.
     """
     there = {topic["name"]: topic for topic in described}
     found: dict[TopicPartition, int] = {}
-    unknown = []
+    unobserved = []
     for name in names:
         topic = there.get(name, {"error_code": UnknownTopicOrPartitionError.errno, "partitions": []})
         if (error := for_code(topic["error_code"])) is not NoError:
-            unknown.append(Unknown(name, None, error))
+            unobserved.append(Unobserved(name, None, error))
             continue
         for partition in sorted(topic["partitions"], key=lambda one: int(one["partition_index"])):
             number, leader = partition["partition_index"], partition["leader_id"]
             if leader < 0:
-                unknown.append(Unknown(name, number, LeaderNotAvailableError))
+                unobserved.append(Unobserved(name, number, LeaderNotAvailableError))
             else:
                 found[TopicPartition(name, number)] = leader
-    return found, unknown
+    return found, unobserved
 
 
 def first_arrival(data: bytes, offset: int) -> int | None:
@@ -206,17 +220,17 @@ class LagMeter:
     def look(self, group: str, topics: Iterable[str], *, waiting: bool = True) -> Observation:
         """What is known of a group in these topics; ``waiting`` also asks when the oldest waiting records came."""
         names = list(topics)
-        found, unknown = leaders(names, self._admin.describe_topics(names) if names else ())
+        found, unobserved = leaders(names, self._admin.describe_topics(names) if names else ())
         commits = committed_offsets(self._admin, group)  # before the ends, or those of a worker that runs are beyond
-        starts = self._offsets(found, OffsetSpec.EARLIEST, unknown)
-        ends = self._offsets(starts, OffsetSpec.LATEST, unknown)
+        starts = self._offsets(found, OffsetSpec.EARLIEST, unobserved)
+        ends = self._offsets(starts, OffsetSpec.LATEST, unobserved)
         log = []
         for tp, end in ends.items():
             committed = commits[tp].offset if tp in commits and commits[tp].offset >= 0 else starts[tp]
             next_offset = max(committed, starts[tp])
             since = self._arrival(tp, next_offset, found[tp]) if waiting and next_offset < end else None
             log.append(PartitionLag(tp.topic, tp.partition, starts[tp], committed, end, since))
-        return Observation(log, unknown)
+        return Observation(log, unobserved)
 
     @_until_known
     def measure(self, group: str, topics: Iterable[str], *, waiting: bool = True) -> list[PartitionLag]:
@@ -228,21 +242,21 @@ class LagMeter:
             A topic does not exist, or a partition has had no leader for half a minute.
         """
         seen = self.look(group, topics, waiting=waiting)
-        for one in seen.unknown:
+        for one in seen.unobserved:
             raise one.error(str(one))
         return list(seen.partitions)
 
     def _offsets(
-        self, partitions: Iterable[TopicPartition], spec: OffsetSpec, unknown: list[Unknown]
+        self, partitions: Iterable[TopicPartition], spec: OffsetSpec, unobserved: list[Unobserved]
     ) -> dict[TopicPartition, int]:
-        """Beginnings or ends of logs; one that is not to be had, whose leader just went, is noted as unknown."""
+        """Beginnings or ends of logs; one that is not to be had, whose leader just went, is noted as such."""
         wanted = list(partitions)
         try:
             answers = self._admin.list_partition_offsets(dict.fromkeys(wanted, spec), timeout_ms=PATIENCE_MS)
         except (BrokerResponseError, UnknownBrokerIdError) as error:
             if len(wanted) > 1:
-                return {tp: n for one in wanted for tp, n in self._offsets([one], spec, unknown).items()}
-            unknown.append(Unknown(wanted[0].topic, wanted[0].partition, type(error)))
+                return {tp: n for one in wanted for tp, n in self._offsets([one], spec, unobserved).items()}
+            unobserved.append(Unobserved(wanted[0].topic, wanted[0].partition, type(error)))
             return {}
         return {tp: answers[tp].offset for tp in wanted}
 

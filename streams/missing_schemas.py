@@ -92,8 +92,8 @@ class Awaited:
 MOST = 64
 
 
-class Unknown(Protocol):
-    """What counts as unknown in the records of one run."""
+class SchemaVerdicts(Protocol):
+    """Which schema ids that are named in one run are missing for good, and who decides that."""
 
     def dead_to(self, schema_id: int, /) -> int:
         """The offset up to which what names an id is dead, whatever the files say now; -1 for nothing."""

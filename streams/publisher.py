@@ -20,7 +20,7 @@ from schemas.fields import Record
 from schemas.pseudonyms import replaced
 from schemas.record_codec import encode
 from streams.cluster import Cluster
-from streams.generations import generations
+from streams.feed_topics import feed_topics
 from streams.topics import MAX_BATCH, states, wait_for_kafka
 from streams.waiting import CLIENTS, KAFKA
 
@@ -76,6 +76,11 @@ def new_producer(cluster: Cluster) -> Producer:
     return Producer(cluster)
 
 
+def topic_for(feed: Feed) -> str:
+    """The topic that records of a feed are published to."""
+    return [*feed_topics(feed)][-1]
+
+
 class Publisher:
     """Sends records of one feed; use as a context manager, leaving it without an error waits for the last
     acknowledgement.
@@ -88,7 +93,7 @@ class Publisher:
         self._feed = feed
         self._frozen = frozen
         self._key = pseudonym_key
-        self.topic = generations(feed)[-1].topic
+        self.topic = topic_for(feed)
         personal = [field.name for field in feed.fields if field.personal]
         if personal and not pseudonym_key:
             raise ValueError(f"{feed.name} has personal fields ({', '.join(personal)}); set a pseudonym key")
@@ -180,7 +185,7 @@ def publishers(
         A feed was never frozen.
     """
     wait_for_kafka(cluster, say, START_PATIENCE)
-    states(cluster, [*(generations(feed)[-1].topic for feed in feeds), *topics])
+    states(cluster, [*(topic_for(feed) for feed in feeds), *topics])
     with closing(new_producer(cluster)) as producer, ExitStack() as opened:
         yield {
             feed.name: opened.enter_context(Publisher(producer, feed, catalogue.latest(feed.name), keys[feed.name]))

@@ -18,7 +18,7 @@ from streams.topics import Topic, TopicProblem, TopicState, check_there, found
 from streams.waiting import until_kafka_answers
 
 
-class Watch:
+class TopicWatch:
     """Compares topics with what they were at the first look; ``worker`` is named in what is said."""
 
     def __init__(self, cluster: Cluster, worker: str, topics: Iterable[Topic]) -> None:

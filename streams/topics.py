@@ -20,7 +20,7 @@ from streams import checkpoints, deadletters, publications
 from streams.clients import new_admin
 from streams.cluster import Cluster
 from streams.ending import EX_CONFIG, Stop
-from streams.generations import generations
+from streams.feed_topics import feed_topics
 from streams.waiting import KAFKA_ANSWERS, Waiting, until_kafka_answers
 
 #: Largest record batch a topic takes, in bytes.
@@ -70,8 +70,8 @@ def stored(feeds: Iterable[Feed]) -> list[Topic]:
     """Those of them whose records are stored in ClickHouse."""
     wanted = [Topic(deadletters.TOPIC, 1, timedelta(days=30))]
     for feed in feeds:
-        found = generations(feed)
-        wanted += [Topic(one.topic, one.partitions, feed.retention) for one in found]
+        found = [*feed_topics(feed).values()]
+        wanted += [Topic(one.name, one.partitions, feed.retention) for one in found]
         wanted += [Topic(aggregate.topic, found[0].partitions, feed.retention) for aggregate in feed.aggregates]
     return wanted
 

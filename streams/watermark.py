@@ -21,7 +21,7 @@ Instants = npt.NDArray[np.int64]
 #: A time, or a column of times, in ms since 1970-01-01 UTC.
 Moment = TypeVar("Moment", int, pl.Expr, Instants)
 
-#: In the place of the maximum before a row that its generation does not count: late for every window.
+#: In the place of the maximum before a row that its topic does not count: late for every window.
 ASIDE = 2**63 - 1
 
 

@@ -13,7 +13,7 @@ from processors.reading import Reader
 from schemas.avro import Schema, aggregate_schema
 from schemas.feed import Aggregate, Feed
 from streams.decode import Decoder
-from streams.generations import holding
+from streams.feed_topics import topic_of
 from streams.positions import Position
 from streams.wire.column_writer import Columns
 from streams.wire.fetched_batches import Run
@@ -70,7 +70,7 @@ class Staged(Partition):
     """A partition with the stage before it."""
 
     def __init__(self, feed: Feed, number: int, decoder: Decoder, start: Position, *, accept_bad: bool = False) -> None:
-        self.reader = Reader(holding(feed, number), decoder)
+        self.reader = Reader(topic_of(feed, number), decoder)
         self.reader.check(f"{feed.name}/{number}", start)
         super().__init__(feed, number, start, accept_bad=accept_bad)
 

@@ -23,7 +23,7 @@ from schemas.verdict import instant_ms
 from simulation import simulator
 from sinks.topic_rows import AggregateLane, FeedLane, Unread
 from streams.decode import Decoder
-from streams.generations import generations
+from streams.feed_topics import topic_of
 from streams.positions import first
 from streams.wire import column_writer, kernel
 from streams.wire.column_writer import encode_bodies
@@ -48,7 +48,7 @@ def take_all_ways(feed: Feed, catalogue: Catalogue) -> None:
     found = run(good, some, topic=feed.name)
     partition = Staged(feed, 0, Decoder(catalogue, feed.name, feed), first("id", feed.definition, 0))
     assert process(partition, found) == 2 * RECORDS
-    FeedLane(generations(feed)[0], catalogue, "UTC").read([Unread(found, 0, 0)])
+    FeedLane(topic_of(feed, 0), catalogue, "UTC").read([Unread(found, 0, 0)])
     output = partition.flush()
     assert output is not None
     for aggregate in feed.aggregates:

@@ -24,7 +24,7 @@ from schemas.pseudonyms import handed_out, key_id
 from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns
 from sinks.views import aggregate_view_columns, view_columns
 from streams import deadletters
-from streams.generations import source
+from streams.feed_topics import FeedPartition
 from streams.topics import stored
 
 app = typer.Typer(help="The feeds of the city: contracts, topics, tables.", no_args_is_help=True)
@@ -150,7 +150,7 @@ def _topics(feed: Feed, catalogue: Catalogue) -> list[dict[str, Any]]:
     found = []
     for topic in stored([feed]):
         if topic.name != deadletters.TOPIC:
-            frozen = catalogue.latest(source(topic.name, 0)[0])
+            frozen = catalogue.latest(FeedPartition.of(topic.name, 0).feed)
             found.append(
                 {
                     "name": topic.name,

@@ -25,7 +25,6 @@ from sinks.clickhouse import first_line, passes
 from sinks.ledger import Account
 from sinks.reconciler import Check, Reconciler
 from streams import topics
-from streams.generations import sources
 from streams.lag import LagMeter, by_topic
 
 #: How long a look waits for Kafka before it gives up.
@@ -54,7 +53,7 @@ def lag(
     Example: citystream lag --at-most 10000
     """
     city = Installation.load()
-    feeds = sources(city.feeds.values())
+    feeds = city.feed_topics
     stored = [topic.name for topic in topics.stored(city.feeds.values())]
     with _meter(city) as meter:
         now_ms = time.time_ns() // 1_000_000
@@ -67,7 +66,7 @@ def lag(
                 "problem": topic.problem or held_up.get(topic.topic),
             }
             for group, names in ((PROCESSOR, feeds), (SINK, stored))
-            for held_up in [city.held_up(group)]
+            for held_up in [city.positions(group).held_up()]
             for topic in by_topic(meter.look(group, names), now_ms)
         ]
     show(rows, output)

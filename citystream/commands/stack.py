@@ -25,7 +25,6 @@ from schemas.feed import Feed
 from sinks import GROUP as SINK
 from sinks.queries import newest_arrival_ms, newly_quarantined
 from streams import topics
-from streams.generations import sources
 from streams.members import Member, is_member_name, members, unread
 
 #: Dead letters of so many minutes are said.
@@ -83,7 +82,7 @@ def status(output: OutputOption = Output.TABLE) -> None:
     services = Stack(city.settings).status()
     down = [one.name for one in services if one.state is not State.UP]
     todo = [f"{', '.join(down)}: what is down is started by: citystream up"] if down else []
-    wanted = {PROCESSOR: list(sources(city.feeds.values())), SINK: [t.name for t in topics.stored(city.feeds.values())]}
+    wanted = {PROCESSOR: list(city.feed_topics), SINK: [t.name for t in topics.stored(city.feeds.values())]}
     workers: list[Status] = []
     try:
         there = members(city.cluster, wanted) if services[0].state is State.UP else None
@@ -142,7 +141,7 @@ def _held_up(city: Installation, group: str, there: Sequence[Member]) -> list[st
     """What a worker that runs says of topics in which it does not go on."""
     if not any(one.group == group for one in there):
         return []
-    return [f"{group}: {topic} does not go on: {reason}" for topic, reason in city.held_up(group).items()]
+    return [f"{group}: {topic} does not go on: {reason}" for topic, reason in city.positions(group).held_up().items()]
 
 
 def _missing(group: str, names: Sequence[str], there: Sequence[Member]) -> list[str]:

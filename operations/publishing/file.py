@@ -17,7 +17,7 @@ from operations.publishing.sending import Sent, Spool, send
 from schemas.feed import Feed
 from schemas.verdict import instant_ms
 from streams import publications
-from streams.generations import source
+from streams.feed_topics import FeedPartition
 from streams.publications import Publication, stretches
 from streams.publisher import Publisher
 from streams.watermark import final_at
@@ -100,7 +100,9 @@ def _publication(report: Report, topic: str, sent: Sent) -> Publication:
         publisher=publications.own_name(),
         accepted=report.accepted,
         rejected=report.rejected,
-        stretches={source(topic, partition)[1]: stretches(found) for partition, found in sent.offsets.items()},
+        stretches={
+            FeedPartition.of(topic, partition).number: stretches(found) for partition, found in sent.offsets.items()
+        },
     )
 
 

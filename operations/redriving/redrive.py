@@ -22,8 +22,8 @@ from sinks.quarantine import Identity, Letter, Place, Quarantine, Redriven, Sele
 from streams import deadletters
 from streams.cluster import Cluster
 from streams.decode import Decoder
-from streams.generations import generations, sources
-from streams.publisher import new_producer
+from streams.feed_topics import FeedPartition, feed_topics
+from streams.publisher import new_producer, topic_for
 from streams.wire.fetched_batches import Run
 from streams.wire.record_batch import of_one
 
@@ -179,12 +179,12 @@ class Redrive:
         repeats: Iterable[tuple[Identity, Candidate]],
     ) -> None:
         """Publish the fresh ones, and note them and their repeats as far as they are acknowledged."""
-        into, published = generations(feed)[-1], self._published[feed.name]
-        sent = {identity: producer.send(into.topic, key=one.key, value=one.value) for identity, one in fresh.items()}
+        topic, published = topic_for(feed), self._published[feed.name]
+        sent = {identity: producer.send(topic, key=one.key, value=one.value) for identity, one in fresh.items()}
         producer.flush()
         for identity, future in sent.items():
             if future.succeeded():
-                published[identity] = into.first + future.value.partition, future.value.offset
+                published[identity] = FeedPartition.of(topic, future.value.partition).number, future.value.offset
         self._quarantine.note(
             [
                 self._redriven(one, *published[identity])
@@ -216,7 +216,7 @@ def redrive(
     CorrectionProblem, KafkaError
         As ``Redrive.run``.
     """
-    topics = [*sources(feeds[name] for name in selection.topics), deadletters.TOPIC]
+    topics = [*feed_topics(*(feeds[name] for name in selection.topics)), deadletters.TOPIC]
     await_sink(cluster, topics, partial(on_progress, "waiting for the sink"))
     work = Redrive(quarantine, feeds, catalogue, corrections)
     return work.run(selection, None if dry_run else partial(new_producer, cluster), on_progress)

@@ -10,22 +10,19 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import faust
 from aiokafka.errors import KafkaError as AiokafkaError
 
-from streams import checkpoints
 from streams.assignment import Assigned, TopicPartition
 from streams.cluster import Cluster
 from streams.ending import end_process
-from streams.group_positions import committed_positions, known_of
+from streams.group_positions import GroupPositions, PartitionOffsets
 from streams.members import member_name
-from streams.position_repair import out_of_range
-from streams.positions import Answer, Known, Position, PositionProblem, check_agreement, resume
-from streams.topic_watch import Watch
+from streams.positions import Position, PositionProblem
+from streams.topic_watch import TopicWatch
 from streams.topics import Topic, TopicProblem, wait_for_kafka
 from streams.transport.consumer import Consumer, Transport, is_transient
 from streams.transport.fetching import deliver_runs
@@ -36,8 +33,6 @@ from streams.wire.fetched_batches import Run
 from streams.wire.record_batch import CorruptBatch
 
 log = logging.getLogger("citystream")
-
-T = TypeVar("T")
 
 #: Of a partition in one fetch.
 PARTITION_FETCH_BYTES = 8 * 2**20
@@ -78,13 +73,11 @@ class BatchApp(faust.App):
         instance: str | None = None,
         agrees_with: tuple[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """``definitions`` are those of this worker's positions, by topic it reads; ``topics`` are all it reads or
-        writes. ``agrees_with`` names another group and the definitions it has to work by."""
-        self._definitions = definitions
-        self._agrees_with = agrees_with
+        """``topics`` are all it reads or writes; ``definitions`` and ``agrees_with`` are as of ``GroupPositions``."""
+        self._positions = GroupPositions(cluster, group, definitions, agrees_with=agrees_with)
         self._instance = instance
         self.cluster = cluster
-        self.watch = Watch(cluster, group, topics)
+        self.topic_watch = TopicWatch(cluster, group, topics)
         self._missing: Mapping[str, TopicProblem] = {}
         super().__init__(
             group,
@@ -116,8 +109,8 @@ class BatchApp(faust.App):
         self.worker = worker
         os.environ.setdefault("RUST_BACKTRACE", "0")  # corrupt bytes can make Polars panic, which is caught
         wait_for_kafka(self.cluster, log.warning)
-        self._missing = self.watch.begin()
-        self.read(topic for topic in self._definitions if topic not in self._missing)
+        self._missing = self.topic_watch.begin()
+        self.read(topic for topic in self._positions.definitions if topic not in self._missing)
         asyncio.get_event_loop().run_until_complete(_serve(self))
 
     def read(self, topics: Iterable[str]) -> None:
@@ -214,13 +207,13 @@ class BatchApp(faust.App):
         TopicProblem
             One of them is not.
         """
-        for problem in (await self.watch.look(topics)).values():
+        for problem in (await self.topic_watch.look(topics)).values():
             raise problem
 
     async def stop_changed(self, topics: Iterable[str]) -> set[str]:
         """Stop the feeds of those of these topics that are not those it began with; gives the others."""
         names = {*topics}
-        changed = await self.watch.look(names)
+        changed = await self.topic_watch.look(names)
         for topic, problem in changed.items():
             self.worker.stop(topic, problem)
         return names - changed.keys()
@@ -230,7 +223,7 @@ class BatchApp(faust.App):
             await asyncio.sleep(LOOK_EVERY.total_seconds())
             if self.should_stop:
                 return
-            await self.stop_changed(self.watch.began)
+            await self.stop_changed(self.topic_watch.began)
             await self._check_client()
 
     async def _check_client(self) -> None:
@@ -245,55 +238,35 @@ class BatchApp(faust.App):
                 end_process(f"Kafka does not let the {self.group} go on: {error!r}; its user may lack a right")
             KAFKA.begin(CLIENTS, f"Kafka does not let the {self.group} go on ({error!r}); it will be tried again")
 
-    async def stop_out_of_range(self, offset: int, place: TopicPartition, answer: Answer) -> None:
+    async def stop_out_of_range(self, offset: int, place: TopicPartition, offsets: PartitionOffsets) -> None:
         """Stop a feed: the log does not have the offset of a partition that was to be read next."""
-        known = await asyncio.to_thread(self._known, {place: answer})
-        self.worker.stop(place.topic, out_of_range(known[place], offset))
 
-    async def decide_positions(self, answers: Mapping[TopicPartition, Answer]) -> dict[TopicPartition, Position]:
+        def ask() -> PositionProblem:
+            return self._positions.partitions({place: offsets}, self.topic_watch.began)[place].out_of_range(offset)
+
+        self.worker.stop(place.topic, await asyncio.to_thread(until_kafka_answers, self.cluster, ask))
+
+    async def decide_positions(
+        self, offsets: Mapping[TopicPartition, PartitionOffsets]
+    ) -> dict[TopicPartition, Position]:
         """Where to read partitions from, given what the brokers say of each.
 
         The feed of a partition is stopped, and nothing decided for it, if its position cannot be trusted or another
-        worker goes by another definition of it. The process ends where checkpoints or the other worker's positions are
-        of a newer release.
+        worker goes by another definition of it.
         """
-        try:
-            known = await asyncio.to_thread(self._known, answers)
-            others = await self._positions_of_others()
-        except PositionProblem as problem:
-            end_process(problem)
-            raise
+
+        def ask() -> dict[TopicPartition, Position | PositionProblem]:
+            return self._positions.decide(offsets, self.topic_watch.began)
+
         positions = {}
-        for place, one in known.items():
-            try:
-                self._check_agreement(one, others.get(place))
-                positions[place] = resume(one)
-            except PositionProblem as problem:
-                self.worker.stop(place.topic, problem)
+        for place, decided in (await asyncio.to_thread(until_kafka_answers, self.cluster, ask)).items():
+            if isinstance(decided, PositionProblem):
+                self.worker.stop(place.topic, decided)
+            else:
+                positions[place] = decided
         places = ", ".join(f"{place} from {positions[place].rewind}" for place in sorted(positions))
         log.info("%s reads %s", self.group, places or "nothing: other workers have all partitions")
         return positions
-
-    async def _positions_of_others(self) -> Mapping[TopicPartition, Position]:
-        if self._agrees_with is None:
-            return {}
-        found = await asyncio.to_thread(self._answer, committed_positions, self._agrees_with[0])
-        return {TopicPartition(*place): position for place, position in found.items()}
-
-    def _check_agreement(self, known: Known, position: Position | None) -> None:
-        if self._agrees_with and known.topic in self._agrees_with[1]:
-            other, definitions = self._agrees_with
-            check_agreement(replace(known, definition=definitions[known.topic]), other, position)
-
-    def _answer(self, ask: Callable[..., T], *words: str) -> T:
-        return until_kafka_answers(self.cluster, lambda: ask(self.cluster, *words))
-
-    def _known(self, answers: Mapping[TopicPartition, Answer]) -> dict[TopicPartition, Known]:
-        """Checkpoints are read only if there is no commit somewhere."""
-        lost = any(answer.committed is None or answer.committed < 0 for answer in answers.values())
-        kept = self._answer(checkpoints.read) if lost else {}
-        feeds = self._agrees_with[1] if self._agrees_with else self._definitions  # a sink reads other topics, too
-        return known_of(self.group, answers, kept, self.watch.began, self._definitions, feeds)
 
 
 async def _start(app: BatchApp) -> None:

@@ -34,8 +34,9 @@ from tenacity import AsyncRetrying
 from streams import checkpoints
 from streams.assignment import Assigned, TopicPartition
 from streams.ending import EX_CONFIG, Stop
+from streams.group_positions import PartitionOffsets
 from streams.lifecycle import Moment, Stage, tell
-from streams.positions import Answer, Position
+from streams.positions import Position
 from streams.transport.membership import MemberCoordinator, NameTaken
 from streams.transport.sending import send_unwaited
 from streams.waiting import CLIENTS, KAFKA, kafka_away
@@ -185,12 +186,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             reading.error_future.result()
         return coordinator is not None and coordinator.coordinator_id is not None
 
-    async def committed(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, Answer]:
+    async def committed(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, PartitionOffsets]:
         """What the brokers say of each partition."""
         asking = AsyncRetrying(**KAFKA.retrying(is_transient, kafka_away(self.app.cluster)))
-        return cast("dict[TopicPartition, Answer]", await self.call_thread(asking, self._committed, list(places)))
+        offsets: dict[TopicPartition, PartitionOffsets]
+        offsets = await self.call_thread(asking, self._committed, list(places))
+        return offsets
 
-    async def _committed(self, places: list[TopicPartition]) -> dict[TopicPartition, Answer]:
+    async def _committed(self, places: list[TopicPartition]) -> dict[TopicPartition, PartitionOffsets]:
         consumer = self._ensure_consumer()
         partitions = [_plain(place) for place in places]
         commits = await consumer._coordinator.fetch_committed_offsets(partitions)
@@ -199,7 +202,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         found = {}
         for place, p in zip(places, partitions, strict=True):
             committed, metadata = (commits[p].offset, commits[p].metadata) if p in commits else (None, "")
-            found[place] = Answer(committed, metadata, starts[p], ends[p])
+            found[place] = PartitionOffsets(committed, metadata, starts[p], ends[p])
         return found
 
 
@@ -319,8 +322,8 @@ class Consumer(driver.Consumer):
             place = TopicPartition(*partition)
             if self.app.worker.why_stopped(place.topic) or not await self.app.stop_changed([place.topic]):
                 return {}
-            answers = await self._client.committed([place])
-            await self.app.stop_out_of_range(offset, place, answers[place])
+            offsets = await self._client.committed([place])
+            await self.app.stop_out_of_range(offset, place, offsets[place])
             return {}
 
     async def check(self) -> bool:
@@ -341,8 +344,8 @@ class Consumer(driver.Consumer):
         assignment = self._assignment_number()
         places = [TopicPartition(*tp) for tp in self.assignment()]
         there = await self.app.stop_changed({place.topic for place in places})  # of others the brokers have no offsets
-        answers = await self._client.committed([place for place in places if place.topic in there])
-        positions = await self.app.decide_positions(answers)
+        offsets = await self._client.committed([place for place in places if place.topic in there])
+        positions = await self.app.decide_positions(offsets)
         if assignment != self._assignment_number():
             raise IllegalStateError("the group is rebalancing again")
         for before in self.assigned.values():

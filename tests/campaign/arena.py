@@ -25,7 +25,6 @@ from citystream.stack.process import Launch
 from citystream.stack.stack import Stack
 from streams import checkpoints, topics
 from streams.clients import records_of
-from streams.generations import sources
 from streams.lag import LagMeter
 from streams.publisher import new_producer
 from tests.campaign import before
@@ -182,7 +181,7 @@ class Arena(City):
     def leave_as_before(self) -> int:
         """Make of what both workers left, which have ended, what the release before would have left; gives how many
         positions there are."""
-        feeds, count = {topic: one.feed for topic, one in sources(self.installation.feeds.values()).items()}, 0
+        feeds, count = {topic: one.feed for topic, one in self.installation.feed_topics.items()}, 0
         with self.admin() as admin:
             for kind in WORKERS:
                 left = {

@@ -20,7 +20,7 @@ from simulation import Simulator
 from simulation.faults import Fault
 from simulation.running import Simulation, SystemClock
 from simulation.world import event_id
-from streams.generations import sources
+from streams.feed_topics import feed_topics
 from streams.lag import LagMeter
 from streams.positions import parse
 from streams.publisher import OnResult, Publisher, new_producer
@@ -143,7 +143,7 @@ class Deployment(City):
         assert (done.returncode, reason in done.stderr) == (code, True), done.stderr
 
     def drain(self, *groups: str) -> None:
-        feeds, results = list(sources([self.feed])), [topic.name for topic in stored([self.feed])]
+        feeds, results = list(feed_topics(self.feed)), [topic.name for topic in stored([self.feed])]
         with LagMeter(self.installation.cluster) as meter:
             for group, topics in (("processor", feeds), ("sink", results)):
                 self.wait(lambda: not any(p.records for p in meter.measure(group, topics, waiting=False)), 90)  # noqa: B023

@@ -16,7 +16,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError as AiokafkaError
 from kafka import TopicPartition
 
 from streams.ending import EX_SOFTWARE
@@ -123,7 +123,7 @@ async def a_stranger_joins(city: City, group: str, asked: bytes | ConsumerProtoc
         assert not any(one.topics for one in shown)
     finally:
         joining.cancel()
-        with suppress(KafkaError):  # it may have seen already what it was given
+        with suppress(AiokafkaError):  # it may have seen already what it was given
             await stranger.stop()
         await stranger._client.close()
 

@@ -31,7 +31,7 @@ from sinks.topic_rows import FeedLane
 from sinks.views import masked_view
 from sinks.worker import Sink
 from streams.assignment import TopicPartition
-from streams.generations import generations
+from streams.feed_topics import topic_of
 from streams.positions import Position
 from tests.reference.batches import batch, run
 from tests.reference.newer import BOTH, NEW, NEWER, newer
@@ -95,9 +95,8 @@ def declare(city: Installation, feed: Feed) -> None:
 
 def store(city: Installation, feed: Feed, base: int, *values: bytes) -> None:
     """Let a sink with this declaration store records from an offset on, one run each, in one block."""
-    sink = Sink(
-        Here(), [FeedLane(generations(replace(feed, aggregates=()))[0], ALL, ZONE)], Writer(city.server("sink"), print)
-    )
+    lane = FeedLane(topic_of(replace(feed, aggregates=()), 0), ALL, ZONE)
+    sink = Sink(Here(), [lane], Writer(city.server("sink"), print))
     one = begun(sink, TopicPartition("toy", 0), Position(base, base, 0, "", ""))
     for offset, content in enumerate(values, base):
         came = run(batch([(b"d-1", content, [])], offset, arrived_ms=ARRIVED_MS))

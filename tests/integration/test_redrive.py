@@ -23,7 +23,6 @@ from schemas.fields import Record
 from schemas.record_codec import encode, prefix
 from simulation import simulator
 from sinks.ledger import Account, accounts
-from streams.group_positions import committed_positions
 from streams.lag import measure
 from streams.publisher import Publisher, new_producer
 from tests.city import FEEDS, START, WORKERS, City, copy_sources, feed_file, own_city
@@ -356,6 +355,11 @@ def later_version(city: City, name: str, folder: Path) -> FrozenSchema:
     return newer
 
 
+def paused_in(city: City, worker: str) -> set[str]:
+    """The topics in which a worker's commits say that it is paused."""
+    return {one.topic for one in city.installation.positions(worker).read() if one.paused}
+
+
 def stopped(city: City, feed: str, newer: FrozenSchema) -> None:
     """Wait until the processor has stopped this feed; it says why, and what to do, and so does its commit.
 
@@ -363,8 +367,7 @@ def stopped(city: City, feed: str, newer: FrozenSchema) -> None:
     """
     city.wait(lambda: city.logged("processor", f"{feed} is stopped"), 180)
     others_are_fresh(city)
-    paused = {t: p.paused for (t, _), p in committed_positions(city.installation.cluster, "processor").items()}
-    assert {topic for topic, reason in paused.items() if reason} == {feed}
+    assert paused_in(city, "processor") == {feed}
     said = city.process("processor").log.read_text()
     assert f"schema id {newer.id} is not in the catalogue" in said, said
     assert "more than 50% of a block of 1," in said
@@ -406,8 +409,7 @@ def test_junk_and_a_missing_table_hit_their_own_feed_alone(city: City) -> None:
     city.wait(lambda: not any(p.records for p in measure(city.installation.cluster, "processor", [JUNK])), 60)
     assert city.process("processor").log.read_text().count(" did not come (") == 1
     others_are_fresh(city)
-    paused = committed_positions(city.installation.cluster, "sink")
-    assert {topic for (topic, _), position in paused.items() if position.paused} == {JUNK}
+    assert paused_in(city, "sink") == {JUNK}
     owner.execute(f"RENAME TABLE raw.away TO {table}")
     found = account(city, JUNK)
     assert (found.stored - start.stored, found.quarantined - start.quarantined) == (100, AHEAD)

@@ -13,16 +13,18 @@ from kafka.structs import OffsetAndTimestamp
 from operations import growth
 from schemas import before
 from schemas.feed import Outgrown
+from streams.assignment import TopicPartition
 from streams.cluster import Cluster
-from streams.generations import generations
+from streams.feed_topics import feed_topics
+from streams.group_partition import GroupPartition
 from streams.lag import PartitionLag
-from streams.positions import Known, Position, PositionProblem, in_words_of, resume
+from streams.positions import Position, PositionProblem
 from streams.topics import TopicProblem
 from tests.reference.toy import FEED, NOON, instant
 
 NOWHERE = Cluster(("nowhere:1",))
 UNTIL = NOON + 1000
-OPEN, _ = generations(replace(FEED, outgrown=(Outgrown(partitions=1, until=instant(UNTIL)),)))
+OPEN, _ = feed_topics(replace(FEED, outgrown=(Outgrown(partitions=1, until=instant(UNTIL)),))).values()
 PROCESSED = Position(40, 31, NOON, "id", FEED.definition, bad=2, max_processed_ms=NOON + 7)
 BEFORE = {"processor": PROCESSED, "sink": replace(PROCESSED, definition=FEED.records)}
 ENDED = replace(PROCESSED, rewind=40, max_event_ms=NOON + 7, bad=0, since=40, definition=OPEN.definition)
@@ -37,26 +39,11 @@ class Brokers:
         self.positions: dict[str, Position | None] = {**BEFORE}
         self.later: Any = None
         monkeypatch.setattr(growth, "measure", self._measure)
-        monkeypatch.setattr(growth, "standing", self._standing)
-        monkeypatch.setattr(growth, "commit", self._commit)
+        monkeypatch.setattr(growth, "GroupPositions", lambda *words: Group(self, *words))
         monkeypatch.setattr(growth, "new_admin", lambda _: self)
 
     def _measure(self, _: str, group: str, topics: Iterable[str]) -> list[PartitionLag]:
         return [PartitionLag(topic, 0, 0, 40, self.ends.get((group, topic), 40), None) for topic in topics]
-
-    def _standing(self, _: str, group: str, definitions: Mapping[str, str]) -> list[tuple[Known, PartitionLag]]:
-        ((topic, definition),) = definitions.items()
-        position = self.positions[group]
-        known = Known(
-            worker=group, topic=topic, partition=0, committed=position.processed if position else None,
-            metadata=position.metadata() if position else "", checkpoint=in_words_of(definition, position),
-            topic_id="id", definition=definition, log_start=0, log_end=40,
-        )  # fmt: skip
-        return [(known, self._measure("", group, [topic])[0])]
-
-    def _commit(self, _: str, group: str, positions: Mapping[tuple[str, int], Position]) -> None:
-        assert list(positions) == [("toy", 0)]
-        self.positions[group] = positions["toy", 0]
 
     def list_partition_offsets(self, times: Mapping[Any, int]) -> dict[Any, OffsetAndTimestamp]:
         assert set(times.values()) == {UNTIL}
@@ -68,6 +55,26 @@ class Brokers:
         """Nothing is open."""
 
 
+class Group:
+    """A group's positions there."""
+
+    def __init__(self, brokers: Brokers, _: Cluster, group: str, definitions: Mapping[str, str]) -> None:
+        self.brokers, self.group = brokers, group
+        ((self.topic, self.definition),) = definitions.items()
+
+    def read(self) -> list[GroupPartition]:
+        position = self.brokers.positions[self.group]
+        return [GroupPartition(
+            group=self.group, topic=self.topic, partition=0, committed=position.processed if position else None,
+            metadata=position.metadata() if position else "", kept=position,
+            topic_id="id", definition=self.definition, log_start=0, log_end=40,
+        )]  # fmt: skip
+
+    def write(self, positions: Mapping[TopicPartition, Position]) -> None:
+        assert list(positions) == [("toy", 0)]
+        self.brokers.positions[self.group] = positions[TopicPartition("toy", 0)]
+
+
 def test_a_topic_ends_once_behind_all_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     brokers = Brokers(monkeypatch)
     for _ in range(2):
@@ -75,10 +82,10 @@ def test_a_topic_ends_once_behind_all_windows(monkeypatch: pytest.MonkeyPatch) -
         assert brokers.positions == AFTER
         brokers.ends = {("processor", "toy"): 50}
         brokers.later = "a straggler"
-    known = brokers._standing("", "processor", {"toy": FEED.definition})[0][0]
+    (there,) = Group(brokers, NOWHERE, "processor", {"toy": FEED.definition}).read()
     with pytest.raises(PositionProblem, match="definition changed"):
-        resume(known)
-    assert resume(replace(known, definition=OPEN.definition, log_start=40)) == ENDED
+        there.start()
+    assert replace(there, definition=OPEN.definition, log_start=40).start() == ENDED
 
 
 def test_ending_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:

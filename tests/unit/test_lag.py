@@ -17,12 +17,12 @@ from kafka.structs import OffsetAndTimestamp
 
 from streams import lag
 from streams.cluster import Cluster
-from streams.lag import LagMeter, Observation, PartitionLag, TopicLag, Unknown, by_topic, first_arrival, leaders
+from streams.lag import LagMeter, Observation, PartitionLag, TopicLag, Unobserved, by_topic, first_arrival, leaders
 from streams.wire.record_batch import HEADER, packed
 
 NOW = 10_000
-NO_LEADER = Unknown("toy", 1, LeaderNotAvailableError)
-GONE = Unknown("toy", None, UnknownTopicOrPartitionError)
+NO_LEADER = Unobserved("toy", 1, LeaderNotAvailableError)
+GONE = Unobserved("toy", None, UnknownTopicOrPartitionError)
 
 
 def at(number: int, committed: int, end: int, since: int | None = None) -> PartitionLag:
@@ -30,7 +30,7 @@ def at(number: int, committed: int, end: int, since: int | None = None) -> Parti
 
 
 @pytest.mark.parametrize(
-    ("partitions", "unknown", "records", "seconds", "problem"),
+    ("partitions", "unobserved", "records", "seconds", "problem"),
     [
         ([at(0, 5, 5)], [], 0, 0.0, None),
         ([at(0, 5, 9, NOW - 2_500), at(1, 1, 2, NOW - 500)], [], 5, 2.5, None),
@@ -47,23 +47,23 @@ def at(number: int, committed: int, end: int, since: int | None = None) -> Parti
         ([], [GONE], None, None, "toy does not exist; if it does not come back: citystream init"),
         (
             [at(0, 7, 6)],
-            [Unknown("toy", 1, TopicAuthorizationFailedError)],
+            [Unobserved("toy", 1, TopicAuthorizationFailedError)],
             0,
             None,
             "toy/0: the position 7 is beyond the end of the log, 6; "
             "toy/1 cannot be looked at (TopicAuthorizationFailedError)",
         ),
     ],
-    ids=["none", "longest wait", "clock behind", "unknown time", "beyond", "no leader", "gone", "both"],
+    ids=["none", "longest wait", "clock behind", "unobserved time", "beyond", "no leader", "gone", "both"],
 )
 def test_lag_is_never_negative_and_what_is_not_known_is_said(
     partitions: list[PartitionLag],
-    unknown: list[Unknown],
+    unobserved: list[Unobserved],
     records: int | None,
     seconds: float | None,
     problem: str | None,
 ) -> None:
-    assert by_topic(Observation(partitions, unknown), NOW) == [TopicLag("toy", records, seconds, problem)]
+    assert by_topic(Observation(partitions, unobserved), NOW) == [TopicLag("toy", records, seconds, problem)]
 
 
 def topic(name: str, *of_partitions: int, error: int = 0) -> dict[str, Any]:
@@ -73,9 +73,9 @@ def topic(name: str, *of_partitions: int, error: int = 0) -> dict[str, Any]:
 
 def test_every_partition_has_a_leader_or_is_said_to_have_none() -> None:
     described = [topic("toy", 4, -1), topic("gone", error=UnknownTopicOrPartitionError.errno)]
-    found, unknown = leaders(["toy", "gone", "never"], described)
+    found, unobserved = leaders(["toy", "gone", "never"], described)
     assert found == {TopicPartition("toy", 0): 4}
-    assert [str(one).partition(";")[0] for one in unknown] == [
+    assert [str(one).partition(";")[0] for one in unobserved] == [
         "toy/1 has no leader",
         "gone does not exist",
         "never does not exist",
@@ -135,7 +135,7 @@ def test_a_partition_without_leader_hides_no_other(brokers: Brokers) -> None:
         brokers.leaders, brokers.refuses = [0, 0], {1}
         seen = meter.look("sink", ["toy"], waiting=False)
         assert [p.partition for p in seen.partitions] == [0]
-        assert seen.unknown == [Unknown("toy", 1, NotLeaderForPartitionError)]
+        assert seen.unobserved == [Unobserved("toy", 1, NotLeaderForPartitionError)]
 
 
 def test_commits_are_asked_for_before_the_ends(brokers: Brokers) -> None:

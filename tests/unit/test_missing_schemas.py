@@ -16,11 +16,12 @@ from schemas.catalogue import AHEAD, Catalogue, freeze
 from schemas.record_codec import prefix
 from sinks.processor_verdicts import Following, Positions
 from sinks.topic_rows import AggregateLane, FeedLane, Unread
+from streams.assignment import TopicPartition
 from streams.decode import Decoder
 from streams.ending import Stop
-from streams.generations import generations
+from streams.feed_topics import feed_topics
 from streams.missing_schemas import Awaited, GivenUp, NotYet
-from streams.positions import NO_EVENT_TIME, Position, first
+from streams.positions import NO_EVENT_TIME, Position, PositionProblem, first
 from streams.wire.fetched_batches import Run
 from tests.columns import Staged, process
 from tests.reference.batches import batch, run
@@ -30,7 +31,7 @@ from tests.reference.toy import FEED, value
 KEY = b"d-1"
 LATE = NEWER_SCHEMA.id
 OLD = LATE - 1
-PLACE = ("toy", 0)
+PLACE = TopicPartition("toy", 0)
 #: Of a log: batches of one version each, and one with both.
 LOG: Sequence[Sequence[bytes]] = [[value()], [newer(), newer()], [value(), newer(), value()], [newer()]]
 
@@ -116,7 +117,7 @@ def test_a_restarted_processor_counts_nothing_of_what_it_gave_up(files: Files) -
     start = first("id", FEED.definition, 0)
     before = processed(Staged(FEED, 0, files.reader(), start, accept_bad=True), logged(batches))
     assert [letter.offset for letter in before.dead] == [0, 2, 4]
-    assert (before.position.rewind, before.position.unknown, events(before)) == (1, {LATE: 5}, 3)
+    assert (before.position.rewind, before.position.given_up, events(before)) == (1, {LATE: 5}, 3)
 
     files.come()
     more = [*batches, [newer(event_id=str(UUID(int=6)))]]
@@ -150,8 +151,8 @@ class Processor:
 
 
 def at(processed: int, newest: int = OLD, given_up: int | None = None) -> Positions:
-    unknown = {} if given_up is None else {LATE: given_up}
-    return {PLACE: Position(processed, 0, 0, "id", "def", unknown=unknown, newest_schema=newest)}
+    gone = {} if given_up is None else {LATE: given_up}
+    return {PLACE: Position(processed, 0, 0, "id", "def", given_up=gone, newest_schema=newest)}
 
 
 @pytest.mark.parametrize(
@@ -187,6 +188,18 @@ def test_the_sink_goes_by_what_the_processor_decided(
     assert following.of(here).dead_to(schema_id) == dead_to
 
 
+def test_a_processor_of_a_newer_release_is_in_the_way_of_its_own_partition_alone(files: Files) -> None:
+    """It may know a schema that a part of a window names, so none is left out as written by somebody else."""
+    problem = PositionProblem("it was written by a newer release")
+    processor = Processor({**at(9, OLD), TopicPartition("toy", 1): problem})
+    following, here = Following(Catalogue.load(files.folder), processor.ask), logged(LOG)
+    assert following.of(here).dead_to(1) == -1
+    with pytest.raises(PositionProblem, match="newer release"):
+        following.of(replace(here, partition=1)).dead_to(1)
+    with pytest.raises(NotYet):
+        following.of_parts(here).give_up(LATE)
+
+
 def test_that_there_was_no_processor_does_not_hold_for_ever(files: Files) -> None:
     processor = Processor({}, at(6, OLD, 4))
     catalogue = Catalogue.load(files.folder)
@@ -201,17 +214,17 @@ def test_the_sink_stores_what_the_processor_counted(files: Files) -> None:
     files.come()
     catalogue = Catalogue.load(files.folder)
     following = Following(catalogue, Processor(at(6, OLD, 5), at(7, LATE, 5)).ask)
-    (generation,) = generations(FEED)
-    rows, *_ = FeedLane(generation, catalogue, "UTC", following).read([Unread(logged(LOG), 0, NO_EVENT_TIME)])[0]
+    (topic,) = feed_topics(FEED).values()
+    rows, *_ = FeedLane(topic, catalogue, "UTC", following).read([Unread(logged(LOG), 0, NO_EVENT_TIME)])[0]
     assert rows["source_offset"].to_list() == [0, 3, 5, 6]
 
 
 def test_a_restarted_processor_does_not_wait_again(files: Files) -> None:
     """What the earlier life gave up says that it has waited, with the files that are here."""
     waits = logged([[newer()]])
-    given_up = replace(first("id", FEED.definition, 0), unknown={LATE + 1: 0}, newest_schema=OLD)
+    given_up = replace(first("id", FEED.definition, 0), given_up={LATE + 1: 0}, newest_schema=OLD)
     assert process(Staged(FEED, 0, files.reader(patience=60), given_up), waits) == 1
-    for start in (replace(given_up, unknown={OLD: 0}), replace(given_up, newest_schema=OLD - 1)):
+    for start in (replace(given_up, given_up={OLD: 0}), replace(given_up, newest_schema=OLD - 1)):
         partition = Staged(FEED, 0, files.reader(patience=60), start)
         with pytest.raises(NotYet):
             process(partition, waits)

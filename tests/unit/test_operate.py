@@ -23,7 +23,8 @@ from schemas.feed import Feed
 from sinks.clickhouse import Server
 from sinks.ledger import Account, Stretch
 from sinks.reconciler import Check
-from streams.lag import Observation, PartitionLag, Unknown
+from streams.group_positions import GroupPositions
+from streams.lag import Observation, PartitionLag, Unobserved
 from streams.members import Member, member_name
 
 
@@ -54,8 +55,8 @@ def test_a_kafka_that_is_away_is_named_at_once_and_given_up(
         (Observation([PartitionLag("toy", 0, 0, 5, 9, 1)]), ["--at-most", "4"], 0),
         (Observation([PartitionLag("toy", 0, 0, 5, 9, 1)]), ["--at-most", "3"], 1),
         (Observation([PartitionLag("toy", 0, 0, 1000, 0, None), PartitionLag("toy", 1, 0, 0, 1, 1)]), [], 1),
-        (Observation([], [Unknown("toy", None, UnknownTopicOrPartitionError)]), ["--at-most", "9"], 1),
-        (Observation([], [Unknown("toy", 2, LeaderNotAvailableError)]), ["--at-most", "9"], 1),
+        (Observation([], [Unobserved("toy", None, UnknownTopicOrPartitionError)]), ["--at-most", "9"], 1),
+        (Observation([], [Unobserved("toy", 2, LeaderNotAvailableError)]), ["--at-most", "9"], 1),
     ],
     ids=["a look", "held up", "within", "above", "beyond the end", "gone", "no leader"],
 )
@@ -66,7 +67,7 @@ def test_lag_fails_for_what_is_too_much_wrong_or_not_known(
     meter.__enter__.return_value.look.return_value = seen
     monkeypatch.setattr(operate, "_meter", lambda _: meter)
     held_up = {"toy": "its table is missing"} if words == ["held up"] else {}
-    monkeypatch.setattr(Installation, "held_up", lambda *_: held_up)
+    monkeypatch.setattr(GroupPositions, "held_up", lambda _: held_up)
     monkeypatch.setattr("sys.argv", ["citystream", "lag", *(w for w in words if w != "held up"), "--output", "json"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -169,7 +170,7 @@ def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
     monkeypatch.setattr(stack, "Stack", lambda _: MagicMock(status=lambda: services))
     monkeypatch.setattr(stack, "members", members)
     monkeypatch.setattr(stack, "_of_feeds", lambda *_: ({"parking_spot": 400.0}, {"parking_spot": (7, "\x1b: bad")}))
-    monkeypatch.setattr(Installation, "held_up", lambda *_: held_up)
+    monkeypatch.setattr(GroupPositions, "held_up", lambda _: held_up)
     monkeypatch.setattr("sys.argv", ["citystream", "status", "--output", "json"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

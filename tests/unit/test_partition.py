@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from operations.positions import freeze, rebuilt, rebuilt_from
 from processors import partition as module
 from processors.badshare import BadShare, TooManyBad, block_size, most_bad
 from processors.partition import Output
@@ -22,15 +23,13 @@ from schemas.feed import Aggregate, Feed
 from schemas.verdict import ahead_of_arrival
 from streams.deadletters import DeadLetter
 from streams.decode import Decoded, Decoder, Wanted
-from streams.position_repair import freeze, rebuilt, rebuilt_from
+from streams.group_partition import GroupPartition
 from streams.positions import (
     NO_EVENT_TIME,
-    Known,
     LogGap,
     Position,
     PositionProblem,
     first,
-    resume,
 )
 from streams.wire.fetched_batches import Run
 from streams.wire.record_batch import RecordBatch, split
@@ -84,13 +83,13 @@ class World:
 
     def position(self) -> Position:
         """Where a worker goes on after an assignment."""
-        return resume(self.known())
+        return self.partition().start()
 
-    def known(self, log_start: int = 0) -> Known:
+    def partition(self, log_start: int = 0) -> GroupPartition:
         """What a worker finds after an assignment."""
-        return Known(
-            worker="processor", topic="toy", partition=0, committed=self.committed, metadata=self.metadata,
-            checkpoint=None, topic_id=TOPIC_ID, definition=self.feed.definition, log_start=log_start,
+        return GroupPartition(
+            group="processor", topic="toy", partition=0, committed=self.committed, metadata=self.metadata,
+            kept=None, topic_id=TOPIC_ID, definition=self.feed.definition, log_start=log_start,
             log_end=self.log.end,
         )  # fmt: skip
 
@@ -290,7 +289,7 @@ def test_parts_of_a_frozen_life_and_the_next_add_up_to_the_windows_of_the_refere
                 before.commit(output.position)
 
     counted = max((version // 2 + 1 for _, _, version, _ in before.written), default=0)
-    frozen = freeze(before.known(log_start=log_start), counted, lambda _: pytest.fail("the position says it"))
+    frozen = freeze(before.partition(log_start=log_start), counted, lambda _: pytest.fail("the position says it"))
     after = world(FEED, log)
     after.committed, after.metadata, after.since = frozen.processed, frozen.metadata(), frozen.since
     after.cut_at = log_start
@@ -340,16 +339,16 @@ def test_windows_of_another_definition_go_on_where_those_of_the_last_ended(data:
     before.commit(output.position)
 
     after, built = world(CHANGED, log), truth(CHANGED, log.records[:processed])
-    known = replace(before.known(), definition=CHANGED.definition)
+    there = replace(before.partition(), definition=CHANGED.definition)
     with pytest.raises(PositionProblem, match="citystream rebuild toy"):
-        resume(known)
-    last = rebuilt_from(known)
+        there.start()
+    last = rebuilt_from(there)
     assert last is not None
     (aggregate,) = CHANGED.aggregates
     still_open = [offset for key, offset in built.history[aggregate.name] if key not in built.final[aggregate.name]]
     seen = built.watermarks.get(min(still_open, default=0) - 1)
     oldest = (min(still_open), NO_EVENT_TIME if seen is None else seen) if still_open else None
-    position = rebuilt(known, last, oldest)
+    position = rebuilt(there, last, oldest)
     after.committed, after.metadata = position.processed, position.metadata()
     after.written = [
         (aggregate.name, key, version, built.windows[aggregate.name][key].snapshot())
@@ -581,7 +580,7 @@ def test_a_repeat_of_an_earlier_life_is_known_after_a_restart_as_before_it() -> 
     assert output is not None
     here = world(FEED, log)
     here.committed, here.metadata = output.position.processed, output.position.metadata()
-    position = freeze(here.known(), 1, lambda _: pytest.fail("the position says it"))
+    position = freeze(here.partition(), 1, lambda _: pytest.fail("the position says it"))
     for until, events in ((2, 1), (3, 2), (4, 2)):
         partition = Staged(FEED, 0, decoder, position)
         process(partition, Run("toy", 0, position.rewind, until, ()))

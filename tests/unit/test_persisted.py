@@ -18,6 +18,7 @@ from citystream.secrets import load_secrets
 from citystream.settings import Settings, SettingsError
 from citystream.stack.process import Process, StackError
 from feeds import load
+from operations.positions import rebuilt_from, restore
 from operations.redriving.corrections import CorrectionProblem, exported, read_corrections
 from schemas import before
 from schemas.catalogue import Catalogue, SchemaProblem, freeze
@@ -27,11 +28,13 @@ from schemas.persisted import Newer
 from sinks.quarantine import Letter
 from sinks.topic_rows import definitions
 from streams import checkpoints, deadletters, publications
+from streams.assignment import TopicPartition
+from streams.cluster import Cluster
 from streams.deadletters import DeadLetter, NotADeadLetter
-from streams.generations import generations, source_definitions
-from streams.group_positions import known_of
-from streams.position_repair import rebuilt_from, restore
-from streams.positions import NO_EVENT_TIME, Answer, Known, Position, PositionProblem, check_agreement, parse, resume
+from streams.feed_topics import feed_definitions, feed_topics
+from streams.group_partition import GroupPartition
+from streams.group_positions import GroupPositions, PartitionOffsets
+from streams.positions import NO_EVENT_TIME, Position, PositionProblem, parse
 from streams.publications import Publication
 from streams.topics import TopicState
 from tests.campaign import before as written_before
@@ -63,20 +66,20 @@ TOY = {"toy": FEED}
 QUARANTINED = Letter("toy", 0, 17, "level: above 100000", b"d-1", encoded(level=200_000), NOON)
 
 
-def known(commit: tuple[int, str] | None, kept: Position | None = None, feed: Feed = FEED, **changes: Any) -> Known:
-    """What a processor knows of the partition of the small feed."""
+def partition(
+    commit: tuple[int, str] | None, kept: Position | PositionProblem | None = None, feed: Feed = FEED
+) -> GroupPartition:
+    """A processor's group in the partition of the small feed."""
     committed, metadata = commit or (None, "")
-    answers = {("toy", 0): Answer(committed, metadata, 0, 1000)}
-    found = known_of(
-        "processor", answers, {PLACE: kept} if kept else {}, {"toy": TopicState(cast("Any", TOPIC_ID), 1)},
-        source_definitions([feed]) | changes, {"toy"},
-    )  # fmt: skip
-    return found["toy", 0]
+    place, offsets = TopicPartition("toy", 0), PartitionOffsets(committed, metadata, 0, 1000)
+    group = GroupPositions(Cluster(()), "processor", feed_definitions(feed))
+    there = {"toy": TopicState(cast("Any", TOPIC_ID), 1)}
+    return group.partitions({place: offsets}, there, {PLACE: kept} if kept else {})[place]
 
 
-def kept_of(content: Any) -> dict[checkpoints.Place, Position]:
+def kept_of(content: Any) -> dict[checkpoints.Place, Position | PositionProblem]:
     """Checkpoints that are pinned."""
-    found: dict[checkpoints.Place, Position] = {}
+    found: dict[checkpoints.Place, Position | PositionProblem] = {}
     for key, value in content["checkpoints"]:
         checkpoints.take(found, key.encode(), value.encode())
     return found
@@ -98,7 +101,7 @@ def test_what_is_written_is_what_is_pinned(tmp_path: Path) -> None:
     publications.note(cast("KafkaProducer", notes), FILE)
     assert {
         "records": {name: feed.records for name, feed in load().items()},
-        "processor": {name: source_definitions([feed]) for name, feed in FEEDS.items()},
+        "processor": {name: feed_definitions(feed) for name, feed in FEEDS.items()},
         "sink": {name: definitions([feed]) for name, feed in FEEDS.items()},
         "positions": [[one.processed, one.metadata()] for one in POSITIONS],
         "checkpoints": [
@@ -116,8 +119,8 @@ def test_what_is_written_is_what_is_pinned(tmp_path: Path) -> None:
 def test_what_was_written_is_read(content: Any, tmp_path: Path) -> None:
     """By the release before and by this one."""
     for (processed, metadata), position in zip(content["positions"], POSITIONS, strict=True):
-        assert resume(known((processed, metadata))) == position
-    assert [restore(known(None, kept)) for kept in kept_of(content).values()] == POSITIONS
+        assert partition((processed, metadata)).start() == position
+    assert [restore(partition(None, kept)) for kept in kept_of(content).values()] == POSITIONS
     found: dict[str, Publication] = {}
     for _, value in content["publications"]:
         publications.take(found, value.encode(), 1)
@@ -133,11 +136,11 @@ def test_what_was_written_is_read(content: Any, tmp_path: Path) -> None:
 def test_fingerprints_of_the_release_before_are_known_of_every_feed() -> None:
     assert {name: before.records(feed) for name, feed in load().items()} == BEFORE["records"]
     for name, feed in FEEDS.items():
-        for one in generations(feed):
+        for one in feed_topics(feed).values():
             for worker, now in (("processor", one.definition), ("sink", one.records)):
-                then = BEFORE[worker][name][one.topic]
+                then = BEFORE[worker][name][one.name]
                 assert then != now
-                assert before.renewed(then, now) == now == NOW[worker][name][one.topic]
+                assert before.renewed(then, now) == now == NOW[worker][name][one.name]
 
 
 def test_what_a_campaign_makes_of_positions_is_what_the_release_before_wrote() -> None:
@@ -154,22 +157,21 @@ def test_a_definition_that_is_another_one_is_not_taken_for_the_same() -> None:
     metadata = BEFORE["positions"][1][1]
     other = replace(FEED, rules=())
     with pytest.raises(PositionProblem, match="records are judged otherwise"):
-        rebuilt_from(known((500, metadata), feed=other))
+        rebuilt_from(partition((500, metadata), feed=other))
     fewer = replace(FEED, aggregates=FEED.aggregates[:1])
     with pytest.raises(PositionProblem, match=r"the feed's definition changed .* rebuild toy"):
-        resume(known((500, metadata), feed=fewer))
-    last = rebuilt_from(known((500, metadata), feed=fewer))
+        partition((500, metadata), feed=fewer).start()
+    last = rebuilt_from(partition((500, metadata), feed=fewer))
     assert last == USUAL, "so windows that changed with the release are built from there"
     with pytest.raises(PositionProblem, match="the feed's definition changed"):
-        resume(known((500, metadata), feed=FEEDS["grown"]))
+        partition((500, metadata), feed=FEEDS["grown"]).start()
 
 
 def test_a_sink_agrees_with_a_processor_of_the_release_before() -> None:
-    here = replace(known((500, BEFORE["positions"][1][1])), worker="sink")
-    check_agreement(here, "processor", parse("", *BEFORE["positions"][1]))
-    other = replace(here, definition=source_definitions([replace(FEED, aggregates=())])["toy"])
+    here, committed = partition((500, BEFORE["positions"][1][1])), parse("", *BEFORE["positions"][1])
+    here.check_agreement("processor", feed_definitions(FEED)["toy"], committed)
     with pytest.raises(PositionProblem, match="works by another definition"):
-        check_agreement(other, "processor", parse("", *BEFORE["positions"][1]))
+        here.check_agreement("processor", feed_definitions(replace(FEED, aggregates=()))["toy"], committed)
 
 
 def newer(text: str) -> str:
@@ -177,15 +179,18 @@ def newer(text: str) -> str:
     return json.dumps({**json.loads(text), "version": 99, "more": 1})
 
 
-def take_newer_checkpoint() -> None:
-    key, value = checkpoints.record(PLACE, USUAL)
-    checkpoints.take({}, key, newer(value.decode()).encode())
+def newer_within(checkpoint: str) -> str:
+    """The same with a newer position in it."""
+    fields = json.loads(checkpoint)
+    return json.dumps(fields | {"metadata": newer(fields["metadata"])})
 
 
-def take_checkpoint_of_newer_position() -> None:
+def start_with(change: Callable[[str], str]) -> Position:
+    """Start from a changed checkpoint."""
+    found: dict[checkpoints.Place, Position | PositionProblem] = {}
     key, value = checkpoints.record(PLACE, USUAL)
-    fields = json.loads(value)
-    checkpoints.take({}, key, json.dumps(fields | {"metadata": newer(fields["metadata"])}).encode())
+    checkpoints.take(found, key, change(value.decode()).encode())
+    return partition(None, found[PLACE]).start()
 
 
 def take_newer_publication() -> None:
@@ -198,12 +203,13 @@ def load_newer_ids() -> None:
         Catalogue.load(Path(folder))
 
 
+NEWER = 500, newer(USUAL.metadata())
 #: Where a release meets what a newer one wrote.
 MEETINGS: list[tuple[Callable[[], object], type[Exception], str]] = [
-    (lambda: resume(known((500, newer(USUAL.metadata())))), PositionProblem, "^processor in toy/0: the position was"),
-    (lambda: restore(known((500, newer(USUAL.metadata())))), PositionProblem, "^processor in toy/0: the position was"),
-    (take_newer_checkpoint, PositionProblem, "^the checkpoint of processor in toy/0 was"),
-    (take_checkpoint_of_newer_position, PositionProblem, "^the checkpoint of processor in toy/0: the position was"),
+    (lambda: partition(NEWER).start(), PositionProblem, "^processor in toy/0: the position was"),
+    (lambda: restore(partition(NEWER)), PositionProblem, "^processor in toy/0: the position was"),
+    (lambda: start_with(newer), PositionProblem, "^the checkpoint of processor in toy/0 was"),
+    (lambda: start_with(newer_within), PositionProblem, "^the checkpoint of processor in toy/0: the position was"),
     (take_newer_publication, Newer, "^a note on the topic publications was"),
     (load_newer_ids, SchemaProblem, r"/ids\.json was"),
     (lambda: read_corrections([newer(NOW["corrections"][0])], TOY), CorrectionProblem, "^line 1: was"),

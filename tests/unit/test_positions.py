@@ -5,54 +5,44 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
 import pytest
 
+from operations.positions import freeze, rebuilt, rebuilt_from, reset, restore, store_again
 from streams import checkpoints
+from streams.group_partition import REPAIRS, GroupPartition
 from streams.missing_schemas import MOST, newest
-from streams.position_repair import freeze, out_of_range, rebuilt, rebuilt_from, reset, restore, store_again
-from streams.positions import (
-    CHOICES,
-    NO_EVENT_TIME,
-    Known,
-    Position,
-    PositionProblem,
-    check_agreement,
-    first,
-    parse,
-    resume,
-)
+from streams.positions import NO_EVENT_TIME, Position, PositionProblem, parse
 
 GOOD = Position(500, 420, 1_714_564_800_000, "id-1", "def-1", max_processed_ms=1_714_564_900_000)
 KEPT = Position(480, 410, 1_714_564_700_000, "id-1", "def-1", 2, 1_714_564_800_000)
 
 
-def known(**changes: Any) -> Known:
-    """What is known of a partition where all is well, with these things changed."""
+def partition(**changes: Any) -> GroupPartition:
+    """A group in a partition where all is well, with these things changed."""
     well: dict[str, Any] = {
-        "worker": "processor", "topic": "toy", "partition": 3, "committed": 500, "metadata": GOOD.metadata(),
-        "checkpoint": KEPT, "topic_id": "id-1", "definition": "def-1", "log_start": 0, "log_end": 600,
+        "group": "processor", "topic": "toy", "partition": 3, "committed": 500, "metadata": GOOD.metadata(),
+        "kept": KEPT, "topic_id": "id-1", "definition": "def-1", "log_start": 0, "log_end": 600,
     }  # fmt: skip
-    return Known(**(well | changes))
+    return GroupPartition(**(well | changes))
 
 
 def resumed(committed: int | None = 500, metadata: str = GOOD.metadata(), **changes: Any) -> Position:
-    return resume(known(committed=committed, metadata=metadata, **changes))
+    return partition(committed=committed, metadata=metadata, **changes).start()
 
 
 @pytest.mark.parametrize(
     "position",
     [
         GOOD, KEPT, Position(0, 0, NO_EVENT_TIME, "id-1", "def-1"), Position(7, 7, -5, "id-1", "def-1", 1, -5, 7),
-        replace(GOOD, unknown={7: 431, 9: 12}, newest_schema=6), replace(GOOD, paused="ClickHouse has no table"),
+        replace(GOOD, given_up={7: 431, 9: 12}, newest_schema=6), replace(GOOD, paused="ClickHouse has no table"),
     ],
 )  # fmt: skip
 def test_a_position_survives_its_metadata_and_its_checkpoint(position: Position) -> None:
     assert resumed(position.processed, position.metadata()) == position
     place = ("processor", "toy", 3)
     key, value = checkpoints.record(place, position)
-    found: dict[checkpoints.Place, Position] = {}
+    found: dict[checkpoints.Place, Position | PositionProblem] = {}
     checkpoints.take(found, key, value)
     assert found == {place: position}
 
@@ -65,43 +55,25 @@ def test_a_position_survives_its_metadata_and_its_checkpoint(position: Position)
     ],
 )  # fmt: skip
 def test_what_is_no_checkpoint_counts_as_none(key: bytes | None, value: bytes | None) -> None:
-    found: dict[checkpoints.Place, Position] = {}
+    found: dict[checkpoints.Place, Position | PositionProblem] = {}
     checkpoints.take(found, key, value)
     assert found == {}
 
 
-def test_metadata_fits_what_kafka_takes() -> None:
+@pytest.mark.parametrize("odd", ["\x00", "\ud800", "\U0001f600", "\u6e56", '"', "\\"])
+def test_metadata_fits_what_kafka_takes(odd: str) -> None:
+    """Whatever the characters of a reason."""
     unknown = newest({2**32 - n: 2**63 - 1 - n for n in range(2 * MOST)})
     largest = Position(
         2**63 - 1, 2**63 - 1, -(2**63), "x" * 36, "x" * 16, 2**63 - 1, -(2**63), 2**63 - 1, unknown, 2**32 - 1,
-        "\u6e56" * 5_000,
+        odd * 5_000,
     )  # fmt: skip
     assert len(unknown) == MOST
     assert len(largest.metadata().encode()) < 4096
 
 
-@pytest.mark.parametrize("committed", [None, -1])
-def test_a_group_that_never_committed_starts_at_the_first_record(committed: int | None) -> None:
-    assert resumed(committed, "", checkpoint=None) == Position(0, 0, NO_EVENT_TIME, "id-1", "def-1")
-
-
-@pytest.mark.parametrize("committed", [None, -1])
-def test_a_group_without_a_position_does_not_pass_silently_over_what_was_deleted(committed: int | None) -> None:
-    with pytest.raises(PositionProblem, match=r"there is no position, and the log begins at offset 17: .* freeze"):
-        resumed(committed, "", log_start=17, checkpoint=None)
-
-
-@pytest.mark.parametrize("log_start", [0, 17])
-def test_a_checkpoint_says_that_a_topic_without_commits_was_there_before(log_start: int) -> None:
-    """The brokers drop the commits of a topic that is deleted."""
-    with pytest.raises(PositionProblem, match=r"the topic was deleted and created again; .* reset"):
-        resumed(None, "", log_start=log_start, checkpoint=replace(KEPT, topic_id="id-0"))
-
-
-@pytest.mark.parametrize("committed", [None, -1])
-def test_a_group_that_was_deleted_is_known_by_its_checkpoint(committed: int | None) -> None:
-    with pytest.raises(PositionProblem, match=r"^processor in toy/3: there is no commit, but a checkpoint at 480; "):
-        resumed(committed, "")
+def test_a_group_that_never_committed_starts_at_the_first_record() -> None:
+    assert resumed(None, "", kept=None) == Position(0, 0, NO_EVENT_TIME, "id-1", "def-1")
 
 
 def test_a_log_that_starts_at_the_rewind_is_enough() -> None:
@@ -131,19 +103,24 @@ def test_a_commit_of_another_client_carries_no_position(metadata: str) -> None:
     [
         ({"topic_id": "id-2"}, "the topic was deleted and created again", ["reset"]),
         ({"log_start": 421}, "the log starts at 421, after the rewind offset 420", ["freeze"]),
-        ({"metadata": _metadata(rewind=501)}, "the commit at 500 is before its rewind offset 501", [*CHOICES]),
+        ({"metadata": _metadata(rewind=501)}, "the commit at 500 is before its rewind offset 501", [*REPAIRS]),
         ({"metadata": _metadata(topic=1)}, "the topic was deleted and created again", ["reset"]),
         ({"metadata": _metadata(rewind=-1)}, "the log starts at 0, after the rewind offset -1", ["freeze"]),
-        ({"metadata": ""}, "the commit at 500 carries no position", [*CHOICES]),
-        ({"committed": None}, "there is no commit, but a checkpoint at 480", [*CHOICES]),
+        ({"metadata": ""}, "the commit at 500 carries no position", [*REPAIRS]),
+        ({"committed": None}, "there is no commit, but a checkpoint at 480", [*REPAIRS]),
+        # The brokers drop the commits of a topic that is deleted.
+        ({"committed": None, "kept": replace(KEPT, topic_id="id-0"), "log_start": 17},
+         "the topic was deleted and created again", ["reset"]),
+        ({"committed": None, "kept": None, "log_start": 17},
+         "there is no position, and the log begins at offset 17: what came before is deleted", ["freeze"]),
     ],
-)
+)  # fmt: skip
 def test_a_position_of_something_else_is_refused(changes: dict[str, Any], reason: str, choices: list[str]) -> None:
     with pytest.raises(PositionProblem) as refused:
         resumed(**changes)
     said, _, named = str(refused.value).partition("; stop the workers, then run: ")
     assert said == f"processor in toy/3: {reason}"
-    assert named.split(", or: ") == [f"citystream positions {c} processor toy ({CHOICES[c]})" for c in choices]
+    assert named.split(", or: ") == [f"citystream positions {c} processor toy ({REPAIRS[c]})" for c in choices]
 
 
 def test_a_changed_definition_is_refused() -> None:
@@ -153,14 +130,14 @@ def test_a_changed_definition_is_refused() -> None:
 
 
 def test_a_checkpoint_is_gone_on_from_whatever_the_commit_says() -> None:
-    assert restore(known(committed=None, metadata="")) == KEPT
-    assert restore(known(metadata="")) == KEPT
+    assert restore(partition(committed=None, metadata="")) == KEPT
+    assert restore(partition(metadata="")) == KEPT
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"checkpoint": None}, "there is no checkpoint"),
+        ({"kept": None}, "there is no checkpoint"),
         ({"topic_id": "id-2"}, "the topic was deleted and created again"),
         ({"definition": "def-2"}, "the feed's definition changed"),
         ({"log_start": 411}, "the log starts at 411, after the rewind offset 410"),
@@ -168,31 +145,31 @@ def test_a_checkpoint_is_gone_on_from_whatever_the_commit_says() -> None:
 )
 def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(PositionProblem, match=f"^processor in toy/3: {reason}"):
-        restore(known(metadata="", **changes))
+        restore(partition(metadata="", **changes))
 
 
 def test_a_reset_starts_before_the_first_record() -> None:
-    assert reset(known(metadata=""), 0) == Position(0, 0, NO_EVENT_TIME, "id-1", "def-1")
+    assert reset(partition(metadata=""), 0) == Position(0, 0, NO_EVENT_TIME, "id-1", "def-1")
 
 
 def test_a_reset_keeps_what_was_given_up() -> None:
     """Its dead letters may have been published again."""
-    kept = replace(GOOD, unknown={7: 431}, newest_schema=6)
-    found = reset(known(metadata=kept.metadata()), 0)
-    assert found == Position(0, 0, NO_EVENT_TIME, "id-1", "def-1", unknown={7: 431}, newest_schema=6)
+    kept = replace(GOOD, given_up={7: 431}, newest_schema=6)
+    found = reset(partition(metadata=kept.metadata()), 0)
+    assert found == Position(0, 0, NO_EVENT_TIME, "id-1", "def-1", given_up={7: 431}, newest_schema=6)
 
 
 @pytest.mark.parametrize("life", [GOOD, replace(GOOD, since=300)])
 def test_rows_are_stored_again_from_the_first_record_that_is_left(life: Position) -> None:
-    found = store_again(known(worker="sink", metadata=life.metadata(), log_start=450), 1_714, stored=True)
+    found = store_again(partition(group="sink", metadata=life.metadata(), log_start=450), 1_714, stored=True)
     assert found == Position(450, 450, 1_714, "id-1", "def-1", max_processed_ms=1_714)
 
 
 def test_rows_are_not_stored_again_where_offsets_mean_other_records_now() -> None:
     with pytest.raises(PositionProblem, match="results of the earlier one"):
-        store_again(known(committed=None, metadata="", topic_id="id-2"), 0, stored=True)
+        store_again(partition(committed=None, metadata="", topic_id="id-2"), 0, stored=True)
     with pytest.raises(PositionProblem, match="the log ended before offset 500"):
-        store_again(known(log_end=499), 0, stored=True)
+        store_again(partition(log_end=499), 0, stored=True)
 
 
 @pytest.mark.parametrize(
@@ -201,15 +178,15 @@ def test_rows_are_not_stored_again_where_offsets_mean_other_records_now() -> Non
 )
 def test_a_reset_that_would_spoil_windows_is_refused(log_start: int, since: int, reason: str) -> None:
     with pytest.raises(PositionProblem, match=f"^processor in toy/3: {reason}"):
-        reset(known(metadata="", log_start=log_start), since)
+        reset(partition(metadata="", log_start=log_start), since)
 
 
 @pytest.mark.parametrize(("stored", "log_start"), [(True, 0), (True, 5), (False, 5)])
 def test_a_topic_created_again_is_not_read_into_the_results_of_the_earlier_one(stored: bool, log_start: int) -> None:
     """Whatever its life was: restore and freeze send here."""
     for last in (GOOD, replace(GOOD, since=300)):
-        here = known(committed=None, metadata="", checkpoint=last, topic_id="id-2", log_start=log_start)
-        for choice in (resume, restore, lambda lost: freeze(lost, 0, lambda _: 0)):
+        here = partition(committed=None, metadata="", kept=last, topic_id="id-2", log_start=log_start)
+        for choice in (GroupPartition.start, restore, lambda lost: freeze(lost, 0, lambda _: 0)):
             with pytest.raises(PositionProblem, match=r"deleted and created again; .* positions reset processor toy"):
                 choice(here)
         with pytest.raises(PositionProblem, match=r"results of the earlier one .* citystream positions clear toy$"):
@@ -217,7 +194,7 @@ def test_a_topic_created_again_is_not_read_into_the_results_of_the_earlier_one(s
 
 
 def test_a_topic_created_again_of_which_nothing_is_stored_is_read_from_its_first_record() -> None:
-    here = known(committed=None, metadata="", checkpoint=replace(GOOD, since=300), topic_id="id-2")
+    here = partition(committed=None, metadata="", kept=replace(GOOD, since=300), topic_id="id-2")
     assert reset(here, 0) == Position(0, 0, NO_EVENT_TIME, "id-2", "def-1")
 
 
@@ -225,10 +202,10 @@ def test_a_topic_created_again_of_which_nothing_is_stored_is_read_from_its_first
 BEYOND = "processor in toy/3: the log ended before offset {}, up to which it was read: the brokers have lost {}. "
 #: The way on in a feed's topic, and in another one.
 CLEAR = "give the feed another name. To drop them stop the workers, then run: citystream positions clear toy"
-RESET = f"stop the workers, then run: citystream positions reset processor toy ({CHOICES['reset']})"
+RESET = f"stop the workers, then run: citystream positions reset processor toy ({REPAIRS['reset']})"
 
-CHOOSING: list[Any] = [
-    resume,
+REPAIRING: list[Any] = [
+    GroupPartition.start,
     restore,
     rebuilt_from,
     lambda lost: reset(lost, 0),
@@ -258,9 +235,9 @@ def test_where_the_brokers_lost_the_end_of_a_log_only_what_works_is_named(
     changes: dict[str, Any], offset: int, lost: str, is_feed: bool, way: str
 ) -> None:
     """New records get the offsets of the lost ones: they would count as processed, or be mixed with their results."""
-    for choice in CHOOSING:
+    for choice in REPAIRING:
         with pytest.raises(PositionProblem) as refused:
-            choice(known(is_feed=is_feed, **changes))
+            choice(partition(is_feed=is_feed, **changes))
         said = str(refused.value)
         assert said.startswith(BEYOND.format(offset, lost))
         assert said.endswith(way)
@@ -268,14 +245,14 @@ def test_where_the_brokers_lost_the_end_of_a_log_only_what_works_is_named(
 
 
 def test_nothing_is_frozen_where_parts_count_what_the_log_no_longer_has() -> None:
-    for last in ({}, {"metadata": "", "checkpoint": None}):
+    for last in ({}, {"metadata": "", "kept": None}):
         with pytest.raises(PositionProblem) as refused:
-            freeze(known(log_end=520, **last), 530, lambda _: 0)
+            freeze(partition(log_end=520, **last), 530, lambda _: 0)
         assert str(refused.value).startswith(BEYOND.format(530, "10 offsets"))
 
 
 def test_a_feed_that_goes_on_on_a_later_topic_is_cleared_by_its_name() -> None:
-    here = known(topic="toy.from4", partition=0, log_end=400)
+    here = partition(topic="toy.from4", partition=0, log_end=400)
     for lost in (here, replace(here, topic_id="id-2")):
         with pytest.raises(PositionProblem, match=r"citystream positions clear toy$"):
             reset(lost, 0, stored=True)
@@ -292,11 +269,11 @@ def test_a_feed_that_goes_on_on_a_later_topic_is_cleared_by_its_name() -> None:
 )
 def test_an_offset_the_log_does_not_have_names_the_reason(changes: dict[str, Any], said: str) -> None:
     """It may have grown again, and what was to be read may have been what another program committed."""
-    assert str(out_of_range(known(**changes), 500)).startswith(f"processor in toy/3: {said}")
+    assert str(partition(**changes).out_of_range(500)).startswith(f"processor in toy/3: {said}")
 
 
 def frozen(counted: int = 0, **changes: Any) -> Position:
-    position = freeze(known(**changes), counted, lambda offset: -offset)
+    position = freeze(partition(**changes), counted, lambda offset: -offset)
     assert resumed(position.processed, position.metadata(), log_start=changes.get("log_start", 0)) == position
     return position
 
@@ -325,12 +302,12 @@ def unknown(at: int) -> Position:
         (530, {"metadata": ""}, KEPT, 530),
         (0, {"metadata": "", "log_start": 411}, cut(KEPT, 411), 480),
         (0, {"committed": None}, KEPT, 480),
-        (490, {"committed": -1}, KEPT, 490),
-        (0, {"metadata": "", "checkpoint": None}, unknown(0), 0),
-        (530, {"metadata": "", "checkpoint": None}, unknown(530), 530),
-        (0, {"committed": None, "checkpoint": None, "log_start": 17}, unknown(17), 17),
+        (490, {"committed": None}, KEPT, 490),
+        (0, {"metadata": "", "kept": None}, unknown(0), 0),
+        (530, {"metadata": "", "kept": None}, unknown(530), 530),
+        (0, {"committed": None, "kept": None, "log_start": 17}, unknown(17), 17),
         (0, {"log_start": 421, "metadata": _metadata(since=510)}, cut(GOOD, 421), 510),
-        (0, {"log_start": 421, "checkpoint": replace(KEPT, processed=510, since=510)},
+        (0, {"log_start": 421, "kept": replace(KEPT, processed=510, since=510)},
          cut(replace(KEPT, processed=510), 421), 510),
         (0, {"metadata": _metadata(rewind=501)}, replace(GOOD, rewind=500), 500),
     ],
@@ -359,32 +336,32 @@ OTHERS = replace(GOOD, definition="def-0")
 
 @pytest.mark.parametrize("metadata", ["", "x", GOOD.metadata(), replace(OTHERS, topic_id="id-0").metadata()])
 def test_a_sink_agrees_with_a_processor_that_has_said_nothing_else(metadata: str) -> None:
-    check_agreement(known(worker="sink"), "processor", parse("", 0, metadata))
+    partition(group="sink").check_agreement("processor", "def-1", parse("", 0, metadata))
 
 
 def test_a_sink_stops_where_the_processor_goes_by_another_definition() -> None:
     with pytest.raises(PositionProblem, match=r"^sink in toy/3: the processor works by another definition of the feed"):
-        check_agreement(known(worker="sink"), "processor", OTHERS)
+        partition(group="sink").check_agreement("processor", "def-1", OTHERS)
 
 
 AGGREGATES = replace(GOOD, definition="def-1.a.b")
 
 
-def changed(**changes: Any) -> Known:
+def changed(**changes: Any) -> GroupPartition:
     """A partition whose feed has other aggregates than its position was made with."""
-    return known(**{"definition": "def-1.a.c", "metadata": AGGREGATES.metadata(), "checkpoint": None} | changes)
+    return partition(**{"definition": "def-1.a.c", "metadata": AGGREGATES.metadata(), "kept": None} | changes)
 
 
 def test_a_changed_window_stops_the_worker_and_names_the_way_on() -> None:
     with pytest.raises(PositionProblem, match=r"the feed's definition changed since the last commit; .*rebuild toy$"):
-        resume(changed())
+        changed().start()
 
 
 def test_windows_are_built_up_to_the_furthest_position_and_go_on_from_there() -> None:
     checkpoint = replace(AGGREGATES, processed=480)
-    for one in (changed(), changed(checkpoint=checkpoint)):
+    for one in (changed(), changed(kept=checkpoint)):
         assert rebuilt_from(one) == AGGREGATES
-    for one in (changed(metadata="", checkpoint=checkpoint), changed(committed=None, checkpoint=checkpoint)):
+    for one in (changed(metadata="", kept=checkpoint), changed(committed=None, kept=checkpoint)):
         assert rebuilt_from(one) == checkpoint
     after = replace(AGGREGATES, definition="def-1.a.c", rewind=300, max_event_ms=7)
     assert rebuilt(changed(), AGGREGATES, (300, 7)) == after
@@ -408,10 +385,3 @@ def test_nothing_is_built_where_the_worker_never_began() -> None:
 def test_nothing_is_built_from_a_position_of_something_else(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(PositionProblem, match=reason):
         rebuilt_from(changed(**changes))
-
-
-@pytest.mark.parametrize("odd", ["\x00", "\ud800", "\U0001f600", "\u20ac", '"', "\\"])
-def test_a_reason_of_any_characters_leaves_a_commit_as_large_as_brokers_take(odd: str) -> None:
-    unknown = {10**9 + number: 2**62 for number in range(64)}
-    position = replace(first(str(UUID(int=1)), "d" * 64, 0), unknown=unknown, paused=odd * 10_000)
-    assert len(position.metadata().encode()) <= 4096

@@ -7,7 +7,7 @@ import feeds
 from citystream.rights import publisher, rights
 from schemas.feed import Outgrown
 from streams import checkpoints, deadletters, publications
-from streams.generations import generations
+from streams.feed_topics import feed_topics
 from streams.topics import topics
 
 FEEDS = list(feeds.load().values())
@@ -40,7 +40,7 @@ def test_every_topic_of_a_feed_is_read_by_both_workers() -> None:
 def test_a_feed_that_grew_is_written_where_it_is_now_and_read_wherever_it_was() -> None:
     until = datetime(2026, 11, 21, tzinfo=UTC)
     grown = replace(FEEDS[0], partitions=6, outgrown=(Outgrown(partitions=4, until=until),))
-    old, new = (one.topic for one in generations(grown))
+    old, new = feed_topics(grown)
     found = {(r.user, r.operation) for r in rights([grown]) if r.name == old}
     assert found == {("processor", ACLOperation.READ), ("sink", ACLOperation.READ)}
     assert (publisher(grown.department), ACLOperation.WRITE) in {

@@ -16,7 +16,7 @@ from sinks.tables import PROGRESS, TableColumn
 from sinks.topic_rows import AggregateLane, FeedLane, Read, Unread
 from sinks.worker import SMALL, Gathered, Reading, Sink
 from streams.assignment import TopicPartition
-from streams.generations import generations
+from streams.feed_topics import topic_of
 from streams.positions import NO_EVENT_TIME, Position
 from streams.waiting import always
 from streams.wire.column_writer import encode_bodies
@@ -115,7 +115,7 @@ def test_few_frames_wait_however_many_runs_bring_them(size: int) -> None:
 
 
 def test_a_pass_reads_all_partitions_of_a_topic_at_once_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    lane = FeedLane(generations(replace(FEED, partitions=2))[0], CATALOGUE, "UTC")
+    lane = FeedLane(topic_of(replace(FEED, partitions=2), 0), CATALOGUE, "UTC")
     raw = batch([(b"d-1", value(), [])] * 3, 0)
     runs = [Run("toy", number, 0, 3, tuple(split(number, raw))) for number in range(2)]
     expected = [lane.read([Unread(one, 0, NO_EVENT_TIME)])[0].rows for one in runs]

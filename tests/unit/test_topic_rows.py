@@ -17,7 +17,7 @@ from schemas.measures import LAST_BUCKET
 from sinks.topic_rows import AggregateLane, FeedLane, QuarantineLane, Read, Unread
 from streams.deadletters import LONGEST, TOPIC, DeadLetter, Headers
 from streams.decode import Decoder
-from streams.generations import generations
+from streams.feed_topics import topic_of
 from streams.positions import NO_EVENT_TIME
 from streams.wire.column_writer import encode_bodies
 from streams.wire.fetched_batches import Run
@@ -66,7 +66,7 @@ def told(read: Read) -> tuple[dict[str, Any], list[str], int]:
 @settings(max_examples=60)
 @given(st.lists(st.tuples(logs(NOON, 12), st.integers(NOON, NOON + 20_000)), min_size=1, max_size=4))
 def test_partitions_read_together_are_those_read_one_by_one(found: list[tuple[Log, int]]) -> None:
-    lane = FeedLane(generations(replace(FEED, partitions=4))[0], CATALOGUE, "UTC")
+    lane = FeedLane(topic_of(replace(FEED, partitions=4), 0), CATALOGUE, "UTC")
     wanted = [
         Unread(Run("toy", number, 0, log.end, tuple(split(number, b"".join(log.batches())))), 0, seen)
         for number, (log, seen) in enumerate(found)
@@ -77,7 +77,7 @@ def test_partitions_read_together_are_those_read_one_by_one(found: list[tuple[Lo
 @pytest.mark.parametrize(("reader", "written"), [(NEWER, value()), (FEED, newer(size=3)), (NEWER, newer(size=3))])
 def test_versions_read_together_have_the_types_of_the_declaration(reader: Feed, written: bytes) -> None:
     """Frames of both ways are joined."""
-    lane = FeedLane(generations(replace(reader, partitions=2))[0], BOTH, "UTC")
+    lane = FeedLane(topic_of(replace(reader, partitions=2), 0), BOTH, "UTC")
     raw = batch([(b"d-1", written, [])], 0)
     wanted = [Unread(Run("toy", number, 0, 1, tuple(split(number, raw))), 0, NO_EVENT_TIME) for number in range(2)]
     assert [*map(told, lane.read(wanted))] == [told(*lane.read([one])) for one in wanted]

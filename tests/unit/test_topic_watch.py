@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from streams.cluster import Cluster
-from streams.topic_watch import Watch
+from streams.topic_watch import TopicWatch
 from streams.topics import Topic, TopicState
 
 ONE, TWO = UUID(int=1), UUID(int=2)
@@ -19,7 +19,7 @@ THERE = {"toy": TopicState(ONE, 4), "toy_4s": TopicState(TWO, 4)}
 DECLARED = [Topic(name, 4, None) for name in THERE]
 
 
-class Seeing(Watch):
+class Seeing(TopicWatch):
     """A watch that sees these topics; ``asked`` is set when it looks, and it waits for ``answer``."""
 
     def __init__(self, now: Mapping[str, TopicState]) -> None:
@@ -37,7 +37,7 @@ class Seeing(Watch):
         return seen
 
 
-def looked(watch: Watch, *names: str) -> dict[str, str]:
+def looked(watch: TopicWatch, *names: str) -> dict[str, str]:
     """What a look says of topics, after one that saw them as they were."""
 
     async def look() -> dict[str, str]:

@@ -47,10 +47,10 @@ from mode import threads
 from streams import checkpoints
 from streams.assignment import Assigned, TopicPartition
 from streams.cluster import Cluster
+from streams.group_positions import PartitionOffsets
 from streams.members import member_name
-from streams.positions import Answer, Position
+from streams.positions import Position
 from streams.topics import TopicProblem, TopicState
-from streams.transport import app as app_module
 from streams.transport import fetching
 from streams.transport.app import BatchApp
 from streams.transport.consumer import Committed, Consumer, ConsumerThread, Transport
@@ -227,8 +227,8 @@ class App(BatchApp):
         self.worker: Working = Working()
         self.crashes: list[BaseException] = []
         self.changed: dict[str, TopicProblem] = {}
-        self.watch.began = {"toy": TopicState(ID, 2)}
-        self.watch.look = self.look  # type: ignore[method-assign]
+        self.topic_watch.began = {"toy": TopicState(ID, 2)}
+        self.topic_watch.look = self.look  # type: ignore[method-assign]
         self.done: list[str] = []
 
     async def look(self, topics: Iterable[str]) -> dict[str, TopicProblem]:
@@ -357,8 +357,11 @@ class Client:
         self.commits.append(dict(positions))
         return Committed([place for place in positions if place in self.takes])
 
-    async def committed(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, Answer]:
-        return {place: Answer(20, replace(position(20, 12), topic_id=str(ID)).metadata(), 3, 40) for place in places}
+    async def committed(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, PartitionOffsets]:
+        return {
+            place: PartitionOffsets(20, replace(position(20, 12), topic_id=str(ID)).metadata(), 3, 40)
+            for place in places
+        }
 
     async def seek_wait(self, partitions: dict[TP, int]) -> None:
         self.sought.append(partitions)
@@ -527,9 +530,7 @@ def test_a_busy_loop_is_no_thread_that_does_not_respond(monkeypatch: pytest.Monk
     thread.log.error.assert_not_called()
 
 
-def test_an_offset_the_log_does_not_have_stops_its_feed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "until_kafka_answers", lambda _, ask: {})
-
+def test_an_offset_the_log_does_not_have_stops_its_feed() -> None:
     class OutOfRange(Client):
         async def getmany(self, partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
             raise OffsetOutOfRangeError({HERE: 2})
@@ -725,7 +726,9 @@ class Deciding(App):
         self.meanwhile = meanwhile
         self.decided = {TP0: replace(position(20, 12), paused=paused)}
 
-    async def decide_positions(self, answers: Mapping[TopicPartition, Answer]) -> dict[TopicPartition, Position]:
+    async def decide_positions(
+        self, offsets: Mapping[TopicPartition, PartitionOffsets]
+    ) -> dict[TopicPartition, Position]:
         self.meanwhile(self)
         return self.decided
 
@@ -757,18 +760,14 @@ def test_a_seek_reads_from_the_rewind_and_makes_each_assignment_anew() -> None:
     asyncio.run(work())
 
 
-def test_a_partition_whose_position_cannot_be_trusted_stops_its_feed_and_is_not_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(app_module, "until_kafka_answers", lambda _, ask: {})
-
+def test_a_partition_whose_position_cannot_be_trusted_stops_its_feed_and_is_not_read() -> None:
     async def work(app: App) -> None:
         client = Client(app, TP0)
         await app.batch_consumer.perform_seek()
         assert app.done == ["seen"], "one look at the topics"
         assert "the feed's definition changed" not in str(app.worker.stops)
         assert app.assigned[TP0].start.processed == 20
-        app.watch.began = {"toy": TopicState(uuid4(), 2)}
+        app.topic_watch.began = {"toy": TopicState(uuid4(), 2)}
         await app.batch_consumer.perform_seek()
         assert "the topic was deleted and created again" in str(app.worker.stops["toy"])
         assert app.assigned == {}
@@ -782,7 +781,7 @@ def test_the_brokers_are_asked_nothing_of_a_topic_that_is_gone() -> None:
     """They have no offsets of it, and a client would ask for them for a minute and a half, again and again."""
 
     class Gone(Client):
-        async def committed(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, Answer]:
+        async def committed(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, PartitionOffsets]:
             assert not [*places]
             return {}
 

@@ -10,13 +10,14 @@ from operations.withdrawal import check_stored
 from sinks.dialect import Dialect
 from sinks.rebuild import Rebuild, Span
 from sinks.withdrawal import rows_at
-from streams.positions import Known, Position, PositionProblem
+from streams.group_partition import GroupPartition
+from streams.positions import Position, PositionProblem
 from streams.publications import Publication
 from tests.reference.toy import FEED, NOON
 
 PUBLICATION = Publication("id", "toy", "toy.csv", "", "me", 3, 0, {0: ((2, 3), (7, 7))})
-KNOWN = Known(
-    worker="sink", topic="toy", partition=0, committed=8, metadata="", checkpoint=None, topic_id="", definition="",
+SINK = GroupPartition(
+    group="sink", topic="toy", partition=0, committed=8, metadata="", kept=None, topic_id="", definition="",
     log_start=0, log_end=8,
 )  # fmt: skip
 
@@ -27,12 +28,12 @@ KNOWN = Known(
 def test_a_publication_is_taken_back_when_both_workers_are_past_its_last_record(
     sink: int | None, processor: int, waits_for: str | None
 ) -> None:
-    known = {0: replace(KNOWN, committed=sink)}, {0: replace(KNOWN, worker="processor", committed=processor)}
+    workers = {0: replace(SINK, committed=sink)}, {0: replace(SINK, group="processor", committed=processor)}
     if waits_for is None:
-        check_stored(PUBLICATION, *known)
+        check_stored(PUBLICATION, *workers)
         return
     with pytest.raises(PositionProblem, match=f"^{waits_for} in toy/0: the records of toy.csv end at offset 7"):
-        check_stored(PUBLICATION, *known)
+        check_stored(PUBLICATION, *workers)
 
 
 def test_its_rows_are_told_by_their_offsets_alone() -> None:

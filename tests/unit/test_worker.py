@@ -176,7 +176,7 @@ def look_twice(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     thread = Checked(error)
 
     async def look(app: BatchApp) -> None:
-        monkeypatch.setattr(app.watch, "look", AsyncMock(return_value={}))
+        monkeypatch.setattr(app.topic_watch, "look", AsyncMock(return_value={}))
         app.batch_consumer._thread = thread
         await app.on_start()
         await asyncio.wait_for(thread.again.wait(), 30)
@@ -280,7 +280,7 @@ def test_what_others_committed_is_asked_for_until_kafka_answers(monkeypatch: pyt
 
     async def seek() -> None:
         app = BatchApp("sink", Cluster(("127.0.0.1:1",)), {}, [], agrees_with=("processor", {"toy": "def"}))
-        monkeypatch.setattr(app.watch, "look", AsyncMock(return_value={}))
+        monkeypatch.setattr(app.topic_watch, "look", AsyncMock(return_value={}))
         assert await app.decide_positions({}) == {}
 
     asyncio.run(seek())
@@ -297,7 +297,7 @@ def test_an_error_of_kafka_that_nobody_waits_for_ends_a_worker_that_begins(monke
     monkeypatch.setattr(worker, "wait_for_kafka", lambda *_: None)
 
     async def run(app: BatchApp) -> None:
-        monkeypatch.setattr(app.watch, "begin", begin)
+        monkeypatch.setattr(app.topic_watch, "begin", begin)
         with pytest.raises(KafkaError):
             app.run(AsyncMock())
 

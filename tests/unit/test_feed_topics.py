@@ -16,8 +16,8 @@ from schemas.feed import Aggregate, Feed, Outgrown
 from schemas.record_codec import encode
 from sinks.topic_rows import FeedLane, Unread
 from streams.decode import Decoder
-from streams.generations import Generation, generations, holding, numbered, source, sources
-from streams.lag import PartitionLag
+from streams.feed_topics import FeedPartition, FeedTopic, feed_topics, topic_of
+from streams.lag import PartitionLag, by_feed_partition
 from streams.positions import NO_EVENT_TIME, first
 from streams.publisher import Publisher
 from streams.topics import stored
@@ -31,19 +31,20 @@ from tests.reference.toy import CATALOGUE, FEED, NOON, SECOND, event_id, instant
 ENDS = (NOON + 10 * SECOND, NOON + 25 * SECOND)
 GROWN = replace(FEED, partitions=1, outgrown=tuple(Outgrown(partitions=1, until=instant(end)) for end in ENDS))
 DECODER = Decoder(CATALOGUE, "toy", GROWN)
-LANES = [FeedLane(generation, CATALOGUE, "UTC") for generation in generations(GROWN)]
+TOPICS = [*feed_topics(GROWN).values()]
+LANES = [FeedLane(topic, CATALOGUE, "UTC") for topic in TOPICS]
 WIDE = replace(FEED, partitions=6, outgrown=(Outgrown(partitions=4, until=instant(NOON)),))
 
 
 def test_a_partition_has_one_number_through_all_topics() -> None:
-    old, new = generations(replace(WIDE, partitions=6))
-    assert (old.topic, new.topic) == ("toy", "toy.from4")
-    places = [(one.topic, n) for one in (old, new) for n in range(one.partitions)]
-    assert [source(*place) for place in places] == [("toy", number) for number in range(10)]
-    assert [holding(WIDE, number) for number in range(10)] == [old] * 4 + [new] * 6
-    assert sources([WIDE]) == {"toy": old, "toy.from4": new}
+    old, new = feed_topics(replace(WIDE, partitions=6)).values()
+    assert (old.name, new.name) == ("toy", "toy.from4")
+    places = [(one.name, n) for one in (old, new) for n in range(one.partitions)]
+    assert [FeedPartition.of(*place) for place in places] == [("toy", number) for number in range(10)]
+    assert [topic_of(WIDE, number) for number in range(10)] == [old] * 4 + [new] * 6
+    assert feed_topics(WIDE) == {"toy": old, "toy.from4": new}
     log = [PartitionLag("toy.from4", 2, 0, 1, 2, None), PartitionLag("dead_letters", 0, 0, 0, 0, None)]
-    assert [(p.topic, p.partition) for p in numbered(log)] == [("toy", 6), ("dead_letters", 0)]
+    assert [(p.topic, p.partition) for p in by_feed_partition(log)] == [("toy", 6), ("dead_letters", 0)]
 
 
 @pytest.mark.parametrize(
@@ -52,22 +53,22 @@ def test_a_partition_has_one_number_through_all_topics() -> None:
      ("toy.from99999", 1), ("toy.from65535", 1), ("toy.from1", 65535), ("toy_from4", 1), ("toy.from4\n", 1)],
 )  # fmt: skip
 def test_what_is_no_later_topic_of_a_feed_stands_for_itself(place: tuple[str, int]) -> None:
-    assert source(*place) == place
+    assert FeedPartition.of(*place) == place
 
 
 def test_growing_leaves_the_definition_of_all_but_the_topic_that_ends() -> None:
     """Positions of aggregates and of topics that ended before stay; those of the ending one have to be carried on."""
     once = replace(WIDE, outgrown=(), partitions=4)
-    (only,) = generations(once)
+    (only,) = feed_topics(once).values()
     assert only.definition == once.definition == WIDE.definition
-    ended, second = generations(WIDE)
+    ended, second = feed_topics(WIDE).values()
     twice = replace(WIDE, partitions=8, outgrown=(*WIDE.outgrown, Outgrown(partitions=6, until=instant(NOON + 1))))
-    again = generations(twice)
+    again = [*feed_topics(twice).values()]
     assert again[0].definition == ended.definition
     assert len({one.definition for one in (only, *again, second)}) == 5
-    other = generations(replace(WIDE, partitions=7))
-    assert other[1].definition != second.definition
-    later = generations(replace(WIDE, outgrown=(Outgrown(partitions=4, until=instant(NOON + 1)),)))
+    _, other = feed_topics(replace(WIDE, partitions=7)).values()
+    assert other.definition != second.definition
+    later = feed_topics(replace(WIDE, outgrown=(Outgrown(partitions=4, until=instant(NOON + 1)),))).values()
     assert {one.definition for one in later}.isdisjoint({ended.definition, second.definition})
 
 
@@ -79,10 +80,10 @@ def test_growing_leaves_the_definition_of_all_but_the_topic_that_ends() -> None:
 def test_at_most_one_topic_counts_an_event(end: int, off: int, delays: list[int]) -> None:
     """By whichever of them it comes, and however late; each time it is valid."""
     counted = 0
-    for generation, delay in zip(generations(GROWN), delays, strict=True):
+    for topic, delay in zip(TOPICS, delays, strict=True):
         row = pl.DataFrame({"observed_at": [end + off], "_arrived": [end + off + delay]})
-        assert generation.counts is not None
-        counted += row.select(generation.counts).item()
+        assert topic.counts is not None
+        counted += row.select(topic.counts).item()
     assert counted <= 1
 
 
@@ -91,7 +92,7 @@ def test_a_topic_counts_what_arrives_before_its_end_and_the_next_what_could_not(
     on_time, ahead = (rows.with_columns(_arrived=pl.col("observed_at") + delay) for delay in (0, -5_000))
     found = [
         frame.select(one.counts).to_series().to_list()
-        for one in generations(GROWN)
+        for one in TOPICS
         if one.counts is not None
         for frame in (on_time, ahead)
     ]
@@ -103,7 +104,7 @@ def test_a_topic_counts_what_arrives_before_its_end_and_the_next_what_could_not(
 
 
 def test_a_feed_with_one_topic_counts_everything() -> None:
-    assert [one.counts for one in generations(FEED)] == [None]
+    assert [one.counts for one in feed_topics(FEED).values()] == [None]
 
 
 @dataclass(frozen=True)
@@ -129,24 +130,24 @@ sendings = st.lists(
 )  # fmt: skip
 
 
-def delivered(generation: Generation, log: list[Sent]) -> Run:
+def delivered(topic: FeedTopic, log: list[Sent]) -> Run:
     """One partition as the broker has it: a batch for each record, none before the one before it."""
     raw, now = b"", 0
     for offset, sent in enumerate(log):
         now = max(now, NOON + sent.at + sent.delay)
         value = encode(CATALOGUE.latest("toy"), sent.values)
         raw += batch([(sent.device.encode(), value, [])], offset, arrived_ms=now)
-    return Run(generation.topic, 0, 0, len(log), tuple(split(0, raw)))
+    return Run(topic.name, 0, 0, len(log), tuple(split(0, raw)))
 
 
-def in_stream(generation: Generation, run: Run, aggregate: Aggregate) -> Counter[tuple[Any, ...]]:
+def in_stream(topic: FeedTopic, run: Run, aggregate: Aggregate) -> Counter[tuple[Any, ...]]:
     """Events of the parts that a processor writes."""
-    partition = Staged(GROWN, generation.first, DECODER, first("", generation.definition, 0))
+    partition = Staged(GROWN, topic.first, DECODER, first("", topic.definition, 0))
     process(partition, run)
     output = partition.flush()
     assert output is not None
     parts = parts_of(output, GROWN, aggregate)
-    assert set(parts["source_partition"]) <= {generation.first}
+    assert set(parts["source_partition"]) <= {topic.first}
     return Counter({tuple(row): n for *row, n in parts.select(*aggregate.by, "window_start", "events").iter_rows()})
 
 
@@ -177,7 +178,11 @@ AHEAD = Sent(1, "d-1", 12_000, -5_000)
 @given(st.lists(sendings, min_size=3, max_size=3))
 def test_windows_over_all_topics_hold_each_event_once(logs: list[list[Sent]]) -> None:
     """Whatever is sent by which topic, repeated on another, or comes long after a topic ended."""
-    runs = {n: delivered(one, log) for n, (one, log) in enumerate(zip(generations(GROWN), logs, strict=True)) if log}
+    runs = {
+        n: delivered(one, log)
+        for n, (one, log) in enumerate(zip(feed_topics(GROWN).values(), logs, strict=True))
+        if log
+    }
     rows: list[dict[str, Any]] = []
     for n, run in runs.items():
         ((frame, newest, _),) = LANES[n].read([Unread(run, 0, NO_EVENT_TIME)])
@@ -191,7 +196,7 @@ def test_windows_over_all_topics_hold_each_event_once(logs: list[list[Sent]]) ->
     for aggregate in GROWN.aggregates:
         shown = late(GROWN, left, aggregate)
         for n, run in runs.items():
-            shown += in_stream(generations(GROWN)[n], run, aggregate)
+            shown += in_stream(TOPICS[n], run, aggregate)
         assert shown == Counter(
             (*({"device_id": device, "mood": "calm"}[name] for name in aggregate.by), window_start(aggregate, at))
             for device, at, _ in events

@@ -1,10 +1,10 @@
-"""Generations: the topics a feed had and has, one after the other, when it outgrew the partitions of the one before.
+"""The topics a feed had and has, one after the other, when it outgrew the partitions of the one before.
 
 A topic keeps its number of partitions, because a key moves when it changes. A feed that needs more goes on on a next
 topic, with its name and the number of its first partition: ``traffic_flow``, then ``traffic_flow.from4``. ClickHouse
-numbers partitions through all topics of a feed, so rows and parts of all generations live side by side in its tables.
+numbers partitions through all topics of a feed, so rows and parts of all of them live side by side in its tables.
 
-Each event is counted into the stream's windows by one generation at most. An outgrown topic counts what arrived before
+Each event is counted into the stream's windows by one topic at most. An outgrown topic counts what arrived before
 its publishers were stopped, the next one what happened later than anything that could have arrived by then. What
 comes by a topic that does not count it is late for every window: the views count it, from the raw rows.
 """
@@ -12,21 +12,20 @@ comes by a topic that does not count it is late for every window: the views coun
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import polars as pl
 
 from schemas.before import Definition
 from schemas.feed import MOST_PARTITIONS, Feed, milliseconds
 from schemas.verdict import instant_ms
-from streams.lag import Observation, PartitionLag
 
 _LATER = re.compile(r"([a-z0-9_]+)\.from([1-9][0-9]{0,4})")
 
 
 @dataclass(frozen=True)
-class Generation:
+class FeedTopic:
     """One topic of a feed.
 
     ``first`` is the number of its first partition. It counts events that happened at ``after`` or later and arrived
@@ -40,8 +39,8 @@ class Generation:
     until: int | None
 
     @property
-    def topic(self) -> str:
-        """The topic's name."""
+    def name(self) -> str:
+        """Its name."""
         return f"{self.feed.name}.from{self.first}" if self.first else self.feed.name
 
     @property
@@ -77,45 +76,40 @@ class Generation:
         return pl.all_horizontal(bounds) if bounds else None
 
 
-def generations(feed: Feed) -> list[Generation]:
-    """The topics of a feed, oldest first; publishers write to the last."""
-    found: list[Generation] = []
-    first, after = 0, None
-    for topic in feed.outgrown:
-        found.append(Generation(feed, first, topic.partitions, after, instant_ms(topic.until)))
-        first, after = found[-1].end, found[-1].beyond
-    return [*found, Generation(feed, first, feed.partitions, after, None)]
+class FeedPartition(NamedTuple):
+    """A partition by its feed, and its number among those of all topics the feed had: as ClickHouse has it."""
+
+    feed: str
+    number: int
+
+    @classmethod
+    def of(cls, topic: str, partition: int) -> FeedPartition:
+        """That of a topic's partition; what is no feed's stands for itself."""
+        later = _LATER.fullmatch(topic)
+        if later is None or int(later[2]) + partition >= MOST_PARTITIONS:
+            return cls(topic, partition)
+        return cls(later[1], int(later[2]) + partition)
 
 
-def sources(feeds: Iterable[Feed]) -> dict[str, Generation]:
-    """Every topic of these feeds."""
-    return {generation.topic: generation for feed in feeds for generation in generations(feed)}
+def feed_topics(*feeds: Feed) -> dict[str, FeedTopic]:
+    """The topics of these feeds by name, those of a feed from the oldest one on; publishers write to its last."""
+    found: dict[str, FeedTopic] = {}
+    for feed in feeds:
+        first, after = 0, None
+        for outgrown in feed.outgrown:
+            topic = FeedTopic(feed, first, outgrown.partitions, after, instant_ms(outgrown.until))
+            found[topic.name] = topic
+            first, after = topic.end, topic.beyond
+        last = FeedTopic(feed, first, feed.partitions, after, None)
+        found[last.name] = last
+    return found
 
 
-def source_definitions(feeds: Iterable[Feed]) -> dict[str, str]:
+def feed_definitions(*feeds: Feed) -> dict[str, str]:
     """The definition by which each of these topics is counted."""
-    return {topic: generation.definition for topic, generation in sources(feeds).items()}
+    return {name: topic.definition for name, topic in feed_topics(*feeds).items()}
 
 
-def holding(feed: Feed, number: int) -> Generation:
-    """The generation that a partition's number belongs to."""
-    return next(generation for generation in generations(feed) if number < generation.end)
-
-
-def source(topic: str, partition: int) -> tuple[str, int]:
-    """The feed and the number that a partition of a topic has in ClickHouse; what is no feed's stands for itself."""
-    later = _LATER.fullmatch(topic)
-    if later is None or int(later[2]) + partition >= MOST_PARTITIONS:
-        return topic, partition
-    return later[1], int(later[2]) + partition
-
-
-def by_feed(seen: Observation) -> Observation:
-    """The same, with all topics of a feed as one."""
-    unknown = [replace(one, topic=source(one.topic, 0)[0]) for one in seen.unknown]
-    return Observation(numbered(seen.partitions), unknown)
-
-
-def numbered(log: Iterable[PartitionLag]) -> list[PartitionLag]:
-    """The same under feeds and numbers."""
-    return [replace(p, topic=name, partition=number) for p in log for name, number in [source(p.topic, p.partition)]]
+def topic_of(feed: Feed, number: int) -> FeedTopic:
+    """The topic that the partition of a number is in."""
+    return next(topic for topic in feed_topics(feed).values() if number < topic.end)

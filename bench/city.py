@@ -30,7 +30,7 @@ from rich.table import Table
 
 from bench import engine
 from bench.load import Marked
-from bench.made_up import FEEDS
+from bench.made_up import FEEDS, add_department, declarations
 from bench.process import FEED, PLAIN, cpu_seconds, environment, machine, resident_mib
 from citystream.installation import Installation
 from citystream.settings import LOCALHOST, PROJECT, Settings
@@ -170,12 +170,7 @@ class RealRate:
         for package in PACKAGES:
             shutil.copytree(self._origin / package, self.sources / package)
         shutil.copytree(Path(__file__).parent, self.sources / "bench", ignore=shutil.ignore_patterns("out"))
-        made_up = self.sources / "feeds" / "made_up"
-        made_up.mkdir()
-        (made_up / "__init__.py").touch()
-        for name in self.city.made_up:
-            text = f"from bench.made_up import FEEDS\n\nFEED = FEEDS[{name!r}]\n"
-            (made_up / f"{name}.py").write_text(text)
+        add_department(self.sources, declarations(self.city.made_up))
         config = self.sources / "deploy" / "clickhouse" / "config.xml"
         config.write_text(config.read_text().replace("</clickhouse>", f"{THREADS}</clickhouse>"))
         self._command("-m", "citystream.cli", "schemas", "freeze")

@@ -1,14 +1,16 @@
-"""Sixteen small feeds that no city has, declared as a department would: what a city of many feeds costs.
+"""Sixteen small feeds that no city has, declared as a department would.
 
-They belong to the bench alone: their schemas are frozen in a copy of the platform (``bench.city``).
+The bench measures with all of them what a city of many feeds costs; the tests' city has a few. Their schemas are frozen
+in a copy of the contract alone (``bench.city``, ``tests.city``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from random import Random
 from typing import Annotated, Any
 
@@ -179,3 +181,18 @@ def _feed(name: str, kind: Kind, rate: float, disorder: int) -> Feed:
 
 FEEDS = {name: _feed(name, kind, rate, disorder) for name, (kind, rate, _, disorder) in SHAPES.items()}
 SIMULATORS = {name: _simulator(kind, rate, devices) for name, (kind, rate, devices, _) in SHAPES.items()}
+
+
+def declarations(names: Iterable[str], module: str = __name__) -> dict[str, str]:
+    """The texts of files that declare feeds of a module's ``FEEDS``, by their names."""
+    return {name: f"from {module} import FEEDS\n\nFEED = FEEDS[{name!r}]\n" for name in names}
+
+
+def add_department(sources: Path, texts: Mapping[str, str]) -> Path:
+    """Let a folder of sources declare these feeds, too, in a department of their own; gives its folder."""
+    department = sources / "feeds" / "made_up"
+    department.mkdir(parents=True)
+    (department / "__init__.py").touch()
+    for name, text in texts.items():
+        (department / f"{name}.py").write_text(text)
+    return department

@@ -59,7 +59,7 @@ class Catalogue:
 
     def __init__(self, schemas: Mapping[int, FrozenSchema], folder: Path | None = None) -> None:
         self.by_id = dict(schemas)
-        self._folder = folder
+        self.folder = folder
         self._read: object = None
         self._reading = threading.Lock()
 
@@ -84,11 +84,11 @@ class Catalogue:
         SchemaProblem
             As ``load``; what was read before stays.
         """
-        if self._folder is None:
+        if self.folder is None:
             return
         with self._reading:
-            if (found := _stamp(self._folder / IDS)) != self._read:
-                self.by_id = _read(self._folder)
+            if (found := _stamp(self.folder / IDS)) != self._read:
+                self.by_id = _read(self.folder)
                 self._read = found
 
     @property
@@ -98,7 +98,7 @@ class Catalogue:
 
     def may_come(self, schema_id: int) -> bool:
         """Whether the files may bring this id, which is not known, by and by."""
-        return self._folder is not None and self.newest_id < schema_id <= self.newest_id + AHEAD
+        return self.folder is not None and self.newest_id < schema_id <= self.newest_id + AHEAD
 
     def versions(self, subject: str) -> list[FrozenSchema]:
         """All versions of a subject, oldest first."""

@@ -23,13 +23,15 @@ from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from kafka.admin import MemberToRemove
 
 from bench.city import PACKAGES
+from bench.made_up import FEEDS as MADE_UP
+from bench.made_up import add_department, declarations
 from citystream import cli
 from citystream.installation import Installation
 from citystream.secrets import load_secrets
-from citystream.settings import PROJECT
+from citystream.settings import PROJECT, Settings, load_settings
 from citystream.stack.process import Launch, Process
 from citystream.stack.stack import Stack
-from schemas.catalogue import Catalogue
+from schemas.catalogue import Catalogue, freeze
 from schemas.feed import Feed
 from simulation.faults import Fault
 from simulation.running import Simulation, SystemClock
@@ -40,7 +42,8 @@ from streams.lag import LagMeter, committed_offsets
 from streams.publisher import Publisher, new_producer
 from tests.conftest import settings_in
 
-FEEDS = ("traffic_flow", "parking_site", "police_incident", "parking_spot")
+#: The feeds of a city: one of each kind of those made up for the bench.
+FEEDS = ("made_up_f", "made_up_g", "made_up_h", "made_up_j")
 START = datetime(2024, 5, 6, 7, tzinfo=UTC)
 WORKERS = {"processor": "process", "sink": "sink"}
 
@@ -64,13 +67,17 @@ def feed_file(sources: Path, name: str) -> Path:
 def declare_only(sources: Path, **texts: str) -> Path:
     """Let a folder of sources declare these feeds and no others, those of one department; gives its folder."""
     shutil.rmtree(sources / "feeds", ignore_errors=True)
-    department = sources / "feeds" / "made"
-    department.mkdir(parents=True)
+    department = add_department(sources, texts)
     shutil.copy(PROJECT / "feeds" / "__init__.py", sources / "feeds")
-    (department / "__init__.py").touch()
-    for name, text in texts.items():
-        (department / f"{name}.py").write_text(text)
     return department
+
+
+def made_up(folder: Path) -> Path:
+    """A folder of sources that declares the tests' feeds and no others; the code is this project's."""
+    copy_sources(folder, "schemas")
+    declare_only(folder, **declarations(FEEDS))
+    freeze({name: MADE_UP[name] for name in FEEDS}, folder / "schemas" / "frozen")
+    return folder
 
 
 def feed_in(path: Path, module: str) -> Feed:
@@ -104,28 +111,32 @@ class Deployed(Installation):
 
 
 class City:
-    """A stack of its own with its two workers; they run from these sources, if some are given."""
+    """A stack of its own with its two workers and the feeds of a folder of sources, whose code they run, if it has any.
 
-    def __init__(self, home: Path, sources: Path | None = None) -> None:
+    Otherwise, and where it lacks a package, they run this project's.
+    """
+
+    def __init__(self, home: Path, sources: Path = PROJECT) -> None:
         self.settings = settings_in(home)
-        self.installation = Installation(self.settings)
+        self.deploy(sources)
         names = ("home", "packages", "kafka_port", "clickhouse_port", "clickhouse_http_port", "registry_port")
         self.started: set[str] = set()
         self._environment = {f"CITYSTREAM_{n.upper()}": str(getattr(self.settings, n)) for n in names}
-        #: A folder with another version of the platform to run instead of this one.
-        self.version = sources
         #: More words for the command of a worker.
         self.options: dict[str, Sequence[str]] = {}
 
     @property
     def feeds(self) -> Sequence[str]:
         """The feeds its workers work on."""
-        return FEEDS
+        return tuple(self.installation.feeds)
 
     def deploy(self, sources: Path) -> None:
         """From now on, start workers and commands from a folder of sources, and know their feeds."""
-        self.version = sources
-        self.installation = Deployed(self.settings, sources)
+        self.sources = sources
+        self.installation = self._installed(self.settings)
+
+    def _installed(self, settings: Settings) -> Installation:
+        return Installation(settings) if self.sources == PROJECT else Deployed(settings, self.sources)
 
     def reach_clickhouse_at(self, port: int) -> None:
         """Let workers that start from now on reach ClickHouse at another port."""
@@ -153,11 +164,13 @@ class City:
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command that ends by itself: in this process if it is no worker, as most of its time is its start."""
-        if self.version is not None or words[0] in WORKERS.values():
+        other_code = self.sources != PROJECT and (self.sources / "citystream").exists()
+        if other_code or words[0] in WORKERS.values():
             return self._run(self._command(*words))
         code, out, err = 0, io.StringIO(), io.StringIO()
         with (
             patch.dict(os.environ, self._environment),
+            patch.object(Installation, "load", lambda: self._installed(load_settings())),
             patch.object(sys, "argv", ["citystream", *words]),
             redirect_stdout(out),
             redirect_stderr(err),
@@ -182,17 +195,16 @@ class City:
             timeout=300,
         )
 
-    def begin(self, *words: str) -> subprocess.Popen[bytes]:
-        """Start a command, to be killed or waited for."""
+    def begin(self, *words: str, code: str = "") -> subprocess.Popen[bytes]:
+        """Start a command, to be killed or waited for; by this code instead, if it is given."""
         environment = {**os.environ, **self.environment}
-        return subprocess.Popen(
-            self._command(*words), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        command = (sys.executable, "-P", "-c", code, *words) if code else self._command(*words)
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     @property
     def environment(self) -> dict[str, str]:
         """What the processes of this city find in their environment."""
-        return self._environment | {"PYTHONPATH": str(self.version or PROJECT)}
+        return self._environment | {"PYTHONPATH": f"{self.sources}{os.pathsep}{PROJECT}"}
 
     @staticmethod
     def _command(*words: str) -> tuple[str, ...]:
@@ -385,8 +397,8 @@ class City:
 
 @contextmanager
 def own_city(home: Path, sources: Path | None = None) -> Iterator[City]:
-    """A city with nothing in it, both workers running."""
-    city = City(home, sources)
+    """A city with nothing in it, both workers running; its feeds are made up unless there are sources."""
+    city = City(home, sources or made_up(home / "sources"))
     stack = Stack(city.settings)
     try:
         stack.up(lambda _: None)

@@ -19,6 +19,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from kafka import KafkaProducer
 
+from citystream.settings import PROJECT
 from schemas.fields import INSTANTS, Record
 from schemas.record_codec import encode, prefix
 from simulation import simulator
@@ -39,7 +40,7 @@ FEED = "traffic_flow"
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
     """A city that the tests of this module share, each with records of its own."""
-    with own_city(tmp_path_factory.mktemp("city")) as opened:
+    with own_city(tmp_path_factory.mktemp("city"), PROJECT) as opened:
         yield opened
 
 

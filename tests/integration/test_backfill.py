@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.city import FEEDS, START, own_city
+from citystream.settings import PROJECT
+from tests.city import START, own_city
 
 pytestmark = pytest.mark.integration
 
@@ -16,9 +17,9 @@ SPAN = timedelta(minutes=8)
 
 def test_backfill_equals_live(tmp_path: Path) -> None:
     """All simulator faults; what each flush wrote of a window differs, and what is left of it does not."""
-    with own_city(tmp_path) as city:
+    with own_city(tmp_path, PROJECT) as city:
         for number in range(3):
-            for name in FEEDS:
+            for name in city.feeds:
                 city.publish([name], START + number * SPAN, number, 3_000)
             city.drain()
         live, live_parts = city.snapshot(), city.parts()

@@ -16,6 +16,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kafka import KafkaAdminClient
 
 from bench.process import resident_mib
+from citystream.settings import PROJECT
 from citystream.stack import clickhouse
 from citystream.stack.stack import Stack
 from schemas.record_codec import encode
@@ -71,7 +72,7 @@ def assignments(city: City) -> int:
 
 
 def test_memory_stays_bounded_and_a_backlog_goes_twice_as_fast_as_it_came(tmp_path: Path) -> None:
-    with own_city(tmp_path) as city:
+    with own_city(tmp_path, PROJECT) as city:
         city.process("processor").stop()
         data = body(city)
         asyncio.run(publish(city, data, 1))
@@ -123,7 +124,7 @@ def test_memory_stays_bounded_and_a_backlog_goes_twice_as_fast_as_it_came(tmp_pa
 
 def test_a_worker_told_to_end_ends_though_servers_are_away(tmp_path: Path) -> None:
     """It tries to commit for a few seconds and does not wait for what cannot come."""
-    with own_city(tmp_path) as city:
+    with own_city(tmp_path, PROJECT) as city:
         city.publish([FEED], START, 1, 500)
         city.drain()
         city.kill(clickhouse.NAME)

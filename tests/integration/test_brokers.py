@@ -62,8 +62,8 @@ class Secured(City):
         self._user = user
         return self
 
-    def begin(self, *words: str) -> subprocess.Popen[bytes]:
-        self.begun.append(super().begin(*words))
+    def begin(self, *words: str, code: str = "") -> subprocess.Popen[bytes]:
+        self.begun.append(super().begin(*words, code=code))
         return self.begun[-1]
 
     def department(self, feed: str) -> str:

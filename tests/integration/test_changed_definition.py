@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from citystream.settings import PROJECT
 from schemas.catalogue import freeze
-from tests.city import FEEDS, START, WORKERS, City, copy_sources, feed_file, own_city
+from tests.city import START, WORKERS, City, copy_sources, feed_file, own_city
 from tests.integration.test_lost_positions import NO_REPEATS, alter
 
 pytestmark = pytest.mark.integration
@@ -136,7 +137,7 @@ def watched(city: City, names: list[str]) -> Iterator[dict[str, list[Any]]]:
 
 
 def publish(city: City, number: int, **more: Any) -> None:
-    for name in FEEDS:
+    for name in city.feeds:
         city.publish([name], START + number * SPAN, number, EVENTS, **more)
 
 
@@ -156,7 +157,7 @@ def refused(city: City, *words: str) -> str:
 
 
 def test_changed_aggregates_are_built_beside_the_old_and_then_shown(tmp_path: Path) -> None:
-    with own_city(tmp_path / "city") as city:
+    with own_city(tmp_path / "city", PROJECT) as city:
         publish(city, 0)
         publish(city, 1)
         city.drain()
@@ -204,7 +205,7 @@ def test_changed_aggregates_are_built_beside_the_old_and_then_shown(tmp_path: Pa
 
 
 def test_windows_of_a_frozen_feed_are_built_of_all_its_lives(tmp_path: Path) -> None:
-    with own_city(tmp_path / "city") as city:
+    with own_city(tmp_path / "city", PROJECT) as city:
         publish(city, 0, faults=NO_REPEATS)
         city.drain()
         city.process("processor").stop()

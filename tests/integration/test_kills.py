@@ -9,13 +9,13 @@ from random import Random
 
 import pytest
 
-from tests.city import START, WORKERS, own_city
+from tests.city import FEEDS, START, WORKERS, own_city
 
 pytestmark = pytest.mark.integration
 
 SEED = 20260321
 ROUNDS = 8
-#: Event time a round goes on; windows of 15 min close every other round.
+#: Event time a round goes on; windows of 5 min close in between.
 SPAN = timedelta(minutes=8)
 
 
@@ -25,9 +25,8 @@ def test_kills_change_nothing(tmp_path: Path) -> None:
     with own_city(tmp_path) as city:
         for number in range(ROUNDS):
             start, seed = START + number * SPAN, SEED + number
-            city.publish(["traffic_flow"], start, seed, 1_500)
-            city.publish(["parking_spot"], start, seed, 1_500)
-            city.publish(["parking_site", "police_incident"], start, seed, 2_500)
+            for feed in FEEDS:
+                city.publish([feed], start, seed, 1_500)
             name = random.choice(list(WORKERS))
             time.sleep(random.random() * 2)
             city.kill(name)

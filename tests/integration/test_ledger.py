@@ -28,7 +28,7 @@ from tests.city import FEEDS, START, City, own_city
 
 pytestmark = pytest.mark.integration
 
-TOPIC, FEED = "odd", "traffic_flow"
+TOPIC, FEED, OTHER = "odd", *FEEDS[:2]
 #: Where logs begin once retention has deleted something.
 CUT = 5
 QUERIES = re.findall(r"^```sql\n(.*?)^```", (PROJECT / "docs/operator.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -301,9 +301,9 @@ def test_a_dead_letter_nobody_has_written_yet_is_on_its_way(city: City) -> None:
 
 def test_what_is_not_there_though_all_committed_it_is_missing(city: City) -> None:
     """As if a worker had committed rows that ClickHouse never took."""
-    partition = next(p for p in measure(city.installation.cluster, "sink", ["parking_site"]) if p.committed > 5)
+    partition = next(p for p in measure(city.installation.cluster, "sink", [OTHER]) if p.committed > 5)
     owner = city.installation.server("owner").connect()
-    place = f"topic = 'parking_site' AND source_partition = {partition.partition}"
+    place = f"topic = '{OTHER}' AND source_partition = {partition.partition}"
     owner.execute("CREATE TABLE raw.kept ENGINE = Memory AS SELECT * FROM raw.ledger WHERE NOT (" + place + ")")
     owner.execute(
         "INSERT INTO raw.kept SELECT topic, source_partition, kind, block, "
@@ -312,16 +312,16 @@ def test_what_is_not_there_though_all_committed_it_is_missing(city: City) -> Non
     owner.execute("TRUNCATE TABLE raw.ledger")
     owner.execute("INSERT INTO raw.ledger SELECT * FROM raw.kept")
     incomplete = {place: one.holes for place, one in summed(city).items() if not one.complete}
-    assert incomplete == {("parking_site", partition.partition): 2}
+    assert incomplete == {(OTHER, partition.partition): 2}
     code, _, named = ledger(city)
     assert code == 1
-    place = f"missing: parking_site/{partition.partition}: offsets 2 to 3"
+    place = f"missing: {OTHER}/{partition.partition}: offsets 2 to 3"
     assert place in named
     code, watched, named = ledger(city, "--every", "1")
     assert (code, watched["missing"]) == (1, 2)
     assert place in named
     owner.execute(
-        f"INSERT INTO raw.ledger SELECT 'parking_site', {partition.partition}, 'received', 0, groupBitmapState(o) "
+        f"INSERT INTO raw.ledger SELECT '{OTHER}', {partition.partition}, 'received', 0, groupBitmapState(o) "
         "FROM (SELECT toUInt32(arrayJoin([2, 3])) AS o)"
     )
     owner.disconnect()

@@ -165,7 +165,7 @@ def test_frozen_windows_are_added_to(tmp_path: Path) -> None:
 
 def logs(city: City) -> dict[str, list[Log]]:
     """What the topics of the feeds hold."""
-    schemas = Schemas()
+    schemas = Schemas(city.installation.catalogue.folder)
     return {name: list(read_topic(city.installation.cluster, name, schemas, whole=False)) for name in FEEDS}
 
 

@@ -25,7 +25,7 @@ from simulation import simulator
 from sinks.ledger import Account, accounts
 from streams.lag import measure
 from streams.publisher import Publisher, new_producer
-from tests.city import FEEDS, START, WORKERS, City, copy_sources, feed_file, own_city
+from tests.city import START, WORKERS, City, copy_sources, feed_file, own_city
 
 pytestmark = pytest.mark.integration
 
@@ -59,7 +59,7 @@ main()
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
     """A city that the tests of this module share, each with a feed of its own."""
-    with own_city(tmp_path_factory.mktemp("city")) as opened:
+    with own_city(tmp_path_factory.mktemp("city"), PROJECT) as opened:
         yield opened
 
 
@@ -110,7 +110,7 @@ def outcomes(city: City, *words: str, code: int = 0) -> dict[str, int]:
 def results(city: City) -> dict[str, Any]:
     """Rows and windows, whatever offsets they came from and however far event time is."""
     found = {}
-    for name in FEEDS:
+    for name in city.feeds:
         feed = city.installation.feeds[name]
         of_log = "arrived_at, source_partition, source_offset, seen_before"
         found[name] = ask(city, f"SELECT * EXCEPT ({of_log}) FROM raw.{name} FINAL ORDER BY ALL")
@@ -267,7 +267,7 @@ def test_a_poisoned_feed_stops_and_is_redriven_once(city: City, tmp_path: Path) 
 
     of_them = (POISONED, "--cause", "NOT in the catalogue")
     assert outcomes(city, *of_them, code=1) == {"still bad": BAD}
-    city.version = tmp_path / "later"
+    city.sources = tmp_path / "later"
     for name in WORKERS:
         city.process(name).stop()
         city.start(name)
@@ -313,7 +313,7 @@ def test_a_poisoned_feed_whose_schema_comes_loses_nothing(city: City, tmp_path: 
     stopped(city, COMING, newer)
     city.wait(lambda: city.logged("sink", f"names the schema id {newer.id}, which the processor does not know yet"))
 
-    city.version = tmp_path / "later"
+    city.sources = tmp_path / "later"
     city.process("processor").stop()
     city.start("processor")
     city.process("sink").stop()
@@ -340,15 +340,15 @@ def as_if_known_all_along(city: City) -> None:
 
 def later_version(city: City, name: str, folder: Path) -> FrozenSchema:
     """The platform as it will be deployed: a feed has another description, and so a newer schema."""
-    copy_sources(folder, origin=city.version or PROJECT)
+    copy_sources(folder, origin=city.sources)
     feed = feed_file(folder, name)
     text = feed.read_text()
     described = city.installation.feeds[name].description
     assert described in text
     feed.write_text(text.replace(described, described + ", and from where"))
-    before, city.version = city.version, folder
+    before, city.sources = city.sources, folder
     frozen = city.command("schemas", "freeze")
-    city.version = before
+    city.sources = before
     assert frozen.returncode == 0, frozen.stderr
     newer = Catalogue.load(folder / "schemas" / "frozen").latest(name)
     assert newer.id not in city.installation.catalogue.by_id
@@ -390,7 +390,7 @@ def others_are_fresh(city: City) -> None:
 
 def test_junk_and_a_missing_table_hit_their_own_feed_alone(city: City) -> None:
     """Ids that nobody knows on a feed and on one of its topics of windows, and the feed's table moved away."""
-    feed, catalogue = city.installation.feeds[JUNK], Catalogue.load((city.version or PROJECT) / "schemas" / "frozen")
+    feed, catalogue = city.installation.feeds[JUNK], Catalogue.load(city.sources / "schemas" / "frozen")
     windows, table = feed.aggregates[0].topic, f"raw.{JUNK}"
     start = account(city, JUNK)
     owner = city.installation.server("owner").connect()

@@ -15,6 +15,7 @@ import pytest
 from kafka import KafkaAdminClient
 
 from citystream.secrets import load_secrets
+from citystream.settings import PROJECT
 from citystream.stack import clickhouse
 from sinks.ledger import accounts
 from streams.lag import measure
@@ -47,7 +48,7 @@ def network() -> Iterator[list[Proxy]]:
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory, network: list[Proxy]) -> Iterator[City]:
     """A city whose sink reaches ClickHouse over a network of its own."""
-    with own_city(tmp_path_factory.mktemp("city")) as opened:
+    with own_city(tmp_path_factory.mktemp("city"), PROJECT) as opened:
         opened.process("sink").stop()
         network.append(Proxy(opened.settings.clickhouse_port))
         opened.reach_clickhouse_at(network[0].port)

@@ -18,6 +18,7 @@ from typing import Any
 
 from kafka import KafkaProducer
 
+from bench.made_up import declarations
 from citystream.settings import PROJECT
 from citystream.stack.stack import Stack
 from schemas.record_codec import encode
@@ -229,9 +230,7 @@ class District(City):
 def _sources(folder: Path) -> Path:
     """The platform with these feeds and no others."""
     copy_sources(folder)
-    declare_only(
-        folder, **{name: f"from tests.isolation.made import FEEDS\n\nFEED = FEEDS[{name!r}]\n" for name in FEEDS}
-    )
+    declare_only(folder, **declarations(FEEDS, "tests.isolation.made"))
     awaited = folder / "streams" / "missing_schemas.py"
     awaited.write_text(awaited.read_text().replace("PATIENCE = 10.0", f"PATIENCE = {PATIENCE}"))
     shutil.rmtree(folder / "schemas" / "frozen")

@@ -10,7 +10,6 @@ from tests.city import WORKERS
 from tests.isolation.district import USUAL, District, Freshness
 from tests.isolation.faults import Fault
 from tests.isolation.made import FEEDS, OTHERS
-from tests.reference.city import Schemas
 from tests.reference.whole import compare
 
 #: How long status and lag may take to say what has to be said of all faults (s).
@@ -122,8 +121,7 @@ def catch_up(city: District, feeds: Sequence[str]) -> None:
 
 def differences(city: District, faults: Sequence[Fault]) -> list[str]:
     """What is not as the reference computes it, but for what has to be so after these faults, and is."""
-    schemas = Schemas((city.version or city.settings.home) / "schemas" / "frozen")
-    found = compare(city.installation, [*FEEDS], schemas=schemas).differences
+    found = compare(city.installation, [*FEEDS]).differences
     explained = {fault.name: [one for one in found if fault.explains(one)] for fault in faults if fault.explains}
     left = [str(one) for one in found if not any(one in some for some in explained.values())]
     return left + [f"nothing differs after: {name}" for name, some in explained.items() if not some]

@@ -139,7 +139,8 @@ class _Frozen:
 class Schemas:
     """The frozen schemas as they lie in their files."""
 
-    def __init__(self, folder: Path = FROZEN) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        folder = folder or FROZEN
         self._frozen: dict[int, _Frozen] = {}
         entries = json.loads((folder / "ids.json").read_text())
         for number, entry in ((number, entry) for number, entry in entries.items() if number != "version"):

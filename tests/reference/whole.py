@@ -39,15 +39,13 @@ def compare(
     names: Sequence[str],
     say: Callable[[str], None] = _silent,
     logs: Mapping[str, Sequence[Log]] | None = None,
-    schemas: Schemas | None = None,
 ) -> Comparison:
     """Hold what ClickHouse shows of these feeds to the reference: there are no others, and nothing is on its way.
 
-    ``logs`` are those of the topics that the brokers do not have whole any more; ``schemas`` are the project's unless
-    they are given.
+    ``logs`` are those of the topics that the brokers do not have whole any more.
     """
     found = Comparison()
-    schemas = schemas or Schemas()
+    schemas = Schemas(installation.catalogue.folder)
     client = installation.server("owner").connect()
     try:
         for name in names:

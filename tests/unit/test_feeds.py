@@ -26,7 +26,6 @@ from schemas.record_codec import decode, encode
 from schemas.verdict import AND, ColumnarVerdict, instant_ms, problems, rules
 from simulation import parking, police, simulator, traffic
 from streams.wire.column_reader import ColumnReader
-from tests import city
 from tests.reference import toy
 
 CITY = ZoneInfo("Asia/Shanghai")
@@ -39,10 +38,6 @@ FEEDS = feeds.load()
 CATALOGUE = Catalogue.load()
 
 every_feed = pytest.mark.parametrize("feed", FEEDS.values(), ids=FEEDS)
-
-
-def test_the_city_of_the_tests_has_every_feed() -> None:
-    assert set(city.FEEDS) == set(FEEDS)
 
 
 @cache

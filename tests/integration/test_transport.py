@@ -252,6 +252,10 @@ async def test_a_feed_that_stops_is_paused_alone_and_its_commits_say_why(brokers
             (good, ""),
         }
         assert {one.processed for place, one in found.items() if place.topic == bad} == {2}
+    async with brokers.member(begin(brokers)) as worker:
+        await worker.works(lambda: all(worker.took(place) in (5, 6) for place in places(brokers)))
+        await brokers.commit(worker)
+        assert {one.paused for one in (await brokers.committed()).values()} == {""}
 
 
 @promise
@@ -264,9 +268,13 @@ async def test_a_paused_partition_is_not_read_until_it_goes_on(brokers: Brokers)
             await brokers.publish(place, 3)
         await worker.works(lambda: worker.took(other) == 5)
         assert worker.took(paused) == 2
+        await brokers.commit(worker)
+        assert (await brokers.committed())[paused].paused == "waits"
         worker.transport.go_on(paused)
         await brokers.publish(paused, 1)
         await worker.works(lambda: worker.took(paused) == 6)
+        await brokers.commit(worker)
+        assert (await brokers.committed())[paused].paused == ""
 
 
 @promise

@@ -177,31 +177,6 @@ MIXED: list[Raw] = [
 ]
 
 
-@pytest.mark.parametrize("flip", [0x01, 0x82])
-def test_every_byte_of_every_record_flipped_changes_that_record_alone(flip: int) -> None:
-    rest = [summary(alone(BASE + n, fields)) for n, fields in enumerate(MIXED)]
-    for n, (key, content, headers) in enumerate(MIXED):
-        assert content is not None
-        for at in range(len(content)):
-            changed = (key, content[:at] + bytes([content[at] ^ flip]) + content[at + 1 :], headers)
-            expected = [*rest[:n], summary(alone(BASE + n, changed)), *rest[n + 1 :]]
-            rows, dead = summary(read(batch_with([*MIXED[:n], changed, *MIXED[n + 1 :]])))
-            assert rows == [row for part, _ in expected for row in part], (n, at)
-            assert dead == [letter for _, part in expected for letter in part], (n, at)
-
-
-@pytest.mark.parametrize("flip", [0x01, 0xFF])
-def test_every_byte_of_a_batch_flipped_leaves_every_offset_accounted_for_once(flip: int) -> None:
-    body = b"".join(record_bytes(delta, *fields) for delta, fields in enumerate(MIXED))
-    for at in range(len(body)):
-        changed = body[:at] + bytes([body[at] ^ flip]) + body[at + 1 :]
-        decoded = read(batch_of(changed, len(MIXED), BASE))
-        accounted = decoded.rows["_offset"].to_list()
-        for letter in decoded.dead:
-            accounted += range(letter.offset, letter.last_offset + 1)
-        assert sorted(accounted) == list(range(BASE, BASE + len(MIXED))), at
-
-
 @settings(max_examples=150)
 @given(st.binary(max_size=200), st.integers(-1, 5) | st.just(2**31 - 1), st.integers(0, 7))
 def test_a_batch_of_any_bytes_never_raises(body: bytes, count: int, codec: int) -> None:
@@ -329,14 +304,6 @@ def test_a_batch_that_cannot_be_opened_is_told_whole_even_if_only_its_end_was_as
     assert (letter.offset, letter.last_offset) == (BASE, BASE + 4)
 
 
-def test_a_compacted_batch_with_records_left_out_is_read() -> None:
-    body = record_bytes(1, KEY, PLAIN) + record_bytes(4, KEY, b"bad") + record_bytes(6, KEY, GOOD)
-    decoded = read(batch_of(body, 3, BASE, last_delta=9))
-    assert decoded.rows["_offset"].to_list() == [BASE + 1, BASE + 6]
-    assert [letter.offset for letter in decoded.dead] == [BASE + 4]
-    assert read(batch_of(b"", 0, BASE, last_delta=9)).rows.is_empty()
-
-
 @pytest.mark.parametrize("deltas", [(1, 0), (0, 0), (0, 2), (-1, 0), (0, 2**40)], ids=str)
 def test_offsets_that_no_broker_would_give_quarantine_the_batch(deltas: tuple[int, int]) -> None:
     (letter,) = read(batch_of(b"".join(record_bytes(d, KEY, PLAIN) for d in deltas), 2, BASE)).dead
@@ -422,11 +389,6 @@ def test_a_tick_is_a_tick_without_a_key_on_a_feeds_topic_and_comes_no_later_than
     assert read(raw, from_offset=BASE + 2).ticks == [(BASE + 2, latest)]
     parts = Decoder(CATALOGUE, FEED.aggregates[0].topic).read(run(batch([(None, tick, [])], BASE)), 0)
     assert (parts.ticks, [d.cause for d in parts.dead]) == ([], ["the record has no key"])
-
-
-def test_a_run_of_whole_batches_has_no_gaps() -> None:
-    assert gaps(run(batch_with([(KEY, GOOD, NO_HEADERS)] * 3)), BASE) == []
-    assert gaps(run(batch_with([(KEY, GOOD, NO_HEADERS)] * 3), start=BASE + 1), BASE + 2) == []
 
 
 def test_offsets_without_a_record_are_gaps() -> None:

@@ -446,30 +446,6 @@ def test_nothing_is_committed_until_the_topics_are_seen_to_be_those_they_were() 
     with_app(work)
 
 
-def test_what_was_flushed_of_a_revoked_partition_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Assigned again, it may have been read further by another member; nor is what is flushed later."""
-
-    async def revoked(*_: Any) -> None:
-        """What Faust does then."""
-
-    monkeypatch.setattr(driver.Consumer, "on_partitions_revoked", revoked)
-
-    async def work(app: App) -> None:
-        client, app.producer = Client(app, TP0, TP1), Kept()
-        assign(app, p0=position(0), p1=position(0))
-        before = app.batch_consumer.assigned[TP0]
-        for place, one in app.batch_consumer.assigned.items():
-            one.flushed = BOTH[place]
-        await app.batch_consumer.on_partitions_revoked({TP(*TP0)})
-        assert not before.current
-        app.batch_consumer.assigned[TP0] = Assigned(TP0, position(40), position(40))
-        before.flushed = position(50)
-        assert await app.batch_consumer.commit()
-        assert client.commits == [{TP1: BOTH[TP1]}]
-
-    with_app(work)
-
-
 def test_a_member_that_reads_other_topics_is_another_member() -> None:
     """Under its old name the brokers would give it the partitions of its old topics alone, and say nothing."""
     before, after = member_name("sink-1", ["a", "b"]), member_name("sink-1", ["a", "b", "b.from4"])
@@ -641,43 +617,6 @@ def test_nobody_looks_into_a_client_that_is_not_there_yet() -> None:
         asyncio.run(look(client))
 
 
-def test_only_what_was_flushed_is_committed() -> None:
-    async def work(app: App) -> None:
-        client, app.producer = Client(app, TP0, TP1), Kept()
-        assign(app, p0=position(20), p1=position(30))
-        assert not await app.batch_consumer.commit()
-        assert client.commits == []
-        app.batch_consumer.assigned[TP1].flushed = position(31)
-        assert await app.batch_consumer.commit()
-        assert not await app.batch_consumer.commit()
-        assert client.commits == [{TP1: position(31)}]
-
-    with_app(work)
-
-
-def test_the_commit_of_a_paused_partition_says_why() -> None:
-    """It is the last one that was flushed, or the one read from; when it goes on, the next commit says that."""
-
-    async def work(app: App) -> None:
-        client, app.producer = Client(app, TP0, TP1), Kept()
-        assign(app, p0=position(9), p1=position(5))
-        app.batch_consumer.assigned[TP0].flushed = position(20)
-        unread = TopicPartition("toy", 2)
-        for place in (TP0, TP1, unread):
-            app.pause(place, "no table")
-        assert client.paused == [(TP0, True), (TP1, True), (unread, True)]
-        assert await app.batch_consumer.commit()
-        expected = {place: replace(position(at), paused="no table") for place, at in ((TP0, 20), (TP1, 5))}
-        assert client.commits == [expected]
-        assert not await app.batch_consumer.commit()
-        app.go_on(TP0)
-        assert client.paused[3:] == [(TP0, False)]
-        assert await app.batch_consumer.commit()
-        assert client.commits[1:] == [{TP0: position(20)}]
-
-    with_app(work)
-
-
 def test_the_assignment_is_put_in_fausts_words_once() -> None:
     """It is asked for of each partition at every flush."""
 
@@ -731,33 +670,6 @@ class Deciding(App):
     ) -> dict[TopicPartition, Position]:
         self.meanwhile(self)
         return self.decided
-
-
-def test_what_a_position_says_of_an_earlier_life_is_taken_back_by_the_next() -> None:
-    async def work() -> None:
-        app = Deciding(paused="no table")
-        Client(app, TP0)
-        await app.batch_consumer.perform_seek()
-        one = app.assigned[TP0]
-        assert one.start == one.flushed == one.due == position(20, 12)
-
-    asyncio.run(work())
-
-
-def test_a_seek_reads_from_the_rewind_and_makes_each_assignment_anew() -> None:
-    async def work() -> None:
-        app = Deciding()
-        client = Client(app, TP0)
-        await app.batch_consumer.perform_seek()
-        assert client.sought == [{TP(*TP0): 12}]
-        assert app.batch_consumer._read_offset == {TP(*TP0): 12}
-        one = app.assigned[TP0]
-        assert (one.start, one.due) == (position(20, 12), None)
-        await app.batch_consumer.perform_seek()
-        assert app.assigned[TP0] is not one
-        assert (one.current, app.assigned[TP0].current) == (False, True)
-
-    asyncio.run(work())
 
 
 def test_a_partition_whose_position_cannot_be_trusted_stops_its_feed_and_is_not_read() -> None:

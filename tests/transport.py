@@ -125,6 +125,16 @@ class Group:
                     await worker.receive(place, Run(place.topic, place.partition, start, end, ()))
 
 
+class Ready:
+    """Faust's producer, of a client that has started."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def _ensure_producer(self) -> Any:
+        return self._client
+
+
 def begun(worker: Any, place: TopicPartition, start: Position) -> Assigned[Any]:
     """A partition whose state has begun, as of a run that came."""
     one: Assigned[Any] = Assigned(place, start, start)

@@ -12,7 +12,6 @@ from datetime import timedelta
 from itertools import islice
 from random import Random
 from threading import Event
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +30,7 @@ from streams.lag import measure
 from streams.transport.sending import Sender
 from tests.city import START, City, own_city
 from tests.reference.batches import CODECS, batch, batch_of, record_bytes, run
+from tests.transport import Ready
 
 pytestmark = pytest.mark.integration
 
@@ -199,7 +199,7 @@ def test_every_kind_of_dead_letter_is_written_and_stored(city: City) -> None:
     async def write() -> None:
         here = AIOKafkaProducer(**city.installation.cluster.aiokafka(), acks="all", max_request_size=2**21)
         async with here:
-            sender = Sender(SimpleNamespace(_ensure_producer=lambda: here))
+            sender = Sender(Ready(here))
             await sender.send_letters(TOPIC, dead)
             for one in records:
                 built = here.create_batch()
@@ -234,7 +234,7 @@ def test_letters_that_anybody_wrote_cost_the_ledger_little(city: City) -> None:
 
     async def write() -> None:
         async with AIOKafkaProducer(**city.installation.cluster.aiokafka(), acks="all") as here:
-            sender = Sender(SimpleNamespace(_ensure_producer=lambda: here))
+            sender = Sender(Ready(here))
             await sender.send_letters(TOPIC, letters)
             await sender.settle()
 

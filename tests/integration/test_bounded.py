@@ -8,7 +8,6 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -27,6 +26,7 @@ from streams.transport.sending import Packed, Sender
 from streams.wire.column_writer import Body
 from streams.wire.record_batch import HEADER
 from tests.city import START, City, own_city
+from tests.transport import Ready
 
 pytestmark = pytest.mark.integration
 
@@ -54,7 +54,7 @@ async def publish(city: City, data: Body, seconds: int) -> None:
     await producer.start()
     began = time.monotonic()
     for second in range(seconds):
-        sender = Sender(SimpleNamespace(_ensure_producer=lambda: producer))
+        sender = Sender(Ready(producer))
         for partition in range(city.installation.feeds[FEED].partitions):
             await sender.send_packed(FEED, partition, [Packed(data)])
         await sender.settle()

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from random import Random
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import create_autospec
 from uuid import UUID
 
 import psutil
@@ -355,7 +355,7 @@ def sent_by_a_simulation(city: City, start: datetime) -> set[tuple[str, int]]:
             """Nowhere."""
 
     feed = city.installation.feeds[FEED]
-    noting = Noting(MagicMock(), feed, city.installation.catalogue.latest(FEED), None)
+    noting = Noting(create_autospec(Producer, instance=True), feed, city.installation.catalogue.latest(FEED), None)
     simulation = Simulation(
         [feed], {FEED: noting}, start=start, rate=None, seed=SEED,
         faults=parse_faults("duplicates,disorder"), clock=SystemClock(),

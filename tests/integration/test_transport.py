@@ -268,6 +268,7 @@ async def test_a_paused_partition_is_not_read_until_it_goes_on(brokers: Brokers)
             await brokers.publish(place, 3)
         await worker.works(lambda: worker.took(other) == 5)
         assert worker.took(paused) == 2
+        assert not worker.transport.assigned[paused].runs, "it is not handed over, either"
         await brokers.commit(worker)
         assert (await brokers.committed())[paused].paused == "waits"
         worker.transport.go_on(paused)

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, create_autospec
 
 import polars as pl
 import pytest
@@ -18,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processors.worker import Processor
+from sinks.clickhouse import Writer
 from sinks.topic_rows import Read, Unread
 from sinks.worker import Sink
 from streams import batchworker
@@ -273,6 +273,13 @@ class OneRow:
         return [Read(pl.DataFrame({"start": found}), 0) for found in starts]
 
 
+def writer_by(insert: Callable[..., None]) -> Any:
+    """A writer that inserts so."""
+    writer = create_autospec(Writer, instance=True)
+    writer.insert, writer.refusals = insert, {}
+    return writer
+
+
 def test_a_sink_inserts_and_commits_what_it_has_while_a_partition_waits() -> None:
     """A record that names an unknown schema holds up its own partition, and of that only what comes behind."""
     stuck, free = TopicPartition("stuck", 0), TopicPartition("free", 0)
@@ -287,8 +294,8 @@ def test_a_sink_inserts_and_commits_what_it_has_while_a_partition_waits() -> Non
             await took(sink, place, start, start + 10)
 
     async def work() -> None:
-        lanes = [OneRow("stuck"), OneRow("free")]
-        sink = Sink(transport, lanes, SimpleNamespace(insert=insert))  # type: ignore[arg-type]
+        lanes: list[Any] = [OneRow("stuck"), OneRow("free")]
+        sink = Sink(transport, lanes, writer_by(insert))
         waiting = asyncio.create_task(take(sink, stuck, 0, 10, 20))
         await take(sink, free, 0, 10)
         await asyncio.to_thread(lanes[0].waits.wait, 60)
@@ -565,7 +572,8 @@ def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: p
         ways = [OneRow("missing"), OneRow("free")]
         for way in ways:
             way.came.set()
-        writer: Any = SimpleNamespace(insert=insert, refusals={"raw.missing": "it is not there; run: citystream init"})
+        writer = writer_by(insert)
+        writer.refusals["raw.missing"] = "it is not there; run: citystream init"
         sink = Sink(transport, [*ways], writer)
         flushing = asyncio.create_task(sink._keep_flushing())
         await read(sink, missing, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import create_autospec
 
 import polars as pl
 import pytest
@@ -62,7 +62,7 @@ def test_an_error_of_the_statement_or_the_password_does_not(error: Exception) ->
 
 def failing(*errors: Exception) -> Any:
     """A call that fails so often."""
-    return MagicMock(side_effect=[*errors, "done"])
+    return create_autospec(lambda *_: "done", side_effect=[*errors, "done"])
 
 
 def test_it_is_tried_again_at_growing_pauses_and_said_why(naps: list[float]) -> None:

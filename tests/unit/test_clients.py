@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import create_autospec
 
 import psutil
 import pytest
@@ -58,7 +59,9 @@ def test_a_group_can_be_described_whatever_its_members_sent() -> None:
         found = [one(client_id="rogue", member_metadata=data, member_assignment=data) for data in sent]
         return DescribeGroupsResponse(groups=[group(group_id="sink", members=found)])
 
-    described = _Admin._describe_groups_process_response(_Admin.__new__(_Admin), answer())
+    admin = create_autospec(_Admin, instance=True)
+    admin._process_acl_operations.side_effect = lambda found: found
+    described = _Admin._describe_groups_process_response(admin, answer())
     assert [one["client_id"] for one in described["sink"]["members"]] == ["rogue"] * 3
     with pytest.raises(ValueError, match="underrun"):
-        KafkaAdminClient._describe_groups_process_response(KafkaAdminClient.__new__(KafkaAdminClient), answer())
+        KafkaAdminClient._describe_groups_process_response(admin, answer())

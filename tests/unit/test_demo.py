@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import pytest
 from rich.console import Console
 
 from citystream.demo import Crew, _note, fit
+from citystream.installation import Installation
 from citystream.monitor import Snapshot
+from citystream.settings import Settings
 from citystream.stack.process import Process
 
 
@@ -23,7 +24,7 @@ def test_the_last_words_of_a_process_are_its_last_printed_line(tmp_path: Path) -
 
 
 def test_what_was_started_again_is_shown_with_its_last_words() -> None:
-    crew = Crew(MagicMock(), ended={"sink": ["first", "second"], "processor": [""]})
+    crew = Crew(Installation(Settings()), ended={"sink": ["first", "second"], "processor": [""]})
     note = _note(crew, 3.0, None, Snapshot(0, [], []))
     assert "sink ended 2 times by itself and was started again; it said: second" in note
     assert "processor ended 1 times by itself and was started again; it said: nothing" in note

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import create_autospec
 
 import pytest
 import typer
@@ -188,8 +188,8 @@ def texts() -> Iterator[str]:
 def waits() -> Iterator[str]:
     """What is said of servers that are away."""
     said: list[str] = []
-    clickhouse = MagicMock(side_effect=[ClickHouseNetworkError("…"), None])
-    kafka = MagicMock(side_effect=[KafkaError("…"), None])
+    clickhouse = create_autospec(lambda: None, side_effect=[ClickHouseNetworkError("…"), None])
+    kafka = create_autospec(lambda: None, side_effect=[KafkaError("…"), None])
     patiently(clickhouse, waiting_for_clickhouse(said.append))
     until_kafka_answers(Cluster(("…",)), kafka, Waiting(KAFKA_ANSWERS, said.append))
     for text in said:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
-from unittest.mock import MagicMock
 
 import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kafka.future import Future
 
 from schemas.feed import Aggregate, Feed, Outgrown
 from schemas.record_codec import encode
@@ -207,9 +207,9 @@ def test_publishers_write_to_the_last_topic() -> None:
     sent: list[str] = []
 
     class Producer:
-        def send(self, topic: str, **_: object) -> MagicMock:
+        def send(self, topic: str, **_: object) -> Future:
             sent.append(topic)
-            return MagicMock()
+            return Future()
 
     Publisher(Producer(), WIDE, CATALOGUE.latest("toy"), None).send(b"d-1", b"")
     assert sent == ["toy.from4"]

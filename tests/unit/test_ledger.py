@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import create_autospec, patch
 
 import pytest
+from clickhouse_driver import Client
 from clickhouse_driver.errors import ErrorCodes, ServerException
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,8 +140,9 @@ def test_a_log_that_lost_its_end_is_seen_though_its_last_block_was_full() -> Non
 
 def test_what_comes_between_two_questions_is_not_counted_twice() -> None:
     """The second one sees a record at 110 that was not there at the first."""
-    answers = iter([[(*HERE, 99)], [(*HERE, 100, 109)]])
-    found = arrived(SimpleNamespace(execute=lambda _: next(answers)))
+    client = create_autospec(Client, instance=True)
+    client.execute.side_effect = [[(*HERE, 99)], [(*HERE, 100, 109)]]
+    found = arrived(client)
     assert members(absent(found, PartitionLag(*HERE, 0, 0, 112, None)).stretches) == [*range(100, 110), 111]
 
 

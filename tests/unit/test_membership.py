@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.errors import GroupLoadInProgressError, UnknownError, UnknownMemberIdError
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
+from faust import App
 from faust.assignor.client_assignment import ClientMetadata
+from faust.assignor.partition_assignor import PartitionAssignor
 
 from streams.members import is_member_name, member_name
 from streams.transport import membership
@@ -44,6 +51,19 @@ class Broker:
         return SimpleNamespace(error_code=0, member_id="x")
 
 
+@asynccontextmanager
+async def member(instance: str | None = "sink-1.0a1b2c3d") -> AsyncIterator[MemberCoordinator]:
+    """What makes a process a member of its group; its client reaches nobody."""
+    client = create_autospec(AIOKafkaClient, instance=True, cluster=ClusterMetadata())
+    coordinator = MemberCoordinator(
+        client, SubscriptionState(), group_id="sink", group_instance_id=instance, session_timeout_ms=SESSION * 1000
+    )
+    try:
+        yield coordinator
+    finally:
+        await coordinator.close()
+
+
 class Process:
     """A member that has something to say to the brokers every so many seconds, but for some time."""
 
@@ -51,9 +71,7 @@ class Process:
         self.start, self.every, self.away, self.end = start, every, away, end
         self.next, self.out = start, True
         self.ended: float | None = None
-        self.coordinator = MemberCoordinator.__new__(MemberCoordinator)
-        self.coordinator.group_id, self.coordinator._group_instance_id = "sink", "sink-1.0a1b2c3d"
-        self.coordinator._session_timeout_ms = SESSION * 1000
+        self.coordinator: MemberCoordinator
 
     async def act(self, now: float) -> None:
         """Join if it is out of the group, and else send a heartbeat."""
@@ -87,10 +105,13 @@ def meet(monkeypatch: pytest.MonkeyPatch, processes: Sequence[Process], seconds:
     monkeypatch.setattr(membership, "time", SimpleNamespace(monotonic=lambda: broker.now))
 
     async def live() -> None:
-        while broker.now < seconds:
+        async with AsyncExitStack() as members:
             for process in processes:
-                await process.act(broker.now)
-            broker.now += 0.25
+                process.coordinator = await members.enter_async_context(member())
+            while broker.now < seconds:
+                for process in processes:
+                    await process.act(broker.now)
+                broker.now += 0.25
 
     asyncio.run(live())
     return broker
@@ -133,19 +154,21 @@ def test_of_several_processes_under_a_name_one_goes_on(
             assert one.ended - max(one.start, one.away[1]) <= MEETING * SESSION
 
 
-def answered(monkeypatch: pytest.MonkeyPatch, request: Any, response: Any, instance: str | None) -> MemberCoordinator:
+@asynccontextmanager
+async def answered(
+    monkeypatch: pytest.MonkeyPatch, request: Any, response: Any, instance: str | None = "sink-1.0a1b2c3d"
+) -> AsyncIterator[MemberCoordinator]:
     """A member that came just now, after an answer."""
-    coordinator = Process(0).coordinator
-    coordinator._group_instance_id = instance
-    coordinator._heard = coordinator._since = 1000.0
 
     async def send(*_: Any) -> Any:
         return response
 
     monkeypatch.setattr(GroupCoordinator, "_send_req", send)
     monkeypatch.setattr(membership, "time", SimpleNamespace(monotonic=lambda: 1001.0))
-    assert asyncio.run(coordinator._send_req(request)) is response
-    return coordinator
+    async with member(instance) as coordinator:
+        coordinator._heard = coordinator._since = 1000.0
+        assert await coordinator._send_req(request) is response
+        yield coordinator
 
 
 def test_a_commit_finds_out_and_joining_too_and_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,10 +176,14 @@ def test_a_commit_finds_out_and_joining_too_and_the_message_says_what_to_do(monk
     refused = SimpleNamespace(topics=[("toy", [(0, 0), (1, UNKNOWN)])])
     fenced = SimpleNamespace(error_code=FENCED)
     join = JoinGroupRequest("sink", 1, 1, "x", "sink-1", "consumer", [])
+
+    async def find_out(request: Any, response: Any) -> None:
+        async with answered(monkeypatch, request, response) as coordinator:
+            await coordinator.ensure_active_group(None, None)
+
     for request, response in ((commit, refused), (join, fenced)):
-        coordinator = answered(monkeypatch, request, response, "sink-1.0a1b2c3d")
         with pytest.raises(NameTaken, match=r"in the group sink under the name sink-1: end it, or give .* --instance"):
-            asyncio.run(coordinator.ensure_active_group(None, None))
+            asyncio.run(find_out(request, response))
     assert fenced.error_code == UNKNOWN, "aiokafka joins again"
 
 
@@ -170,17 +197,28 @@ def test_brokers_that_let_nobody_join_are_waited_for(
         return SimpleNamespace(error_code=answers.pop(0))
 
     monkeypatch.setattr(GroupCoordinator, "_send_req", send)
-    coordinator, join = Process(0).coordinator, JoinGroupRequest("sink", 1, 1, "x", "sink-1", "consumer", [])
-    got = [asyncio.run(coordinator._send_req(join)).error_code for _ in range(4)]
-    assert got == [GroupLoadInProgressError.errno, GroupLoadInProgressError.errno, 0, 0], "aiokafka tries again"
+    join = JoinGroupRequest("sink", 1, 1, "x", "sink-1", "consumer", [])
+
+    async def joins() -> list[int]:
+        async with member() as coordinator:
+            return [(await coordinator._send_req(join)).error_code for _ in range(4)]
+
+    assert asyncio.run(joins()) == [GroupLoadInProgressError.errno, GroupLoadInProgressError.errno, 0, 0], (
+        "aiokafka tries again"
+    )
     first, last = (record.getMessage() for record in caplog.records)
     assert first.startswith("Kafka lets nobody into the group sink: end the unknown member")
     assert last == KAFKA_ANSWERS
 
 
 def test_a_member_without_a_name_has_none_to_lose(monkeypatch: pytest.MonkeyPatch) -> None:
-    coordinator = answered(monkeypatch, HeartbeatRequest("sink", 1, "x"), SimpleNamespace(error_code=UNKNOWN), None)
-    assert coordinator._taken is None
+    unknown = SimpleNamespace(error_code=UNKNOWN)
+
+    async def taken() -> NameTaken | None:
+        async with answered(monkeypatch, HeartbeatRequest("sink", 1, "x"), unknown, None) as coordinator:
+            return coordinator._taken
+
+    assert asyncio.run(taken()) is None
 
 
 def test_the_name_of_a_worker_is_told_from_others() -> None:
@@ -222,11 +260,14 @@ def test_a_stranger_ends_no_leader_and_is_named(
         shared.extend(member for member, *_ in response.members)
 
     monkeypatch.setattr(GroupCoordinator, "_perform_assignment", share)
-    coordinator = Process(0).coordinator
-    assignor = SimpleNamespace(name="faust", _get_client_metadata=lambda m: ClientMetadata.loads(m.user_data))
-    coordinator._assignors = (assignor,)
     response = SimpleNamespace(group_protocol="faust", members=[OURS, stranger])
-    asyncio.run(coordinator._perform_assignment(response))
+
+    async def lead() -> None:
+        async with member() as coordinator:
+            coordinator._assignors = (PartitionAssignor(App("sink")),)
+            await coordinator._perform_assignment(response)
+
+    asyncio.run(lead())
     assert shared == [OURS[0], *([stranger[0]] if given != "nothing" else [])]
     said = [f"An unknown member of the group sink gets {given}: rogue-1"] if given else []
     assert [re.split(r"\. If", record.getMessage())[0] for record in caplog.records] == said

@@ -6,9 +6,10 @@ import json
 from dataclasses import fields, replace
 from datetime import timedelta
 from functools import partial
-from unittest.mock import MagicMock
+from unittest.mock import create_autospec
 
 import pytest
+from clickhouse_driver import Client
 from clickhouse_driver.errors import ErrorCodes, ServerException
 from kafka.errors import LeaderNotAvailableError, UnknownTopicOrPartitionError
 
@@ -18,13 +19,14 @@ from citystream.installation import Installation
 from citystream.settings import Settings
 from citystream.stack.ports import free_ports
 from citystream.stack.process import StackError
-from citystream.stack.stack import State, Status
+from citystream.stack.stack import Stack, State, Status
 from schemas.feed import Feed
 from sinks.clickhouse import Server
 from sinks.ledger import Account, Stretch
-from sinks.reconciler import Check
+from sinks.queries import newly_quarantined
+from sinks.reconciler import Check, Reconciler
 from streams.group_positions import GroupPositions
-from streams.lag import Observation, PartitionLag, Unobserved
+from streams.lag import LagMeter, Observation, PartitionLag, Unobserved
 from streams.members import Member, member_name
 
 
@@ -63,7 +65,7 @@ def test_a_kafka_that_is_away_is_named_at_once_and_given_up(
 def test_lag_fails_for_what_is_too_much_wrong_or_not_known(
     seen: Observation, words: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    meter = MagicMock()
+    meter = create_autospec(LagMeter, instance=True)
     meter.__enter__.return_value.look.return_value = seen
     monkeypatch.setattr(operate, "_meter", lambda _: meter)
     held_up = {"toy": "its table is missing"} if words == ["held up"] else {}
@@ -167,7 +169,9 @@ def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
         ] + strangers
 
     services = [Status(name, State.UP, "here") for name in ("kafka", "clickhouse", "registry")]
-    monkeypatch.setattr(stack, "Stack", lambda _: MagicMock(status=lambda: services))
+    servers = create_autospec(Stack, instance=True)
+    servers.status.side_effect = lambda: [*services]
+    monkeypatch.setattr(stack, "Stack", lambda _: servers)
     monkeypatch.setattr(stack, "members", members)
     monkeypatch.setattr(stack, "_of_feeds", lambda *_: ({"parking_spot": 400.0}, {"parking_spot": (7, "\x1b: bad")}))
     monkeypatch.setattr(GroupPositions, "held_up", lambda _: held_up)
@@ -199,9 +203,10 @@ def test_a_missing_table_hides_no_other_silent_feed(monkeypatch: pytest.MonkeyPa
         return 0
 
     city = Installation(Settings(operator_password="secret of the test"))
-    monkeypatch.setattr(Server, "connect", MagicMock())
+    monkeypatch.setattr(Server, "connect", lambda _: create_autospec(Client, instance=True))
     monkeypatch.setattr(stack, "newest_arrival_ms", newest)
-    monkeypatch.setattr(stack, "newly_quarantined", MagicMock(side_effect=ServerException("none", 60)))
+    missing = create_autospec(newly_quarantined, side_effect=ServerException("none", 60))
+    monkeypatch.setattr(stack, "newly_quarantined", missing)
     silent, dead = stack._of_feeds(city, 10**12)
     assert silent.keys() == city.feeds.keys() - {"traffic_flow"}
     assert not dead
@@ -209,7 +214,8 @@ def test_a_missing_table_hides_no_other_silent_feed(monkeypatch: pytest.MonkeyPa
 
 def test_a_ledger_without_a_table_says_which_is_missing_and_what_helps() -> None:
     said = "DB::Exception: Unknown table expression identifier 'raw.toy' in scope SELECT 1. Maybe you meant city.toy?"
-    counting = MagicMock(accounts=MagicMock(side_effect=ServerException(said, ErrorCodes.UNKNOWN_TABLE)))
+    counting = create_autospec(Reconciler, instance=True)
+    counting.accounts.side_effect = ServerException(said, ErrorCodes.UNKNOWN_TABLE)
     with pytest.raises(StackError, match=r"'raw\.toy'; run: citystream init; meanwhile: citystream ledger --every"):
         operate._accounts(counting)
 

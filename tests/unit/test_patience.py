@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from unittest.mock import MagicMock
+from unittest.mock import create_autospec
 
 import pytest
 from kafka.errors import KafkaTimeoutError
+from kafka.producer.future import RecordMetadata
 
 from citystream.commands.workers import Patience
 from feeds.parking.parking_site import FEED as PARKING
-from streams.publisher import Publisher
+from schemas.catalogue import Catalogue
+from streams.publisher import Producer, Publisher
 from streams.waiting import KAFKA_ANSWERS
 
 
@@ -50,7 +52,9 @@ def test_what_is_printed_says_whose_complaint_it_is() -> None:
 
 
 def test_what_a_publisher_waited_for_is_over_with_the_next_acknowledgement(caplog: pytest.LogCaptureFixture) -> None:
-    publisher = Publisher(MagicMock(), PARKING, MagicMock(), None)
+    publisher = Publisher(
+        create_autospec(Producer, instance=True), PARKING, Catalogue.load().latest(PARKING.name), None
+    )
     for _ in range(2):
         assert Patience(lambda: 0.0).filter(record("kafka"))
         publisher._slots.acquire()
@@ -58,6 +62,6 @@ def test_what_a_publisher_waited_for_is_over_with_the_next_acknowledgement(caplo
         assert KAFKA_ANSWERS not in caplog.text
         for _ in range(2):
             publisher._slots.acquire()
-            publisher._acknowledged(None, MagicMock())
+            publisher._acknowledged(None, create_autospec(RecordMetadata, instance=True))
         assert caplog.text.count(KAFKA_ANSWERS) == 1
         caplog.clear()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, create_autospec
 
 import polars as pl
 import pytest
@@ -101,7 +101,7 @@ def rows_of(run: Run) -> Read:
 @pytest.mark.parametrize("size", [0, 1, 20, 300, 3 * SMALL])
 def test_few_frames_wait_however_many_runs_bring_them(size: int) -> None:
     """While ClickHouse is away small runs come every second, and a frame takes much more memory than its rows."""
-    reading = Reading(MagicMock(), Position(0, 0, 0, "", ""))
+    reading = Reading(MagicMock(spec=FeedLane), Position(0, 0, 0, "", ""))
     runs = 400 if size <= SMALL else 5
     for number in range(runs):
         one = Run("toy", 0, number * size, (number + 1) * size, ())
@@ -119,7 +119,7 @@ def test_a_pass_reads_all_partitions_of_a_topic_at_once_in_their_order(monkeypat
     raw = batch([(b"d-1", value(), [])] * 3, 0)
     runs = [Run("toy", number, 0, 3, tuple(split(number, raw))) for number in range(2)]
     expected = [lane.read([Unread(one, 0, NO_EVENT_TIME)])[0].rows for one in runs]
-    reading = MagicMock(side_effect=lane.read)
+    reading = create_autospec(lane.read, side_effect=lane.read)
     monkeypatch.setattr(lane, "read", reading)
 
     sink = Sink(Here(), [lane], MagicMock(spec=Writer))

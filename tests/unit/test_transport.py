@@ -491,19 +491,25 @@ def test_only_a_member_commits_and_only_for_its_assignment(
     assert sent == ([{TP0: 20}] if commits else [])
 
 
-def test_a_busy_loop_is_no_thread_that_does_not_respond(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_loop_is_no_thread_that_does_not_respond(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(threads, "monotonic", iter(range(100, 10_000, 100)).__next__)
-    thread = MagicMock(should_stop=False, last_wakeup_at=0.0)
     rounds = iter(range(6))
 
-    async def sleep(_: float) -> None:
-        thread.should_stop = next(rounds) == 5
+    async def work(app: App) -> None:
+        thread = app.batch_consumer._client
 
-    thread.sleep = sleep
-    thread._wakeup_timer_in_thread = lambda: ConsumerThread._wakeup_timer_in_thread(thread)
-    thread.parent_loop = MagicMock()
-    asyncio.run(ConsumerThread._keepalive2(thread))
-    thread.log.error.assert_not_called()
+        async def sleep(_: float) -> None:
+            if next(rounds) == 5:
+                thread._stopped.set()
+
+        thread.sleep = sleep
+        await thread._keepalive2()
+
+    with_app(work)
+    assert next(rounds, None) is None
+    assert "not responding" not in caplog.text
 
 
 def test_an_offset_the_log_does_not_have_stops_its_feed() -> None:

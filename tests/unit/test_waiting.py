@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 from aiokafka.errors import KafkaTimeoutError, NodeNotReadyError
+from kafka import KafkaAdminClient
 from kafka.errors import KafkaConnectionError
 from tenacity import AsyncRetrying, wait_none
 
@@ -92,7 +93,7 @@ def test_a_start_that_waited_for_kafka_says_that_it_answers(monkeypatch: pytest.
 
     def admin(*_: Any, **__: Any) -> Any:
         connecting()
-        return SimpleNamespace(describe_cluster=lambda: None, close=lambda: None)
+        return create_autospec(KafkaAdminClient, instance=True)
 
     monkeypatch.setattr(topics, "new_admin", admin)
     topics.wait_for_kafka(HERE, said.append)

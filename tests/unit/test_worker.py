@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
-from unittest.mock import AsyncMock
+from unittest.mock import create_autospec
 
 import pytest
 from aiokafka.errors import GroupAuthorizationFailedError, GroupCoordinatorNotAvailableError
@@ -80,7 +80,7 @@ def test_a_seek_waits_for_brokers_that_are_away_for_a_day() -> None:
         app = BatchApp("processor", Cluster(("127.0.0.1:1",)), {"toy": "def"}, [])
         app.consumer.assignment = lambda: {TP("toy", 0)}
         app.consumer.perform_seek = seek
-        app._fetcher.maybe_start = AsyncMock()
+        app._fetcher.maybe_start = create_autospec(app._fetcher.maybe_start)
         app.consumer.stop_flow()
         await app.tables.recovery._resume_streams()
         return bool(app.consumer.flow_active and app.tables.recovery.completed.is_set())
@@ -176,7 +176,7 @@ def look_twice(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     thread = Checked(error)
 
     async def look(app: BatchApp) -> None:
-        monkeypatch.setattr(app.topic_watch, "look", AsyncMock(return_value={}))
+        monkeypatch.setattr(app.topic_watch, "look", create_autospec(app.topic_watch.look, return_value={}))
         app.batch_consumer._thread = thread
         await app.on_start()
         await asyncio.wait_for(thread.again.wait(), 30)
@@ -213,7 +213,7 @@ def test_kafka_answers_again_when_the_client_of_a_worker_knows_its_coordinator(
     after: list[int] = []
 
     async def look(app: BatchApp) -> None:
-        monkeypatch.setattr(app.batch_consumer, "check", AsyncMock(side_effect=looks))
+        monkeypatch.setattr(app.batch_consumer, "check", create_autospec(app.batch_consumer.check, side_effect=looks))
         for _ in looks:
             await app._check_client()
             after.append(caplog.text.count(KAFKA_ANSWERS))
@@ -280,7 +280,7 @@ def test_what_others_committed_is_asked_for_until_kafka_answers(monkeypatch: pyt
 
     async def seek() -> None:
         app = BatchApp("sink", Cluster(("127.0.0.1:1",)), {}, [], agrees_with=("processor", {"toy": "def"}))
-        monkeypatch.setattr(app.topic_watch, "look", AsyncMock(return_value={}))
+        monkeypatch.setattr(app.topic_watch, "look", create_autospec(app.topic_watch.look, return_value={}))
         assert await app.decide_positions({}) == {}
 
     asyncio.run(seek())
@@ -299,7 +299,7 @@ def test_an_error_of_kafka_that_nobody_waits_for_ends_a_worker_that_begins(monke
     async def run(app: BatchApp) -> None:
         monkeypatch.setattr(app.topic_watch, "begin", begin)
         with pytest.raises(KafkaError):
-            app.run(AsyncMock())
+            app.run(create_autospec(worker.Worker, instance=True))
 
     with_app(run)
     assert began == [True]

@@ -12,13 +12,14 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, TypeVar
-from unittest.mock import MagicMock
+from unittest.mock import create_autospec
 from uuid import uuid4
 
 import aiokafka
 import faust
 import pytest
 from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance, GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
@@ -574,7 +575,7 @@ class _Refusing(_Broker):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.cluster = MagicMock()
+        self.cluster = create_autospec(ClusterMetadata, instance=True)
         self.cluster.leader_for_partition.side_effect = KeyError("toy")
 
     async def coordinator_lookup(self, kind: Any, group: str) -> int:

@@ -10,14 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from citystream.secrets import load_secrets, make_secrets
 from citystream.settings import LOCALHOST, Settings
 from citystream.stack import clickhouse, kafka, registry
 from citystream.stack.ports import explain, still_busy
 from citystream.stack.process import Launch, Process, StackError
-
-CLICKHOUSE_PORTS = ("clickhouse_port", "clickhouse_http_port")
 
 
 class State(StrEnum):
@@ -46,13 +45,26 @@ class Status:
 
 @dataclass(frozen=True)
 class _Service:
+    """A program of the stack; ``ports`` are the settings of those it listens on, that of its address first."""
+
     name: str
-    address: str
     ports: tuple[str, ...]
-    process: Process
-    launch: Callable[[], Launch]
-    prepare: Callable[[], None]
-    ready: Callable[[], bool]
+    launch: Callable[[Settings], Launch]
+    ready: Callable[[Settings], bool]
+    prepare: Callable[[Settings], None] = lambda _: None
+
+
+SERVICES = (
+    _Service(kafka.NAME, ("kafka_port",), kafka.launch, kafka.ready, kafka.prepare),
+    _Service(
+        clickhouse.NAME,
+        ("clickhouse_port", "clickhouse_http_port"),
+        lambda settings: clickhouse.launch(settings, load_secrets(settings)),
+        clickhouse.ready,
+        clickhouse.prepare,
+    ),
+    _Service(registry.NAME, ("registry_port",), registry.launch, registry.ready),
+)
 
 
 class Stack:
@@ -66,25 +78,25 @@ class Stack:
         with self._locked():
             if self.settings.clickhouse_host is None:
                 make_secrets(self.settings)
-            waiting = []
-            for service in self._services():
-                found = service.process.running()
-                if found and found.fingerprint != service.launch().fingerprint:
+            waiting: dict[_Service, bool] = {}
+            for service in self._here():
+                found = self._process(service).running()
+                if found and found.fingerprint != service.launch(self.settings).fingerprint:
                     raise StackError(f"{service.name} runs with other settings: citystream down first")
-                if found and service.ready():
-                    report(f"{service.name} is already up at {service.address}")
+                if found and service.ready(self.settings):
+                    report(f"{service.name} is already up at {self._address(service)}")
                 else:
-                    waiting.append((service, found is not None))
-            taken = still_busy(self._ports([service for service, running in waiting if not running]))
-            if taken:
+                    waiting[service] = found is not None
+            ports = self.settings.ports()
+            wanted = {name: ports[name] for service, runs in waiting.items() if not runs for name in service.ports}
+            if taken := still_busy(wanted):
                 raise StackError(explain(taken))
             with ThreadPoolExecutor(max_workers=3) as pool:
-                for _ in pool.map(lambda one: _start(one[0], one[1], report), waiting):
-                    pass
+                list(pool.map(partial(self._start, report), waiting, waiting.values()))
 
     def down(self, report: Callable[[str], None] = lambda _: None) -> None:
         """End what runs here, also workers and simulators that a demo left; the data stay."""
-        services = [service.process for service in self._services()]
+        services = [self._process(service) for service in self._here()]
         with self._locked(), ThreadPoolExecutor(max_workers=8) as pool:
             noted = [Process(path.stem, self.settings.home) for path in self.settings.home.glob("run/*.json")]
             left = [process for process in noted if process not in services and process.running()]
@@ -93,56 +105,21 @@ class Stack:
 
     def status(self) -> list[Status]:
         """What runs, where, since when."""
-        local = {service.name: _local_status(service) for service in self._services()}
-        addresses = {
-            kafka.NAME: self.settings.cluster.servers[0],
-            clickhouse.NAME: f"{self.settings.clickhouse_hosts[0]}:{self.settings.clickhouse_port}",
-            registry.NAME: f"{LOCALHOST}:{self.settings.registry_port}",
-        }
-        return [local.get(name) or _remote_status(name, address) for name, address in addresses.items()]
+        here = self._here()
+        return [self._local_status(one) if one in here else self._remote_status(one) for one in SERVICES]
 
-    def _services(self) -> list[_Service]:
-        settings, services = self.settings, []
-        if settings.kafka_bootstrap is None:
-            services.append(
-                _Service(
-                    kafka.NAME,
-                    str(settings.cluster),
-                    ("kafka_port",),
-                    Process(kafka.NAME, settings.home),
-                    lambda: kafka.launch(settings),
-                    lambda: kafka.prepare(settings),
-                    lambda: kafka.ready(settings),
-                )
-            )
-        if settings.clickhouse_host is None:
-            services.append(
-                _Service(
-                    clickhouse.NAME,
-                    f"{LOCALHOST}:{settings.clickhouse_port}",
-                    CLICKHOUSE_PORTS,
-                    Process(clickhouse.NAME, settings.home),
-                    lambda: clickhouse.launch(settings, load_secrets(settings)),
-                    lambda: clickhouse.prepare(settings),
-                    lambda: clickhouse.ready(settings),
-                )
-            )
-        services.append(
-            _Service(
-                registry.NAME,
-                f"{LOCALHOST}:{settings.registry_port}",
-                ("registry_port",),
-                Process(registry.NAME, settings.home),
-                lambda: registry.launch(settings),
-                lambda: None,
-                lambda: registry.ready(settings),
-            )
-        )
-        return services
+    def _here(self) -> list[_Service]:
+        """Those that run on this machine."""
+        return [service for service in SERVICES if service.ports[0] in self.settings.ports()]
 
-    def _ports(self, services: list[_Service]) -> dict[str, int]:
-        ports = self.settings.ports()
-        return {name: ports[name] for service in services for name in service.ports}
+    def _process(self, service: _Service) -> Process:
+        return Process(service.name, self.settings.home)
+
+    def _address(self, service: _Service) -> str:
+        if service.name == kafka.NAME:
+            return self.settings.cluster.servers[0]
+        host = self.settings.clickhouse_hosts[0] if service.name == clickhouse.NAME else LOCALHOST
+        return f"{host}:{getattr(self.settings, service.ports[0])}"
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -152,32 +129,30 @@ class Stack:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    def _start(self, report: Callable[[str], None], service: _Service, runs: bool) -> None:
+        begin, process = time.monotonic(), self._process(service)
+        if not runs:
+            service.prepare(self.settings)
+            process.start(service.launch(self.settings))
+        process.wait_until(lambda: service.ready(self.settings))
+        report(f"{service.name} is up at {self._address(service)} ({time.monotonic() - begin:.1f} s)")
 
-def _start(service: _Service, running: bool, report: Callable[[str], None]) -> None:
-    begin = time.monotonic()
-    if not running:
-        service.prepare()
-        service.process.start(service.launch())
-    service.process.wait_until(service.ready)
-    report(f"{service.name} is up at {service.address} ({time.monotonic() - begin:.1f} s)")
+    def _local_status(self, service: _Service) -> Status:
+        found, address = self._process(service).running(), self._address(service)
+        if found is None:
+            return Status(service.name, State.DOWN, address)
+        state = State.UP if service.ready(self.settings) else State.UNRESPONSIVE
+        return Status(service.name, state, address, found.pid, found.uptime)
+
+    def _remote_status(self, service: _Service) -> Status:
+        address = self._address(service)
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
+        except OSError:
+            return Status(service.name, State.UNREACHABLE, address)
+        return Status(service.name, State.UP, address)
 
 
 def _stop(process: Process) -> str:
     return f"{process.name} is down" if process.stop() else f"{process.name} was not running"
-
-
-def _local_status(service: _Service) -> Status:
-    found = service.process.running()
-    if found is None:
-        return Status(service.name, State.DOWN, service.address)
-    state = State.UP if service.ready() else State.UNRESPONSIVE
-    return Status(service.name, state, service.address, found.pid, found.uptime)
-
-
-def _remote_status(name: str, address: str) -> Status:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
-    except OSError:
-        return Status(name, State.UNREACHABLE, address)
-    return Status(name, State.UP, address)

@@ -30,7 +30,7 @@ from streams.topics import TopicProblem
 #: What each worker's positions in a feed's topic depend on.
 DEFINITIONS: Mapping[str, Callable[[FeedTopic], str]] = {
     PROCESSOR: lambda topic: topic.definition,
-    SINK: lambda topic: topic.records,
+    SINK: lambda topic: topic.record_definition,
 }
 
 

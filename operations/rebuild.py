@@ -23,7 +23,7 @@ from sinks.shown import hide, show, shown
 from sinks.tables import late_column
 from streams import topics
 from streams.cluster import Cluster
-from streams.feed_topics import feed_definitions, feed_topics
+from streams.feed_topics import feed_definitions, record_definitions
 from streams.group_positions import GroupPositions
 from streams.positions import Position, PositionProblem
 
@@ -110,7 +110,7 @@ def rebuild(
 
 
 def _check_stored(cluster: Cluster, feed: Feed, last: Mapping[int, Position]) -> None:
-    sinks = GroupPositions(cluster, SINK, {one.name: one.records for one in feed_topics(feed).values()}).by_number()
+    sinks = GroupPositions(cluster, SINK, record_definitions(feed)).by_number()
     for number, position in last.items():
         sink = sinks[number]
         if (sink.committed or 0) < position.processed:

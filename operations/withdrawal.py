@@ -11,7 +11,7 @@ from sinks import GROUP as SINK
 from sinks.tables import RAW_KEPT
 from sinks.withdrawal import Withdrawal
 from streams.cluster import Cluster
-from streams.feed_topics import feed_definitions, feed_topics
+from streams.feed_topics import feed_definitions, record_definitions
 from streams.group_partition import GroupPartition
 from streams.group_positions import GroupPositions
 from streams.positions import Position, PositionProblem
@@ -31,7 +31,7 @@ def past(cluster: Cluster, feed: Feed, publication: Publication, now_ms: int) ->
             f"{publication.file} was published more than {RAW_KEPT.days} days ago, and raw rows are kept no longer"
         )
     processor = GroupPositions(cluster, PROCESSOR, feed_definitions(feed)).by_number()
-    sink = GroupPositions(cluster, SINK, {one.name: one.records for one in feed_topics(feed).values()}).by_number()
+    sink = GroupPositions(cluster, SINK, record_definitions(feed)).by_number()
     check_stored(publication, sink, processor)
     return {number: processor[number].start() for number in publication.stretches}
 

@@ -19,11 +19,11 @@ class Definition(str):
 
     def __new__(cls, text: str, feed: Feed) -> Definition:
         made = super().__new__(cls, text)
-        made.before = records(feed)
+        made.before = record_definition(feed)
         return made
 
 
-def records(feed: Feed) -> str:
+def record_definition(feed: Feed) -> str:
     """The fingerprint of a feed's records as the release before made it."""
     parts = (
         feed.key, feed.event_time, feed.rules, feed.allowance, feed.earliest,

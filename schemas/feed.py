@@ -106,7 +106,7 @@ class Feed:
         _check(self)
 
     @property
-    def records(self) -> str:
+    def record_definition(self) -> str:
         """Fingerprint of what decides which records are valid, and which of them are one event.
 
         The fields are no part of it: they are frozen, and each record is read and judged by the version it names.
@@ -119,7 +119,7 @@ class Feed:
 
         A worker refuses positions of another definition.
         """
-        return ".".join([self.records, *self.fingerprints])
+        return ".".join([self.record_definition, *self.fingerprints])
 
     @property
     def fingerprints(self) -> list[str]:

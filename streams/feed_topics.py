@@ -54,16 +54,16 @@ class FeedTopic:
         return None if self.until is None else self.until + milliseconds(self.feed.allowance)
 
     @property
-    def records(self) -> Definition:
+    def record_definition(self) -> Definition:
         """Fingerprint of what decides which of its records are valid, and which of them it counts."""
         later = [] if self.after is None else [self.partitions, self.after]
         ended = [] if self.until is None else [self.until]
-        return Definition("/".join(map(str, [self.feed.records, *later, *ended])), self.feed)
+        return Definition("/".join(map(str, [self.feed.record_definition, *later, *ended])), self.feed)
 
     @property
     def definition(self) -> Definition:
         """Fingerprints of everything that what comes of it depends on, as those of a feed."""
-        return Definition(".".join([self.records, *self.feed.fingerprints]), self.feed)
+        return Definition(".".join([self.record_definition, *self.feed.fingerprints]), self.feed)
 
     @property
     def counts(self) -> pl.Expr | None:
@@ -108,6 +108,11 @@ def feed_topics(*feeds: Feed) -> dict[str, FeedTopic]:
 def feed_definitions(*feeds: Feed) -> dict[str, str]:
     """The definition by which each of these topics is counted."""
     return {name: topic.definition for name, topic in feed_topics(*feeds).items()}
+
+
+def record_definitions(*feeds: Feed) -> dict[str, str]:
+    """The definition by which the records of each of these topics are judged."""
+    return {name: topic.record_definition for name, topic in feed_topics(*feeds).items()}
 
 
 def topic_of(feed: Feed, number: int) -> FeedTopic:

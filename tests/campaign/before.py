@@ -18,7 +18,7 @@ FIELDS = ("rewind", "max_event_ms", "max_processed_ms", "topic", "def", "bad", "
 TABLES = ("raw.layout", "raw.shown", "raw.withdrawn")
 
 
-def records(feed: Feed) -> str:
+def record_definition(feed: Feed) -> str:
     """Its fingerprint of a feed's records."""
     rules = ", ".join(f"NotAfter(earlier={rule.earlier!r}, later={rule.later!r})" for rule in feed.rules)
     rules = f"({rules},)" if len(feed.rules) == 1 else f"({rules})"
@@ -32,8 +32,8 @@ def metadata(now: str, feed: Feed | None) -> str:
     """Its metadata of a commit, in a topic of a feed or in another one."""
     fields: dict[str, Any] = json.loads(now)
     if feed is not None:
-        assert fields["def"].startswith(feed.records)
-        fields["def"] = records(feed) + fields["def"].removeprefix(feed.records)
+        assert fields["def"].startswith(feed.record_definition)
+        fields["def"] = record_definition(feed) + fields["def"].removeprefix(feed.record_definition)
     return json.dumps({name: fields[name] for name in FIELDS}, separators=(",", ":"))
 
 

@@ -382,20 +382,20 @@ WINDOWS_ALONE: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", WINDOWS_ALONE)
 def test_what_only_windows_depend_on_leaves_the_records(changes: dict[str, Any]) -> None:
-    assert replace(FEED, **changes).records == FEED.records
+    assert replace(FEED, **changes).record_definition == FEED.record_definition
     assert replace(FEED, **changes).definition != FEED.definition
 
 
 @pytest.mark.parametrize("changes", DEFINING[:5])
 def test_what_verdicts_depend_on_changes_the_records(changes: dict[str, Any]) -> None:
-    assert replace(FEED, **changes).records != FEED.records
+    assert replace(FEED, **changes).record_definition != FEED.record_definition
 
 
 def test_a_definition_holds_each_aggregate_by_itself() -> None:
     first, second = FEED.aggregates
     changed = replace(FEED, aggregates=(replace(second, version=2), first))
     assert set(changed.definition.split(".")) & set(FEED.definition.split(".")) == {
-        FEED.records,
+        FEED.record_definition,
         FEED.fingerprint(first),
     }
     assert replace(FEED, aggregates=(second, first)).definition == FEED.definition

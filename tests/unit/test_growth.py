@@ -26,9 +26,9 @@ NOWHERE = Cluster(("nowhere:1",))
 UNTIL = NOON + 1000
 OPEN, _ = feed_topics(replace(FEED, outgrown=(Outgrown(partitions=1, until=instant(UNTIL)),))).values()
 PROCESSED = Position(40, 31, NOON, "id", FEED.definition, bad=2, max_processed_ms=NOON + 7)
-BEFORE = {"processor": PROCESSED, "sink": replace(PROCESSED, definition=FEED.records)}
+BEFORE = {"processor": PROCESSED, "sink": replace(PROCESSED, definition=FEED.record_definition)}
 ENDED = replace(PROCESSED, rewind=40, max_event_ms=NOON + 7, bad=0, since=40, definition=OPEN.definition)
-AFTER = {"processor": ENDED, "sink": replace(ENDED, definition=OPEN.records)}
+AFTER = {"processor": ENDED, "sink": replace(ENDED, definition=OPEN.record_definition)}
 
 
 class Brokers:
@@ -98,7 +98,7 @@ def test_ending_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch
 def test_a_topic_that_ended_under_the_release_before_is_not_ended_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be refused: for what a straggler published since."""
     brokers = Brokers(monkeypatch)
-    now, then = FEED.records, before.records(FEED)
+    now, then = FEED.record_definition, before.record_definition(FEED)
     left = {group: replace(p, definition=p.definition.replace(now, then)) for group, p in AFTER.items()}
     brokers.positions, brokers.later = {**left}, "a straggler"
     growth.end(NOWHERE, OPEN, UNTIL)

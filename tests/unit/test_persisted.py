@@ -100,7 +100,7 @@ def test_what_is_written_is_what_is_pinned(tmp_path: Path) -> None:
     freeze(TOY, tmp_path)
     publications.note(cast("KafkaProducer", notes), FILE)
     assert {
-        "records": {name: feed.records for name, feed in load().items()},
+        "records": {name: feed.record_definition for name, feed in load().items()},
         "processor": {name: feed_definitions(feed) for name, feed in FEEDS.items()},
         "sink": {name: definitions([feed]) for name, feed in FEEDS.items()},
         "positions": [[one.processed, one.metadata()] for one in POSITIONS],
@@ -134,10 +134,10 @@ def test_what_was_written_is_read(content: Any, tmp_path: Path) -> None:
 
 
 def test_fingerprints_of_the_release_before_are_known_of_every_feed() -> None:
-    assert {name: before.records(feed) for name, feed in load().items()} == BEFORE["records"]
+    assert {name: before.record_definition(feed) for name, feed in load().items()} == BEFORE["records"]
     for name, feed in FEEDS.items():
         for one in feed_topics(feed).values():
-            for worker, now in (("processor", one.definition), ("sink", one.records)):
+            for worker, now in (("processor", one.definition), ("sink", one.record_definition)):
                 then = BEFORE[worker][name][one.name]
                 assert then != now
                 assert before.renewed(then, now) == now == NOW[worker][name][one.name]
@@ -145,7 +145,7 @@ def test_fingerprints_of_the_release_before_are_known_of_every_feed() -> None:
 
 def test_what_a_campaign_makes_of_positions_is_what_the_release_before_wrote() -> None:
     """Its upgrade starts from that."""
-    assert {name: written_before.records(feed) for name, feed in load().items()} == BEFORE["records"]
+    assert {name: written_before.record_definition(feed) for name, feed in load().items()} == BEFORE["records"]
     for (_, now), (_, then) in zip(NOW["positions"], BEFORE["positions"], strict=True):
         assert written_before.metadata(now, FEED) == then
     for (_, now), (_, then) in zip(NOW["checkpoints"], BEFORE["checkpoints"], strict=True):

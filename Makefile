@@ -77,7 +77,7 @@ test: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses=$(TESTS_AT_ONCE) --dist=loadfile --no-loadscope-reorder --durations=12 --durations-min=20
+	$(BIN)/pytest --numprocesses=$(TESTS_AT_ONCE) --dist=loadgroup --no-loadscope-reorder --durations=12 --durations-min=20
 
 bench: setup
 	$(BIN)/python -m bench '$(ONLY)' '$(BEFORE)'

@@ -67,3 +67,12 @@ def connect(settings: Settings, secrets: Secrets) -> Iterator[Callable[[str], An
             return client
 
         yield as_user
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that share a stack or what a module has opened run in one process, others in whichever is free."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        opened = item._fixtureinfo.name2fixturedefs
+        if "stack" in opened or any(one.scope == "module" for found in opened.values() for one in found):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))

@@ -119,6 +119,5 @@ def test_a_topic_that_is_not_what_it_was_stops_the_workers(tmp_path: Path) -> No
         assert all(found[name] for name in found if name != "quarantine")
         assert all(balances for _, balances in found["ledger"]), found["ledger"]
         assert [str(one) for one in compare(city.installation, FEEDS).differences] == []
-        assert found == city.undisturbed()
 
         get_more_partitions(city)

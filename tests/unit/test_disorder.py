@@ -100,20 +100,6 @@ def test_any_order_within_the_bound_and_any_repeats_give_the_windows_of_events_i
         assert late <= set(here.expected.repeats), "an event that comes for the first time is in time"
 
 
-@settings(max_examples=20)
-@given(st.data(), in_order(), st.integers(2, 3), st.booleans())
-def test_each_record_sent_several_times_gives_the_windows_of_each_sent_once(
-    data: st.DataObject, events: list[Event], times: int, at_once: bool
-) -> None:
-    """One after the other as of a producer that sends again at once, or all again as of one that was run again."""
-    sent = [event for event in events for _ in range(times)] if at_once else events * times
-    here = world(FEED, data.draw(logged(sent)))
-    live_to_the_end(here)
-    assert len(here.expected.repeats) == len(events) * (times - 1)
-    for aggregate in FEED.aggregates:
-        assert windows(here, aggregate.name) == of_the_reference(events, aggregate.name)
-
-
 @pytest.mark.parametrize(("behind", "counted"), [(BOUND, 2), (BOUND + 1, 1)])
 def test_the_bound_is_sharp(behind: int, counted: int) -> None:
     """The last millisecond of a window is the first to be late for it."""

@@ -26,7 +26,6 @@ from tests.reference.batches import (
     LOG_APPEND_TIME,
     TRANSACTIONAL,
     batch,
-    batch_of,
     marker_key,
     plain,
     stamped,
@@ -78,11 +77,6 @@ def test_a_fetch_becomes_one_run_that_ends_at_its_last_offset() -> None:
     assert records.next_fetch_offset == 16
 
 
-def test_a_fetch_that_starts_inside_a_batch_brings_all_of_it() -> None:
-    (run,) = runs_of(fetched(plain(10, 5) + plain(15), 12))
-    assert (run.start, run.next, bases(run)) == (12, 18, [10, 15])
-
-
 def test_a_fetch_cut_in_the_middle_of_a_batch_ends_before_it() -> None:
     whole = plain(10) + plain(13)
     records = fetched(whole[:-1], 10)
@@ -105,35 +99,6 @@ def test_a_fetch_without_a_whole_batch_brings_no_run_and_stays_where_it_is() -> 
     records = fetched(plain(10)[:-1], 10)
     assert runs_of(records) == []
     assert records.next_fetch_offset == 10
-
-
-def test_markers_are_left_out_and_passed() -> None:
-    (run,) = runs_of(fetched(marker(10, 7, COMMIT) + marker(11, 8, ABORT), 10))
-    assert (run.start, run.next, run.batches) == (10, 12, ())
-
-
-def test_aborted_records_are_left_out_until_the_marker_and_committed_ones_stay() -> None:
-    data = b"".join(
-        [
-            transactional(10, 7), transactional(12, 8), plain(14), transactional(17, 7), marker(19, 7, ABORT),
-            marker(20, 8, COMMIT), transactional(21, 7), marker(23, 7, COMMIT),
-        ]
-    )  # fmt: skip
-    (run,) = runs_of(fetched(data, 10, [(7, 10)]))
-    assert (run.next, bases(run)) == (24, [12, 14, 21])
-
-
-def test_a_marker_that_compaction_left_empty_is_passed() -> None:
-    empty = batch_of(
-        b"", 0, 12, set_attributes=CONTROL | TRANSACTIONAL | LOG_APPEND_TIME, producer=7, last_delta=0
-    )  # fmt: skip
-    (run,) = runs_of(fetched(plain(10, 2) + empty + plain(13), 10))
-    assert (run.next, bases(run)) == (16, [10, 13])
-
-
-def test_a_transaction_aborted_that_began_before_the_fetch_is_left_out() -> None:
-    (run,) = runs_of(fetched(transactional(10, 7) + plain(12) + marker(15, 7, ABORT), 10, [(7, 3)]))
-    assert bases(run) == [12]
 
 
 @settings(max_examples=200)

@@ -31,6 +31,8 @@ R = TypeVar("R")
 
 #: How often a look shows whether a feed is due; one is of which nothing came between two looks.
 LOOK_EVERY = timedelta(seconds=1)
+#: All partitions of a fetch have come when nothing came for so long.
+SETTLED_SECONDS = 0.02
 #: Bytes of runs with which a partition does not wait for the others: a backlog.
 AT_ONCE_BYTES = 256 * 2**10
 #: Bytes waiting for a flush, over all partitions, with which it is time for one, and beyond which reading waits. As
@@ -128,7 +130,6 @@ class BatchWorker(Generic[S, R]):
         self._flushing: set[str] = set()
         self._again: set[str] = set()
         self._behind: set[TopicPartition] = set()
-        self._came: set[str] = set()
         self._flushed_at: dict[str, float] = {}
         #: The feeds whose results are not taken for now, and what is said of them.
         self._not_taken: dict[str, str] = {}
@@ -246,7 +247,7 @@ class BatchWorker(Generic[S, R]):
             if feed in self.stopped:
                 return
         one.receive(run)
-        self._came.add(feed)
+        self._due.set()
         if not one.paused:
             self._note_end(place, run)
             if one.waiting >= AT_ONCE_BYTES:
@@ -346,29 +347,35 @@ class BatchWorker(Generic[S, R]):
                 self.flush_soon(feed)
 
     async def _keep_flushing(self) -> None:
-        """A feed whose flush takes long is left alone until it is through."""
-        loop = asyncio.get_running_loop()
-        look_at = loop.time()
+        """Look what is due when the partitions of a fetch have come, and now and then.
+
+        A feed whose flush takes long is left alone until it is through.
+        """
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), max(0.0, look_at - loop.time()))
+                await asyncio.wait_for(self._due.wait(), LOOK_EVERY.total_seconds())
+            await self._all_came()
             self._due.clear()
             self._behind &= self.transport.assigned.keys()
             fresh = {self._feeds[one.place.topic] for one in self.begun() if one.fresh}
-            feeds, self._soon = fresh & self._soon, set()
-            self._again |= feeds & self._flushing
-            if loop.time() >= look_at:
-                look_at = loop.time() + LOOK_EVERY.total_seconds()
-                feeds |= set(filter(self._is_due, fresh))
-                self._came.clear()
-            for feed in feeds - self._flushing:
+            soon, self._soon = fresh & self._soon, set()
+            self._again |= soon & self._flushing
+            for feed in (soon | set(filter(self._is_due, fresh))) - self._flushing:
                 self._flushing.add(feed)
                 self._work(self._flush_feed(feed))
 
+    async def _all_came(self) -> None:
+        """Wait until nothing comes for a moment, but of a backlog not for long."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LOOK_EVERY.total_seconds()
+        with suppress(TimeoutError):
+            while not self._soon and loop.time() < until:
+                self._due.clear()
+                await asyncio.wait_for(self._due.wait(), SETTLED_SECONDS)
+
     def _is_due(self, feed: str) -> bool:
-        now = asyncio.get_running_loop().time()
-        waited = now - self._flushed_at.get(feed, -math.inf)
-        return feed not in self._came or waited + LOOK_EVERY.total_seconds() / 2 >= self.every(feed).total_seconds()
+        waited = asyncio.get_running_loop().time() - self._flushed_at.get(feed, -math.inf)
+        return waited + LOOK_EVERY.total_seconds() / 2 >= self.every(feed).total_seconds()
 
     async def _flush_feed(self, feed: str) -> None:
         try:

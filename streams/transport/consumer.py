@@ -37,6 +37,7 @@ from streams.ending import EX_CONFIG, Stop
 from streams.group_positions import PartitionOffsets
 from streams.lifecycle import Moment, Stage, tell
 from streams.positions import Position
+from streams.transport.fetching import PacedFetcher
 from streams.transport.membership import MemberCoordinator, NameTaken
 from streams.transport.sending import send_unwaited
 from streams.waiting import CLIENTS, KAFKA, kafka_away
@@ -45,9 +46,6 @@ log = logging.getLogger("citystream")
 
 #: Bytes of a fetch at most, over all partitions of a broker.
 FETCH_BYTES = 32 * 2**20
-#: How long the brokers gather what comes before they answer a fetch, and with how many bytes they answer at once: an
-#: answer has a cost of its own, however little it brings.
-FETCH_WAIT_MS, ENOUGH_BYTES = 400, 512 * 2**10
 #: Longest wait for the answer to a request. Faust's setting for it is the patience of a seek as well, which has no end.
 REQUEST_MS = 90_000
 #: Seconds for which a partition with fetched records keeps the other partitions of its broker from being fetched.
@@ -84,12 +82,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     _assigned: tuple[frozenset[ClientPartition], frozenset[TP]] = frozenset(), frozenset()
 
     def _create_worker_consumer(self, transport: Any) -> Any:
-        clients.GroupCoordinator = MemberCoordinator
+        clients.GroupCoordinator, clients.Fetcher = MemberCoordinator, PacedFetcher
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
         consumer._auto_offset_reset = "none"
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-        consumer._fetch_min_bytes = ENOUGH_BYTES
+        consumer._fetch_max_wait_ms = 0
         consumer._fetch_max_bytes = FETCH_BYTES
         consumer._request_timeout_ms = consumer._client._request_timeout_ms = REQUEST_MS
         return consumer

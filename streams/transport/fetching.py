@@ -1,11 +1,13 @@
-"""What stands in for aiokafka's records of a fetch, so that whole batches are handed on and none is opened.
+"""What stands in for aiokafka's records of a fetch, so that whole batches are handed on and none is opened; and when
+the brokers are asked.
 
-It replaces ``aiokafka.consumer.fetcher.MemoryRecords`` and ``PartitionRecords`` of aiokafka 0.14.0; a contract test
-fails if they move.
+It replaces ``aiokafka.consumer.fetcher.MemoryRecords`` and ``PartitionRecords`` and extends ``Fetcher`` of aiokafka
+0.14.0; a contract test fails if they move.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +20,48 @@ from aiokafka.structs import TopicPartition
 
 from streams.wire.fetched_batches import Run, pieces
 from streams.wire.record_batch import CorruptBatch, RecordBatch, split
+
+#: Seconds between two fetches: an answer has a cost of its own, however little it brings, for the brokers too.
+FETCH_SECONDS = 1.0
+#: With so many bytes in an answer there is a backlog, and the next fetch does not wait.
+BACKLOG_BYTES = 512 * 2**10
+
+
+def until_next(began: float, last: float, now: float) -> float:
+    """Seconds from now until the first moment after a fetch, where the moments begin at ``began``."""
+    passed = (last - began) // FETCH_SECONDS
+    return max(0.0, began + (passed + 1) * FETCH_SECONDS - now)
+
+
+class PacedFetcher(fetcher.Fetcher):
+    """Asks all brokers at the same moments, so that what came of all partitions is there at once.
+
+    They do not wait for more: a broker would look at every partition of a fetch whenever it stores something.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._began: float = self._loop.time()
+        self._fetched_at = dict[int, float]()
+
+    async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
+        try:
+            if (last := self._fetched_at.get(node_id)) is not None:
+                await asyncio.sleep(until_next(self._began, last, asyncio.get_running_loop().time()))
+        except asyncio.CancelledError:
+            return False
+        self._fetched_at[node_id] = self._loop.time()
+        came = bool(await super()._proc_fetch_request(assignment, node_id, request))
+        places = [TopicPartition(topic, number) for topic, wanted in request.topics for number, *_ in wanted]
+        if sum(self._size(place) for place in places) >= BACKLOG_BYTES:
+            del self._fetched_at[node_id]
+        return came
+
+    def _size(self, place: TopicPartition) -> int:
+        """Bytes that wait of a partition."""
+        waiting = self._records.get(place)
+        records = waiting and getattr(waiting, "_partition_records", None)
+        return records.size if isinstance(records, _RunRecords) else 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +98,7 @@ class _RunRecords:
         self._aborted = sorted(aborted, key=lambda transaction: transaction[1])
         self._start = fetch_offset
         self.next_fetch_offset = fetch_offset
+        self.size = len(data)
         self._iterator = self._read()
 
     def __iter__(self) -> Iterator[_RunRecord]:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import READ_COMMITTED
+from aiokafka.consumer.subscription_state import Assignment, SubscriptionState
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.transport import fetching
-from streams.transport.fetching import _Fetched, _partition_records
+from streams.transport.fetching import (
+    BACKLOG_BYTES,
+    PacedFetcher,
+    _Fetched,
+    _partition_records,
+    deliver_runs,
+    until_next,
+)
 from streams.wire import fetched_batches
 from streams.wire.fetched_batches import Run, joined
 from streams.wire.record_batch import CorruptBatch, split
@@ -220,3 +230,62 @@ def test_the_bytes_of_a_fetch_say_whether_it_holds_anything() -> None:
     assert not _Fetched(plain(10)[:-1]).has_next()
     assert _Fetched(plain(10)[:-1]).size_in_bytes() == len(plain(10)) - 1
     assert not _Fetched(b"").has_next()
+
+
+class Answer(NamedTuple):
+    """What a broker answers to a fetch."""
+
+    topics: list[tuple[str, list[tuple[Any, ...]]]]
+    API_VERSION: int = 4
+
+
+class Brokers:
+    """Answer each fetch at once with the same bytes of one partition, and count the fetches."""
+
+    _metadata_max_age_ms = 300_000
+
+    def __init__(self, data: bytes) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._data = data
+        self.asked = 0
+
+    async def send(self, _: int, request: Any) -> Answer:
+        self.asked += 1
+        return Answer([(HERE.topic, [(HERE.partition, 0, 10, 10, None, self._data)])])
+
+
+@pytest.mark.parametrize(
+    ("data", "asked"), [(plain(0), 1), (batch([(b"k", bytes(BACKLOG_BYTES), [])], 0), 2)], ids=["little", "backlog"]
+)
+def test_the_next_fetch_waits_for_its_moment_but_not_in_a_backlog(
+    data: bytes, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "FETCH_SECONDS", 3600.0)
+
+    async def work() -> None:
+        deliver_runs([HERE.topic])
+        brokers = Brokers(data)
+        reading = PacedFetcher(brokers, SubscriptionState())
+        assignment = Assignment([HERE])
+        assignment.state_value(HERE).seek(0)
+        request = FetchRequest(0, 1, 2**20, READ_COMMITTED, [(HERE.topic, [(HERE.partition, 0, 2**20)])])
+        assert await reading._proc_fetch_request(assignment, 0, request)
+        again = asyncio.create_task(reading._proc_fetch_request(assignment, 0, request))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert brokers.asked == asked
+        again.cancel()
+        assert not await again or asked == 2
+        await reading.close()
+
+    monkeypatch.setattr(fetcher, "MemoryRecords", fetcher.MemoryRecords)
+    monkeypatch.setattr(fetcher, "PartitionRecords", fetcher.PartitionRecords)
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("last", "now", "wait"), [(100.0, 100.1, 0.9), (100.2, 100.3, 0.7), (101.05, 101.1, 0.9), (100.0, 107.0, 0.0)]
+)
+def test_all_brokers_are_asked_at_the_same_moments(last: float, now: float, wait: float) -> None:
+    """A fetch that was late, or ended late, does not move the moments."""
+    assert until_next(began=100.0, last=last, now=now) == pytest.approx(wait)

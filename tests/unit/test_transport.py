@@ -129,7 +129,7 @@ def test_an_extension_point_is_where_it_was(owner: Any, name: str, expected: str
         (fetcher.FetchResult.check_assignment, {"next_fetch_offset", "position", "paused"}),
         (
             aiokafka.AIOKafkaConsumer.start,
-            {"_isolation_level", "_auto_offset_reset", "_fetch_max_wait_ms", "GroupCoordinator"},
+            {"_isolation_level", "_auto_offset_reset", "_fetch_max_wait_ms", "GroupCoordinator", "Fetcher"},
         ),
         (GroupCoordinator.commit_offsets, {"_do_commit_offsets", "IllegalGenerationError"}),
         (GroupCoordinator.reset_generation, {"DEFAULT_GENERATION_ID", "generation"}),
@@ -163,7 +163,7 @@ def test_a_library_still_goes_through_its_extension_point(function: Any, names: 
     assert names <= set(source.__code__.co_names), f"{source.__qualname__} works otherwise now"
 
 
-@pytest.mark.parametrize("ours", [Consumer, ConsumerThread, MemberCoordinator])
+@pytest.mark.parametrize("ours", [Consumer, ConsumerThread, MemberCoordinator, fetching.PacedFetcher])
 def test_every_override_has_the_signature_of_what_it_overrides(ours: Any) -> None:
     (theirs,) = ours.__bases__
     overrides = [name for name in vars(ours) if hasattr(theirs, name) and inspect.isfunction(vars(ours)[name])]

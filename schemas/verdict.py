@@ -186,11 +186,11 @@ class ColumnarVerdict:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._holds = [holds.fill_null(True).alias(str(n)) for n, (_, holds) in enumerate(self._rules)]
-        self._all_hold = pl.all_horizontal(*(holds.all() for _, holds in self._rules))
+        self._always_holds = [holds.all().alias(str(n)) for n, (_, holds) in enumerate(self._rules)]
 
     def problems(self, rows: pl.DataFrame) -> pl.Series | None:
         """Every rule each row breaks, joined by ``AND`` (null where it is valid), or None if every row is valid."""
-        if rows.select(self._all_hold).item():
+        if all(rows.select(self._always_holds).row(0)):
             return None
         verdicts = rows.select(self._holds)
         bad = verdicts.select(~pl.all_horizontal(pl.all())).to_series().arg_true()

@@ -12,6 +12,7 @@ import polars as pl
 from clickhouse_driver.varint import make_varint
 
 from sinks.tables import TableColumn
+from streams.wire.arrow import bytes_of
 
 #: How values of a type stand in a block, by its name without parameters.
 _NUMBERS = {
@@ -24,8 +25,6 @@ _NUMBERS = {
     "UInt16": "<u2",
     "UInt64": "<u8",
 }
-#: Rows up to which a Python object for each text costs less than a query of Polars.
-FEW_ROWS = 1_000
 #: Bytes from which on a text's length takes another byte; the native format has seven bits of it in each.
 _LONGER = np.array([1 << 7, 1 << 14, 1 << 21, 1 << 28])
 
@@ -33,21 +32,22 @@ _LONGER = np.array([1 << 7, 1 << 14, 1 << 21, 1 << 28])
 def block(columns: Sequence[TableColumn], rows: pl.DataFrame) -> bytes:
     """The rows with a column of the table for each of these, from the columns of ``rows`` they name.
 
-    A query of Polars takes longer than all else that a block of few rows needs: there is one for all columns in which
-    something is null, and none otherwise.
+    A query of Polars takes longer than all else that a block of few rows needs: there is none.
     """
-    sparse = {name: rows[name] for column in columns for name in column.sent if rows[name].null_count()}
-    if sparse:
-        rows = rows.with_columns(pl.col(name).fill_null(_filler(values)) for name, values in sparse.items())
+    values = {name: rows[name] for column in columns for name in column.sent}
+    nulls = {name: found.is_null() for name, found in values.items() if found.null_count()}
+    values |= {name: values[name].set(which, _filler(values[name])) for name, which in nulls.items()}
     out = [make_varint(len(columns)), make_varint(rows.height)]
     for column in columns:
         out += [_text(column.name), _text(column.type)]
         kind = column.type.removeprefix("Nullable(")
         if kind != column.type:
             kind = kind.removesuffix(")")
-            nulls = sparse.get(column.sent[0])
-            out.append(bytes(rows.height) if nulls is None else nulls.is_null().to_numpy().tobytes())
-        out += _values(kind, [rows[name] for name in column.sent])
+            which = nulls.pop(column.sent[0], None)
+            out.append(bytes(rows.height) if which is None else which.to_numpy().tobytes())
+        out += _values(kind, [values[name] for name in column.sent])
+    if nulls:
+        raise ValueError(f"there are nulls in {', '.join(nulls)}, and the table takes none")
     return b"".join(out)
 
 
@@ -58,7 +58,7 @@ def _filler(values: pl.Series) -> Any:
 
 def _values(kind: str, values: list[pl.Series]) -> list[bytes]:
     if kind == "String":
-        return [_texts(values[0])]
+        return [_behind_lengths(*bytes_of(values[0]))]
     if kind == "UUID":
         return [np.stack([half.to_numpy() for half in values], axis=1).astype("<u8").tobytes()]
     if kind.startswith("Tuple("):
@@ -71,15 +71,8 @@ def _values(kind: str, values: list[pl.Series]) -> list[bytes]:
     return [values[0].to_numpy().astype(_NUMBERS[kind.partition("(")[0]], copy=False).tobytes()]
 
 
-def _texts(values: pl.Series) -> bytes:
-    """Each text behind the number of its bytes."""
-    if len(values) <= FEW_ROWS:
-        texts = values.cast(pl.Binary).to_list()
-        return _behind_lengths(np.fromiter(map(len, texts), np.int64, len(texts)), b"".join(texts))
-    return _behind_lengths(values.str.len_bytes().to_numpy().astype(np.int64), values.str.join().item().encode())
-
-
 def _behind_lengths(lengths: npt.NDArray[np.int64], texts: bytes) -> bytes:
+    """Each text behind the number of its bytes."""
     widths = np.searchsorted(_LONGER, lengths, side="right") + 1
     starts = np.cumsum(lengths + widths) - lengths - widths
     out = np.empty(len(texts) + widths.sum(), np.uint8)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from schemas.catalogue import Catalogue
@@ -87,19 +88,25 @@ class FeedLane:
             part, newest = advance(offsets, events, counted, before, decoded.ticks)
             seen.append(part)
             read.append((newest, [offset for offset, _ in decoded.ticks]))
-        stored = self._stored(rows.with_columns(seen_before=np.concatenate(seen)))
+        stored = self._stored(rows, np.concatenate(seen))
         return [Read(stored[part], *more) for part, more in zip(places(found), read, strict=True)]
 
     def _verdicts(self, run: Run) -> SchemaVerdicts | None:
         return self._following.of(run) if self._following else None
 
-    def _stored(self, rows: pl.DataFrame) -> pl.DataFrame:
-        return rows.rename({"_undeclared": UNDECLARED.name}, strict=False).with_columns(
-            pl.col("_offset").alias("source_offset"),
-            pl.col("_arrived").alias("arrived_at"),
-            (self._first + pl.col("_partition")).alias("source_partition"),
-            *(pl.col(name).struct.field(part).alias(f"{name}_{part}") for name, part in self._parts),
+    def _stored(self, rows: pl.DataFrame, seen_before: npt.NDArray[np.int64]) -> pl.DataFrame:
+        """The columns of the table beside those of the feed; a query of Polars would take longer."""
+        parts = {name: rows[name].struct.unnest() for name, _ in self._parts}
+        stored = rows.hstack(
+            [
+                rows["_offset"].alias("source_offset"),
+                rows["_arrived"].alias("arrived_at"),
+                (rows["_partition"] + self._first).alias("source_partition"),
+                pl.Series("seen_before", seen_before),
+                *(parts[name][part].alias(f"{name}_{part}") for name, part in self._parts),
+            ]
         )
+        return stored.rename({"_undeclared": UNDECLARED.name}) if "_undeclared" in stored.columns else stored
 
 
 class AggregateLane:
@@ -139,10 +146,19 @@ class AggregateLane:
     def _verdicts(self, run: Run) -> SchemaVerdicts | None:
         return self._following.of_parts(run) if self._following else None
 
-    def progress(self, parts: pl.DataFrame) -> pl.DataFrame:
+    def counting(self, parts: pl.DataFrame) -> pl.DataFrame:
+        """The parts that count events; the others only say how far their partition is."""
+        counts = parts["events"] > 0
+        return parts if counts.all() else parts.filter(counts)
+
+    def progress(self, parts: pl.DataFrame) -> list[tuple[str, int, int]]:
         """Rows of ``raw.progress`` to be inserted once these parts are stored."""
-        newest = parts.drop_nulls("watermark").group_by("source_partition").agg(pl.col("watermark").max())
-        return newest.with_columns(aggregate=pl.lit(self.topic))
+        found: dict[int, int] = {}
+        known = parts["watermark"].is_not_null()
+        numbers, watermarks = (parts[name].filter(known) for name in ("source_partition", "watermark"))
+        for number, watermark in zip(numbers, watermarks, strict=True):
+            found[number] = max(watermark, found.get(number, watermark))
+        return [(self.topic, number, watermark) for number, watermark in found.items()]
 
 
 class QuarantineLane:

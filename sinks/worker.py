@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import polars as pl
 
@@ -106,13 +107,13 @@ class Gathered:
     def __init__(self, insert: Insert, table: str, columns: Sequence[TableColumn]) -> None:
         self._insert = insert
         self._table, self._columns = table, columns
-        self._rows: list[pl.DataFrame] = []
+        self._rows: list[tuple[Any, ...]] = []
         self._wanted: list[Callable[[], bool]] = []
         self._next: asyncio.Task[None] | None = None
 
-    async def add(self, rows: pl.DataFrame, wanted: Callable[[], bool]) -> None:
+    async def add(self, rows: Iterable[tuple[Any, ...]], wanted: Callable[[], bool]) -> None:
         """Return when these rows are stored; errors are those of the insert that took them."""
-        self._rows.append(rows)
+        self._rows += rows
         self._wanted.append(wanted)
         if self._next is None:
             self._next = asyncio.create_task(self._store())
@@ -122,7 +123,12 @@ class Gathered:
         await asyncio.sleep(GATHERED_SECONDS)
         rows, wanted = self._rows, self._wanted
         self._rows, self._wanted, self._next = [], [], None
-        await self._insert(self._table, self._columns, pl.concat(rows), lambda: any(one() for one in wanted))
+        await self._insert(self._table, self._columns, frame(self._columns, rows), lambda: any(one() for one in wanted))
+
+
+def frame(columns: Sequence[TableColumn], rows: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
+    """Rows with a value for each of these columns."""
+    return pl.DataFrame(rows, [column.name for column in columns], orient="row")
 
 
 class Sink(BatchWorker[Reading, Read]):
@@ -159,21 +165,20 @@ class Sink(BatchWorker[Reading, Read]):
 
         It is given up when all partitions of the topic have been taken away.
         """
-        frames: dict[Lane, list[pl.DataFrame]] = {}
+        frames: list[pl.DataFrame] = []
         without: list[tuple[str, int, int, int]] = []
         positions = {}
         for one in assigned:
             if one.begun:
                 waiting, empty, positions[one] = one.state.give()
                 without += empty
-                if waiting:
-                    frames.setdefault(one.state.lane, []).extend(waiting)
+                frames += waiting
         self.taken()
-        if frames or without:
-            await self.transport.unchanged({one.place.topic for one in positions})
         if positions:
             lane = self._lanes[assigned[0].place.topic]
-            storing = self._store(frames, without, positions)
+            if frames or without:
+                await self.transport.unchanged([lane.topic])
+            storing = self._store(lane, frames, without, positions)
             await self.write_patiently([*positions], storing, lambda: self._refusal(lane))
 
     def _refusal(self, lane: Lane) -> str:
@@ -184,7 +189,8 @@ class Sink(BatchWorker[Reading, Read]):
 
     async def _store(
         self,
-        frames: Mapping[Lane, list[pl.DataFrame]],
+        lane: Lane,
+        frames: list[pl.DataFrame],
         without: list[tuple[str, int, int, int]],
         positions: Mapping[Assigned[Reading], Position],
     ) -> None:
@@ -193,21 +199,18 @@ class Sink(BatchWorker[Reading, Read]):
 
         insert = partial(self._insert, wanted=wanted)
         with suppress(Abandoned):
-            progress = []
-            for lane, waiting in frames.items():
-                rows, columns = pl.concat(waiting, how="diagonal"), [*lane.columns]
+            if frames:
+                rows, columns = pl.concat(frames, how="diagonal"), [*lane.columns]
                 if UNDECLARED.name in rows.columns:
                     rows = rows.with_columns(pl.col(UNDECLARED.name).fill_null(""))
                     columns.append(UNDECLARED)
                 if isinstance(lane, AggregateLane):
-                    progress.append(lane.progress(rows))
-                    rows = rows.filter(pl.col("events") > 0)
-                await insert(lane.table, columns, rows)
-            if progress:
-                await self._progress.add(pl.concat(progress), wanted)
+                    await insert(lane.table, columns, lane.counting(rows))
+                    await self._progress.add(lane.progress(rows), wanted)
+                else:
+                    await insert(lane.table, columns, rows)
             if without:
-                frame = pl.DataFrame(without, [column.name for column in CONTROL], orient="row")
-                await insert("raw.control", CONTROL, frame)
+                await insert("raw.control", CONTROL, frame(CONTROL, without))
             for one, position in positions.items():
                 self.flushed(one, position)
 

@@ -145,9 +145,11 @@ class Decoder:
         numbers = [run.partition for run, *_ in wanted]
         assert numbers == sorted(set(numbers)), "rows are cut by their partitions"
         reading = _Reading(self._versions, self._catalogue, self._awaited, self._topic)
-        frames, empty = list(reading.frames(wanted)), self._versions.empty
-        rows = pl.concat([empty, *frames], how="diagonal_relaxed", rechunk=True) if frames else empty
-        rows = rows.sort("_partition", "_offset") if len(frames) > 1 else rows
+        frames, rows = list(reading.frames(wanted)), self._versions.empty
+        if len(frames) == 1 and frames[0].schema == rows.schema:
+            rows = frames[0]
+        elif frames:
+            rows = pl.concat([rows, *frames], how="diagonal_relaxed", rechunk=True).sort("_partition", "_offset")
         for run, from_offset, _ in wanted:
             if run.batches and run.batches[0].base_offset < from_offset:
                 rows = rows.filter((pl.col("_partition") != run.partition) | (pl.col("_offset") >= from_offset))
@@ -275,7 +277,7 @@ class _Reading:
             broken = rows.select("_partition", "_offset", problems).filter(problems.is_not_null())
             self.dead += self._broken(batches, {(number, at): cause for number, at, cause in broken.iter_rows()})
             rows = rows.filter(problems.is_null())
-        return rows.select(version.columns)
+        return rows.select(version.columns) if version.columns else rows
 
     def _unreadable(self, batch: RecordBatch, records: Iterable[tuple[int, bytes, bytes]]) -> Iterable[DeadLetter]:
         for offset, key, value in records:

@@ -20,7 +20,10 @@ from streams.wire.column_reader import ColumnReader
 
 @dataclass(frozen=True)
 class Version:
-    """How the records of one frozen version are read, judged and brought to the columns of the reader."""
+    """How the records of one frozen version are read, judged and brought to the columns of the reader.
+
+    Those of the reader's own version are as it wants them, and have no ``columns``.
+    """
 
     number: int
     reader: ColumnReader
@@ -46,7 +49,7 @@ class Versions:
         own = self._of(self._reader)
         self._known = {own.reader.prefix: own}
         empty, _ = own.reader.read_batches([])
-        self.empty = empty.select(own.columns)
+        self.empty = empty
 
     def named(self, prefix: bytes) -> Version | None:
         """The version that a prefix names, if it is known and of this subject."""
@@ -79,10 +82,12 @@ class Versions:
     def _of(self, written: FrozenSchema) -> Version:
         has = {f["name"]: f for f in written.schema["fields"]}
         wanted = {f["name"]: f for f in self._reader.schema["fields"]}
-        columns = [
-            pl.col(name) if name in has else pl.lit(field["default"]).alias(name) for name, field in wanted.items()
-        ]
-        columns += [pl.col("_key", "_partition", "_offset", "_arrived")]
+        columns = []
+        if written != self._reader:
+            columns = [
+                pl.col(name) if name in has else pl.lit(field["default"]).alias(name) for name, field in wanted.items()
+            ]
+            columns += [pl.col("_key", "_partition", "_offset", "_arrived")]
         if self._feed is None:
             own = [rule for rule in self._own_rules if {*rule[1].meta.root_names()} <= {*has, "_arrived"}]
             return Version(written.id, ColumnReader(written), ColumnarVerdict(own) if own else None, columns)

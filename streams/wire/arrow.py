@@ -1,4 +1,4 @@
-"""Text, bytes and lists of integers handed to Polars as Arrow's buffers, without a copy.
+"""Text, bytes and lists of integers handed to Polars as Arrow's buffers, without a copy; and texts as bytes again.
 
 https://arrow.apache.org/docs/format/Columnar.html. Each column has memory of its own, which goes when the column ends,
 in any thread.
@@ -20,6 +20,9 @@ from streams.wire.kernel import PADDING, fill_longs, fill_texts
 
 Words = npt.NDArray[np.int64]
 
+#: Rows up to which a Python object for each text costs less than a query of Polars.
+FEW_ROWS = 1_000
+
 _TEXT, _BYTES = c_schema(nanoarrow.large_string()), c_schema(nanoarrow.large_binary())
 _LONG, _LISTS = c_schema(nanoarrow.int64()), c_schema(nanoarrow.large_list(nanoarrow.int64()))
 
@@ -30,6 +33,14 @@ def texts(body: npt.NDArray[np.uint8], spans: Words, utf8: bool) -> pl.Series:
     heap = np.empty(int((spans & 0xFFFF_FFFF).sum()) + PADDING, np.uint8)
     fill_texts(body, spans, offsets, heap)
     return pl.Series(_array(_TEXT if utf8 else _BYTES, len(spans), offsets, heap))
+
+
+def bytes_of(values: pl.Series) -> tuple[Words, bytes]:
+    """The number of bytes of each text of a column, and all of them one after the other."""
+    if len(values) <= FEW_ROWS:
+        found = values.cast(pl.Binary).to_list()
+        return np.fromiter(map(len, found), np.int64, len(found)), b"".join(found)
+    return values.str.len_bytes().to_numpy().astype(np.int64), values.str.join().item().encode()
 
 
 def long_lists(body: npt.NDArray[np.uint8], spans: Words) -> pl.Series:

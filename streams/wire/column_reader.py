@@ -162,7 +162,10 @@ class _Column:
         values = self._values(body, cells).alias(self.name)
         if not (self.nullable or self.kind == kernel.UUID) or present.all():
             return values
-        return pl.select(pl.when(pl.Series(present)).then(values).alias(self.name)).to_series()
+        there = pl.Series(present)
+        if values.dtype == pl.Struct:
+            return pl.select(pl.when(there).then(values).alias(self.name)).to_series()
+        return values.set(~there, None)
 
     def _values(self, body: npt.NDArray[np.uint8], cells: npt.NDArray[np.int64]) -> pl.Series:
         """A column that owns its memory: Polars takes arrays as they are, and a kept one would keep its neighbours."""

@@ -13,10 +13,10 @@ import pytest
 
 from citystream.installation import Installation
 from citystream.settings import Settings
-from sinks.blocks import FEW_ROWS
 from sinks.clickhouse import Refused, Writer
 from sinks.tables import FIRST, TableColumn
 from streams.watermark import ASIDE
+from streams.wire.arrow import FEW_ROWS
 
 pytestmark = pytest.mark.integration
 

@@ -11,6 +11,7 @@ from unittest.mock import MagicMock, create_autospec
 import polars as pl
 import pytest
 
+from sinks.blocks import block
 from sinks.clickhouse import Abandoned, Writer
 from sinks.tables import PROGRESS, TableColumn
 from sinks.topic_rows import AggregateLane, FeedLane, Read, Unread
@@ -83,9 +84,9 @@ def test_what_many_topics_say_of_their_progress_is_one_insert() -> None:
 
     async def work() -> None:
         gathered = Gathered(insert, "raw.progress", PROGRESS)
-        several = [pl.DataFrame({"watermark": [number]}) for number in range(3)]
+        several = [[("toy_4s", number, 5 * number)] for number in range(3)]
         await asyncio.gather(*(gathered.add(rows, always) for rows in several))
-        assert inserted == [[0, 1, 2]]
+        assert inserted == [[0, 5, 10]]
         with pytest.raises(Abandoned):
             await gathered.add(several[0], always)
 
@@ -134,3 +135,11 @@ def test_a_pass_reads_all_partitions_of_a_topic_at_once_in_their_order(monkeypat
         (frame,), _, position = there.state.give()
         assert frame.select(sorted(frame.columns)).equals(rows.select(sorted(rows.columns)))
         assert (position.processed, len(there.runs)) == (3, 0)
+
+
+def test_a_null_for_a_column_that_takes_none_is_not_sent_as_something_else() -> None:
+    rows = pl.DataFrame(
+        {"aggregate": ["toy_4s"], "source_partition": [0], "watermark": pl.Series([None], dtype=pl.Int64)}
+    )
+    with pytest.raises(ValueError, match="nulls in watermark"):
+        block(PROGRESS, rows)

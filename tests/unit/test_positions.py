@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -72,14 +73,6 @@ def test_metadata_fits_what_kafka_takes(odd: str) -> None:
     assert len(largest.metadata().encode()) < 4096
 
 
-def test_a_group_that_never_committed_starts_at_the_first_record() -> None:
-    assert resumed(None, "", kept=None) == Position(0, 0, NO_EVENT_TIME, "id-1", "def-1")
-
-
-def test_a_log_that_starts_at_the_rewind_is_enough() -> None:
-    assert resumed(log_start=420) == GOOD
-
-
 def _metadata(**changes: Any) -> str:
     return json.dumps(json.loads(GOOD.metadata()) | changes)
 
@@ -123,79 +116,94 @@ def test_a_position_of_something_else_is_refused(changes: dict[str, Any], reason
     assert named.split(", or: ") == [f"citystream positions {c} processor toy ({REPAIRS[c]})" for c in choices]
 
 
-def test_a_changed_definition_is_refused() -> None:
-    """Reading again would mix parts of the old definition with those of the new one."""
-    with pytest.raises(PositionProblem, match=r"the feed's definition changed since the last commit; .* a new name"):
-        resumed(definition="def-2")
+FIRST = Position(0, 0, NO_EVENT_TIME, "id-1", "def-1")
+GAVE_UP = replace(GOOD, given_up={7: 431}, newest_schema=6)
+AGGREGATES = replace(GOOD, definition="def-1.a.b")
+#: A partition whose feed has other aggregates than its position was made with.
+CHANGED = {"definition": "def-1.a.c", "metadata": AGGREGATES.metadata(), "kept": None}
+NO_COMMIT: dict[str, Any] = {"committed": None, "metadata": ""}
+Choice = Callable[[GroupPartition], Position | None]
 
 
-def test_a_checkpoint_is_gone_on_from_whatever_the_commit_says() -> None:
-    assert restore(partition(committed=None, metadata="")) == KEPT
-    assert restore(partition(metadata="")) == KEPT
+def resetting(since: int = 0, stored: bool = False) -> Choice:
+    return lambda one: reset(one, since, stored=stored)
+
+
+def storing_again(one: GroupPartition) -> Position:
+    return store_again(one, 1_714, stored=True)
+
+
+def freezing(counted: int = 0) -> Choice:
+    return lambda one: freeze(one, counted, lambda offset: -offset)
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("choice", "changes", "leads_to"),
     [
-        ({"kept": None}, "there is no checkpoint"),
-        ({"topic_id": "id-2"}, "the topic was deleted and created again"),
-        ({"definition": "def-2"}, "the feed's definition changed"),
-        ({"log_start": 411}, "the log starts at 411, after the rewind offset 410"),
+        (GroupPartition.start, NO_COMMIT | {"kept": None}, FIRST),
+        (GroupPartition.start, {"log_start": 420}, GOOD),
+        (GroupPartition.start, {"log_end": 500}, GOOD),
+        (restore, NO_COMMIT, KEPT),
+        (restore, {"metadata": ""}, KEPT),
+        (resetting(), {"metadata": ""}, FIRST),
+        # Dead letters of what was given up may have been published again.
+        (resetting(), {"metadata": GAVE_UP.metadata()}, replace(FIRST, given_up={7: 431}, newest_schema=6)),
+        # Nothing is stored of the topic of before.
+        (resetting(), NO_COMMIT | {"kept": replace(GAVE_UP, since=300), "topic_id": "id-2"},
+         replace(FIRST, topic_id="id-2")),
+        # Rows replace themselves, from the first record that is left on, whatever was frozen.
+        (storing_again, {"log_start": 450, "metadata": replace(GOOD, since=300).metadata()},
+         Position(450, 450, 1_714, "id-1", "def-1", max_processed_ms=1_714)),
+        (rebuilt_from, CHANGED, AGGREGATES),
+        (rebuilt_from, CHANGED | {"kept": replace(AGGREGATES, processed=480)}, AGGREGATES),
+        (rebuilt_from, CHANGED | NO_COMMIT | {"kept": replace(AGGREGATES, processed=480)},
+         replace(AGGREGATES, processed=480)),
+        (rebuilt_from, CHANGED | NO_COMMIT, None),
+    ],
+)  # fmt: skip
+def test_a_choice_leads_where_nothing_is_counted_twice_or_left_out(
+    choice: Choice, changes: dict[str, Any], leads_to: Position | None
+) -> None:
+    assert choice(partition(**changes)) == leads_to
+
+
+@pytest.mark.parametrize(
+    ("choice", "changes", "reason"),
+    [
+        # Reading again would mix parts of the old definition with those of the new one.
+        (GroupPartition.start, {"definition": "def-2"}, "the feed's definition changed .* a new name"),
+        (GroupPartition.start, CHANGED, "the feed's definition changed since the last commit; .*rebuild toy$"),
+        (restore, {"metadata": "", "kept": None}, "there is no checkpoint"),
+        (restore, {"metadata": "", "topic_id": "id-2"}, "the topic was deleted and created again"),
+        (restore, {"metadata": "", "definition": "def-2"}, "the feed's definition changed"),
+        (restore, {"metadata": "", "log_start": 411}, "the log starts at 411, after the rewind offset 410"),
+        (resetting(), {"metadata": "", "log_start": 1}, "the log begins at offset 1"),
+        (resetting(300), {"metadata": ""}, "it was frozen at offset 300"),
+        (storing_again, NO_COMMIT | {"topic_id": "id-2"}, ".* results of the earlier one"),
+        (storing_again, {"log_end": 499}, "the log ended before offset 500"),
+        (freezing(), {"definition": "def-2"}, "the feed's definition changed"),
+        (freezing(530), {"log_end": 520}, "the log ended before offset 530, .* lost 10 offsets"),
+        (freezing(530), {"log_end": 520, "metadata": "", "kept": None}, "the log ended before offset 530"),
+        (rebuilt_from, CHANGED | {"metadata": ""}, "the commit at 500 carries no position; go back to the feed as it"),
+        (rebuilt_from, CHANGED | {"topic_id": "id-2"}, "the topic was deleted and created again"),
+        (rebuilt_from, CHANGED | {"definition": "def-2.a.b"}, "the .*; records are judged otherwise: .* a new name"),
     ],
 )
-def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused(changes: dict[str, Any], reason: str) -> None:
+def test_a_choice_that_would_spoil_results_is_refused(choice: Choice, changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(PositionProblem, match=f"^processor in toy/3: {reason}"):
-        restore(partition(metadata="", **changes))
-
-
-def test_a_reset_starts_before_the_first_record() -> None:
-    assert reset(partition(metadata=""), 0) == Position(0, 0, NO_EVENT_TIME, "id-1", "def-1")
-
-
-def test_a_reset_keeps_what_was_given_up() -> None:
-    """Its dead letters may have been published again."""
-    kept = replace(GOOD, given_up={7: 431}, newest_schema=6)
-    found = reset(partition(metadata=kept.metadata()), 0)
-    assert found == Position(0, 0, NO_EVENT_TIME, "id-1", "def-1", given_up={7: 431}, newest_schema=6)
-
-
-@pytest.mark.parametrize("life", [GOOD, replace(GOOD, since=300)])
-def test_rows_are_stored_again_from_the_first_record_that_is_left(life: Position) -> None:
-    found = store_again(partition(group="sink", metadata=life.metadata(), log_start=450), 1_714, stored=True)
-    assert found == Position(450, 450, 1_714, "id-1", "def-1", max_processed_ms=1_714)
-
-
-def test_rows_are_not_stored_again_where_offsets_mean_other_records_now() -> None:
-    with pytest.raises(PositionProblem, match="results of the earlier one"):
-        store_again(partition(committed=None, metadata="", topic_id="id-2"), 0, stored=True)
-    with pytest.raises(PositionProblem, match="the log ended before offset 500"):
-        store_again(partition(log_end=499), 0, stored=True)
-
-
-@pytest.mark.parametrize(
-    ("log_start", "since", "reason"),
-    [(1, 0, "the log begins at offset 1"), (0, 300, "it was frozen at offset 300")],
-)
-def test_a_reset_that_would_spoil_windows_is_refused(log_start: int, since: int, reason: str) -> None:
-    with pytest.raises(PositionProblem, match=f"^processor in toy/3: {reason}"):
-        reset(partition(metadata="", log_start=log_start), since)
+        choice(partition(**changes))
 
 
 @pytest.mark.parametrize(("stored", "log_start"), [(True, 0), (True, 5), (False, 5)])
 def test_a_topic_created_again_is_not_read_into_the_results_of_the_earlier_one(stored: bool, log_start: int) -> None:
-    """Whatever its life was: restore and freeze send here."""
+    """Whatever its life was: restore and freeze send here. What is to be cleared is the feed, not its later topic."""
     for last in (GOOD, replace(GOOD, since=300)):
-        here = partition(committed=None, metadata="", kept=last, topic_id="id-2", log_start=log_start)
-        for choice in (GroupPartition.start, restore, lambda lost: freeze(lost, 0, lambda _: 0)):
-            with pytest.raises(PositionProblem, match=r"deleted and created again; .* positions reset processor toy"):
+        here = partition(**NO_COMMIT, topic="toy.from4", kept=last, topic_id="id-2", log_start=log_start)
+        for choice in (GroupPartition.start, restore, freezing()):
+            with pytest.raises(PositionProblem, match=r"deleted and created again; .* reset processor toy.from4"):
                 choice(here)
         with pytest.raises(PositionProblem, match=r"results of the earlier one .* citystream positions clear toy$"):
             reset(here, last.since, stored=stored)
-
-
-def test_a_topic_created_again_of_which_nothing_is_stored_is_read_from_its_first_record() -> None:
-    here = partition(committed=None, metadata="", kept=replace(GOOD, since=300), topic_id="id-2")
-    assert reset(here, 0) == Position(0, 0, NO_EVENT_TIME, "id-2", "def-1")
 
 
 #: A worker was further than the log is now.
@@ -203,18 +211,6 @@ BEYOND = "processor in toy/3: the log ended before offset {}, up to which it was
 #: The way on in a feed's topic, and in another one.
 CLEAR = "give the feed another name. To drop them stop the workers, then run: citystream positions clear toy"
 RESET = f"stop the workers, then run: citystream positions reset processor toy ({REPAIRS['reset']})"
-
-REPAIRING: list[Any] = [
-    GroupPartition.start,
-    restore,
-    rebuilt_from,
-    lambda lost: reset(lost, 0),
-    lambda lost: freeze(lost, 0, lambda _: 0),
-]
-
-
-def test_a_log_that_ends_at_the_commit_has_lost_nothing() -> None:
-    assert resumed(log_end=500) == GOOD
 
 
 @pytest.mark.parametrize(("is_feed", "way"), [(True, CLEAR), (False, RESET)])
@@ -235,27 +231,13 @@ def test_where_the_brokers_lost_the_end_of_a_log_only_what_works_is_named(
     changes: dict[str, Any], offset: int, lost: str, is_feed: bool, way: str
 ) -> None:
     """New records get the offsets of the lost ones: they would count as processed, or be mixed with their results."""
-    for choice in REPAIRING:
+    for choice in (GroupPartition.start, restore, rebuilt_from, resetting(), freezing()):
         with pytest.raises(PositionProblem) as refused:
             choice(partition(is_feed=is_feed, **changes))
         said = str(refused.value)
         assert said.startswith(BEYOND.format(offset, lost))
         assert said.endswith(way)
         assert said.count("citystream") == 1
-
-
-def test_nothing_is_frozen_where_parts_count_what_the_log_no_longer_has() -> None:
-    for last in ({}, {"metadata": "", "kept": None}):
-        with pytest.raises(PositionProblem) as refused:
-            freeze(partition(log_end=520, **last), 530, lambda _: 0)
-        assert str(refused.value).startswith(BEYOND.format(530, "10 offsets"))
-
-
-def test_a_feed_that_goes_on_on_a_later_topic_is_cleared_by_its_name() -> None:
-    here = partition(topic="toy.from4", partition=0, log_end=400)
-    for lost in (here, replace(here, topic_id="id-2")):
-        with pytest.raises(PositionProblem, match=r"citystream positions clear toy$"):
-            reset(lost, 0, stored=True)
 
 
 @pytest.mark.parametrize(
@@ -319,18 +301,6 @@ def test_a_new_life_counts_from_behind_all_that_was_written_and_reads_what_is_le
     assert frozen(counted, **changes) == replace(expected, since=since)
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"topic_id": "id-2"}, "the topic was deleted and created again"),
-        ({"definition": "def-2"}, "the feed's definition changed"),
-    ],
-)
-def test_nothing_is_frozen_of_another_topic_or_definition(changes: dict[str, Any], reason: str) -> None:
-    with pytest.raises(PositionProblem, match=reason):
-        frozen(**changes)
-
-
 OTHERS = replace(GOOD, definition="def-0")
 
 
@@ -344,44 +314,9 @@ def test_a_sink_stops_where_the_processor_goes_by_another_definition() -> None:
         partition(group="sink").check_agreement("processor", "def-1", OTHERS)
 
 
-AGGREGATES = replace(GOOD, definition="def-1.a.b")
-
-
-def changed(**changes: Any) -> GroupPartition:
-    """A partition whose feed has other aggregates than its position was made with."""
-    return partition(**{"definition": "def-1.a.c", "metadata": AGGREGATES.metadata(), "kept": None} | changes)
-
-
-def test_a_changed_window_stops_the_worker_and_names_the_way_on() -> None:
-    with pytest.raises(PositionProblem, match=r"the feed's definition changed since the last commit; .*rebuild toy$"):
-        changed().start()
-
-
-def test_windows_are_built_up_to_the_furthest_position_and_go_on_from_there() -> None:
-    checkpoint = replace(AGGREGATES, processed=480)
-    for one in (changed(), changed(kept=checkpoint)):
-        assert rebuilt_from(one) == AGGREGATES
-    for one in (changed(metadata="", kept=checkpoint), changed(committed=None, kept=checkpoint)):
-        assert rebuilt_from(one) == checkpoint
+def test_windows_that_are_built_go_on_from_there() -> None:
     after = replace(AGGREGATES, definition="def-1.a.c", rewind=300, max_event_ms=7)
-    assert rebuilt(changed(), AGGREGATES, (300, 7)) == after
+    assert rebuilt(partition(**CHANGED), AGGREGATES, (300, 7)) == after
     assert resumed(500, after.metadata(), definition="def-1.a.c") == after
     at, seen = AGGREGATES.processed, AGGREGATES.max_processed_ms
-    assert rebuilt(changed(), AGGREGATES, None) == replace(after, rewind=at, max_event_ms=seen)
-
-
-def test_nothing_is_built_where_the_worker_never_began() -> None:
-    assert rebuilt_from(changed(committed=None, metadata="")) is None
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"metadata": ""}, "the commit at 500 carries no position; go back to the feed as it was"),
-        ({"topic_id": "id-2"}, "the topic was deleted and created again"),
-        ({"definition": "def-2.a.b"}, "records are judged otherwise: .* a new name"),
-    ],
-)
-def test_nothing_is_built_from_a_position_of_something_else(changes: dict[str, Any], reason: str) -> None:
-    with pytest.raises(PositionProblem, match=reason):
-        rebuilt_from(changed(**changes))
+    assert rebuilt(partition(**CHANGED), AGGREGATES, None) == replace(after, rewind=at, max_event_ms=seen)

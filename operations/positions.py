@@ -124,11 +124,7 @@ def clear(
 ) -> Iterable[tuple[str, Set]]:
     """Drop everything ClickHouse holds of a feed, and let both stopped workers read its topics from their beginning;
     gives the positions by group. Parts that were written before are passed over. ``say`` hears that a server is away.
-
-    Raises
-    ------
-    PositionProblem
-        A worker runs.
+    A ``PositionProblem`` where a worker runs.
     """
     groups, records = [*groups], feed_topics(feed)
     parts = {aggregate.topic for aggregate in feed.aggregates}
@@ -148,13 +144,8 @@ def clear(
 
 
 def restore(one: GroupPartition) -> Position:
-    """The position the checkpoint holds.
-
-    Raises
-    ------
-    PositionProblem
-        There is no checkpoint, or it cannot be gone on from, or what is stored may reach beyond the end of the log.
-    """
+    """The position the checkpoint holds; a ``PositionProblem`` where it cannot be started from, or what is stored may
+    reach beyond the end of the log."""
     if one.furthest is not None:
         one.check_log(one.furthest)
     if one.checkpoint is None:
@@ -164,18 +155,11 @@ def restore(one: GroupPartition) -> Position:
 
 
 def reset(one: GroupPartition, since: int, *, stored: bool = False) -> Position:
-    """The position before the first record.
+    """The position before the first record, given the last life that wrote parts (``since``) and whether ClickHouse
+    holds anything of the partition (``stored``).
 
-    Parameters
-    ----------
-    since: the last life that wrote parts.
-    stored: whether ClickHouse holds anything of this partition.
-
-    Raises
-    ------
-    PositionProblem
-        The log has lost its beginning or its end, a later life counted already, to whose parts this one would be added,
-        or there are results of an earlier topic of this name.
+    A ``PositionProblem`` where the log has lost its beginning or its end, a later life counted already, to whose parts
+    this one would be added, or there are results of an earlier topic of this name.
     """
     _check_topic(one, stored)
     if one.log_start > 0:
@@ -203,12 +187,7 @@ def _judging_alike(position: Position, last: Position | None) -> Position:
 def store_again(one: GroupPartition, newest_ms: int, *, stored: bool) -> Position:
     """The position before the first record there is, for rows: what is stored again replaces itself.
 
-    ``newest_ms`` is the maximum of event time before that record; ``stored`` as for ``reset``.
-
-    Raises
-    ------
-    PositionProblem
-        The log has lost its end, or there are results of an earlier topic of this name.
+    ``newest_ms`` is the maximum of event time before that record; ``stored`` and problems are as of ``reset``.
     """
     _check_topic(one, stored)
     begin = first(one.topic_id, one.definition, one.log_start)
@@ -230,18 +209,9 @@ def freeze(one: GroupPartition, counted: int, seen_before: Callable[[int], int])
     """The position of a new life, which counts from behind everything the lives before it wrote.
 
     It reads from the rewind, or what the log has left behind it, so that repeats are recognised, and counts from
-    ``since`` on.
-
-    Parameters
-    ----------
-    counted: the offset behind the last one counted into any written part of this partition.
-    seen_before: the maximum of event time (ms) before an offset, for when no position is left that says it or the log
-        begins behind it.
-
-    Raises
-    ------
-    PositionProblem
-        The topic or the definition is another one, or the brokers have lost the end of the log.
+    ``since`` on. ``counted`` is the offset behind the last one counted into any written part of the partition;
+    ``seen_before`` asks for the maximum of event time (ms) before an offset, where no position is left that says it.
+    A ``PositionProblem`` where the topic or the definition is another one, or the brokers have lost the end of the log.
     """
     last = one.furthest
     if last is not None:
@@ -261,10 +231,7 @@ def freeze(one: GroupPartition, counted: int, seen_before: Callable[[int], int])
 def rebuilt_from(one: GroupPartition) -> Position | None:
     """The furthest position there is, whatever the definition of its windows; None where the worker never began.
 
-    Raises
-    ------
-    PositionProblem
-        It is lost, the topic or what makes a record valid is another one, or the brokers have lost the end of the log.
+    A ``PositionProblem`` where it is lost or of something else, or the brokers have lost the end of the log.
     """
     if one.committed is not None and one.furthest is None:
         raise PositionProblem(

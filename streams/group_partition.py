@@ -60,13 +60,7 @@ class GroupPartition:
 
     @property
     def commit(self) -> Position | None:
-        """The committed position, if the commit carries one.
-
-        Raises
-        ------
-        PositionProblem
-            A newer release wrote it.
-        """
+        """The committed position, if the commit carries one; a ``PositionProblem`` if it is of a newer release."""
         position = None if self.committed is None else parse(self.where, self.committed, self.metadata)
         return position and position.renewed(self.definition)
 
@@ -96,16 +90,12 @@ class GroupPartition:
         return max(0, self.log_end - (self.log_start if self.committed is None else self.committed))
 
     def start(self) -> Position:
-        """The position to start from after an assignment.
+        """The position to start from after an assignment; a ``PositionProblem`` where it would have to be guessed.
 
-        Raises
-        ------
-        PositionProblem
-            The commit is gone though there is a checkpoint, its metadata is missing or speaks of another topic or
-            definition, or the log ends before it: new records would pass for those it counts. Or the log no longer
-            reaches back to the rewind: a window rebuilt from its middle would replace a whole one, so nothing is
-            guessed. Nor for a group without any position where records are deleted already: it may have been there
-            before, and what is deleted has to be noticed.
+        The commit is gone though there is a checkpoint, its metadata is missing or speaks of another topic or
+        definition, or the log ends before it: new records would pass for those it counts. Or the log no longer reaches
+        back to the rewind: a window rebuilt from its middle would replace a whole one. Or records are deleted already
+        of a group without any position: it may have been there before, and what is deleted has to be noticed.
         """
         if self.committed is None:
             if self.checkpoint is None:

@@ -106,13 +106,8 @@ class GroupPositions:
         }
 
     def read(self, topics: Iterable[str] | None = None) -> list[GroupPartition]:
-        """The group in each partition of these topics, or of all it reads, asked from outside.
-
-        Raises
-        ------
-        TopicProblem
-            A topic does not exist.
-        """
+        """The group in each partition of these topics, or of all it reads, asked from outside; a ``TopicProblem`` where
+        one does not exist."""
         names = [*(self.definitions if topics is None else topics)]
         there = states(self._cluster, [*names, checkpoints.TOPIC])
         kept = checkpoints.read(self._cluster)
@@ -154,13 +149,7 @@ class GroupPositions:
         return reasons
 
     def check_stopped(self) -> None:
-        """Look whether the worker is stopped.
-
-        Raises
-        ------
-        PositionProblem
-            It is running.
-        """
+        """Raise a ``PositionProblem`` if the worker is running."""
         with closing(new_admin(self._cluster)) as admin:
             if admin.describe_groups([self.group])[self.group]["members"]:
                 raise self._running()
@@ -169,13 +158,8 @@ class GroupPositions:
         return PositionProblem(f"the {self.group} is running, or ended less than a session ago; stop it and try again")
 
     def write(self, positions: Mapping[TopicPartition, Position]) -> None:
-        """Let the stopped worker start from these positions; they are its checkpoints, too.
-
-        Raises
-        ------
-        PositionProblem
-            The worker is running, or Kafka refuses for another reason.
-        """
+        """Let the stopped worker start from these positions, which are its checkpoints, too; a ``PositionProblem``
+        where it is running, or Kafka refuses for another reason."""
         offsets = {
             ClientPartition(*place): OffsetAndMetadata(position.processed, position.metadata(), -1)
             for place, position in positions.items()

@@ -134,13 +134,7 @@ def first(topic_id: str, definition: str, log_start: int) -> Position:
 
 
 def readable(found: Position | PositionProblem | None) -> Position | None:
-    """A position that was found, if one was.
-
-    Raises
-    ------
-    PositionProblem
-        It is of a newer release.
-    """
+    """A position that was found, if one was; raises what is wrong with one of a newer release."""
     if isinstance(found, PositionProblem):
         raise found
     return found

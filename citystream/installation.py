@@ -104,10 +104,10 @@ class Installation:
         from streams.feed_topics import feed_definitions  # noqa: PLC0415
         from streams.group_positions import GroupPositions  # noqa: PLC0415
 
-        feeds, of_processor = self.feeds.values(), feed_definitions(*self.feeds.values())
+        processor = GroupPositions(self.cluster, PROCESSOR, feed_definitions(*self.feeds.values()))
         if group == PROCESSOR:
-            return GroupPositions(self.cluster, group, of_processor)
-        return GroupPositions(self.cluster, group, definitions(feeds), agrees_with=(PROCESSOR, of_processor))
+            return processor
+        return GroupPositions(self.cluster, group, definitions(self.feeds.values()), agrees_with=processor)
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Create the topics, tables and views that are missing, and end topics that were outgrown.

@@ -22,6 +22,7 @@ from streams.cluster import Cluster
 from streams.deadletters import DeadLetter
 from streams.decode import Decoder
 from streams.feed_topics import feed_definitions, feed_topics, topic_of
+from streams.group_positions import GroupPositions
 from streams.lifecycle import Moment, Stage, tell
 from streams.missing_schemas import Awaited
 from streams.positions import Position
@@ -181,6 +182,6 @@ def main(
 ) -> None:
     """Process these feeds until a signal ends it; ``accept_bad`` names those to go on with whatever their share of bad
     records."""
-    definitions = feed_definitions(*feeds.values())
-    app = BatchApp(GROUP, cluster, definitions, topics(feeds.values()), instance=instance)
+    positions = GroupPositions(cluster, GROUP, feed_definitions(*feeds.values()))
+    app = BatchApp(positions, topics(feeds.values()), instance=instance)
     app.run(Processor(app, feeds, catalogue, accept_bad=accept_bad))

@@ -26,7 +26,7 @@ from streams.batchworker import BatchWorker, Transport
 from streams.cluster import Cluster
 from streams.decode import gaps
 from streams.feed_topics import FeedPartition, feed_definitions
-from streams.group_positions import committed_positions
+from streams.group_positions import GroupPositions
 from streams.lifecycle import Moment, Stage, tell
 from streams.positions import LogGap, Position
 from streams.topics import topics
@@ -238,10 +238,8 @@ def main(
 
     ``processor`` is the group whose definitions of the feeds have to be the same, and whose verdicts are followed.
     """
-    following = Following(catalogue, partial(committed_positions, cluster, processor))
-    ways = lanes(feeds, catalogue, timezone, following)
-    of_others = feed_definitions(*feeds.values())
-    wanted = topics(feeds.values())
-    own = definitions(feeds.values())
-    app = BatchApp(GROUP, cluster, own, wanted, instance=instance, agrees_with=(processor, of_others))
+    other = GroupPositions(cluster, processor, feed_definitions(*feeds.values()))
+    own = GroupPositions(cluster, GROUP, definitions(feeds.values()), agrees_with=other)
+    ways = lanes(feeds, catalogue, timezone, Following(catalogue, other.committed))
+    app = BatchApp(own, topics(feeds.values()), instance=instance)
     app.run(Sink(app, ways, Writer(server, log.warning)))

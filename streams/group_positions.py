@@ -42,39 +42,31 @@ class GroupPositions:
     """Reads, decides and sets the positions of a worker's group."""
 
     def __init__(
-        self,
-        cluster: Cluster,
-        group: str,
-        definitions: Mapping[str, str],
-        *,
-        agrees_with: tuple[str, Mapping[str, str]] | None = None,
+        self, cluster: Cluster, group: str, definitions: Mapping[str, str], agrees_with: GroupPositions | None = None
     ) -> None:
-        """``definitions`` are those of this worker's positions, by topic it reads. ``agrees_with`` names another group
-        and the definitions that one has to work by, by topic: those are the feeds', all are unless it is given."""
+        """``definitions`` are those of this worker's positions, by topic it reads. Another group that it
+        ``agrees_with`` has to work by its own ones; its topics are the feeds', all are unless it is given."""
+        self.cluster = cluster
         self.group = group
         self.definitions = definitions
-        self._cluster = cluster
-        self._agrees_with = agrees_with
-        self._feeds = agrees_with[1] if agrees_with else definitions
+        self._other = agrees_with
+        self._feeds = (agrees_with or self).definitions
 
     def decide(
         self, offsets: Mapping[TopicPartition, PartitionOffsets], topics: Mapping[str, TopicState]
     ) -> dict[TopicPartition, Position | PositionProblem]:
         """The position to start from in each partition, or why there is none; for the worker, whose own client said
         these offsets of these topics."""
-        others = self._others()
+        others = self._other.committed() if self._other else {}
         return {place: self._decided(one, others) for place, one in self.partitions(offsets, topics).items()}
-
-    def _others(self) -> Mapping[TopicPartition, Position | PositionProblem]:
-        return committed_positions(self._cluster, self._agrees_with[0]) if self._agrees_with else {}
 
     def _decided(
         self, one: GroupPartition, others: Mapping[TopicPartition, Position | PositionProblem]
     ) -> Position | PositionProblem:
         try:
-            if self._agrees_with and one.topic in self._agrees_with[1]:
-                other, definitions = self._agrees_with
-                one.check_agreement(other, definitions[one.topic], readable(others.get(one.place)))
+            if self._other and one.topic in self._other.definitions:
+                position = readable(others.get(one.place))
+                one.check_agreement(self._other.group, self._other.definitions[one.topic], position)
             return one.start()
         except PositionProblem as problem:
             return problem
@@ -90,7 +82,7 @@ class GroupPositions:
         offsets = {p: at if (at.committed or 0) >= 0 else at._replace(committed=None) for p, at in offsets.items()}
         if kept is None:
             lost = any(at.committed is None for at in offsets.values())
-            kept = checkpoints.read(self._cluster) if lost else {}
+            kept = checkpoints.read(self.cluster) if lost else {}
         return {
             place: GroupPartition(
                 group=self.group,
@@ -109,11 +101,11 @@ class GroupPositions:
         """The group in each partition of these topics, or of all it reads, asked from outside; a ``TopicProblem`` where
         one does not exist."""
         names = [*(self.definitions if topics is None else topics)]
-        there = states(self._cluster, [*names, checkpoints.TOPIC])
-        kept = checkpoints.read(self._cluster)
-        with closing(new_admin(self._cluster)) as admin:
+        there = states(self.cluster, [*names, checkpoints.TOPIC])
+        kept = checkpoints.read(self.cluster)
+        with closing(new_admin(self.cluster)) as admin:
             commits = committed_offsets(admin, self.group)
-        with LagMeter(self._cluster) as meter:  # later than the commits: those of a running worker would be beyond it
+        with LagMeter(self.cluster) as meter:  # later than the commits: those of a running worker would be beyond it
             log = meter.measure(self.group, names, waiting=False)
         offsets = {}
         for one in log:
@@ -133,13 +125,13 @@ class GroupPositions:
         It says so with its commit. Where it has no position that it can trust, or no topic, it commits nothing: then
         this says what the worker says, by the same rules.
         """
-        with closing(new_admin(self._cluster)) as admin:
+        with closing(new_admin(self.cluster)) as admin:
             there = found(admin, [*self.definitions, checkpoints.TOPIC])
         missing = [name for name in (*self.definitions, checkpoints.TOPIC) if name not in there]
         reasons = {name: str(not_there(name)) for name in missing}
         if checkpoints.TOPIC in missing:
             return reasons
-        others = self._others()
+        others = self._other.committed() if self._other else {}
         for one in self.read(name for name in self.definitions if name in there):
             decided = self._decided(one, others)
             if one.paused:
@@ -150,7 +142,7 @@ class GroupPositions:
 
     def check_stopped(self) -> None:
         """Raise a ``PositionProblem`` if the worker is running."""
-        with closing(new_admin(self._cluster)) as admin:
+        with closing(new_admin(self.cluster)) as admin:
             if admin.describe_groups([self.group])[self.group]["members"]:
                 raise self._running()
 
@@ -164,13 +156,13 @@ class GroupPositions:
             ClientPartition(*place): OffsetAndMetadata(position.processed, position.metadata(), -1)
             for place, position in positions.items()
         }
-        with closing(new_admin(self._cluster)) as admin:
+        with closing(new_admin(self.cluster)) as admin:
             answers = set(admin.alter_group_offsets(self.group, offsets).values()) - {NoError}
         if answers & set(RUNNING):
             raise self._running()
         if answers:
             raise PositionProblem(f"Kafka refused the positions: {', '.join(sorted(a.__name__ for a in answers))}")
-        with closing(new_producer(self._cluster)) as producer:
+        with closing(new_producer(self.cluster)) as producer:
             sent = []
             for place, position in positions.items():
                 key, value = checkpoints.record((self.group, *place), position)
@@ -179,18 +171,17 @@ class GroupPositions:
             for one in sent:
                 one.get()
 
-
-def committed_positions(cluster: Cluster, group: str) -> dict[TopicPartition, Position | PositionProblem]:
-    """What a group has committed, where it is a position, or what is wrong with one of a newer release."""
-    with closing(new_admin(cluster)) as admin:
-        commits = committed_offsets(admin, group)
-    there: dict[TopicPartition, Position | PositionProblem] = {}
-    for tp, commit in commits.items():
-        place = TopicPartition(tp.topic, tp.partition)
-        try:
-            position = parse(f"{group} in {place}", commit.offset, commit.metadata)
-        except PositionProblem as problem:
-            there[place] = problem
-        else:
-            there |= {place: position} if position else {}
-    return there
+    def committed(self) -> dict[TopicPartition, Position | PositionProblem]:
+        """What the group has committed, where it is a position, or what is wrong with one of a newer release."""
+        with closing(new_admin(self.cluster)) as admin:
+            commits = committed_offsets(admin, self.group)
+        there: dict[TopicPartition, Position | PositionProblem] = {}
+        for tp, commit in commits.items():
+            place = TopicPartition(tp.topic, tp.partition)
+            try:
+                position = parse(f"{self.group} in {place}", commit.offset, commit.metadata)
+            except PositionProblem as problem:
+                there[place] = problem
+            else:
+                there |= {place: position} if position else {}
+        return there

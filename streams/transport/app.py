@@ -17,7 +17,6 @@ import faust
 from aiokafka.errors import KafkaError as AiokafkaError
 
 from streams.assignment import Assigned, TopicPartition
-from streams.cluster import Cluster
 from streams.ending import end_process
 from streams.group_positions import GroupPositions, PartitionOffsets
 from streams.members import member_name
@@ -65,23 +64,20 @@ class BatchApp(faust.App):
 
     def __init__(
         self,
-        group: str,
-        cluster: Cluster,
-        definitions: Mapping[str, str],
+        positions: GroupPositions,
         topics: Iterable[Topic],
         *,
         instance: str | None = None,
-        agrees_with: tuple[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """``topics`` are all it reads or writes; ``definitions`` and ``agrees_with`` are as of ``GroupPositions``."""
-        self._positions = GroupPositions(cluster, group, definitions, agrees_with=agrees_with)
+        """``positions`` are those of the worker, ``topics`` all that it reads or writes."""
+        self._positions = positions
         self._instance = instance
-        self.cluster = cluster
-        self.topic_watch = TopicWatch(cluster, group, topics)
+        self.cluster, group = positions.cluster, positions.group
+        self.topic_watch = TopicWatch(self.cluster, group, topics)
         self._missing: Mapping[str, TopicProblem] = {}
         super().__init__(
             group,
-            **cluster.faust(),
+            **self.cluster.faust(),
             store="memory://",
             web_enabled=False,
             topic_disable_leader=True,

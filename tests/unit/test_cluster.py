@@ -8,6 +8,7 @@ from kafka.errors import TopicAuthorizationFailedError
 
 from citystream.settings import Settings, SettingsError, load_settings, secret_variables
 from streams.cluster import Cluster
+from streams.group_positions import GroupPositions
 from streams.transport.app import BatchApp
 from streams.waiting import kafka_away
 
@@ -46,7 +47,7 @@ def of_worker(cluster: Cluster) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the consumer and the producer of a worker are opened with."""
 
     async def opened() -> tuple[dict[str, Any], dict[str, Any]]:
-        app = BatchApp("processor", cluster, {}, [])
+        app = BatchApp(GroupPositions(cluster, "processor", {}), [])
         producer = {**app.producer._settings_default(), **app.producer._settings_auth()}
         return (
             {

@@ -25,6 +25,10 @@ HERE = first(str(ID), "def", 0)
 NEWER = json.dumps({**json.loads(HERE.metadata()), "version": 99})
 
 
+NOWHERE = Cluster(("127.0.0.1:1",))
+OTHER = GroupPositions(NOWHERE, "other", {"other": "def"})
+
+
 class Admin:
     """What a group committed, which need not be asked of it."""
 
@@ -36,7 +40,7 @@ class Asked(GroupPositions):
     """A processor's positions in these topics, of which the brokers say this."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *topics: str, there: Iterable[str], **more: Any) -> None:
-        super().__init__(Cluster(("127.0.0.1:1",)), "processor", dict.fromkeys(topics, "def"), **more)
+        super().__init__(NOWHERE, "processor", dict.fromkeys(topics, "def"), **more)
         self.offsets: dict[TopicPartition, PartitionOffsets] = {}
         self.states = {name: TopicState(ID, 1) for name in there}
         self.others: dict[ClientPartition, OffsetAndMetadata] = {}
@@ -98,7 +102,7 @@ def test_a_position_of_a_newer_release_is_in_the_way_of_its_own_partition_alone(
 ) -> None:
     """As its commit, as its checkpoint, and as what the other worker committed."""
     topics = ("fine", "commit", "checkpoint", "other")
-    group = Asked(monkeypatch, *topics, there=topics, agrees_with=("other", dict.fromkeys(topics, "def")))
+    group = Asked(monkeypatch, *topics, there=topics, agrees_with=OTHER)
     fine = group.say("fine", 0, HERE.metadata())
     newer = [group.say("commit", 0, NEWER), group.say("checkpoint", None), group.say("other", 0, HERE.metadata())]
     key, value = checkpoints.record(("processor", "checkpoint", 0), HERE)

@@ -48,7 +48,7 @@ from mode import threads
 from streams import checkpoints
 from streams.assignment import Assigned, TopicPartition
 from streams.cluster import Cluster
-from streams.group_positions import PartitionOffsets
+from streams.group_positions import GroupPositions, PartitionOffsets
 from streams.members import member_name
 from streams.positions import Position
 from streams.topics import TopicProblem, TopicState
@@ -224,7 +224,7 @@ class App(BatchApp):
     """An application without brokers, whose topics are found to be these."""
 
     def __init__(self) -> None:
-        super().__init__("processor", Cluster(("127.0.0.1:1",)), {"toy": "def"}, [])
+        super().__init__(GroupPositions(Cluster(("127.0.0.1:1",)), "processor", {"toy": "def"}), [])
         self.worker: Working = Working()
         self.crashes: list[BaseException] = []
         self.changed: dict[str, TopicProblem] = {}

@@ -23,12 +23,16 @@ from tenacity import stop_after_attempt, wait_none
 from citystream.commands.workers import Patience
 from streams import ending, group_positions, waiting
 from streams.cluster import Cluster
+from streams.group_positions import GroupPositions
 from streams.lag import committed_offsets
 from streams.positions import LogGap
 from streams.transport import app as worker
 from streams.transport.app import BatchApp
 from streams.waiting import CLIENTS, KAFKA, KAFKA_ANSWERS
 from streams.wire.record_batch import CorruptBatch
+
+NOWHERE = Cluster(("127.0.0.1:1",))
+PROCESSOR = GroupPositions(NOWHERE, "processor", {"toy": "def"})
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +47,7 @@ def with_app(work: Callable[[BatchApp], Coroutine[Any, Any, None]]) -> None:
     """Do something with a real application that never reaches a broker."""
 
     async def working() -> None:
-        await work(BatchApp("processor", Cluster(("127.0.0.1:1",)), {"toy": "def"}, []))
+        await work(BatchApp(PROCESSOR, []))
 
     asyncio.run(working())
 
@@ -77,7 +81,7 @@ def test_a_seek_waits_for_brokers_that_are_away_for_a_day() -> None:
         await asyncio.sleep(86_400)
 
     async def resume() -> bool:
-        app = BatchApp("processor", Cluster(("127.0.0.1:1",)), {"toy": "def"}, [])
+        app = BatchApp(PROCESSOR, [])
         app.consumer.assignment = lambda: {TP("toy", 0)}
         app.consumer.perform_seek = seek
         app._fetcher.maybe_start = create_autospec(app._fetcher.maybe_start)
@@ -279,8 +283,7 @@ def test_what_others_committed_is_asked_for_until_kafka_answers(monkeypatch: pyt
     monkeypatch.setattr(waiting, "wait_exponential", lambda **_: wait_none())
 
     async def seek() -> None:
-        app = BatchApp("sink", Cluster(("127.0.0.1:1",)), {}, [], agrees_with=("processor", {"toy": "def"}))
-        monkeypatch.setattr(app.topic_watch, "look", create_autospec(app.topic_watch.look, return_value={}))
+        app = BatchApp(GroupPositions(NOWHERE, "sink", {}, agrees_with=PROCESSOR), [])
         assert await app.decide_positions({}) == {}
 
     asyncio.run(seek())

@@ -99,15 +99,9 @@ class Installation:
 
     def positions(self, group: str) -> GroupPositions:
         """The positions of a worker's group in the topics that it reads."""
-        from processors import GROUP as PROCESSOR  # noqa: PLC0415
-        from sinks.topic_rows import definitions  # noqa: PLC0415
-        from streams.feed_topics import feed_definitions  # noqa: PLC0415
-        from streams.group_positions import GroupPositions  # noqa: PLC0415
+        from operations.positions import positions_of  # noqa: PLC0415
 
-        processor = GroupPositions(self.cluster, PROCESSOR, feed_definitions(*self.feeds.values()))
-        if group == PROCESSOR:
-            return processor
-        return GroupPositions(self.cluster, group, definitions(self.feeds.values()), agrees_with=processor)
+        return positions_of(self.cluster, group, self.feeds.values())
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Create the topics, tables and views that are missing, and end topics that were outgrown.

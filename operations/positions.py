@@ -14,8 +14,10 @@ from sinks import GROUP as SINK
 from sinks import queries
 from sinks.clickhouse import Server
 from sinks.migrate import empty
+from sinks.topic_rows import definitions
 from streams.assignment import TopicPartition
-from streams.feed_topics import feed_topics
+from streams.cluster import Cluster
+from streams.feed_topics import feed_definitions, feed_topics
 from streams.group_partition import GroupPartition
 from streams.group_positions import GroupPositions
 from streams.positions import NO_EVENT_TIME, Position, PositionProblem, first
@@ -24,6 +26,15 @@ A = TypeVar("A")
 
 #: The positions that were set.
 Set = Mapping[TopicPartition, Position]
+
+
+def positions_of(cluster: Cluster, group: str, feeds: Iterable[Feed]) -> GroupPositions:
+    """The positions of a worker's group in all topics that it reads for these feeds."""
+    feeds = [*feeds]
+    processor = GroupPositions(cluster, PROCESSOR, feed_definitions(*feeds))
+    if group == PROCESSOR:
+        return processor
+    return GroupPositions(cluster, group, definitions(feeds), agrees_with=processor)
 
 
 class Repairs:

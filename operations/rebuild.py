@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from clickhouse_driver import Client
 
-from operations.positions import rebuilt, rebuilt_from
+from operations.positions import positions_of, rebuilt, rebuilt_from
 from operations.progress import OnProgress, unheard
 from processors import GROUP as PROCESSOR
 from schemas.catalogue import Catalogue, SchemaProblem, check
@@ -23,8 +23,6 @@ from sinks.shown import hide, show, shown
 from sinks.tables import late_column
 from streams import topics
 from streams.cluster import Cluster
-from streams.feed_topics import feed_definitions, record_definitions
-from streams.group_positions import GroupPositions
 from streams.positions import Position, PositionProblem
 
 
@@ -65,7 +63,7 @@ def rebuild(
     """
     if problems := check(catalogue, {feed.name: feed}):
         raise SchemaProblem("\n".join(problems))
-    processor = GroupPositions(cluster, PROCESSOR, feed_definitions(feed))
+    processor = positions_of(cluster, PROCESSOR, [feed])
     found = processor.by_number()
     last = {number: position for number, one in found.items() if (position := rebuilt_from(one))}
     topics.create(cluster, topics.topics([feed]))
@@ -110,7 +108,7 @@ def rebuild(
 
 
 def _check_stored(cluster: Cluster, feed: Feed, last: Mapping[int, Position]) -> None:
-    sinks = GroupPositions(cluster, SINK, record_definitions(feed)).by_number()
+    sinks = positions_of(cluster, SINK, [feed]).by_number()
     for number, position in last.items():
         sink = sinks[number]
         if (sink.committed or 0) < position.processed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from operations.positions import positions_of
 from operations.progress import OnProgress, unheard
 from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
@@ -11,9 +12,7 @@ from sinks import GROUP as SINK
 from sinks.tables import RAW_KEPT
 from sinks.withdrawal import Withdrawal
 from streams.cluster import Cluster
-from streams.feed_topics import feed_definitions, record_definitions
 from streams.group_partition import GroupPartition
-from streams.group_positions import GroupPositions
 from streams.positions import Position, PositionProblem
 from streams.publications import Publication, own_name
 
@@ -30,8 +29,7 @@ def past(cluster: Cluster, feed: Feed, publication: Publication, now_ms: int) ->
         raise PositionProblem(
             f"{publication.file} was published more than {RAW_KEPT.days} days ago, and raw rows are kept no longer"
         )
-    processor = GroupPositions(cluster, PROCESSOR, feed_definitions(feed)).by_number()
-    sink = GroupPositions(cluster, SINK, record_definitions(feed)).by_number()
+    processor, sink = (positions_of(cluster, group, [feed]).by_number() for group in (PROCESSOR, SINK))
     check_stored(publication, sink, processor)
     return {number: processor[number].start() for number in publication.stretches}
 

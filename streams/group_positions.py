@@ -116,8 +116,8 @@ class GroupPositions:
         return [*self.partitions(offsets, there, kept).values()]
 
     def by_number(self) -> dict[int, GroupPartition]:
-        """The same of the topics of one feed, by the partitions' numbers in ClickHouse."""
-        return {one.number: one for one in self.read()}
+        """The same of the one feed that it reads, by the partitions' numbers in ClickHouse."""
+        return {one.number: one for one in self.read(self._feeds)}
 
     def held_up(self) -> dict[str, str]:
         """Why the worker does not go on in a topic, where it does not; for status and lag.

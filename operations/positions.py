@@ -25,7 +25,7 @@ from streams.positions import NO_EVENT_TIME, Position, PositionProblem, first
 A = TypeVar("A")
 
 #: The positions that were set.
-Set = Mapping[TopicPartition, Position]
+NewPositions = Mapping[TopicPartition, Position]
 
 
 def positions_of(cluster: Cluster, group: str, feeds: Iterable[Feed]) -> GroupPositions:
@@ -53,15 +53,15 @@ class Repairs:
         self._feeds = feeds
         self._connect = connect
 
-    def restore(self, topics: Iterable[str] | None) -> Set:
+    def restore(self, topics: Iterable[str] | None) -> NewPositions:
         """Let the worker start from the checkpoints of its lost positions."""
         return self._write({one.place: restore(one) for one in self._group.read(topics) if one.why_not()})
 
-    def reset(self, topics: Iterable[str]) -> Set:
+    def reset(self, topics: Iterable[str]) -> NewPositions:
         """Let it read topics again from their first record."""
         return self._write({one.place: self._reset(one) for one in self._group.read(topics)})
 
-    def freeze(self, topics: Iterable[str] | None) -> Set:
+    def freeze(self, topics: Iterable[str] | None) -> NewPositions:
         """Let it start behind all that was counted where its position is lost, or every trace of it is gone."""
         lost = [one for one in self._group.read(topics) if one.why_not() or self._is_forgotten(one)]
         for one in lost:
@@ -71,7 +71,7 @@ class Repairs:
             self._check_stored({one.feed for one in lost})
         return self._write({one.place: freeze(one, self._parts(one)[1], self._seen_before(one)) for one in lost})
 
-    def _write(self, positions: Set) -> Set:
+    def _write(self, positions: NewPositions) -> NewPositions:
         if positions:
             self._group.write(positions)
         return positions
@@ -132,7 +132,7 @@ class Repairs:
 
 def clear(
     groups: Iterable[GroupPositions], feed: Feed, owner: Server, say: Callable[[str], None]
-) -> Iterable[tuple[str, Set]]:
+) -> Iterable[tuple[str, NewPositions]]:
     """Drop everything ClickHouse holds of a feed, and let both stopped workers read its topics from their beginning;
     gives the positions by group. Parts that were written before are passed over. ``say`` hears that a server is away.
     A ``PositionProblem`` where a worker runs.
@@ -141,7 +141,7 @@ def clear(
     parts = {aggregate.topic for aggregate in feed.aggregates}
     for group in groups:
         group.check_stopped()
-    done: list[tuple[str, Set]] = []
+    done: list[tuple[str, NewPositions]] = []
     for group in groups:
         own = [topic for topic in group.definitions if topic in parts or topic in records]
         begin = {

@@ -153,7 +153,7 @@ def _row(one: GroupPartition) -> dict[str, object]:
     }
 
 
-def _say(worker: Worker, found: positions.Set, words: Callable[[Position], str]) -> None:
+def _say(worker: Worker, found: positions.NewPositions, words: Callable[[Position], str]) -> None:
     if not found:
         typer.echo(f"the {worker} can go on from its own positions; nothing was changed")
     for place, position in found.items():

@@ -19,7 +19,7 @@ from streams.batchworker import BatchWorker, Transport
 from streams.clients import new_admin
 from streams.cluster import Cluster
 from streams.ending import Stop
-from streams.group_positions import committed_positions
+from streams.group_positions import GroupPositions
 from streams.lifecycle import Moment, Stage
 from streams.positions import Position
 from streams.topics import Topic, TopicProblem, create
@@ -60,6 +60,7 @@ class Kafka:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.group = cluster, f"promises-{uuid4()}"
         self.topics: Sequence[str] = [f"{self.group}.{name}" for name in "ab"]
+        self._positions = GroupPositions(cluster, self.group, dict.fromkeys(self.topics, "def"))
         self._declared = [Topic(name, 2, timedelta(days=1)) for name in self.topics]
         create(cluster, [*self._declared, Topic(checkpoints.TOPIC, 1, None)])
 
@@ -74,7 +75,7 @@ class Kafka:
 
     @asynccontextmanager
     async def member(self, begin: Begin) -> AsyncIterator[Any]:
-        app = BatchApp(self.group, self.cluster, dict.fromkeys(self.topics, "def"), self._declared)
+        app = BatchApp(self._positions, self._declared)
         worker = app.worker = begin(app)
         await asyncio.to_thread(app.topic_watch.begin)
         app.read(self.topics)
@@ -88,7 +89,7 @@ class Kafka:
         await worker.transport.batch_consumer.commit()  # type: ignore[attr-defined]
 
     async def committed(self) -> dict[TopicPartition, Position]:
-        found = await asyncio.to_thread(committed_positions, self.cluster, self.group)
+        found = await asyncio.to_thread(self._positions.committed)
         return {place: position for place, position in found.items() if isinstance(position, Position)}
 
 

@@ -140,8 +140,8 @@ class Abandoned(Exception):
     """What was tried again and again is of no use any more."""
 
 
-def passes(error: BaseException) -> bool:
-    """Whether waiting helps."""
+def is_transient(error: BaseException) -> bool:
+    """Whether an error of ClickHouse goes away when one waits for it."""
     if isinstance(error, ServerException):
         return error.code in PASSING or (error.code in OF_LIBRARIES and DISK_FULL in str(error.message))
     return isinstance(error, NetworkError | SocketTimeoutError | EOFError | OSError)
@@ -185,7 +185,7 @@ def patiently(call: Callable[[], Any], waits: Waiting, wanted: Callable[[], bool
     def words(error: BaseException) -> str:
         return f"ClickHouse cannot take data ({reason(error)})"
 
-    how = waits.retrying(passes, words, longest=LONGEST_PAUSE, wanted=wanted)
+    how = waits.retrying(is_transient, words, longest=LONGEST_PAUSE, wanted=wanted)
     return Retrying(**how, sleep=sleep, retry_error_callback=give_up)(call)
 
 

@@ -21,7 +21,7 @@ from citystream.installation import Installation
 from citystream.stack.process import StackError
 from processors import GROUP as PROCESSOR
 from sinks import GROUP as SINK
-from sinks.clickhouse import first_line, passes
+from sinks.clickhouse import first_line, is_transient
 from sinks.ledger import Account
 from sinks.reconciler import Check, Reconciler
 from streams import topics
@@ -148,7 +148,7 @@ def watch(look: Callable[[], Check], pause: Callable[[], None], say: Callable[[C
         try:
             found = look()
         except (KafkaError, ClickHouseError, EOFError, OSError) as error:
-            if not (isinstance(error, KafkaError) or passes(error)):
+            if not (isinstance(error, KafkaError) or is_transient(error)):
                 raise
             say(error)
         else:

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from clickhouse_driver.errors import ErrorCodes, NetworkError, ServerException, SocketTimeoutError
 
-from sinks.clickhouse import Abandoned, Refused, Server, Writer, passes, patiently, waiting
+from sinks.clickhouse import Abandoned, Refused, Server, Writer, is_transient, patiently, waiting
 from sinks.tables import TableColumn
 from streams.ending import Stop
 from streams.waiting import Waiting
@@ -43,7 +43,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     ids=repr,
 )
 def test_an_error_of_the_server_passes(error: Exception) -> None:
-    assert passes(error)
+    assert is_transient(error)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_an_error_of_the_server_passes(error: Exception) -> None:
     ids=repr,
 )
 def test_an_error_of_the_statement_or_the_password_does_not(error: Exception) -> None:
-    assert not passes(error)
+    assert not is_transient(error)
 
 
 def failing(*errors: Exception) -> Any:

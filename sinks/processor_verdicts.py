@@ -17,7 +17,7 @@ from streams.wire.fetched_batches import Run
 Positions = Mapping[TopicPartition, Position | PositionProblem]
 
 
-class Following:
+class ProcessorVerdicts:
     """The processor's positions, asked for again only where those that were seen do not decide.
 
     ``positions`` asks the brokers.
@@ -92,12 +92,12 @@ def _begun(position: Position | None) -> Position | None:
 
 @dataclass(frozen=True)
 class _OfRun:
-    following: Following
+    processor: ProcessorVerdicts
     run: Run
 
     def dead_to(self, schema_id: int) -> int:
         """Where the processor gave an id up, or all of the run if it does not know it."""
-        position = self.following.decision(self.run, schema_id)
+        position = self.processor.decision(self.run, schema_id)
         if position is None:
             return -1
         unknown_to = self.run.next - 1 if schema_id > position.newest_schema else -1
@@ -113,7 +113,7 @@ class _OfRun:
 
 @dataclass(frozen=True)
 class _OfParts:
-    following: Following
+    processor: ProcessorVerdicts
     run: Run
 
     def dead_to(self, _: int, /) -> int:
@@ -122,7 +122,7 @@ class _OfParts:
 
     def give_up(self, schema_id: int) -> None:
         """Only what no processor can have written."""
-        if self.following.knows(schema_id):
+        if self.processor.knows(schema_id):
             raise NotYet(
                 f"{self.run.topic}/{self.run.partition}: a part of a window before offset {self.run.next} names the "
                 f"schema id {schema_id}, which the processor has and which is not frozen here; waiting for its files"

@@ -15,7 +15,7 @@ from schemas.catalogue import Catalogue
 from schemas.feed import Aggregate, Feed
 from schemas.model import COMPONENTS
 from schemas.verdict import part_rules
-from sinks.processor_verdicts import Following
+from sinks.processor_verdicts import ProcessorVerdicts
 from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns, quarantine_columns
 from streams import deadletters
 from streams.deadletters import DeadLetter, NotADeadLetter
@@ -30,7 +30,7 @@ log = logging.getLogger("citystream")
 
 
 class Read(NamedTuple):
-    """What a lane has of a run: rows, the new maximum of event time (ms), and the offsets of ticks."""
+    """What a reader has of a run: rows, the new maximum of event time (ms), and the offsets of ticks."""
 
     rows: pl.DataFrame
     max_event_ms: int
@@ -45,7 +45,7 @@ class Unread(NamedTuple):
     max_event_ms: int
 
 
-class Lane(Protocol):
+class TopicReader(Protocol):
     """What the sink does with a topic."""
 
     @property
@@ -60,14 +60,14 @@ class Lane(Protocol):
         ...
 
 
-class FeedLane:
+class FeedReader:
     """Valid records of a feed's topic into its raw table; what is not valid comes by the dead letters.
 
     The processor decides which schema ids are known, and of those it knows the sink waits for the files.
     """
 
     def __init__(
-        self, topic: FeedTopic, catalogue: Catalogue, timezone: str, following: Following | None = None
+        self, topic: FeedTopic, catalogue: Catalogue, timezone: str, verdicts: ProcessorVerdicts | None = None
     ) -> None:
         feed = topic.feed
         self.topic = topic.name
@@ -75,9 +75,9 @@ class FeedLane:
         self.columns = feed_columns(feed, timezone)
         self._feed = feed
         self._first, self._counts = topic.first, topic.counts
-        self._following = following
+        self._processor = verdicts
         self._decoder = Decoder(catalogue, feed.name, feed, Awaited(catalogue, math.inf), topic.name)
-        self._parts = [(field.name, part) for field in feed.fields for part in COMPONENTS.get(field.kind, ())]
+        self._components = [(field.name, one) for field in feed.fields for one in COMPONENTS.get(field.kind, ())]
 
     def read(self, wanted: Sequence[Unread]) -> list[Read]:
         rows, found = self._decoder.read_together([Wanted(run, start, self._verdicts(run)) for run, start, _ in wanted])
@@ -85,31 +85,31 @@ class FeedLane:
         for decoded, (_, _, before) in zip(found, wanted, strict=True):
             offsets, events = (decoded.rows[name].to_numpy() for name in ("_offset", self._feed.event_time))
             counted = None if self._counts is None else decoded.rows.select(self._counts).to_series().to_numpy()
-            part, newest = advance(offsets, events, counted, before, decoded.ticks)
-            seen.append(part)
+            seen_before, newest = advance(offsets, events, counted, before, decoded.ticks)
+            seen.append(seen_before)
             read.append((newest, [offset for offset, _ in decoded.ticks]))
         stored = self._stored(rows, np.concatenate(seen))
-        return [Read(stored[part], *more) for part, more in zip(places(found), read, strict=True)]
+        return [Read(stored[place], *more) for place, more in zip(places(found), read, strict=True)]
 
     def _verdicts(self, run: Run) -> SchemaVerdicts | None:
-        return self._following.of(run) if self._following else None
+        return self._processor.of(run) if self._processor else None
 
     def _stored(self, rows: pl.DataFrame, seen_before: npt.NDArray[np.int64]) -> pl.DataFrame:
         """The columns of the table beside those of the feed; a query of Polars would take longer."""
-        parts = {name: rows[name].struct.unnest() for name, _ in self._parts}
+        fields = {name: rows[name].struct.unnest() for name, _ in self._components}
         stored = rows.hstack(
             [
                 rows["_offset"].alias("source_offset"),
                 rows["_arrived"].alias("arrived_at"),
                 (rows["_partition"] + self._first).alias("source_partition"),
                 pl.Series("seen_before", seen_before),
-                *(parts[name][part].alias(f"{name}_{part}") for name, part in self._parts),
+                *(fields[name][one].alias(f"{name}_{one}") for name, one in self._components),
             ]
         )
         return stored.rename({"_undeclared": UNDECLARED.name}) if "_undeclared" in stored.columns else stored
 
 
-class AggregateLane:
+class PartReader:
     """Parts of windows into the aggregate's table.
 
     What another program wrote to their topic is left out and said; it stays in the log.
@@ -121,11 +121,11 @@ class AggregateLane:
         aggregate: Aggregate,
         catalogue: Catalogue,
         timezone: str,
-        following: Following | None = None,
+        verdicts: ProcessorVerdicts | None = None,
         patience: float = PATIENCE,
     ) -> None:
         """``patience`` in seconds is for schema ids that nobody knows."""
-        self._following = following
+        self._processor = verdicts
         self.topic = aggregate.topic
         self.table = f"raw.{aggregate.topic}"
         self.columns = aggregate_columns(aggregate, timezone)
@@ -144,7 +144,7 @@ class AggregateLane:
         return [Read(decoded.rows, before) for decoded, (_, _, before) in zip(found, wanted, strict=True)]
 
     def _verdicts(self, run: Run) -> SchemaVerdicts | None:
-        return self._following.of_parts(run) if self._following else None
+        return self._processor.of_parts(run) if self._processor else None
 
     def counting(self, parts: pl.DataFrame) -> pl.DataFrame:
         """The parts that count events; the others only say how far their partition is."""
@@ -161,7 +161,7 @@ class AggregateLane:
         return [(self.topic, number, watermark) for number, watermark in found.items()]
 
 
-class QuarantineLane:
+class QuarantineReader:
     """Dead letters into the quarantine, and what another program wrote to their topic beside them."""
 
     topic = deadletters.TOPIC
@@ -213,14 +213,14 @@ def _letters(batch: RecordBatch, from_offset: int) -> Iterator[DeadLetter]:
                 yield DeadLetter(topic, partition, offset, offset, "DECODE", str(error), key, value, arrived_ms)
 
 
-def lanes(
-    feeds: Mapping[str, Feed], catalogue: Catalogue, timezone: str, following: Following | None = None
-) -> list[Lane]:
-    """All lanes of these feeds; without ``following`` a schema id is known whose files are there."""
-    found: list[Lane] = [QuarantineLane(timezone)]
+def readers(
+    feeds: Mapping[str, Feed], catalogue: Catalogue, timezone: str, verdicts: ProcessorVerdicts | None = None
+) -> list[TopicReader]:
+    """All readers of these feeds; without ``verdicts`` a schema id is known whose files are there."""
+    found: list[TopicReader] = [QuarantineReader(timezone)]
     for feed in feeds.values():
-        found += [FeedLane(topic, catalogue, timezone, following) for topic in feed_topics(feed).values()]
-        found += [AggregateLane(feed, aggregate, catalogue, timezone, following) for aggregate in feed.aggregates]
+        found += [FeedReader(topic, catalogue, timezone, verdicts) for topic in feed_topics(feed).values()]
+        found += [PartReader(feed, aggregate, catalogue, timezone, verdicts) for aggregate in feed.aggregates]
     return found
 
 

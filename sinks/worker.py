@@ -18,9 +18,9 @@ from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from sinks import GROUP
 from sinks.clickhouse import Abandoned, Server, Writer
-from sinks.processor_verdicts import Following
+from sinks.processor_verdicts import ProcessorVerdicts
 from sinks.tables import CONTROL, PROGRESS, UNDECLARED, TableColumn
-from sinks.topic_rows import AggregateLane, Lane, Read, Unread, definitions, lanes
+from sinks.topic_rows import PartReader, Read, TopicReader, Unread, definitions, readers
 from streams.assignment import Assigned
 from streams.batchworker import BatchWorker, Transport
 from streams.cluster import Cluster
@@ -45,11 +45,11 @@ GATHERED_SECONDS = 0.05
 Insert = Callable[[str, Sequence[TableColumn], pl.DataFrame, Callable[[], bool]], Awaitable[None]]
 
 
-class Reading:
+class WaitingRows:
     """Rows of one partition that wait for ClickHouse, the offsets without any, and where reading stands behind them."""
 
-    def __init__(self, lane: Lane, start: Position) -> None:
-        self.lane = lane
+    def __init__(self, reader: TopicReader, start: Position) -> None:
+        self.reader = reader
         self.position = start
         self.frames: list[pl.DataFrame] = []
         self.gaps: list[tuple[str, int, int, int]] = []
@@ -131,36 +131,36 @@ def frame(columns: Sequence[TableColumn], rows: Sequence[tuple[Any, ...]]) -> pl
     return pl.DataFrame(rows, [column.name for column in columns], orient="row")
 
 
-class Sink(BatchWorker[Reading, Read]):
+class Sink(BatchWorker[WaitingRows, Read]):
     """Collects rows and inserts them, a block a table; commits after the acknowledgement."""
 
     command = "citystream sink"
 
-    def __init__(self, transport: Transport, ways: list[Lane], writer: Writer) -> None:
-        self._lanes = {lane.topic: lane for lane in ways}
+    def __init__(self, transport: Transport, readers: list[TopicReader], writer: Writer) -> None:
+        self._readers = {reader.topic: reader for reader in readers}
         self._writer = writer
-        self._threads = ThreadPoolExecutor(len(ways), "insert")
+        self._threads = ThreadPoolExecutor(len(readers), "insert")
         self._progress = Gathered(self._insert, "raw.progress", PROGRESS)
-        super().__init__(transport, {topic: topic for topic in self._lanes})
+        super().__init__(transport, {topic: topic for topic in self._readers})
 
-    def begin(self, one: Assigned[Reading]) -> Reading:
+    def begin(self, one: Assigned[WaitingRows]) -> WaitingRows:
         """A partition of which nothing waits."""
-        return Reading(self._lanes[one.place.topic], one.start)
+        return WaitingRows(self._readers[one.place.topic], one.start)
 
-    def read(self, waiting: Sequence[tuple[Reading, Run]]) -> list[Read]:
+    def read(self, waiting: Sequence[tuple[WaitingRows, Run]]) -> list[Read]:
         """Decode."""
-        lane, standing = waiting[0][0].lane, [(run, state.position) for state, run in waiting]
-        return lane.read([Unread(run, position.processed, position.max_event_ms) for run, position in standing])
+        reader, standing = waiting[0][0].reader, [(run, state.position) for state, run in waiting]
+        return reader.read([Unread(run, position.processed, position.max_event_ms) for run, position in standing])
 
-    def take(self, state: Reading, run: Run, read: Read) -> None:
+    def take(self, state: WaitingRows, run: Run, read: Read) -> None:
         """Let the rows of a run wait for the next flush."""
         state.take(run, read)
 
-    def unwritten(self, state: Reading) -> int:
+    def unwritten(self, state: WaitingRows) -> int:
         """Bytes of its rows."""
         return state.unwritten
 
-    async def flush(self, assigned: Sequence[Assigned[Reading]]) -> None:
+    async def flush(self, assigned: Sequence[Assigned[WaitingRows]]) -> None:
         """Insert what waits, wait for the acknowledgement, then let the positions be committed.
 
         It is given up when all partitions of the topic have been taken away.
@@ -175,24 +175,24 @@ class Sink(BatchWorker[Reading, Read]):
                 frames += waiting
         self.taken()
         if positions:
-            lane = self._lanes[assigned[0].place.topic]
+            reader = self._readers[assigned[0].place.topic]
             if frames or without:
-                await self.transport.unchanged([lane.topic])
-            storing = self._store(lane, frames, without, positions)
-            await self.write_patiently([*positions], storing, lambda: self._refusal(lane))
+                await self.transport.unchanged([reader.topic])
+            storing = self._store(reader, frames, without, positions)
+            await self.write_patiently([*positions], storing, lambda: self._refusal(reader))
 
-    def _refusal(self, lane: Lane) -> str:
-        """What is known of why the rows of a lane are not taken."""
-        said = (self._writer.refusals.get(table) for table in (lane.table, "raw.progress", "raw.control"))
-        slow = f"{lane.table} takes them slowly; see why: citystream sql --user operator 'SHOW PROCESSLIST'"
-        return f"{lane.topic}: ClickHouse has not taken rows yet ({next(filter(None, said), slow)})"
+    def _refusal(self, reader: TopicReader) -> str:
+        """What is known of why the rows of a reader are not taken."""
+        said = (self._writer.refusals.get(table) for table in (reader.table, "raw.progress", "raw.control"))
+        slow = f"{reader.table} takes them slowly; see why: citystream sql --user operator 'SHOW PROCESSLIST'"
+        return f"{reader.topic}: ClickHouse has not taken rows yet ({next(filter(None, said), slow)})"
 
     async def _store(
         self,
-        lane: Lane,
+        reader: TopicReader,
         frames: list[pl.DataFrame],
         without: list[tuple[str, int, int, int]],
-        positions: Mapping[Assigned[Reading], Position],
+        positions: Mapping[Assigned[WaitingRows], Position],
     ) -> None:
         def wanted() -> bool:
             return any(one.current for one in positions)
@@ -200,15 +200,15 @@ class Sink(BatchWorker[Reading, Read]):
         insert = partial(self._insert, wanted=wanted)
         with suppress(Abandoned):
             if frames:
-                rows, columns = pl.concat(frames, how="diagonal"), [*lane.columns]
+                rows, columns = pl.concat(frames, how="diagonal"), [*reader.columns]
                 if UNDECLARED.name in rows.columns:
                     rows = rows.with_columns(pl.col(UNDECLARED.name).fill_null(""))
                     columns.append(UNDECLARED)
-                if isinstance(lane, AggregateLane):
-                    await insert(lane.table, columns, lane.counting(rows))
-                    await self._progress.add(lane.progress(rows), wanted)
+                if isinstance(reader, PartReader):
+                    await insert(reader.table, columns, reader.counting(rows))
+                    await self._progress.add(reader.progress(rows), wanted)
                 else:
-                    await insert(lane.table, columns, rows)
+                    await insert(reader.table, columns, rows)
             if without:
                 await insert("raw.control", CONTROL, frame(CONTROL, without))
             for one, position in positions.items():
@@ -240,6 +240,6 @@ def main(
     """
     other = GroupPositions(cluster, processor, feed_definitions(*feeds.values()))
     own = GroupPositions(cluster, GROUP, definitions(feeds.values()), agrees_with=other)
-    ways = lanes(feeds, catalogue, timezone, Following(catalogue, other.committed))
     app = BatchApp(own, topics(feeds.values()), instance=instance)
-    app.run(Sink(app, ways, Writer(server, log.warning)))
+    verdicts = ProcessorVerdicts(catalogue, other.committed)
+    app.run(Sink(app, readers(feeds, catalogue, timezone, verdicts), Writer(server, log.warning)))

@@ -21,7 +21,7 @@ from schemas.pseudonyms import replaced
 from schemas.record_codec import encode
 from schemas.verdict import instant_ms
 from simulation import simulator
-from sinks.topic_rows import AggregateLane, FeedLane, Unread
+from sinks.topic_rows import FeedReader, PartReader, Unread
 from streams.decode import Decoder
 from streams.feed_topics import topic_of
 from streams.positions import first
@@ -48,14 +48,14 @@ def take_all_ways(feed: Feed, catalogue: Catalogue) -> None:
     found = run(good, some, topic=feed.name)
     partition = Staged(feed, 0, Decoder(catalogue, feed.name, feed), first("id", feed.definition, 0))
     assert process(partition, found) == 2 * RECORDS
-    FeedLane(topic_of(feed, 0), catalogue, "UTC").read([Unread(found, 0, 0)])
+    FeedReader(topic_of(feed, 0), catalogue, "UTC").read([Unread(found, 0, 0)])
     output = partition.flush()
     assert output is not None
     for aggregate in feed.aggregates:
         written = catalogue.latest(aggregate.topic)
         (body,) = encode_bodies(written, aggregate.by, output.parts[aggregate.name], 2**24)
         parts = run(stamped(packed(body.data, body.count), 0, arrived), topic=aggregate.topic)
-        ((rows, *_),) = AggregateLane(feed, aggregate, catalogue, "UTC").read([Unread(parts, 0, 0)])
+        ((rows, *_),) = PartReader(feed, aggregate, catalogue, "UTC").read([Unread(parts, 0, 0)])
         assert rows.height == body.count
 
 

@@ -27,7 +27,7 @@ from sinks.clickhouse import Refused, Writer
 from sinks.dialect import Dialect
 from sinks.migrate import migrate
 from sinks.quarantine import Quarantine, reader_of
-from sinks.topic_rows import FeedLane
+from sinks.topic_rows import FeedReader
 from sinks.views import masked_view
 from sinks.worker import Sink
 from streams.assignment import TopicPartition
@@ -95,8 +95,8 @@ def declare(city: Installation, feed: Feed) -> None:
 
 def store(city: Installation, feed: Feed, base: int, *values: bytes) -> None:
     """Let a sink with this declaration store records from an offset on, one run each, in one block."""
-    lane = FeedLane(topic_of(replace(feed, aggregates=()), 0), ALL, ZONE)
-    sink = Sink(Here(), [lane], Writer(city.server("sink"), print))
+    reader = FeedReader(topic_of(replace(feed, aggregates=()), 0), ALL, ZONE)
+    sink = Sink(Here(), [reader], Writer(city.server("sink"), print))
     one = begun(sink, TopicPartition("toy", 0), Position(base, base, 0, "", ""))
     for offset, content in enumerate(values, base):
         came = run(batch([(b"d-1", content, [])], offset, arrived_ms=ARRIVED_MS))

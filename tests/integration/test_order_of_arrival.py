@@ -31,7 +31,7 @@ from sinks.clickhouse import Writer
 from sinks.ledger import accounts
 from sinks.migrate import migrate
 from sinks.tables import TableColumn
-from sinks.topic_rows import lanes
+from sinks.topic_rows import readers
 from sinks.worker import Sink
 from streams import deadletters
 from streams.assignment import TopicPartition
@@ -181,7 +181,7 @@ async def sink_from_zero(city: Installation, log: Log) -> list[Insert]:
     """What the sink inserts that reads all topics from their beginnings, in runs and flushes as they come."""
     start = {tp: Position(0, 0, NO_EVENT_TIME, "id", "definition") for tp in log.ends}
     kept: Any = Inserts()
-    sink = Sink(Here(), lanes(city.feeds, city.catalogue, city.settings.timezone), kept)
+    sink = Sink(Here(), readers(city.feeds, city.catalogue, city.settings.timezone), kept)
     assigned = {tp: begun(sink, tp, position) for tp, position in start.items()}
     waiting = {tp: log.runs(tp, 0) for tp in start}
     while waiting:

@@ -253,7 +253,7 @@ def test_a_feed_waits_for_its_time() -> None:
 
 
 class OneRow:
-    """A lane that makes a row of every run, and waits for some as for a schema that is not here."""
+    """A reader that makes a row of every run, and waits for some as for a schema that is not here."""
 
     columns, definition = (), "def"
 
@@ -291,16 +291,16 @@ def test_a_sink_inserts_and_commits_what_it_has_while_a_partition_waits() -> Non
             await took(sink, place, start, start + 10)
 
     async def work() -> None:
-        lanes: list[Any] = [OneRow("stuck"), OneRow("free")]
-        sink = Sink(transport, lanes, writer_by(insert))
+        readers: list[Any] = [OneRow("stuck"), OneRow("free")]
+        sink = Sink(transport, readers, writer_by(insert))
         waiting = asyncio.create_task(take(sink, stuck, 0, 10, 20))
         await take(sink, free, 0, 10)
-        await asyncio.to_thread(lanes[0].waits.wait, 60)
+        await asyncio.to_thread(readers[0].waits.wait, 60)
         for one in sink.begun():
             await asyncio.wait_for(sink.flush([one]), 10)
         assert transport.flushed == {stuck: 20, free: 20}
         assert [one for one in stored if one[0] != "raw.control"] == [("raw.stuck", [0, 10]), ("raw.free", [0, 10])]
-        lanes[0].came.set()
+        readers[0].came.set()
         await waiting
         await sink.flush(sink.begun())
         assert transport.flushed[stuck] == 30
@@ -567,12 +567,12 @@ def test_a_table_that_takes_nothing_pauses_its_topic_and_no_other(monkeypatch: p
         return transport.flushed.get(place) == end
 
     async def work() -> None:
-        ways = [OneRow("missing"), OneRow("free")]
-        for way in ways:
+        readers = [OneRow("missing"), OneRow("free")]
+        for way in readers:
             way.came.set()
         writer = writer_by(insert)
         writer.refusals["raw.missing"] = "it is not there; run: citystream init"
-        sink = Sink(transport, [*ways], writer)
+        sink = Sink(transport, [*readers], writer)
         flushing = asyncio.create_task(sink._keep_flushing())
         await read(sink, missing, 0)
         sink.flush_soon("missing")

@@ -14,7 +14,7 @@ from kafka.future import Future
 
 from schemas.feed import Aggregate, Feed, Outgrown
 from schemas.record_codec import encode
-from sinks.topic_rows import FeedLane, Unread
+from sinks.topic_rows import FeedReader, Unread
 from streams.decode import Decoder
 from streams.feed_topics import FeedPartition, FeedTopic, feed_topics, topic_of
 from streams.lag import PartitionLag, by_feed_partition
@@ -32,7 +32,7 @@ ENDS = (NOON + 10 * SECOND, NOON + 25 * SECOND)
 GROWN = replace(FEED, partitions=1, outgrown=tuple(Outgrown(partitions=1, until=instant(end)) for end in ENDS))
 DECODER = Decoder(CATALOGUE, "toy", GROWN)
 TOPICS = [*feed_topics(GROWN).values()]
-LANES = [FeedLane(topic, CATALOGUE, "UTC") for topic in TOPICS]
+LANES = [FeedReader(topic, CATALOGUE, "UTC") for topic in TOPICS]
 WIDE = replace(FEED, partitions=6, outgrown=(Outgrown(partitions=4, until=instant(NOON)),))
 
 

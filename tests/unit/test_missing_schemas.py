@@ -14,8 +14,8 @@ from kafka.errors import NodeNotReadyError
 from processors.partition import Output
 from schemas.catalogue import AHEAD, Catalogue, freeze
 from schemas.record_codec import prefix
-from sinks.processor_verdicts import Following, Positions
-from sinks.topic_rows import AggregateLane, FeedLane, Unread
+from sinks.processor_verdicts import Positions, ProcessorVerdicts
+from sinks.topic_rows import FeedReader, PartReader, Unread
 from streams.assignment import TopicPartition
 from streams.decode import Decoder
 from streams.ending import Stop
@@ -179,43 +179,43 @@ def test_the_sink_goes_by_what_the_processor_decided(
     """Of a run from offset 0 to 6, whether the sink has the files or not."""
     here, processor = logged(LOG), Processor(*answers)
     assert here.next == 7
-    following = Following(Catalogue.load(files.folder), processor.ask)
+    verdicts = ProcessorVerdicts(Catalogue.load(files.folder), processor.ask)
     for _ in range(asked_again):
         with pytest.raises(NotYet):
-            following.of(here).dead_to(schema_id)
-    assert following.of(here).dead_to(schema_id) == dead_to
+            verdicts.of(here).dead_to(schema_id)
+    assert verdicts.of(here).dead_to(schema_id) == dead_to
     processor.answers = [AssertionError("it has an answer")]
-    assert following.of(here).dead_to(schema_id) == dead_to
+    assert verdicts.of(here).dead_to(schema_id) == dead_to
 
 
 def test_a_processor_of_a_newer_release_is_in_the_way_of_its_own_partition_alone(files: Files) -> None:
     """It may know a schema that a part of a window names, so none is left out as written by somebody else."""
     problem = PositionProblem("it was written by a newer release")
     processor = Processor({**at(9, OLD), TopicPartition("toy", 1): problem})
-    following, here = Following(Catalogue.load(files.folder), processor.ask), logged(LOG)
-    assert following.of(here).dead_to(1) == -1
+    verdicts, here = ProcessorVerdicts(Catalogue.load(files.folder), processor.ask), logged(LOG)
+    assert verdicts.of(here).dead_to(1) == -1
     with pytest.raises(PositionProblem, match="newer release"):
-        following.of(replace(here, partition=1)).dead_to(1)
+        verdicts.of(replace(here, partition=1)).dead_to(1)
     with pytest.raises(NotYet):
-        following.of_parts(here).give_up(LATE)
+        verdicts.of_parts(here).give_up(LATE)
 
 
 def test_that_there_was_no_processor_does_not_hold_for_ever(files: Files) -> None:
     processor = Processor({}, at(6, OLD, 4))
     catalogue = Catalogue.load(files.folder)
-    following, here = Following(catalogue, processor.ask), logged(LOG[:3])
-    assert following.of(here).dead_to(OLD) == -1
+    verdicts, here = ProcessorVerdicts(catalogue, processor.ask), logged(LOG[:3])
+    assert verdicts.of(here).dead_to(OLD) == -1
     files.come()
     catalogue.refresh()
-    assert following.of(here).dead_to(LATE) == 5, "it has given it up meanwhile"
+    assert verdicts.of(here).dead_to(LATE) == 5, "it has given it up meanwhile"
 
 
 def test_the_sink_stores_what_the_processor_counted(files: Files) -> None:
     files.come()
     catalogue = Catalogue.load(files.folder)
-    following = Following(catalogue, Processor(at(6, OLD, 5), at(7, LATE, 5)).ask)
+    verdicts = ProcessorVerdicts(catalogue, Processor(at(6, OLD, 5), at(7, LATE, 5)).ask)
     (topic,) = feed_topics(FEED).values()
-    rows, *_ = FeedLane(topic, catalogue, "UTC", following).read([Unread(logged(LOG), 0, NO_EVENT_TIME)])[0]
+    rows, *_ = FeedReader(topic, catalogue, "UTC", verdicts).read([Unread(logged(LOG), 0, NO_EVENT_TIME)])[0]
     assert rows["source_offset"].to_list() == [0, 3, 5, 6]
 
 
@@ -252,16 +252,16 @@ def test_a_topic_of_windows_waits_only_for_what_the_processor_has(
     catalogue = Catalogue.load(files.folder)
     aggregate = FEED.aggregates[0]
 
-    def following(said: Positions) -> Following:
-        return Following(catalogue, Processor(said).ask)
+    def verdicts(said: Positions) -> ProcessorVerdicts:
+        return ProcessorVerdicts(catalogue, Processor(said).ask)
 
     junk = run(batch([(KEY, prefix(LATE) + b"\x00", [])], 0), topic=aggregate.topic)
-    lane = AggregateLane(FEED, aggregate, catalogue, "UTC", following(at(6, known)), patience=0)
+    reader = PartReader(FEED, aggregate, catalogue, "UTC", verdicts(at(6, known)), patience=0)
     if known == LATE:
         with pytest.raises(NotYet, match="which the processor has and which is not frozen here"):
-            lane.read([Unread(junk, 0, NO_EVENT_TIME)])
+            reader.read([Unread(junk, 0, NO_EVENT_TIME)])
     else:
-        assert lane.read([Unread(junk, 0, NO_EVENT_TIME)])[0].rows.is_empty()
+        assert reader.read([Unread(junk, 0, NO_EVENT_TIME)])[0].rows.is_empty()
         assert "1 records from offset 0 on are no parts of windows" in caplog.text
     with pytest.raises(NotYet, match="waiting for its files"):
-        AggregateLane(FEED, aggregate, catalogue, "UTC", following(at(6))).read([Unread(junk, 0, 0)])
+        PartReader(FEED, aggregate, catalogue, "UTC", verdicts(at(6))).read([Unread(junk, 0, 0)])

@@ -14,8 +14,8 @@ import pytest
 from sinks.blocks import block
 from sinks.clickhouse import Abandoned, Writer
 from sinks.tables import PROGRESS, TableColumn
-from sinks.topic_rows import AggregateLane, FeedLane, Read, Unread
-from sinks.worker import SMALL, Gathered, Reading, Sink
+from sinks.topic_rows import FeedReader, PartReader, Read, Unread
+from sinks.worker import SMALL, Gathered, Sink, WaitingRows
 from streams.assignment import TopicPartition
 from streams.feed_topics import topic_of
 from streams.positions import NO_EVENT_TIME, Position
@@ -50,9 +50,9 @@ class Recording:
 def test_progress_is_inserted_after_the_parts_and_the_position_moves_last() -> None:
     place = TopicPartition(AGGREGATE.name, 0)
     transport = Here(place)
-    lane = AggregateLane(FEED, AGGREGATE, CATALOGUE, "UTC")
+    reader = PartReader(FEED, AGGREGATE, CATALOGUE, "UTC")
     server = Recording(transport)
-    sink = Sink(transport, [lane], server)  # type: ignore[arg-type]
+    sink = Sink(transport, [reader], server)  # type: ignore[arg-type]
     frozen = CATALOGUE.latest(AGGREGATE.name)
     part: dict[str, Any] = {
         field["name"]: {"watermark": None, "window_start": 0, "source_partition": 0}.get(
@@ -102,7 +102,7 @@ def rows_of(run: Run) -> Read:
 @pytest.mark.parametrize("size", [0, 1, 20, 300, 3 * SMALL])
 def test_few_frames_wait_however_many_runs_bring_them(size: int) -> None:
     """While ClickHouse is away small runs come every second, and a frame takes much more memory than its rows."""
-    reading = Reading(MagicMock(spec=FeedLane), Position(0, 0, 0, "", ""))
+    reading = WaitingRows(MagicMock(spec=FeedReader), Position(0, 0, 0, "", ""))
     runs = 400 if size <= SMALL else 5
     for number in range(runs):
         one = Run("toy", 0, number * size, (number + 1) * size, ())
@@ -116,14 +116,14 @@ def test_few_frames_wait_however_many_runs_bring_them(size: int) -> None:
 
 
 def test_a_pass_reads_all_partitions_of_a_topic_at_once_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    lane = FeedLane(topic_of(replace(FEED, partitions=2), 0), CATALOGUE, "UTC")
+    reader = FeedReader(topic_of(replace(FEED, partitions=2), 0), CATALOGUE, "UTC")
     raw = batch([(b"d-1", value(), [])] * 3, 0)
     runs = [Run("toy", number, 0, 3, tuple(split(number, raw))) for number in range(2)]
-    expected = [lane.read([Unread(one, 0, NO_EVENT_TIME)])[0].rows for one in runs]
-    reading = create_autospec(lane.read, side_effect=lane.read)
-    monkeypatch.setattr(lane, "read", reading)
+    expected = [reader.read([Unread(one, 0, NO_EVENT_TIME)])[0].rows for one in runs]
+    reading = create_autospec(reader.read, side_effect=reader.read)
+    monkeypatch.setattr(reader, "read", reading)
 
-    sink = Sink(Here(), [lane], MagicMock(spec=Writer))
+    sink = Sink(Here(), [reader], MagicMock(spec=Writer))
     start = Position(0, 0, NO_EVENT_TIME, "", "")
     assigned = [begun(sink, TopicPartition("toy", number), start) for number in range(2)]
     for one in runs:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from schemas.feed import Feed
 from schemas.fields import INSTANTS
 from schemas.measures import LAST_BUCKET
-from sinks.topic_rows import AggregateLane, FeedLane, QuarantineLane, Read, Unread
+from sinks.topic_rows import FeedReader, PartReader, QuarantineReader, Read, Unread
 from streams.deadletters import LONGEST, TOPIC, DeadLetter, Headers
 from streams.decode import Decoder
 from streams.feed_topics import topic_of
@@ -35,7 +35,7 @@ BASE = 7
 
 def quarantined(found: Run, from_offset: int = 0) -> list[dict[str, Any]]:
     """Rows of the quarantine."""
-    ((rows, *_),) = QuarantineLane("UTC").read([Unread(found, from_offset, 0)])
+    ((rows, *_),) = QuarantineReader("UTC").read([Unread(found, from_offset, 0)])
     return rows_of(rows.drop("arrived_at"))
 
 
@@ -66,21 +66,21 @@ def told(read: Read) -> tuple[dict[str, Any], list[str], int]:
 @settings(max_examples=60)
 @given(st.lists(st.tuples(logs(NOON, 12), st.integers(NOON, NOON + 20_000)), min_size=1, max_size=4))
 def test_partitions_read_together_are_those_read_one_by_one(found: list[tuple[Log, int]]) -> None:
-    lane = FeedLane(topic_of(replace(FEED, partitions=4), 0), CATALOGUE, "UTC")
+    reader = FeedReader(topic_of(replace(FEED, partitions=4), 0), CATALOGUE, "UTC")
     wanted = [
         Unread(Run("toy", number, 0, log.end, tuple(split(number, b"".join(log.batches())))), 0, seen)
         for number, (log, seen) in enumerate(found)
     ]
-    assert [*map(told, lane.read(wanted))] == [told(*lane.read([one])) for one in wanted]
+    assert [*map(told, reader.read(wanted))] == [told(*reader.read([one])) for one in wanted]
 
 
 @pytest.mark.parametrize(("reader", "written"), [(NEWER, value()), (FEED, newer(size=3)), (NEWER, newer(size=3))])
 def test_versions_read_together_have_the_types_of_the_declaration(reader: Feed, written: bytes) -> None:
     """Frames of both ways are joined."""
-    lane = FeedLane(topic_of(replace(reader, partitions=2), 0), BOTH, "UTC")
+    both = FeedReader(topic_of(replace(reader, partitions=2), 0), BOTH, "UTC")
     raw = batch([(b"d-1", written, [])], 0)
     wanted = [Unread(Run("toy", number, 0, 1, tuple(split(number, raw))), 0, NO_EVENT_TIME) for number in range(2)]
-    assert [*map(told, lane.read(wanted))] == [told(*lane.read([one])) for one in wanted]
+    assert [*map(told, both.read(wanted))] == [told(*both.read([one])) for one in wanted]
 
 
 def test_a_dead_letter_of_a_later_topic_is_stored_under_the_number_of_its_partition() -> None:
@@ -198,23 +198,23 @@ def test_a_part_that_no_processor_wrote_reaches_no_table(
     forged: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """ClickHouse would refuse it, or a view over it would fail: the parts beside it are stored all the same."""
-    lane = AggregateLane(FEED, BY_MOOD, CATALOGUE, "UTC")
-    ((rows, *_),) = lane.read([Unread(parts({}, forged, {"watermark": ARRIVED}), 0, 0)])
+    reader = PartReader(FEED, BY_MOOD, CATALOGUE, "UTC")
+    ((rows, *_),) = reader.read([Unread(parts({}, forged, {"watermark": ARRIVED}), 0, 0)])
     assert rows["_offset"].to_list() == [0, 2]
     assert "1 records from offset 1 on are no parts of windows" in caplog.text
 
 
 def test_parts_read_together_are_those_read_one_by_one() -> None:
-    lane = AggregateLane(FEED, BY_MOOD, CATALOGUE, "UTC")
+    reader = PartReader(FEED, BY_MOOD, CATALOGUE, "UTC")
     wanted = [
         Unread(parts(*changes, partition=number), 0, 7 + number)
         for number, changes in enumerate([({}, {"watermark": ARRIVED}), ({"events": 9},)])
     ]
-    assert [*map(told, lane.read(wanted))] == [told(*lane.read([one])) for one in wanted]
+    assert [*map(told, reader.read(wanted))] == [told(*reader.read([one])) for one in wanted]
 
 
 def test_progress_is_the_newest_watermark_of_each_partition() -> None:
-    lane = AggregateLane(FEED, FEED.aggregates[0], CATALOGUE, "UTC")
+    reader = PartReader(FEED, FEED.aggregates[0], CATALOGUE, "UTC")
     parts = pl.DataFrame({"source_partition": [0, 0, 1, 1, 2], "watermark": [5, None, 9, 4, None], "events": [1] * 5})
-    assert lane.progress(parts) == [(lane.topic, 0, 5), (lane.topic, 1, 9)]
-    assert not lane.progress(parts.filter(pl.col("source_partition") == 2))
+    assert reader.progress(parts) == [(reader.topic, 0, 5), (reader.topic, 1, 9)]
+    assert not reader.progress(parts.filter(pl.col("source_partition") == 2))

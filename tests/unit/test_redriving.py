@@ -8,17 +8,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 from kafka.errors import KafkaError
+from kafka.producer.future import FutureRecordMetadata, RecordMetadata
 from pydantic import Field
 
 from citystream import cli, mistakes
 from citystream.commands import dead_letters
 from citystream.installation import Installation
+from citystream.settings import Settings
 from operations.progress import OnProgress
 from operations.redriving import redrive as procedure
 from operations.redriving.corrections import Correction, CorrectionProblem, corrected, exported, read_corrections
@@ -82,13 +84,11 @@ class Topic:
 
     def send(self, topic: str, key: bytes, value: bytes) -> Any:
         self.sent.append((topic, key, value))
-        there, fails = SimpleNamespace(partition=2, offset=99 + len(self.sent)), key == self._refused
-
-        def get() -> None:
-            if fails:
-                raise KafkaError
-
-        return SimpleNamespace(value=there, succeeded=lambda: not fails, get=get)
+        there, fails = RecordMetadata(topic, 2, None, 99 + len(self.sent), 0, 0, 0, 0, 0), key == self._refused
+        result = create_autospec(FutureRecordMetadata, instance=True, value=there)
+        result.succeeded.return_value = not fails
+        result.get.side_effect = KafkaError if fails else None
+        return result
 
     def flush(self) -> None:
         """All is decided at once."""
@@ -359,12 +359,18 @@ class Asked(Kept):
         """Nothing is open."""
 
 
+class ToyCity(Installation):
+    """An installation with one feed."""
+
+    feeds: ClassVar = {"toy": FEED}
+    catalogue: ClassVar = CATALOGUE
+
+
 def command(monkeypatch: pytest.MonkeyPatch, kept: Asked, topic: Topic, *words: str) -> int:
     """Exit code of a command of dead-letters in a city of UTC+8 whose sink has stored 3 of the last 12 records."""
-    city = SimpleNamespace(
-        settings=SimpleNamespace(timezone="Asia/Shanghai"), feeds={"toy": FEED}, catalogue=CATALOGUE,
-        cluster=Cluster(()), choose=lambda names: {"toy": FEED}, server=lambda user: user,
-    )  # fmt: skip
+    city = ToyCity(
+        Settings(timezone="Asia/Shanghai", operator_password="secret of the test", owner_password="secret of the test")
+    )
 
     def redrive(_: Cluster, *asked: Any, dry_run: bool, on_progress: OnProgress) -> Counter[Result]:
         quarantine, feeds, catalogue, selection, corrections = asked

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, TypeVar
-from unittest.mock import create_autospec
+from unittest.mock import MagicMock, create_autospec
 from uuid import uuid4
 
 import aiokafka
@@ -62,6 +62,7 @@ from tests.reference.batches import ABORT, COMMIT, marker_key, plain
 
 T = TypeVar("T")
 
+CLIENT = aiokafka.AIOKafkaConsumer
 HERE = ClientPartition("toy", 0)
 TP0, TP1 = TopicPartition("toy", 0), TopicPartition("toy", 1)
 ID = uuid4()
@@ -533,7 +534,7 @@ class _Broker:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.cluster = SimpleNamespace(leader_for_partition=lambda _: 1)
+        self.cluster = create_autospec(ClusterMetadata, instance=True, leader_for_partition=lambda _: 1)
 
     async def send(self, _: int, request: Any) -> Any:
         (((_, ((_, offset, _),)),),) = (request.topics,)
@@ -597,7 +598,7 @@ def test_an_error_of_a_task_of_aiokafka_is_raised_where_somebody_looks(broken: s
             state.assign_from_subscribed({HERE})
         thread = App().batch_consumer._client
         thread.thread_loop = asyncio.get_running_loop()
-        thread._consumer = SimpleNamespace(_coordinator=coordinator, _fetcher=reading)
+        thread._consumer = create_autospec(CLIENT, instance=True, _coordinator=coordinator, _fetcher=reading)
         await asyncio.sleep(0.05)
         try:
             await thread.check()
@@ -620,7 +621,7 @@ def test_nobody_looks_into_a_client_that_is_not_there_yet() -> None:
         thread._consumer = client
         await thread.check()
 
-    for client in (None, SimpleNamespace(_coordinator=None, _fetcher=None)):
+    for client in (None, create_autospec(CLIENT, instance=True, _coordinator=None, _fetcher=None)):
         asyncio.run(look(client))
 
 
@@ -631,7 +632,7 @@ def test_the_assignment_is_put_in_fausts_words_once() -> None:
         state = SubscriptionState()
         state.subscribe({"toy"})
         thread = App().batch_consumer._client
-        thread._consumer = SimpleNamespace(assignment=state.assigned_partitions)
+        thread._consumer = MagicMock(spec=CLIENT, assignment=state.assigned_partitions)
         assert thread.assignment() == set()
         for tps in ({TP0, TP1}, {TP1}):
             state.assign_from_subscribed({TopicPartition(*tp) for tp in tps})
@@ -651,7 +652,8 @@ def test_only_what_is_assigned_is_paused_at_the_client() -> None:
         state.assign_from_subscribed({HERE})
         told: list[tuple[str, ClientPartition]] = []
         thread = app.batch_consumer._client
-        thread._consumer = SimpleNamespace(
+        thread._consumer = MagicMock(
+            spec=CLIENT,
             assignment=state.assigned_partitions,
             pause=lambda place: told.append(("pause", place)),
             resume=lambda place: told.append(("resume", place)),

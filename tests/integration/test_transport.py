@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -32,30 +32,8 @@ REWIND = 3
 Begin = Callable[[Transport], Any]
 
 
-class Brokers(Protocol):
-    """A log of two topics of two partitions, and a group that reads it."""
-
-    #: Their names.
-    topics: Sequence[str]
-
-    async def publish(self, place: TopicPartition, count: int) -> None:
-        """Put records at the end of a partition."""
-
-    async def delete(self, topic: str) -> None:
-        """Delete a topic."""
-
-    def member(self, begin: Begin) -> Any:
-        """A worker that is a member of the group for so long; ``begin`` makes it on its transport."""
-
-    async def commit(self, worker: Noting) -> None:
-        """Commit what is due now."""
-
-    async def committed(self) -> dict[TopicPartition, Position]:
-        """The positions that the group has."""
-
-
 class Kafka:
-    """The real one."""
+    """Two topics of two partitions on a real Kafka, and a group that reads them; the double is ``Group``."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.group = cluster, f"promises-{uuid4()}"
@@ -91,6 +69,9 @@ class Kafka:
     async def committed(self) -> dict[TopicPartition, Position]:
         found = await asyncio.to_thread(self._positions.committed)
         return {place: position for place, position in found.items() if isinstance(position, Position)}
+
+
+Brokers = Kafka | Group
 
 
 @pytest.fixture(params=["double", pytest.param("Kafka", marks=pytest.mark.integration)])

@@ -268,17 +268,6 @@ def commit(client: Commits, positions: dict[TopicPartition, Position], crashes: 
 BOTH = {TP0: position(20, 15), TP1: position(30, 25)}
 
 
-def test_a_commit_carries_its_position() -> None:
-    client = Commits(TP0, TP1)
-    assert commit(client, BOTH) == [TP0, TP1]
-    assert client.taken == [
-        {
-            ClientPartition("toy", 0): OffsetAndMetadata(20, position(20, 15).metadata()),
-            ClientPartition("toy", 1): OffsetAndMetadata(30, position(30, 25).metadata()),
-        }
-    ]
-
-
 def test_a_partition_revoked_before_the_commit_is_left_out() -> None:
     client = Commits(TP1)
     assert commit(client, BOTH) == [TP1]

@@ -63,9 +63,8 @@ def end(cluster: Cluster, topic: FeedTopic, now_ms: int) -> None:
                 "workers with the declaration as it was until citystream lag shows 0, then try again"
             )
     for group, positions in found.items():
-        if positions:
-            ended = {place: _ended(group, position, topic) for place, position in positions.items()}
-            GroupPositions(cluster, group, {topic.name: DEFINITIONS[group](topic)}).write(ended)
+        ended = {place: _ended(group, position, topic) for place, position in positions.items()}
+        GroupPositions(cluster, group, {topic.name: DEFINITIONS[group](topic)}).write(ended)
 
 
 def settled(cluster: Cluster, topic: FeedTopic, now_ms: int) -> bool:

@@ -55,26 +55,26 @@ class Repairs:
 
     def restore(self, topics: Iterable[str] | None) -> NewPositions:
         """Let the worker start from the checkpoints of its lost positions."""
-        return self._write({one.place: restore(one) for one in self._group.read(topics) if one.why_not()})
+        return self._group.write({one.place: restore(one) for one in self._group.read(topics) if one.why_not()})
 
     def reset(self, topics: Iterable[str]) -> NewPositions:
         """Let it read topics again from their first record."""
-        return self._write({one.place: self._reset(one) for one in self._group.read(topics)})
+        return self._group.write({one.place: self._reset(one) for one in self._group.read(topics)})
 
     def freeze(self, topics: Iterable[str] | None) -> NewPositions:
         """Let it start behind all that was counted where its position is lost, or every trace of it is gone."""
-        lost = [one for one in self._group.read(topics) if one.why_not() or self._is_forgotten(one)]
+        lost = [
+            one
+            for one in self._group.read(topics)
+            if one.why_not() or (one.furthest is None and self._parts(one) != (0, 0))
+        ]
         for one in lost:
             if one.furthest is not None:  # the sink, which is waited for below, may stand still for the same reason
                 one.check_log(one.furthest)
         if lost and self._is_processor:
             self._check_stored({one.feed for one in lost})
-        return self._write({one.place: freeze(one, self._parts(one)[1], self._seen_before(one)) for one in lost})
-
-    def _write(self, positions: NewPositions) -> NewPositions:
-        if positions:
-            self._group.write(positions)
-        return positions
+        frozen = {one.place: freeze(one, self._parts(one)[1], self._seen_before(one)) for one in lost}
+        return self._group.write(frozen)
 
     def _reset(self, one: GroupPartition) -> Position:
         if one.feed not in self._feeds:  # parts and dead letters replace what they were, wherever they are in the log
@@ -86,9 +86,6 @@ class Repairs:
             newest = self._ask(lambda client: queries.newest_before(client, feed, number, one.log_start))
             return store_again(one, newest, stored=stored)
         return reset(one, last.since if last is not None and same else self._parts(one)[0], stored=stored)
-
-    def _is_forgotten(self, one: GroupPartition) -> bool:
-        return one.furthest is None and self._parts(one) != (0, 0)
 
     def _parts(self, one: GroupPartition) -> tuple[int, int]:
         """The last life that wrote parts of a partition, and the offset behind the last one counted; 0 for a sink."""
@@ -141,15 +138,12 @@ def clear(
     parts = {aggregate.topic for aggregate in feed.aggregates}
     for group in groups:
         group.check_stopped()
-    done: list[tuple[str, NewPositions]] = []
+    done = []
     for group in groups:
         own = [topic for topic in group.definitions if topic in parts or topic in records]
-        begin = {
-            one.place: first(one.topic_id, one.definition, one.log_end if one.topic in parts else one.log_start)
-            for one in group.read(own)
-        }
-        group.write(begin)
-        done.append((group.group, begin))
+        places = [(one, one.log_end if one.topic in parts else one.log_start) for one in group.read(own)]
+        begin = {one.place: first(one.topic_id, one.definition, at) for one, at in places}
+        done.append((group.group, group.write(begin)))
     empty(owner, feed, say)
     return done
 

@@ -149,9 +149,11 @@ class GroupPositions:
     def _running(self) -> PositionProblem:
         return PositionProblem(f"the {self.group} is running, or ended less than a session ago; stop it and try again")
 
-    def write(self, positions: Mapping[TopicPartition, Position]) -> None:
-        """Let the stopped worker start from these positions, which are its checkpoints, too; a ``PositionProblem``
-        where it is running, or Kafka refuses for another reason."""
+    def write(self, positions: Mapping[TopicPartition, Position]) -> Mapping[TopicPartition, Position]:
+        """Let the stopped worker start from these positions, which are its checkpoints, too; gives them. A
+        ``PositionProblem`` where it is running, or Kafka refuses for another reason."""
+        if not positions:
+            return positions
         offsets = {
             ClientPartition(*place): OffsetAndMetadata(position.processed, position.metadata(), -1)
             for place, position in positions.items()
@@ -170,6 +172,7 @@ class GroupPositions:
             producer.flush()
             for one in sent:
                 one.get()
+        return positions
 
     def committed(self) -> dict[TopicPartition, Position | PositionProblem]:
         """What the group has committed, where it is a position, or what is wrong with one of a newer release."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
@@ -48,6 +48,7 @@ START = datetime(2024, 5, 6, 7, tzinfo=UTC)
 WORKERS = {"processor": "process", "sink": "sink"}
 
 Commits = Mapping[TopicPartition, OffsetAndMetadata]
+C = TypeVar("C", bound="City")
 Snapshot = dict[str, list[tuple[Any, ...]]]
 
 
@@ -396,17 +397,23 @@ class City:
 
 
 @contextmanager
-def own_city(home: Path, sources: Path | None = None) -> Iterator[City]:
-    """A city with nothing in it, both workers running; its feeds are made up unless there are sources."""
-    city = City(home, sources or made_up(home / "sources"))
+def servers(city: C) -> Iterator[C]:
+    """The servers of a city, and whatever is started in it, until the end."""
     stack = Stack(city.settings)
     try:
         stack.up(lambda _: None)
-        city.installation.prepare(lambda _: None)
-        for name in WORKERS:
-            city.start(name)
         yield city
     finally:
         for name in city.started:
             city.process(name).stop()
         stack.down()
+
+
+@contextmanager
+def own_city(home: Path, sources: Path | None = None) -> Iterator[City]:
+    """A city with nothing in it, both workers running; its feeds are made up unless there are sources."""
+    with servers(City(home, sources or made_up(home / "sources"))) as city:
+        city.installation.prepare(lambda _: None)
+        for name in WORKERS:
+            city.start(name)
+        yield city

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from citystream.stack.stack import Stack
 from schemas.catalogue import Catalogue, freeze
 from schemas.feed import Feed
 from schemas.fields import Record
@@ -25,7 +24,7 @@ from streams.lag import LagMeter
 from streams.positions import parse
 from streams.publisher import OnResult, Publisher, new_producer
 from streams.topics import stored
-from tests.city import WORKERS, City, copy_sources, declare_only
+from tests.city import WORKERS, City, copy_sources, declare_only, servers
 from tests.reference.city import Log, Schemas, read_feed
 from tests.reference.whole import KINDS, compare
 
@@ -180,16 +179,9 @@ class Deployment(City):
 
 @contextmanager
 def deployment(folder: Path) -> Iterator[Deployment]:
-    city = Deployment(folder / "home", folder / "sources")
-    stack = Stack(city.settings)
-    try:
-        stack.up(lambda _: None)
+    with servers(Deployment(folder / "home", folder / "sources")) as city:
         city.done("init")
         yield city
-    finally:
-        for name in WORKERS:
-            city.process(name).stop()
-        stack.down()
 
 
 class Noting(Publisher):

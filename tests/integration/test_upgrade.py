@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from kafka import OffsetAndMetadata
 from kafka.errors import NoError
 
 from citystream.settings import SettingsError
-from citystream.stack.stack import Stack
 from schemas.catalogue import freeze
 from streams import publications
 from streams.positions import Position, parse
-from tests.city import WORKERS, City, copy_sources, declare_only
+from tests.city import WORKERS, City, copy_sources, declare_only, servers
 from tests.reference.city import Schemas, read_feed
 from tests.reference.whole import KINDS, compare
 
@@ -89,19 +87,6 @@ class Installed(City):
         return [str(one) for one in found.differences]
 
 
-@contextmanager
-def installed(folder: Path) -> Iterator[Installed]:
-    city = Installed(folder)
-    stack = Stack(city.settings)
-    try:
-        stack.up(_silent)
-        yield city
-    finally:
-        for name in city.started:
-            city.process(name).stop()
-        stack.down()
-
-
 def _silent(_: str) -> None:
     pass
 
@@ -118,7 +103,7 @@ def _tables(client: Any) -> dict[str, str]:
 
 def test_this_release_goes_on_from_what_the_one_before_left(tmp_path: Path) -> None:
     """Both workers had been killed: rows, letters and parts were on their way, and windows open."""
-    with installed(tmp_path) as city:
+    with servers(Installed(tmp_path)) as city:
         left = {group: city.positions(group) for group in WORKERS}
         assert all(p.rewind < p.processed for p in left["processor"].values()), "windows are open"
         city.installation.prepare(_silent)

@@ -20,10 +20,9 @@ from kafka import KafkaProducer
 
 from bench.made_up import declarations
 from citystream.settings import PROJECT
-from citystream.stack.stack import Stack
 from schemas.record_codec import encode
 from streams.publisher import new_producer
-from tests.city import WORKERS, City, copy_sources, declare_only
+from tests.city import WORKERS, City, copy_sources, declare_only, servers
 from tests.isolation.made import FEEDS, OTHERS, RATE, TABLELESS, Report, report
 
 #: How often records are published of each feed, and how often it is looked which of them are shown (s).
@@ -241,18 +240,13 @@ def _sources(folder: Path) -> Path:
 @contextmanager
 def district(home: Path) -> Iterator[District]:
     """A city of made-up feeds whose workers run broken code, with records of all feeds coming in."""
-    opened = District(home)
-    stack = Stack(opened.settings)
-    try:
+    with servers(District(home)) as opened:
         frozen = opened.command("schemas", "freeze")
         assert frozen.returncode == 0, frozen.stderr
-        stack.up(lambda _: None)
         opened.prepare()
         for name in WORKERS:
             opened.start(name, opened.code)
-        yield opened
-    finally:
-        opened.end()
-        for name in opened.started:
-            opened.process(name).stop()
-        stack.down()
+        try:
+            yield opened
+        finally:
+            opened.end()

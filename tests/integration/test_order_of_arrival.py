@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from itertools import islice, repeat
+from itertools import groupby, islice, repeat
 from random import Random
 from typing import Any, cast
 from uuid import UUID
@@ -179,7 +179,7 @@ class Inserts:
 
 async def sink_from_zero(city: Installation, log: Log) -> list[Insert]:
     """What the sink inserts that reads all topics from their beginnings, in runs and flushes as they come."""
-    start = {tp: Position(0, 0, NO_EVENT_TIME, "id", "definition") for tp in log.ends}
+    start = {tp: Position(0, 0, NO_EVENT_TIME, "id", "definition") for tp in sorted(log.ends)}
     kept: Any = Inserts()
     sink = Sink(Here(), readers(city.feeds, city.catalogue, city.settings.timezone), kept)
     assigned = {tp: begun(sink, tp, position) for tp, position in start.items()}
@@ -192,7 +192,8 @@ async def sink_from_zero(city: Installation, log: Log) -> list[Insert]:
         else:
             sink._read_and_take([(assigned[tp].state, run)])
         if log.random.random() < 0.1 or not waiting:
-            await sink.flush([*assigned.values()])
+            for _, same in groupby(assigned.values(), lambda one: one.place.topic):
+                await sink.flush([*same])
     return list(kept.blocks)
 
 
@@ -233,7 +234,7 @@ def shown(city: Installation, log: Log) -> Snapshot:
     tables = client.execute(
         "SELECT database, name, engine = 'View' FROM system.tables "
         "WHERE database IN ('raw', 'city') AND engine != 'MaterializedView' "
-        "AND name != 'layout'"  # when tables were made, which is nothing of the log
+        "AND name NOT IN ('layout', 'shown')"  # when tables and views were made, which is nothing of the log
     )
     found = {}
     for database, name, is_view in tables:

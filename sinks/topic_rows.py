@@ -216,12 +216,17 @@ def _letters(batch: RecordBatch, from_offset: int) -> Iterator[DeadLetter]:
 def readers(
     feeds: Mapping[str, Feed], catalogue: Catalogue, timezone: str, verdicts: ProcessorVerdicts | None = None
 ) -> list[TopicReader]:
-    """All readers of these feeds; without ``verdicts`` a schema id is known whose files are there."""
-    found: list[TopicReader] = [QuarantineReader(timezone)]
-    for feed in feeds.values():
-        found += [FeedReader(topic, catalogue, timezone, verdicts) for topic in feed_topics(feed).values()]
-        found += [PartReader(feed, aggregate, catalogue, timezone, verdicts) for aggregate in feed.aggregates]
-    return found
+    """All readers of these feeds, records before windows, as they are waited for; without ``verdicts`` a schema id is
+    known whose files are there."""
+    return [
+        *(FeedReader(topic, catalogue, timezone, verdicts) for topic in feed_topics(*feeds.values()).values()),
+        QuarantineReader(timezone),
+        *(
+            PartReader(feed, aggregate, catalogue, timezone, verdicts)
+            for feed in feeds.values()
+            for aggregate in feed.aggregates
+        ),
+    ]
 
 
 def definitions(feeds: Iterable[Feed]) -> dict[str, str]:

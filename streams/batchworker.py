@@ -124,7 +124,7 @@ class BatchWorker(Generic[S, R]):
         #: The feeds that are stopped, and why.
         self.stopped: dict[str, str] = {}
         self._feeds = {**(outputs or {}), **feeds}
-        self._read_feeds = frozenset(feeds.values())
+        self._read_feeds = dict.fromkeys(feeds.values())
         self._hands = asyncio.Semaphore(os.cpu_count() or 1)
         self._working: set[asyncio.Task[None]] = set()
         self._flushing: set[str] = set()
@@ -360,7 +360,8 @@ class BatchWorker(Generic[S, R]):
             fresh = {self._feeds[one.place.topic] for one in self.begun() if one.fresh}
             soon, self._soon = fresh & self._soon, set()
             self._again |= soon & self._flushing
-            for feed in (soon | set(filter(self._is_due, fresh))) - self._flushing:
+            due = (soon | set(filter(self._is_due, fresh))) - self._flushing
+            for feed in filter(due.__contains__, self._read_feeds):
                 self._flushing.add(feed)
                 self._work(self._flush_feed(feed))
 
@@ -425,7 +426,7 @@ class BatchWorker(Generic[S, R]):
             else f"{type(error).__name__} in the program; the log of the {self.transport.group} says where. "
             f"With that mended start it again: {self.command}"
         )
-        if self.stopped.keys() >= self._read_feeds:
+        if self.stopped.keys() >= self._read_feeds.keys():
             end_process(error)
         log.error("%s", error if expected else f"{type(error).__name__}: {error}", exc_info=None if expected else error)
         log.error(

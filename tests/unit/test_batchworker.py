@@ -233,6 +233,25 @@ def test_a_flush_that_is_due_while_feeds_are_flushed_comes_once_more_for_them_an
     asyncio.run(work())
 
 
+def test_feeds_that_are_due_together_are_flushed_in_their_order() -> None:
+    class Noting(Slow):
+        order: list[str] = []  # noqa: RUF012 - one worker is made
+
+        async def flush(self, assigned: Sequence[Assigned[None]]) -> None:
+            self.order += [one.place.topic for one in assigned]
+
+    async def work() -> None:
+        worker = Noting(20)
+        flushing = asyncio.create_task(worker._keep_flushing())
+        worker.flush_soon(*reversed(worker.flushes))
+        while len(worker.order) < 20:  # noqa: ASYNC110 - the end of the test is what it waits for
+            await asyncio.sleep(0)
+        assert worker.order == [*worker.flushes]
+        flushing.cancel()
+
+    asyncio.run(work())
+
+
 def test_a_feed_waits_for_its_time() -> None:
     class Seldom(Slow):
         def every(self, feed: str, /) -> timedelta:

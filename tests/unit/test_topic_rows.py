@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import feeds
+from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from schemas.fields import INSTANTS
 from schemas.measures import LAST_BUCKET
-from sinks.topic_rows import FeedReader, PartReader, QuarantineReader, Read, Unread
+from sinks.topic_rows import FeedReader, PartReader, QuarantineReader, Read, Unread, readers
 from streams.deadletters import LONGEST, TOPIC, DeadLetter, Headers
 from streams.decode import Decoder
 from streams.feed_topics import topic_of
@@ -218,3 +220,9 @@ def test_progress_is_the_newest_watermark_of_each_partition() -> None:
     parts = pl.DataFrame({"source_partition": [0, 0, 1, 1, 2], "watermark": [5, None, 9, 4, None], "events": [1] * 5})
     assert reader.progress(parts) == [(reader.topic, 0, 5), (reader.topic, 1, 9)]
     assert not reader.progress(parts.filter(pl.col("source_partition") == 2))
+
+
+def test_records_are_written_before_windows() -> None:
+    """Both are fetched at the same moment, and somebody waits for the records."""
+    found = [type(one) for one in readers(feeds.load(), Catalogue.load(), "UTC")]
+    assert found == sorted(found, key=[FeedReader, QuarantineReader, PartReader].index)

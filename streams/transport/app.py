@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
@@ -275,7 +274,6 @@ async def _start(app: BatchApp) -> None:
 
 
 async def _serve(app: BatchApp) -> None:
-    sys.setswitchinterval(0.0005)  # threads that decode wait for each other at every column
     gc.freeze()  # what was loaded stays: looking through it again takes longer than processing a run
     gc.enable()
     stop = asyncio.Event()

@@ -8,7 +8,6 @@ import logging
 import os
 import selectors
 import signal
-import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
@@ -127,7 +126,6 @@ class Starting:
 def _process_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker sets for its whole process is not set here."""
     monkeypatch.setattr(gc, "freeze", lambda: None)
-    monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
 
 
 @pytest.mark.usefixtures("_process_as_it_is")

@@ -120,11 +120,8 @@ class Repairs:
         return ask
 
     def _ask(self, question: Callable[[Client], A]) -> A:
-        client = self._connect()
-        try:
+        with self._connect() as client:
             return question(client)
-        finally:
-            client.disconnect()
 
 
 def clear(

@@ -77,7 +77,7 @@ class FeedReader:
         self._first, self._counts = topic.first, topic.counts
         self._processor = verdicts
         self._decoder = Decoder(catalogue, feed.name, feed, Awaited(catalogue, math.inf), topic.name)
-        self._components = [(field.name, one) for field in feed.fields for one in COMPONENTS.get(field.kind, ())]
+        self._composed = [field.name for field in feed.fields if field.kind in COMPONENTS]
 
     def read(self, wanted: Sequence[Unread]) -> list[Read]:
         rows, found = self._decoder.read_together([Wanted(run, start, self._verdicts(run)) for run, start, _ in wanted])
@@ -96,14 +96,17 @@ class FeedReader:
 
     def _stored(self, rows: pl.DataFrame, seen_before: npt.NDArray[np.int64]) -> pl.DataFrame:
         """The columns of the table beside those of the feed; a query of Polars would take longer."""
-        fields = {name: rows[name].struct.unnest() for name, _ in self._components}
         stored = rows.hstack(
             [
                 rows["_offset"].alias("source_offset"),
                 rows["_arrived"].alias("arrived_at"),
                 (rows["_partition"] + self._first).alias("source_partition"),
                 pl.Series("seen_before", seen_before),
-                *(fields[name][one].alias(f"{name}_{one}") for name, one in self._components),
+                *(
+                    values.alias(f"{name}_{values.name}")
+                    for name in self._composed
+                    for values in rows[name].struct.unnest()
+                ),
             ]
         )
         return stored.rename({"_undeclared": UNDECLARED.name}) if "_undeclared" in stored.columns else stored

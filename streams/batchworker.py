@@ -29,7 +29,7 @@ log = logging.getLogger("citystream")
 S = TypeVar("S")
 R = TypeVar("R")
 
-#: How often a look shows whether a feed is due; one is of which nothing came between two looks.
+#: How often it is looked at least whether a feed is due, and how long one waits unless it says otherwise.
 LOOK_EVERY = timedelta(seconds=1)
 #: All partitions of a fetch have come when nothing came for so long.
 SETTLED_SECONDS = 0.02
@@ -103,9 +103,8 @@ def _or_end(call: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any
 class BatchWorker(Generic[S, R]):
     """Takes runs into the states of their partitions, all partitions of a feed in one pass, and flushes what changed.
 
-    A pass is due when the last one is ``every`` ago, when nothing came since the last look, and at once when the feed
-    reaches the end of its log after a backlog. Of a backlog, runs are taken as they come, several partitions side by
-    side.
+    A pass is due when what was fetched has come and the last one is ``every`` ago, and at once when the feed reaches
+    the end of its log after a backlog. Of a backlog, runs are taken as they come, several partitions side by side.
 
     Feeds do not hold each other up. A partition that has to wait is *paused*: it is not read on, what was read of it is
     kept, and it is tried again. A feed with which something is wrong is *stopped*: its partitions are paused until the
@@ -180,9 +179,9 @@ class BatchWorker(Generic[S, R]):
         """
         acknowledged = asyncio.create_task(writing)
         await asyncio.wait([acknowledged], timeout=WRITING_PATIENCE_SECONDS)
-        feeds = {self._feeds[one.place.topic] for one in assigned}
+        feed = self._feeds[assigned[0].place.topic]
         if not acknowledged.done():
-            self._not_taken |= dict.fromkeys(feeds, why())
+            self._not_taken[feed] = why()
             self.taken()
             for one in assigned:
                 async with one.lock:
@@ -190,8 +189,7 @@ class BatchWorker(Generic[S, R]):
         try:
             await acknowledged
         finally:
-            for feed in feeds:
-                self._not_taken.pop(feed, None)
+            self._not_taken.pop(feed, None)
 
     def _waits(self, one: Assigned[S]) -> str:
         """Why a partition's state can take nothing for now; empty if it can."""

@@ -1,6 +1,6 @@
 """From a run of record batches to columns: the fast path, the ordinary path, and what cannot be read.
 
-Every part that reads a topic reads it through here, so a record has one verdict.
+Everything that reads a topic reads it through here, so a record has one verdict.
 """
 
 from __future__ import annotations

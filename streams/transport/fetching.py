@@ -41,13 +41,13 @@ class PacedFetcher(fetcher.Fetcher):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._began: float = self._loop.time()
+        self._began = self._loop.time()
         self._fetched_at = dict[int, float]()
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
         try:
             if (last := self._fetched_at.get(node_id)) is not None:
-                await asyncio.sleep(until_next(self._began, last, asyncio.get_running_loop().time()))
+                await asyncio.sleep(until_next(self._began, last, self._loop.time()))
         except asyncio.CancelledError:
             return False
         self._fetched_at[node_id] = self._loop.time()

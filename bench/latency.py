@@ -10,7 +10,7 @@ from uuid import UUID
 from bench.process import FEED
 from citystream.installation import Installation
 from simulation import simulator
-from streams.publisher import Publisher, new_producer
+from streams.publisher import Producer, Publisher
 
 LOOK_EVERY_SECONDS = 0.02
 PAUSE_SECONDS = 0.5
@@ -22,7 +22,7 @@ def probe(city: Installation, probes: int) -> list[float]:
     client = city.server("operator").connect()
     template = next(simulator(feed)(datetime.now(UTC), random))
     waits = []
-    with Publisher(new_producer(city.cluster), feed, city.catalogue.latest(FEED), None) as publisher:
+    with Publisher(Producer(city.cluster), feed, city.catalogue.latest(FEED), None) as publisher:
         for number in range(probes):
             now = datetime.now(UTC)
             segment = f"probe-{number}"

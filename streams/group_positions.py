@@ -20,7 +20,7 @@ from streams.cluster import Cluster
 from streams.group_partition import GroupPartition
 from streams.lag import LagMeter, committed_offsets
 from streams.positions import Position, PositionProblem, parse, readable
-from streams.publisher import new_producer
+from streams.publisher import Producer
 from streams.topics import TopicState, found, not_there, states
 
 RUNNING = (UnknownMemberIdError, RebalanceInProgressError, IllegalGenerationError)
@@ -164,7 +164,7 @@ class GroupPositions:
             raise self._running()
         if answers:
             raise PositionProblem(f"Kafka refused the positions: {', '.join(sorted(a.__name__ for a in answers))}")
-        with closing(new_producer(self.cluster)) as producer:
+        with closing(Producer(self.cluster)) as producer:
             sent = []
             for place, position in positions.items():
                 key, value = checkpoints.record((self.group, *place), position)

@@ -71,11 +71,6 @@ class Producer(KafkaProducer):
             self._sender.join(STOP_SECONDS)
 
 
-def new_producer(cluster: Cluster) -> Producer:
-    """A producer, to be closed."""
-    return Producer(cluster)
-
-
 def topic_for(feed: Feed) -> str:
     """The topic that records of a feed are published to."""
     return [*feed_topics(feed)][-1]
@@ -186,7 +181,7 @@ def publishers(
     """
     wait_for_kafka(cluster, say, START_PATIENCE)
     states(cluster, [*(topic_for(feed) for feed in feeds), *topics])
-    with closing(new_producer(cluster)) as producer, ExitStack() as opened:
+    with closing(Producer(cluster)) as producer, ExitStack() as opened:
         yield {
             feed.name: opened.enter_context(Publisher(producer, feed, catalogue.latest(feed.name), keys[feed.name]))
             for feed in feeds

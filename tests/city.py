@@ -39,7 +39,7 @@ from sinks.ledger import accounts
 from streams import checkpoints, deadletters
 from streams.clients import new_admin
 from streams.lag import LagMeter, committed_offsets
-from streams.publisher import Publisher, new_producer
+from streams.publisher import Producer, Publisher
 from tests.conftest import settings_in
 
 #: The feeds of a city: some of those made up for the bench, of which each merges other kinds of measures.
@@ -289,7 +289,7 @@ class City:
         """Publish simulated records with these faults mixed in, and wait until the brokers have them."""
         feeds = [self.installation.feeds[name] for name in names]
         key = load_secrets(self.settings).pseudonym_key.get_secret_value().encode()
-        with closing(new_producer(self.installation.cluster)) as producer:
+        with closing(Producer(self.installation.cluster)) as producer:
             publishers = {
                 f.name: Publisher(producer, f, self.installation.catalogue.latest(f.name), key) for f in feeds
             }

@@ -23,7 +23,7 @@ from streams import deadletters
 from streams.cluster import Cluster
 from streams.decode import Decoder
 from streams.feed_topics import FeedPartition, feed_topics
-from streams.publisher import new_producer, topic_for
+from streams.publisher import Producer, topic_for
 from streams.wire.fetched_batches import Run
 from streams.wire.record_batch import of_one
 
@@ -219,7 +219,7 @@ def redrive(
     topics = [*feed_topics(*(feeds[name] for name in selection.topics)), deadletters.TOPIC]
     await_sink(cluster, topics, partial(on_progress, "waiting for the sink"))
     work = Redrive(quarantine, feeds, catalogue, corrections)
-    return work.run(selection, None if dry_run else partial(new_producer, cluster), on_progress)
+    return work.run(selection, None if dry_run else partial(Producer, cluster), on_progress)
 
 
 def _refuse(results: Mapping[Result, int], corrections: Mapping[Place, Correction], known: set[Place]) -> None:

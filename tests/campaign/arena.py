@@ -26,7 +26,7 @@ from citystream.stack.stack import Stack
 from streams import checkpoints, topics
 from streams.clients import records_of
 from streams.lag import LagMeter
-from streams.publisher import new_producer
+from streams.publisher import Producer
 from tests.campaign import before
 from tests.campaign.proxy import Proxy
 from tests.campaign.worker import DYING
@@ -191,7 +191,7 @@ class Arena(City):
                 assert set(admin.alter_group_offsets(kind, left).values()) == {NoError}
                 count += len(left)
         kept = {record.key: record.value for record in records_of(self.installation.cluster, checkpoints.TOPIC)}
-        with closing(new_producer(self.installation.cluster)) as producer:
+        with closing(Producer(self.installation.cluster)) as producer:
             for key, value in kept.items():
                 _, topic, _ = checkpoints.place_of(key)
                 producer.send(checkpoints.TOPIC, key=key, value=before.checkpoint(value, feeds.get(topic)))

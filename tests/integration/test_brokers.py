@@ -23,7 +23,7 @@ from citystream.stack.stack import Stack
 from streams import checkpoints, deadletters
 from streams.clients import new_admin
 from streams.cluster import Cluster
-from streams.publisher import new_producer
+from streams.publisher import Producer
 from streams.topics import TopicProblem, create, topics
 from tests.brokers import OWNER, Brokers
 from tests.city import START, WORKERS, City
@@ -130,7 +130,7 @@ def refused(city: Secured) -> None:
     assert f"Kafka does not allow it ([Error 29] TopicAuthorizationFailedError: topic {FEED})" in told.stderr
     own = city.brokers.cluster(city.department(OTHER))
     windows = city.installation.feeds[OTHER].aggregates[0].topic
-    with closing(new_producer(own)) as producer:
+    with closing(Producer(own)) as producer:
         assert producer.send(OTHER, b"anything").get().offset >= 0
         for topic in (FEED, windows, deadletters.TOPIC, checkpoints.TOPIC):
             with pytest.raises(TopicAuthorizationFailedError, match=topic):
@@ -142,7 +142,7 @@ async def let_in_by_a_token(city: Secured) -> None:
     file = city.brokers.home / "token"
     file.write_text(unsigned_token(city.department(OTHER)))
     by_token = city.brokers.cluster(token_file=file)
-    with closing(new_producer(by_token)) as producer:
+    with closing(Producer(by_token)) as producer:
         assert producer.send(OTHER, b"anything").get().offset >= 0
     async with AIOKafkaProducer(**by_token.aiokafka()) as sending:
         assert (await sending.send_and_wait(OTHER, b"anything")).offset >= 0

@@ -20,7 +20,7 @@ from schemas.catalogue import FROZEN, Catalogue, FrozenSchema, freeze
 from schemas.feed import Feed
 from schemas.fields import Record
 from simulation import simulator
-from streams.publisher import Publisher, new_producer
+from streams.publisher import Producer, Publisher
 from tests.city import START, WORKERS, City, copy_sources, feed_file, feed_in, own_city
 
 pytestmark = pytest.mark.integration
@@ -86,7 +86,7 @@ class Load:
     def _run(self) -> None:
         feed, old = self._city.installation.feeds[FEED], self._city.installation.catalogue.latest(FEED)
         key = load_secrets(self._city.settings).pseudonym_key.get_secret_value().encode()
-        with closing(new_producer(self._city.installation.cluster)) as producer:
+        with closing(Producer(self._city.installation.cluster)) as producer:
             olds, news = (Publisher(producer, f, v, key) for f, v in ((feed, old), (self._newer, self._frozen)))
             ordinary, changed = simulator(feed)(START, Random(1)), self._changed()
             while not self._end.wait(0.1):

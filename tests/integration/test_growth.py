@@ -22,7 +22,7 @@ from simulation.world import event_id
 from streams.feed_topics import feed_topics
 from streams.lag import LagMeter
 from streams.positions import parse
-from streams.publisher import OnResult, Publisher, new_producer
+from streams.publisher import OnResult, Producer, Publisher
 from streams.topics import stored
 from tests.city import WORKERS, City, copy_sources, declare_only, servers
 from tests.reference.city import Log, Schemas, read_feed
@@ -198,7 +198,7 @@ class Noting(Publisher):
 
 @contextmanager
 def publisher(city: Deployment, feed: Feed, sent: list[tuple[bytes, bytes]]) -> Iterator[Noting]:
-    with closing(new_producer(city.installation.cluster)) as producer:
+    with closing(Producer(city.installation.cluster)) as producer:
         with Noting(producer, feed, city.catalogue.latest(NAME), None) as opened:
             opened.sent = sent
             yield opened

@@ -34,7 +34,7 @@ from schemas.fields import Record
 from simulation import simulator
 from streams import deadletters, publications
 from streams.lag import LagMeter
-from streams.publisher import Publisher, new_producer
+from streams.publisher import Producer, Publisher
 
 pytestmark = pytest.mark.integration
 
@@ -162,7 +162,7 @@ class City:
             events = list(islice(records, LIVE_EVENTS))
             frozen = self.installation.catalogue.latest(name)
             key = self._secrets.pseudonym_key.get_secret_value().encode()
-            with closing(new_producer(self.installation.cluster)) as producer:
+            with closing(Producer(self.installation.cluster)) as producer:
                 with Publisher(producer, feed, frozen, key) as publisher:
                     for event in events:
                         publisher.publish(event)

@@ -24,7 +24,7 @@ from schemas.record_codec import encode, prefix
 from simulation import simulator
 from sinks.ledger import Account, accounts
 from streams.lag import measure
-from streams.publisher import Publisher, new_producer
+from streams.publisher import Producer, Publisher
 from tests.city import START, WORKERS, City, copy_sources, feed_file, own_city
 
 pytestmark = pytest.mark.integration
@@ -71,7 +71,7 @@ def simulated(city: City, feed: str, seed: int, count: int, hours: int) -> list[
 def publish(city: City, feed: str, frozen: FrozenSchema, records: list[Record]) -> None:
     """Publish records under a version of their schema, and wait until the broker has them."""
     key = load_secrets(city.settings).pseudonym_key.get_secret_value().encode()
-    with closing(new_producer(city.installation.cluster)) as producer:
+    with closing(Producer(city.installation.cluster)) as producer:
         with Publisher(producer, city.installation.feeds[feed], frozen, key) as publisher:
             for record in records:
                 publisher.publish(record)

@@ -22,7 +22,7 @@ from citystream.stack import kafka
 from citystream.stack.ports import free_ports
 from citystream.stack.process import Launch, Process, StackError
 from citystream.stack.stack import Stack, State
-from streams.publisher import new_producer
+from streams.publisher import Producer
 
 pytestmark = pytest.mark.integration
 
@@ -242,7 +242,7 @@ def publishes(stack: Stack) -> bool:
     with closing(KafkaAdminClient(**stack.settings.cluster.kafka_python())) as admin:
         admin.create_topics([NewTopic(topic, 1, 1)])
         admin.wait_for_topics([topic])
-    with closing(new_producer(stack.settings.cluster)) as producer:
+    with closing(Producer(stack.settings.cluster)) as producer:
         done: bool = producer.send(topic, b"there").get(timeout=20) is not None
     return done
 

@@ -21,7 +21,7 @@ from kafka import KafkaProducer
 from bench.made_up import declarations
 from citystream.settings import PROJECT
 from schemas.record_codec import encode
-from streams.publisher import new_producer
+from streams.publisher import Producer
 from tests.city import WORKERS, City, copy_sources, declare_only, servers
 from tests.isolation.made import FEEDS, OTHERS, RATE, TABLELESS, Report, report
 
@@ -125,7 +125,7 @@ class Traffic:
     def publish(self, stop: threading.Event) -> None:
         """Publish until it is stopped; in a thread."""
         number = 0
-        with closing(new_producer(self._district.installation.cluster)) as producer:
+        with closing(Producer(self._district.installation.cluster)) as producer:
             while not stop.wait(PUBLISH_EVERY):
                 number += 1
                 for feed in sorted(self.feeds):

@@ -13,7 +13,7 @@ from typing import Any
 from schemas.catalogue import AHEAD
 from schemas.record_codec import encode, prefix
 from streams.deadletters import TOPIC, DeadLetter
-from streams.publisher import new_producer
+from streams.publisher import Producer
 from tests.isolation import made
 from tests.isolation.district import MENDED, District
 from tests.isolation.made import RATE, report
@@ -65,7 +65,7 @@ def flood(city: District) -> None:
             encode(city.frozen[made.FLOODED], report(city.random, f"device-{n}", datetime.now(UTC)))
             for n in range(int(RATE * FLOOD * FLOOD_EVERY))
         ]
-        with closing(new_producer(city.installation.cluster)) as producer:
+        with closing(Producer(city.installation.cluster)) as producer:
             while not stop.wait(FLOOD_EVERY):
                 for number, value in enumerate(made_ahead):
                     producer.send(made.FLOODED, key=b"device-%d" % number, value=value)

@@ -230,7 +230,8 @@ class BatchApp(faust.App):
             end_process(taken)
         except AiokafkaError as error:
             if not is_transient(error):
-                end_process(f"Kafka does not let the {self.group} go on: {error!r}; its user may lack a right")
+                cause = error.__cause__ or error
+                end_process(f"Kafka does not let the {self.group} go on: {cause!r}; its user may lack a right")
             KAFKA.begin(CLIENTS, f"Kafka does not let the {self.group} go on ({error!r}); it will be tried again")
 
     async def stop_out_of_range(self, offset: int, place: TopicPartition, offsets: PartitionOffsets) -> None:

@@ -57,6 +57,11 @@ class PacedFetcher(fetcher.Fetcher):
             del self._fetched_at[node_id]
         return came
 
+    def _set_error(self, tp: TopicPartition, error: BaseException) -> None:
+        """Keep what a partition has: while its leader changes two brokers answer, and aiokafka ends at the second."""
+        if tp not in self._records:
+            super()._set_error(tp, error)
+
     def _size(self, place: TopicPartition) -> int:
         """Bytes that wait of a partition."""
         waiting = self._records.get(place)

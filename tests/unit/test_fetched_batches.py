@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import pytest
 from aiokafka.consumer import fetcher
-from aiokafka.consumer.fetcher import READ_COMMITTED
+from aiokafka.consumer.fetcher import READ_COMMITTED, UNKNOWN_OFFSET
 from aiokafka.consumer.subscription_state import Assignment, SubscriptionState
+from aiokafka.errors import NoOffsetForPartitionError
 from aiokafka.protocol.fetch import FetchRequest
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -280,6 +281,23 @@ def test_the_next_fetch_waits_for_its_moment_but_not_in_a_backlog(
 
     monkeypatch.setattr(fetcher, "MemoryRecords", fetcher.MemoryRecords)
     monkeypatch.setattr(fetcher, "PartitionRecords", fetcher.PartitionRecords)
+    asyncio.run(work())
+
+
+def test_a_partition_whose_leader_changes_before_it_has_a_position_is_asked_for_at_both() -> None:
+    """Each answer is that there is none; the second may not end the task that fetches."""
+
+    async def work() -> None:
+        reading = PacedFetcher(Brokers(b""), SubscriptionState(), auto_offset_reset="none")
+        assignment = Assignment([HERE])
+        asked = [asyncio.create_task(reading._update_fetch_positions(assignment, node, [HERE])) for node in (0, 1)]
+        await asyncio.sleep(0)
+        assignment.state_value(HERE).update_committed(OffsetAndMetadata(UNKNOWN_OFFSET, ""))
+        await asyncio.gather(*asked)
+        with pytest.raises(NoOffsetForPartitionError):
+            reading._records[HERE].check_raise()
+        await reading.close()
+
     asyncio.run(work())
 
 

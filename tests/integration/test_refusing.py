@@ -15,17 +15,16 @@ import pytest
 from kafka import KafkaAdminClient
 
 from citystream.secrets import load_secrets
-from citystream.settings import PROJECT
 from citystream.stack import clickhouse
 from sinks.ledger import accounts
 from streams.lag import measure
 from tests.campaign.proxy import Proxy
 from tests.campaign.refusals import refusals
-from tests.city import START, City, own_city
+from tests.city import FEEDS, START, WORKERS, City, made_up, servers
 
 pytestmark = pytest.mark.integration
 
-FEED = "traffic_flow"
+FEED = FEEDS[0]
 TABLE = f"raw.{FEED}"
 #: An insert takes two answers and more, so five seconds.
 SLOW_SECONDS = 2.5
@@ -48,11 +47,13 @@ def network() -> Iterator[list[Proxy]]:
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory, network: list[Proxy]) -> Iterator[City]:
     """A city whose sink reaches ClickHouse over a network of its own."""
-    with own_city(tmp_path_factory.mktemp("city"), PROJECT) as opened:
-        opened.process("sink").stop()
+    home = tmp_path_factory.mktemp("city")
+    with servers(City(home, made_up(home / "sources"))) as opened:
         network.append(Proxy(opened.settings.clickhouse_port))
         opened.reach_clickhouse_at(network[0].port)
-        opened.start("sink")
+        opened.prepare()
+        for name in WORKERS:
+            opened.start(name)
         opened.publish([FEED], START, 0, 500)
         opened.drain()
         yield opened

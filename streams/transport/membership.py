@@ -109,8 +109,8 @@ class MemberCoordinator(GroupCoordinator):
         up, or they would take it from each other for ever.
         """
         name = (self._group_instance_id or "").rpartition(".")[0]
-        if not name or at - self._heard > self._session:
-            return
+        if not name or time.monotonic() - self._heard > self._session:
+            return  # its session may have ended while the request was on its way
         if at - self._since < MEETING * self._session:
             self._taken = NameTaken(
                 f"Another process works in the group {self.group_id} under the name {name}: end it, or give this one "

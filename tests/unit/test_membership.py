@@ -187,6 +187,24 @@ def test_a_commit_finds_out_and_joining_too_and_the_message_says_what_to_do(monk
     assert fenced.error_code == UNKNOWN, "aiokafka joins again"
 
 
+def test_a_session_that_ended_while_a_request_was_held_up_is_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that is too busy for it."""
+    now = iter([1001.0, 1000.0 + SESSION + 1, 1000.0 + SESSION + 1])
+
+    async def send(*_: Any) -> Any:
+        return SimpleNamespace(error_code=UNKNOWN)
+
+    async def work() -> None:
+        async with member() as coordinator:
+            coordinator._heard = coordinator._since = 1000.0
+            await coordinator._send_req(HeartbeatRequest("sink", 1, "x"))
+            assert coordinator._taken is None
+
+    monkeypatch.setattr(GroupCoordinator, "_send_req", send)
+    monkeypatch.setattr(membership, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    asyncio.run(work())
+
+
 def test_brokers_that_let_nobody_join_are_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

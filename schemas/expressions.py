@@ -1,20 +1,36 @@
 """Expressions over a record's fields, written once and compiled to Polars (here) and to SQL (in sinks).
 
 Arithmetic is IEEE double or 64-bit integer, a null operand gives null, and a division by zero gives null, in every
-compilation. Times take part as integer milliseconds since 1970-01-01 UTC.
+compilation. Null is a third value of a condition: ``&`` is false where one side is false, ``|`` true where one is true,
+whatever the other; else null gives null. Times take part as integer milliseconds since 1970-01-01 UTC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add, and_, eq, ge, gt, le, lt, mul, or_, sub
 from typing import Literal
 
 import polars as pl
 
+from schemas.model import COMPONENTS, Field, Kind
+
 LARGEST = 2**52
 
-Operator = Literal["+", "-", "*", "/", ">=", "=="]
+Arithmetic = Literal["+", "-", "*", "/", "min", "max"]
+Comparison = Literal["<", "<=", ">", ">=", "=="]
+Junction = Literal["and", "or"]
+#: What an expression is.
+Type = Literal["number", "text", "condition"]
+_TYPES: Mapping[Kind, Type] = {
+    "int": "number", "float": "number", "instant": "number", "string": "text", "enum": "text", "bool": "condition"
+}  # fmt: skip
+
+
+class Mistyped(ValueError):
+    """An expression makes no sense over these fields; the message says which part of it, and why."""
 
 
 class Expression:
@@ -32,15 +48,36 @@ class Expression:
     def __truediv__(self, other: Operand) -> Binary:
         return Binary("/", self, as_expression(other))
 
+    def __lt__(self, other: Operand) -> Binary:
+        return Binary("<", self, as_expression(other))
+
+    def __le__(self, other: Operand) -> Binary:
+        return Binary("<=", self, as_expression(other))
+
+    def __gt__(self, other: Operand) -> Binary:
+        return Binary(">", self, as_expression(other))
+
     def __ge__(self, other: Operand) -> Binary:
         return Binary(">=", self, as_expression(other))
+
+    def __and__(self, other: Expression) -> Binary:
+        return Binary("and", self, other)
+
+    def __or__(self, other: Expression) -> Binary:
+        return Binary("or", self, other)
+
+    def __invert__(self) -> Not:
+        return Not(self)
 
     def equals(self, other: Operand) -> Binary:
         """True where both are equal."""
         return Binary("==", self, as_expression(other))
 
+    def is_in(self, first: Operand, *others: Operand) -> Expression:
+        """True where it is equal to one of these."""
+        return reduce(Expression.__or__, map(self.equals, others), self.equals(first))
 
-Use = Literal["number", "condition"]
+
 Operand = Expression | int | float | str
 
 
@@ -49,6 +86,18 @@ class Column(Expression):
     """The value of a field."""
 
     name: str
+
+    def component(self, part: str) -> Component:
+        """The ``longitude`` or the ``latitude`` of a place, in degrees."""
+        return Component(self.name, part)
+
+
+@dataclass(frozen=True)
+class Component(Expression):
+    """A number that a field of several is made of; null where the field is."""
+
+    name: str
+    part: str
 
 
 @dataclass(frozen=True)
@@ -60,11 +109,18 @@ class Constant(Expression):
 
 @dataclass(frozen=True)
 class Binary(Expression):
-    """Two operands joined by an operator."""
+    """Two operands joined by an operator; ``min`` and ``max`` are null where one of them is."""
 
-    operator: Operator
+    operator: Arithmetic | Comparison | Junction
     left: Expression
     right: Expression
+
+
+@dataclass(frozen=True)
+class Not(Expression):
+    """True where ``operand`` is false."""
+
+    operand: Expression
 
 
 @dataclass(frozen=True)
@@ -109,15 +165,30 @@ def as_expression(value: Operand) -> Expression:
     return value if isinstance(value, Expression) else Constant(value)
 
 
+def least(left: Operand, right: Operand) -> Expression:
+    """The smaller of two numbers."""
+    return Binary("min", as_expression(left), as_expression(right))
+
+
+def greatest(left: Operand, right: Operand) -> Expression:
+    """The larger of two numbers."""
+    return Binary("max", as_expression(left), as_expression(right))
+
+
+def absolute(number: Expression) -> Expression:
+    """A number without its sign."""
+    return greatest(number, Constant(0) - number)
+
+
 def columns(expression: Expression) -> Iterator[str]:
     """Names of the fields an expression reads."""
     match expression:
-        case Column(name) | Quantile(name, _):
+        case Column(name) | Component(name, _) | Quantile(name, _):
             yield name
         case Binary(_, left, right) | When(left, right):
             yield from columns(left)
             yield from columns(right)
-        case Present(operand) | Scaled(operand, _):
+        case Not(operand) | Present(operand) | Scaled(operand, _):
             yield from columns(operand)
 
 
@@ -126,12 +197,18 @@ def written(expression: Expression) -> str:
     match expression:
         case Column(name):
             return name
+        case Component(name, part):
+            return f"{name}.{part}"
         case Constant(str(text)):
             return _quoted(text)
         case Constant(value):
             return str(value)
+        case Binary("min" | "max" as which, left, right):
+            return f"{which}({written(left)}, {written(right)})"
         case Binary(operator, left, right):
             return f"({written(left)} {operator} {written(right)})"
+        case Not(operand):
+            return f"(not {written(operand)})"
         case When(condition, then):
             return f"({written(then)} if {written(condition)})"
         case Present(operand):
@@ -150,28 +227,86 @@ def _quoted(text: str) -> str:
     return f"{mark}{escaped}{mark}"
 
 
-def misused(expression: Expression, kinds: Mapping[str, str], use: Use = "number") -> Iterator[str]:
-    """Names of fields used as a number, a condition or a text that are none; ``kinds`` has every field's kind."""
+def type_of(expression: Expression, fields: Mapping[str, Field]) -> Type:
+    """What an expression over fields is; ``fields`` has each by its name.
+
+    Raises
+    ------
+    Mistyped
+        A part of it makes no sense.
+    """
     match expression:
         case Column(name):
-            if kinds.get(name) not in (("int", "float", "instant") if use == "number" else ("bool",)):
-                yield name
-        case Binary("==", left, right) if any(_is_text(side) for side in (left, right)):
-            for side in (left, right):
-                yield from (name for name in columns(side) if kinds.get(name) not in ("string", "enum"))
+            return _type_of_field(_known(name, fields))
+        case Component(name, part):
+            if (kind := _known(name, fields).kind) != "place" or part not in COMPONENTS[kind]:
+                raise Mistyped(f"{name} is {kind}; a place has the components {' and '.join(COMPONENTS['place'])}")
+        case Constant(str()):
+            return "text"
+        case Binary("+" | "-" | "*" | "/" | "min" | "max", left, right):
+            _need("number", expression, fields, left, right)
+        case Binary("<" | "<=" | ">" | ">=", left, right):
+            _need("number", expression, fields, left, right)
+            return "condition"
+        case Binary("==", left, right):
+            if (type_ := type_of(left, fields)) == "condition":
+                raise Mistyped(f"{written(expression)} compares conditions: they are joined by & and |, turned by ~")
+            _need(type_, expression, fields, right)
+            _need_symbol(left, right, fields)
+            _need_symbol(right, left, fields)
+            return "condition"
         case Binary(_, left, right):
-            yield from (*misused(left, kinds), *misused(right, kinds))
+            _need("condition", expression, fields, left, right)
+            return "condition"
+        case Not(operand):
+            _need("condition", expression, fields, operand)
+            return "condition"
         case When(condition, then):
-            yield from (*misused(condition, kinds, "condition"), *misused(then, kinds, use))
+            _need("condition", expression, fields, condition)
+            return type_of(then, fields)
+        case Present(Column(name)):
+            _known(name, fields)
+            return "condition"
+        case Present(operand):
+            type_of(operand, fields)
+            return "condition"
         case Scaled(operand, _):
-            yield from misused(operand, kinds)
+            _need("number", expression, fields, operand)
+    return "number"
 
 
-def is_whole(expression: Expression, kinds: Mapping[str, str]) -> bool:
+def _known(name: str, fields: Mapping[str, Field]) -> Field:
+    if name not in fields:
+        raise Mistyped(f"{name} is no field of the record")
+    return fields[name]
+
+
+def _type_of_field(field: Field) -> Type:
+    if field.kind not in _TYPES:
+        raise Mistyped(f"{field.name} is {field.kind}, which is neither a number nor a text nor a condition")
+    return _TYPES[field.kind]
+
+
+def _need(wanted: Type, whole: Expression, fields: Mapping[str, Field], *parts: Expression) -> None:
+    for part in parts:
+        if (found := type_of(part, fields)) != wanted:
+            raise Mistyped(f"{written(whole)} needs a {wanted}, and {written(part)} is a {found}")
+
+
+def _need_symbol(left: Expression, right: Expression, fields: Mapping[str, Field]) -> None:
+    """An enum is never equal to what is none of its symbols."""
+    match left, right:
+        case Column(name), Constant(value) if fields[name].symbols and value not in fields[name].symbols:
+            raise Mistyped(f"{name} is never {written(right)}: it is one of {', '.join(fields[name].symbols)}")
+
+
+def is_whole(expression: Expression, kinds: Mapping[str, Kind]) -> bool:
     """Whether the value of a number is never a fraction; ``kinds`` has every field's kind."""
     match expression:
         case Column(name):
             return kinds.get(name) != "float"
+        case Component():
+            return False
         case Constant(value):
             return not isinstance(value, float)
         case Binary("/", _, _):
@@ -183,8 +318,22 @@ def is_whole(expression: Expression, kinds: Mapping[str, str]) -> bool:
     return True
 
 
-def _is_text(expression: Expression) -> bool:
-    return isinstance(expression, Constant) and isinstance(expression.value, str)
+def _quotient(left: pl.Expr, right: pl.Expr) -> pl.Expr:
+    return pl.when(right != 0).then(left.cast(pl.Float64) / right)
+
+
+def _least(left: pl.Expr, right: pl.Expr) -> pl.Expr:
+    return pl.when(left.is_not_null() & right.is_not_null()).then(pl.min_horizontal(left, right))
+
+
+def _greatest(left: pl.Expr, right: pl.Expr) -> pl.Expr:
+    return pl.when(left.is_not_null() & right.is_not_null()).then(pl.max_horizontal(left, right))
+
+
+_IN_POLARS: Mapping[str, Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
+    "+": add, "-": sub, "*": mul, "/": _quotient, "min": _least, "max": _greatest,
+    "<": lt, "<=": le, ">": gt, ">=": ge, "==": eq, "and": and_, "or": or_,
+}  # fmt: skip
 
 
 def to_polars(expression: Expression) -> pl.Expr:
@@ -192,21 +341,14 @@ def to_polars(expression: Expression) -> pl.Expr:
     match expression:
         case Column(name):
             return pl.col(name)
+        case Component(name, part):
+            return pl.col(name).struct.field(part)
         case Constant(value):
             return pl.lit(value)
-        case Binary("+", left, right):
-            return to_polars(left) + to_polars(right)
-        case Binary("-", left, right):
-            return to_polars(left) - to_polars(right)
-        case Binary("*", left, right):
-            return to_polars(left) * to_polars(right)
-        case Binary("/", left, right):
-            divisor = to_polars(right)
-            return pl.when(divisor != 0).then(to_polars(left).cast(pl.Float64) / divisor)
-        case Binary(">=", left, right):
-            return to_polars(left) >= to_polars(right)
-        case Binary("==", left, right):
-            return to_polars(left) == to_polars(right)
+        case Binary(operator, left, right):
+            return _IN_POLARS[operator](to_polars(left), to_polars(right))
+        case Not(operand):
+            return ~to_polars(operand)
         case When(condition, then):
             return pl.when(to_polars(condition)).then(to_polars(then))
         case Present(operand):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from schemas.expressions import columns, is_whole, misused, written
+from schemas.expressions import Expression, Mistyped, columns, is_whole, type_of, written
 from schemas.fields import Record
 from schemas.measures import Measure
 from schemas.model import DeclarationError, Field, Kind, fields_of
@@ -268,18 +268,21 @@ def _aggregate_problems(aggregate: Aggregate, known: Mapping[str, Field]) -> Ite
         read = list(columns(partial.value))
         if not read:
             yield f"{aggregate.name} measures {partial.name} from no field; the number of records is in events"
-        for name in read:
-            if name not in known:
-                yield f"{aggregate.name} measures {name}, which is no field of the record"
+        yield from (f"{aggregate.name} measures {reason}" for reason in _expression_problems(partial.value, known))
         kinds = {name: declared.kind for name, declared in known.items()}
-        for name in misused(partial.value, kinds):
-            if name in known:
-                yield f"{aggregate.name} measures {name}, which is {known[name].kind} and does not fit there"
         if not is_whole(partial.value, kinds):
             yield (
                 f"{aggregate.name} measures {partial.name} from {written(partial.value)}, which may be a fraction: "
                 "quantiles count whole numbers; say Scaled(value, 1000) and divisor=1000 for steps of a thousandth"
             )
+
+
+def _expression_problems(number: Expression, known: Mapping[str, Field]) -> Iterator[str]:
+    try:
+        if (found := type_of(number, known)) != "number":
+            yield f"{written(number)}, which is a {found} and no number"
+    except Mistyped as reason:
+        yield f"{written(number)}: {reason}"
 
 
 def milliseconds(span: timedelta) -> int:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from schemas.expressions import LARGEST, Binary, Column, Constant, Expression, Present, Quantile, Scaled, When
+from schemas.expressions import (
+    LARGEST,
+    Binary,
+    Column,
+    Component,
+    Constant,
+    Expression,
+    Not,
+    Present,
+    Quantile,
+    Scaled,
+    When,
+    is_whole,
+)
 from schemas.feed import Aggregate, Feed
 from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET, Partial
 from schemas.model import Kind
@@ -20,16 +33,22 @@ class ToSql:
         match expression:
             case Column(name):
                 return f"toUnixTimestamp64Milli({name})" if self._kinds.get(name) == "instant" else name
+            case Component(name, part):
+                return f"{name}_{part}"
             case Constant(value):
                 return literal(value)
             case Binary("/", left, Constant(int(number))) if number:
                 return f"({self.expression(left)} / {number})"
             case Binary("/", left, right):
                 return f"(toFloat64({self.expression(left)}) / nullIf({self.expression(right)}, 0))"
+            case Binary("min" | "max" as which, left, right):
+                return self._extreme("least" if which == "min" else "greatest", left, right)
             case Binary("==", left, right):
                 return f"({self.expression(left)} = {self.expression(right)})"
             case Binary(operator, left, right):
                 return f"({self.expression(left)} {operator} {self.expression(right)})"
+            case Not(operand):
+                return f"(NOT {self.expression(operand)})"
             case When(condition, then):
                 return f"if({self.expression(condition)}, {self.expression(then)}, NULL)"
             case Present(operand):
@@ -40,6 +59,13 @@ class ToSql:
             case Quantile(histogram, q):
                 return _quantile(histogram, q)
         raise TypeError(f"not an expression: {expression!r}")
+
+    def _extreme(self, function: str, left: Expression, right: Expression) -> str:
+        """There is no type for both an integer and a double, and nulls would be left out."""
+        both = self.expression(left), self.expression(right)
+        whole = is_whole(left, self._kinds) and is_whole(right, self._kinds)
+        numbers = ", ".join(both if whole else (f"toFloat64({one})" for one in both))
+        return f"if(isNull({both[0]}) OR isNull({both[1]}), NULL, {function}({numbers}))"
 
     def partial(self, partial: Partial) -> str:
         """Aggregate function giving a partial from raw rows; a sum has 128 bits."""

@@ -6,16 +6,26 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from schemas.expressions import Column, Scaled
+from schemas.expressions import Column, Expression, Scaled
+from schemas.expressions import written as as_text
 from schemas.measures import BEYOND, quantiles
 from sinks.sql import ToSql, merged, read, written
-from tests.reference.partition import EDGES, bucket
+from tests.reference.expressions import FEED as MIXED
+from tests.reference.expressions import alike, conditions, numbers, rows
+from tests.reference.partition import EDGES, bucket, evaluate
 from tests.reference.results import results_of
 from tests.reference.toy import FEED
 
 pytestmark = pytest.mark.integration
 
+#: Columns as the raw table of a feed has them; a place is two.
+STRUCTURE = [
+    ("n", "UInt32"), ("a", "Int32"), ("b", "Nullable(Int32)"), ("x", "Float64"), ("y", "Nullable(Float64)"),
+    ("s", "String"), ("o", "Nullable(Bool)"), ("p_longitude", "Nullable(Float64)"),
+]  # fmt: skip
 SUM = next(m for aggregate in FEED.aggregates for m in aggregate.measures if m.partials[0].name == "level_sum")
 MEASURE = next(m for aggregate in FEED.aggregates for m in aggregate.measures if m.results[0].name == "wait_p50")
 
@@ -81,3 +91,27 @@ def test_a_rebuilt_part_holds_the_sum_the_stream_would_have_written(connect: Cal
         f"SELECT {written(partial, 'total')} AS written, toTypeName(written) FROM (SELECT toInt128('{total}') AS total)"
     )
     assert (found, kind) == (total if abs(total) < 2**63 else BEYOND, "Int64")
+
+
+def test_an_expression_means_in_sql_what_it_says(connect: Callable[[str], Any]) -> None:
+    client = connect("operator")
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(numbers | conditions(numbers), min_size=1, max_size=20), rows)
+    def check(expressions: list[Expression], records: list[dict[str, Any]]) -> None:
+        columns = ", ".join(f"({ToSql(MIXED).expression(one)}) AS it_{n}" for n, one in enumerate(expressions))
+        found = client.execute(
+            f"SELECT {columns} FROM records ORDER BY n",
+            external_tables=[{"name": "records", "structure": STRUCTURE, "data": as_rows(records)}],
+        )
+        for row, record in zip(found, records, strict=True):
+            for value, expression in zip(row, expressions, strict=True):
+                assert alike(value, evaluate(expression, record)), (as_text(expression), record)
+
+    check()
+
+
+def as_rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records, numbered, under the names of ``STRUCTURE``."""
+    places = [record["p"] or {"longitude": None} for record in records]
+    return [{**one, "n": n, "p_longitude": places[n]["longitude"]} for n, one in enumerate(records)]

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from schemas.expressions import Binary, Column, Constant, Expression, Present, Scaled, When
+from schemas.expressions import Binary, Column, Component, Constant, Expression, Not, Present, Scaled, When
 from schemas.feed import Aggregate, Feed
 from schemas.measures import Partial
 
@@ -194,6 +194,15 @@ def evaluate(expression: Expression, values: Values) -> Any:
             number = evaluate(operand, values)
             scaled = None if number is None else float(number) * scale + 0.5
             return math.floor(scaled) if scaled is not None and abs(math.floor(scaled)) <= 2**52 else None
+        case Component(name, part):
+            return None if values[name] is None else values[name][part]
+        case Not(operand):
+            holds = evaluate(operand, values)
+            return None if holds is None else not holds
+        case Binary("and" | "or" as junction, left, right):
+            sides = {evaluate(left, values), evaluate(right, values)}
+            decides = junction == "or"
+            return decides if decides in sides else None if None in sides else not decides
         case Binary(operator, left, right):
             return binary(operator, evaluate(left, values), evaluate(right, values))
     raise TypeError(expression)
@@ -212,8 +221,18 @@ def binary(operator: str, left: Any, right: Any) -> Any:
             return left * right
         case "/":
             return None if right == 0 else left / right
+        case "<":
+            return left < right
+        case "<=":
+            return left <= right
+        case ">":
+            return left > right
         case ">=":
             return left >= right
+        case "min":
+            return min(left, right)
+        case "max":
+            return max(left, right)
         case "==":
             return left == right
     raise TypeError(operator)

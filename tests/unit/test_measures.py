@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import polars as pl
@@ -10,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.expressions import Binary, Column, Constant, Expression, Present, Scaled, When, columns, to_polars
+from schemas.expressions import (
+    Binary,
+    Column,
+    Constant,
+    Expression,
+    Present,
+    Scaled,
+    When,
+    columns,
+    to_polars,
+)
 from schemas.measures import (
     NO_BUCKET,
     RELATIVE_ERROR,
@@ -23,45 +32,8 @@ from schemas.measures import (
     total,
 )
 from tests.reference import partition as reference
+from tests.reference.expressions import SCHEMA, alike, conditions, numbers, real, rows
 from tests.reference.results import results_of
-
-SCHEMA = {"a": pl.Int64, "b": pl.Int64, "x": pl.Float64, "y": pl.Float64, "s": pl.String}
-whole = st.one_of(st.integers(-50, 50), st.integers(-(2**31), 2**31 - 1))
-real = st.one_of(st.sampled_from([0.0, -0.0, 0.5, -0.5, 0.005, 1.005, 0.1 + 0.2]), st.floats(-1000, 1000))
-rows = st.lists(
-    st.fixed_dictionaries(
-        {
-            "a": whole,
-            "b": st.none() | whole,
-            "x": real,
-            "y": st.none() | real,
-            "s": st.sampled_from(["on", "off", ""]),
-        }
-    ),
-    min_size=1,
-    max_size=8,
-)
-
-
-def conditions(number: st.SearchStrategy[Expression]) -> st.SearchStrategy[Expression]:
-    """Expressions that are true, false or null."""
-    return st.one_of(
-        st.builds(Binary, st.sampled_from([">=", "=="]), number, number),
-        st.builds(Present, number),
-        st.builds(Binary, st.just("=="), st.just(Column("s")), st.sampled_from([Constant("on"), Constant("")])),
-    )
-
-
-numbers: st.SearchStrategy[Expression] = st.recursive(
-    st.sampled_from([Column("a"), Column("b"), Column("x"), Column("y")]),
-    lambda inner: st.one_of(
-        st.builds(Binary, st.sampled_from(["+", "-", "/"]), inner, inner),
-        st.builds(Binary, st.just("*"), inner, st.sampled_from([Constant(2), Constant(0.5), Constant(0), Column("x")])),
-        st.builds(Binary, st.sampled_from(["+", "-"]), inner, st.builds(Constant, st.integers(-3, 3))),
-        st.builds(When, conditions(inner), inner),
-    ),
-    max_leaves=5,
-)
 
 
 def in_polars(expression: Expression, records: list[dict[str, Any]]) -> list[Any]:
@@ -73,11 +45,7 @@ def in_polars(expression: Expression, records: list[dict[str, Any]]) -> list[Any
 def test_an_expression_means_in_polars_what_it_says(expression: Expression, records: list[dict[str, Any]]) -> None:
     expected = [reference.evaluate(expression, record) for record in records]
     for found, wanted in zip(in_polars(expression, records), expected, strict=True):
-        assert found == wanted or (_is_nan(found) and _is_nan(wanted))
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+        assert alike(found, wanted)
 
 
 @settings(max_examples=200)

@@ -17,6 +17,7 @@ import feeds as declared
 from bench.city import ROW, ratios
 from citystream.rights import rights
 from citystream.settings import Settings, variable
+from docs import language
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("citystream", "operations", "simulation", "feeds", "processors", "sinks", "streams", "schemas")
@@ -176,6 +177,13 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"bench": measurements},
     "ARCHITECTURE.md": {"imports": import_graph},
     "docs/operator.md": {"settings": settings_table, "brokers": brokers, "rights": rights_table},
+    "docs/language.md": {
+        "refused": language.refused,
+        "records": language.records,
+        "numbers": language.numbers,
+        "conditions": language.conditions,
+        "measures": language.of_windows,
+    },
     "docs/guarantees.md": {"campaigns": campaigns, "isolation": isolation},
 }
 

@@ -37,44 +37,94 @@ class Expression:
     """Base of the nodes below, with Python's operators."""
 
     def __add__(self, other: Operand) -> Binary:
+        """The sum of two numbers.
+
+        >>> Column("level") + 1
+        """
         return Binary("+", self, as_expression(other))
 
     def __sub__(self, other: Operand) -> Binary:
+        """The difference of two numbers; of two instants, the milliseconds between them.
+
+        >>> Column("level") - 2.5
+        """
         return Binary("-", self, as_expression(other))
 
     def __mul__(self, other: Operand) -> Binary:
+        """The product of two numbers.
+
+        >>> Column("level") * Column("load")
+        """
         return Binary("*", self, as_expression(other))
 
     def __truediv__(self, other: Operand) -> Binary:
+        """The quotient of two numbers, as a fraction; null where the divisor is zero.
+
+        >>> Column("load") / Column("level")
+        """
         return Binary("/", self, as_expression(other))
 
     def __lt__(self, other: Operand) -> Binary:
+        """True where the first number is smaller.
+
+        >>> Column("load") < 0.5
+        """
         return Binary("<", self, as_expression(other))
 
     def __le__(self, other: Operand) -> Binary:
+        """True where the first number is smaller or they are equal.
+
+        >>> Column("load") <= 0.5
+        """
         return Binary("<=", self, as_expression(other))
 
     def __gt__(self, other: Operand) -> Binary:
+        """True where the first number is larger.
+
+        >>> Column("load") > 0.5
+        """
         return Binary(">", self, as_expression(other))
 
     def __ge__(self, other: Operand) -> Binary:
+        """True where the first number is larger or they are equal.
+
+        >>> Column("load") >= 0.5
+        """
         return Binary(">=", self, as_expression(other))
 
     def __and__(self, other: Expression) -> Binary:
+        """True where both conditions are; false where one is false, even if the other is null.
+
+        >>> Column("open") & (Column("level") > 3)
+        """
         return Binary("and", self, other)
 
     def __or__(self, other: Expression) -> Binary:
+        """True where one of two conditions is, even if the other is null; false where both are false.
+
+        >>> Column("open") | (Column("level") > 3)
+        """
         return Binary("or", self, other)
 
     def __invert__(self) -> Not:
+        """True where a condition is false.
+
+        >>> ~Column("open")
+        """
         return Not(self)
 
     def equals(self, other: Operand) -> Binary:
-        """True where both are equal."""
+        """True where two numbers or two texts are equal.
+
+        >>> Column("status").equals("busy")
+        """
         return Binary("==", self, as_expression(other))
 
     def is_in(self, first: Operand, *others: Operand) -> Expression:
-        """True where it is equal to one of these."""
+        """True where a number or a text is equal to one of these.
+
+        >>> Column("status").is_in("busy", "closed")
+        """
         return reduce(Expression.__or__, map(self.equals, others), self.equals(first))
 
 
@@ -83,12 +133,18 @@ Operand = Expression | int | float | str
 
 @dataclass(frozen=True)
 class Column(Expression):
-    """The value of a field."""
+    """The value of a field.
+
+    >>> Column("load")
+    """
 
     name: str
 
     def component(self, part: str) -> Component:
-        """The ``longitude`` or the ``latitude`` of a place, in degrees."""
+        """The ``longitude`` or the ``latitude`` of a place, in degrees.
+
+        >>> Column("place").component("latitude")
+        """
         return Component(self.name, part)
 
 
@@ -125,7 +181,10 @@ class Not(Expression):
 
 @dataclass(frozen=True)
 class When(Expression):
-    """``then`` where ``condition`` is true, else null."""
+    """``then`` where ``condition`` is true, else null.
+
+    >>> When(Column("open"), Column("level"))
+    """
 
     condition: Expression
     then: Expression
@@ -133,7 +192,10 @@ class When(Expression):
 
 @dataclass(frozen=True)
 class Present(Expression):
-    """True where ``operand`` is not null."""
+    """True where ``operand`` is not null.
+
+    >>> Present(Column("load"))
+    """
 
     operand: Expression
 
@@ -141,6 +203,8 @@ class Present(Expression):
 @dataclass(frozen=True)
 class Scaled(Expression):
     """``operand`` times ``scale``, rounded half up to an integer: floor(operand * scale + 0.5).
+
+    >>> Scaled(Column("load"), 10)
 
     Null where that is not between -``LARGEST`` and ``LARGEST``: a double holds no half above it.
     """
@@ -166,17 +230,26 @@ def as_expression(value: Operand) -> Expression:
 
 
 def least(left: Operand, right: Operand) -> Expression:
-    """The smaller of two numbers."""
+    """The smaller of two numbers.
+
+    >>> least(Column("level"), 4)
+    """
     return Binary("min", as_expression(left), as_expression(right))
 
 
 def greatest(left: Operand, right: Operand) -> Expression:
-    """The larger of two numbers."""
+    """The larger of two numbers.
+
+    >>> greatest(Column("level"), Column("load"))
+    """
     return Binary("max", as_expression(left), as_expression(right))
 
 
 def absolute(number: Expression) -> Expression:
-    """A number without its sign."""
+    """A number without its sign.
+
+    >>> absolute(Column("level") - 4)
+    """
     return greatest(number, Constant(0) - number)
 
 

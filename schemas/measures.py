@@ -191,27 +191,41 @@ class Quantiles(Measure):
 
 
 def total(name: str, value: Expression, *, unit: str, description: str, scale: int = 1) -> Measure:
-    """Sum of ``value`` in steps of 1/``scale``."""
+    """Sum of ``value`` in steps of 1/``scale``.
+
+    >>> total("load", Column("load"), unit="1", scale=10, description="Load")
+    """
     return Total(name, value, scale, unit, description)
 
 
 def count_where(name: str, condition: Expression, *, description: str) -> Measure:
-    """Number of records for which ``condition`` is true."""
+    """Number of records for which ``condition`` is true.
+
+    >>> count_where("busy", Column("status").equals("busy"), description="Busy ones")
+    """
     return total(name, When(condition, as_expression(1)), unit="1", description=description)
 
 
 def spread(name: str, value: Expression, *, unit: str, description: str, scale: int) -> Measure:
-    """Minimum, maximum and mean of ``value`` in steps of 1/``scale``: columns ``<name>_min``, ``_max``, ``_mean``."""
+    """Minimum, maximum and mean of ``value`` in steps of 1/``scale``: columns ``<name>_min``, ``_max``, ``_mean``.
+
+    >>> spread("level", Column("level"), unit="1", scale=1, description="Level")
+    """
     return Spread(name, value, scale, unit, description)
 
 
 def share(name: str, condition: Expression, *, description: str) -> Measure:
-    """Records for which ``condition`` is true over those for which it is known."""
+    """Records for which ``condition`` is true over those for which it is known.
+
+    >>> share("open", Column("open"), description="Share of open ones")
+    """
     return Share(name, condition, description)
 
 
 def ratio(name: str, over: Expression, under: Expression, *, unit: str, description: str, scale: int) -> Measure:
     """Sum of ``over`` divided by the sum of ``under``, over the records where both are known.
+
+    >>> ratio("load", Column("load") * Column("level"), Column("level"), unit="1", scale=10, description="Load")
 
     A mean of ``v`` weighted by ``w`` is ``ratio(over=v * w, under=w)``.
     """
@@ -222,6 +236,8 @@ def quantiles(
     name: str, value: Expression, at: tuple[float, ...], *, unit: str, description: str, divisor: int = 1
 ) -> Measure:
     """Quantiles of a positive integer ``value`` within 0.8%: columns ``<name>_p50``, ...
+
+    >>> quantiles("level", Column("level"), (0.5, 0.9), unit="1", description="Level")
 
     Of a fraction say how fine: ``Scaled(value, 1000)`` and ``divisor=1000``, for values that are large beside 0.001.
 

@@ -12,7 +12,7 @@ from random import Random
 from typing import Literal
 
 from feeds.parking.parking_site import ParkingSite
-from feeds.parking.parking_spot import ParkingSpot, Status
+from feeds.parking.parking_spot import ParkingSpot, SpotStatus
 from schemas.fields import Place
 from simulation.world import HEIGHT, SOUTH, WEST, WIDTH, arrivals, bump, city_hour, event_id, poisson
 
@@ -120,22 +120,22 @@ class _Lot:
     def __init__(self, site: Site, at: datetime, random: Random) -> None:
         self.site = site
         wanted = fullness(site, at)
-        self.states = [Status.OCCUPIED if random.random() < wanted else Status.FREE for _ in range(site.spots)]
-        self.taken = self.states.count(Status.OCCUPIED)
+        self.states = [SpotStatus.OCCUPIED if random.random() < wanted else SpotStatus.FREE for _ in range(site.spots)]
+        self.taken = self.states.count(SpotStatus.OCCUPIED)
 
-    def pick(self, at: datetime, random: Random) -> tuple[int, Status]:
+    def pick(self, at: datetime, random: Random) -> tuple[int, SpotStatus]:
         """A spot and what it becomes: drivers come while the site is emptier than wanted, and go while it is fuller."""
         missing = fullness(self.site, at) - self.taken / self.site.spots
-        before = Status.FREE if random.random() < 0.5 + 4 * missing else Status.OCCUPIED
+        before = SpotStatus.FREE if random.random() < 0.5 + 4 * missing else SpotStatus.OCCUPIED
         for _ in range(50):
             spot = random.randrange(self.site.spots)
             if self.states[spot] is before:
                 break
-        return spot, Status.OCCUPIED if self.states[spot] is Status.FREE else Status.FREE
+        return spot, SpotStatus.OCCUPIED if self.states[spot] is SpotStatus.FREE else SpotStatus.FREE
 
-    def set(self, spot: int, status: Status) -> None:
+    def set(self, spot: int, status: SpotStatus) -> None:
         """Change a spot."""
-        self.taken += (status is Status.OCCUPIED) - (self.states[spot] is Status.OCCUPIED)
+        self.taken += (status is SpotStatus.OCCUPIED) - (self.states[spot] is SpotStatus.OCCUPIED)
         self.states[spot] = status
 
 
@@ -149,10 +149,10 @@ def parking_spot(start: datetime, random: Random) -> Iterator[ParkingSpot]:
             lot = random.choices(lots, cum_weights=weights)[0]
             spot, status = lot.pick(at, random)
         elif len(out_of_use) > random.randrange(2 * OUT_OF_USE):
-            (lot, spot), status = out_of_use.popleft(), Status.FREE
+            (lot, spot), status = out_of_use.popleft(), SpotStatus.FREE
         else:
             lot = random.choices(lots, cum_weights=weights)[0]
-            spot, status = random.randrange(lot.site.spots), random.choice((Status.CLOSED, Status.UNKNOWN))
+            spot, status = random.randrange(lot.site.spots), random.choice((SpotStatus.CLOSED, SpotStatus.UNKNOWN))
             out_of_use.append((lot, spot))
         if lot.states[spot] is status:
             continue

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from random import Random
 
-from feeds.police.police_incident import PoliceIncident, Status
+from feeds.police.police_incident import IncidentStatus, PoliceIncident
 from schemas.fields import Place
 from simulation.world import HEIGHT, SOUTH, WEST, WIDTH, arrivals, bump, city_hour, event_id
 
 #: Records a second, the mean of a day; four to an incident.
 RATE = 1.0
-STEPS = (Status.REPORTED, Status.DISPATCHED, Status.ON_SCENE, Status.CLOSED)
+STEPS = (IncidentStatus.REPORTED, IncidentStatus.DISPATCHED, IncidentStatus.ON_SCENE, IncidentStatus.CLOSED)
 BEATS = 24
 STREETS = ("Wensan Road", "Tianmushan Road", "Shuguang Road", "Longjing Road", "Gudun Road", "Lingyin Road")
 #: Category: how often of 100, and its usual priority.

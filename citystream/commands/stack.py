@@ -18,7 +18,7 @@ from rich.table import Table
 from citystream.commands.output import Output, OutputOption, print_whole
 from citystream.installation import Installation
 from citystream.settings import load_settings
-from citystream.stack.stack import Stack, State, Status
+from citystream.stack.stack import ProcessStatus, Stack, State
 from operations.printable import printable
 from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
@@ -83,14 +83,15 @@ def status(output: OutputOption = Output.TABLE) -> None:
     down = [one.name for one in services if one.state is not State.UP]
     todo = [f"{', '.join(down)}: what is down is started by: citystream up"] if down else []
     wanted = {PROCESSOR: list(city.feed_topics), SINK: [t.name for t in topics.stored(city.feeds.values())]}
-    workers: list[Status] = []
+    workers: list[ProcessStatus] = []
     try:
         there = members(city.cluster, wanted) if services[0].state is State.UP else None
     except KafkaError:
         there = None
     if there is None:
         workers = [
-            Status(group, State.UNREACHABLE, "-", reads="nothing is known: Kafka does not say") for group in wanted
+            ProcessStatus(group, State.UNREACHABLE, "-", reads="nothing is known: Kafka does not say")
+            for group in wanted
         ]
     else:
         for group, names in wanted.items():
@@ -114,13 +115,13 @@ def status(output: OutputOption = Output.TABLE) -> None:
         raise typer.Exit(1)
 
 
-def _workers(group: str, there: Sequence[Member]) -> list[Status]:
+def _workers(group: str, there: Sequence[Member]) -> list[ProcessStatus]:
     """A line for each member of a group, or one that says it has none."""
     return [
-        Status(group, State.UP, one.host, reads=f"{one.name}: {_reads(one.topics)}")
+        ProcessStatus(group, State.UP, one.host, reads=f"{one.name}: {_reads(one.topics)}")
         for one in there
         if one.group == group
-    ] or [Status(group, State.DOWN, "-", reads="nothing: the group has no member")]
+    ] or [ProcessStatus(group, State.DOWN, "-", reads="nothing: the group has no member")]
 
 
 def _reads(has: Mapping[str, int]) -> str:
@@ -192,8 +193,8 @@ def _silence(feed: Feed, seconds: float) -> str:
     )
 
 
-def _table(found: list[Status]) -> Table:
-    table = Table(*(field.name for field in dataclasses.fields(Status)))
+def _table(found: list[ProcessStatus]) -> Table:
+    table = Table(*(field.name for field in dataclasses.fields(ProcessStatus)))
     for one in found:
         state = f"[green]{one.state}[/]" if one.state is State.UP else f"[red]{one.state}[/]"
         table.add_row(

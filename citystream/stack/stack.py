@@ -29,7 +29,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Status:
+class ProcessStatus:
     """One service of the stack, or a worker with what it ``reads``.
 
     ``pid`` and ``uptime`` (seconds) are known for local services only.
@@ -103,7 +103,7 @@ class Stack:
             for line in [*pool.map(_stop, left), *pool.map(_stop, services)]:
                 report(line)
 
-    def status(self) -> list[Status]:
+    def status(self) -> list[ProcessStatus]:
         """What runs, where, since when."""
         here = self._here()
         return [self._local_status(one) if one in here else self._remote_status(one) for one in SERVICES]
@@ -137,21 +137,21 @@ class Stack:
         process.wait_until(lambda: service.ready(self.settings))
         report(f"{service.name} is up at {self._address(service)} ({time.monotonic() - begin:.1f} s)")
 
-    def _local_status(self, service: _Service) -> Status:
+    def _local_status(self, service: _Service) -> ProcessStatus:
         found, address = self._process(service).running(), self._address(service)
         if found is None:
-            return Status(service.name, State.DOWN, address)
+            return ProcessStatus(service.name, State.DOWN, address)
         state = State.UP if service.ready(self.settings) else State.UNRESPONSIVE
-        return Status(service.name, state, address, found.pid, found.uptime)
+        return ProcessStatus(service.name, state, address, found.pid, found.uptime)
 
-    def _remote_status(self, service: _Service) -> Status:
+    def _remote_status(self, service: _Service) -> ProcessStatus:
         address = self._address(service)
         host, _, port = address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
         except OSError:
-            return Status(service.name, State.UNREACHABLE, address)
-        return Status(service.name, State.UP, address)
+            return ProcessStatus(service.name, State.UNREACHABLE, address)
+        return ProcessStatus(service.name, State.UP, address)
 
 
 def _stop(process: Process) -> str:

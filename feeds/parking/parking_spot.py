@@ -15,7 +15,7 @@ from schemas.fields import EventId, Instant, Location, Record, Text
 from schemas.measures import count_where
 
 
-class Status(StrEnum):
+class SpotStatus(StrEnum):
     """Occupancy of a spot."""
 
     FREE = "free"
@@ -30,7 +30,7 @@ class ParkingSpot(Record):
     event_id: EventId
     site_id: Annotated[Text, Field(description="Parking site the spot belongs to")]
     spot_id: Annotated[Text, Field(description="Spot, unique in the city")]
-    status: Annotated[Status, Field(description="Status from now on; unknown when the sensor does not tell")]
+    status: Annotated[SpotStatus, Field(description="Status from now on; unknown when the sensor does not tell")]
     observed_at: Annotated[Instant, Field(description="When it changed: the event time")]
     place: Location
 
@@ -56,8 +56,10 @@ FEED = Feed(
             by=("site_id",),
             window=timedelta(minutes=15),
             measures=(
-                count_where("taken", STATUS.equals(Status.OCCUPIED.value), description="Spots that became occupied"),
-                count_where("left", STATUS.equals(Status.FREE.value), description="Spots that became free"),
+                count_where(
+                    "taken", STATUS.equals(SpotStatus.OCCUPIED.value), description="Spots that became occupied"
+                ),
+                count_where("left", STATUS.equals(SpotStatus.FREE.value), description="Spots that became free"),
             ),
             description="Changes of spots by site_id in 15 min",
         ),

@@ -15,7 +15,7 @@ from schemas.fields import Coarse, EventId, Instant, Location, Personal, Record,
 from schemas.measures import count_where, quantiles
 
 
-class Status(StrEnum):
+class IncidentStatus(StrEnum):
     """How far the police are with an incident."""
 
     REPORTED = "reported"
@@ -32,7 +32,7 @@ class PoliceIncident(Record):
     incident_id: Annotated[Text, Field(description="Incident")]
     category: Annotated[Text, Field(description="What was reported")]
     priority: Annotated[int | None, Field(ge=1, le=5, description="1 is the most urgent, 5 the least")]
-    status: Annotated[Status, Field(description="Status reached")]
+    status: Annotated[IncidentStatus, Field(description="Status reached")]
     changed_at: Annotated[Instant, Field(description="When the status was reached: the event time")]
     reported_at: Annotated[Instant, Field(description="When the incident was reported")]
     beat_id: Annotated[Text, Field(description="Beat responsible")]
@@ -41,7 +41,7 @@ class PoliceIncident(Record):
 
 
 STATUS = Column("status")
-RESPONSE_TIME = When(STATUS.equals(Status.ON_SCENE.value), Column("changed_at") - Column("reported_at"))
+RESPONSE_TIME = When(STATUS.equals(IncidentStatus.ON_SCENE.value), Column("changed_at") - Column("reported_at"))
 
 FEED = Feed(
     name="police_incident",
@@ -64,7 +64,9 @@ FEED = Feed(
             window=timedelta(minutes=15),
             version=2,
             measures=(
-                count_where("incidents", STATUS.equals(Status.REPORTED.value), description="Incidents reported"),
+                count_where(
+                    "incidents", STATUS.equals(IncidentStatus.REPORTED.value), description="Incidents reported"
+                ),
                 quantiles(
                     "response_time",
                     RESPONSE_TIME,

@@ -19,7 +19,7 @@ from citystream.installation import Installation
 from citystream.settings import Settings
 from citystream.stack.ports import free_ports
 from citystream.stack.process import StackError
-from citystream.stack.stack import Stack, State, Status
+from citystream.stack.stack import ProcessStatus, Stack, State
 from schemas.feed import Feed
 from sinks.clickhouse import Server
 from sinks.ledger import Account, Stretch
@@ -168,7 +168,7 @@ def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
             for read in [None if whole else 1]
         ] + strangers
 
-    services = [Status(name, State.UP, "here") for name in ("kafka", "clickhouse", "registry")]
+    services = [ProcessStatus(name, State.UP, "here") for name in ("kafka", "clickhouse", "registry")]
     servers = create_autospec(Stack, instance=True)
     servers.status.side_effect = lambda: [*services]
     monkeypatch.setattr(stack, "Stack", lambda _: servers)

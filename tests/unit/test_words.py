@@ -13,7 +13,7 @@ import typer
 
 from citystream.cli import build
 from citystream.settings import PROJECT
-from citystream.stack.stack import Status
+from citystream.stack.stack import ProcessStatus
 from operations.publishing.report import Report
 from sinks.ledger import Account
 
@@ -34,7 +34,7 @@ def printed() -> Iterator[tuple[str, str]]:
             for key in node.keys if isinstance(node, ast.Dict) else ():
                 if isinstance(key, ast.Constant) and isinstance(key.value, str):
                     yield path.stem, key.value
-    for kind, command in ((Account, "operate"), (Report, "publish"), (Status, "stack")):
+    for kind, command in ((Account, "operate"), (Report, "publish"), (ProcessStatus, "stack")):
         yield from ((command, field.name) for field in dataclasses.fields(kind))
 
 

@@ -23,7 +23,6 @@ from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from kafka.admin import MemberToRemove
 
 from bench.city import PACKAGES
-from bench.made_up import FEEDS as MADE_UP
 from bench.made_up import add_department, declarations
 from citystream import cli
 from citystream.installation import Installation
@@ -73,12 +72,21 @@ def declare_only(sources: Path, **texts: str) -> Path:
     return department
 
 
-def made_up(folder: Path) -> Path:
-    """A folder of sources that declares the tests' feeds and no others; the code is this project's."""
+def made_up(folder: Path, *names: str, **texts: str) -> Path:
+    """A folder of sources that declares made-up feeds and no others; the code is this project's.
+
+    They are the tests' unless others are named, and those that the texts declare.
+    """
     copy_sources(folder, "schemas")
-    declare_only(folder, **declarations(FEEDS))
-    freeze({name: MADE_UP[name] for name in FEEDS}, folder / "schemas" / "frozen")
+    declare_only(folder, **declarations(names or FEEDS), **texts)
+    freeze(feeds_in(folder), folder / "schemas" / "frozen")
     return folder
+
+
+def feeds_in(sources: Path) -> dict[str, Feed]:
+    """The feeds that a folder of sources declares, by name."""
+    paths = sorted((sources / "feeds").glob("*/[!_]*.py"))
+    return {path.stem: feed_in(path, f"deployed_{path.stem}") for path in paths}
 
 
 def feed_in(path: Path, module: str) -> Feed:
@@ -101,10 +109,7 @@ class Deployed(Installation):
 
     @cached_property
     def feeds(self) -> dict[str, Feed]:
-        found = {}
-        for path in sorted((self.sources / "feeds").glob("*/[!_]*.py")):
-            found[path.stem] = feed_in(path, f"deployed_{path.stem}")
-        return found
+        return feeds_in(self.sources)
 
     @cached_property
     def catalogue(self) -> Catalogue:

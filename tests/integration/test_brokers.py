@@ -16,7 +16,6 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from kafka.errors import TopicAuthorizationFailedError
 
-from citystream.installation import Installation
 from citystream.rights import OPERATOR, publisher, rights
 from citystream.settings import Settings
 from citystream.stack.stack import Stack
@@ -26,32 +25,36 @@ from streams.cluster import Cluster
 from streams.publisher import Producer
 from streams.topics import TopicProblem, create, topics
 from tests.brokers import OWNER, Brokers
-from tests.city import START, WORKERS, City
+from tests.city import START, WORKERS, City, made_up
 from tests.reference.whole import compare
 
 pytestmark = pytest.mark.integration
 
 PASSWORD = "a-password-of-this-test"
-FEED, OTHER = "traffic_flow", "police_incident"
-RECORDS = {FEED: 6_000, OTHER: 1_500}
+#: Made up, of two departments; how many records of each there are, published at so many times its rate.
+FEED, OTHER = "made_up_j", "made_up_k"
+RECORDS, RATE = {FEED: 3_000, OTHER: 1_500}, "30"
+ANOTHERS = f"""
+from dataclasses import replace
+
+from bench.made_up import FEEDS
+
+FEED = replace(FEEDS[{OTHER!r}], department="Another")
+"""
 
 
 class Secured(City):
     """A city on these brokers, where each process is a user of its own; the test itself is the owner."""
 
     def __init__(self, home: Path, brokers: Brokers) -> None:
-        super().__init__(home)
+        super().__init__(home, made_up(home / "sources", FEED, **{OTHER: ANOTHERS}))
         self.brokers = brokers
         local = {name: port for name, port in self.settings.ports().items() if name != "kafka_port"}
         owner = {name.removeprefix("CITYSTREAM_").lower(): v for name, v in brokers.environment(OWNER).items()}
         self.settings = Settings.model_validate({"home": home, **local, **owner})
-        self.installation = Installation(self.settings)
+        self.installation = self._installed(self.settings)
         self._user = OWNER
         self.begun: list[subprocess.Popen[bytes]] = []
-
-    @property
-    def feeds(self) -> list[str]:
-        return list(RECORDS)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -100,7 +103,7 @@ def test_one_of_three_brokers_is_killed_under_load_and_nobody_writes_what_is_not
         city.being(name).start(name)
     publishing = [
         city.being(city.department(feed)).begin(
-            "simulate", feed, "--rate", "200", "--events", str(records), "--start", START.isoformat(), "--seed", "7",
+            "simulate", feed, "--rate", RATE, "--events", str(records), "--start", START.isoformat(), "--seed", "7",
             "--faults", "all",
         )
         for feed, records in RECORDS.items()

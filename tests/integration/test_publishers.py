@@ -27,7 +27,6 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.producer import producer_batch, record_accumulator, sender
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
-from citystream.settings import PROJECT
 from citystream.stack import kafka
 from citystream.stack.process import StackError
 from citystream.stack.stack import Stack
@@ -39,11 +38,39 @@ from simulation.running import Simulation, SystemClock
 from sinks.ledger import Account, accounts
 from streams.lag import measure
 from streams.publisher import OnResult, Producer, Publisher
-from tests.city import City, own_city
+from tests.city import City, made_up, own_city
 
 pytestmark = pytest.mark.integration
 
-FEED = "traffic_flow"
+#: Two made-up feeds; the windows of the second hold shares, as those of car parks do.
+FEED, SITES = "made_up_j", "made_up_b"
+IN_SHARES = f"""
+from dataclasses import replace
+from datetime import timedelta
+
+from bench.made_up import FEEDS
+from schemas.expressions import Column
+from schemas.feed import Aggregate
+from schemas.measures import share, spread
+
+LEVEL = Column("outward") / Column("inward")
+
+FEED = replace(
+    FEEDS[{SITES!r}],
+    aggregates=(
+        Aggregate(
+            name="{SITES}_15m",
+            by=("device_id",),
+            window=timedelta(minutes=15),
+            measures=(
+                spread("level", LEVEL, unit="1", scale=1_000_000, description="outward over inward"),
+                share("full", LEVEL >= 0.95, description="Share with a level of 0.95 or more"),
+            ),
+            description="Levels by device_id in 15 min",
+        ),
+    ),
+)
+"""
 SEED, EVENTS, APART = 20260407, 6_000, timedelta(milliseconds=300)
 FIRST_DAY = datetime(2024, 3, 4, 7, tzinfo=UTC)
 
@@ -91,7 +118,8 @@ main()
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
     """A city with one clean publishing, on the first day."""
-    with own_city(tmp_path_factory.mktemp("publishers"), PROJECT) as opened:
+    home = tmp_path_factory.mktemp("publishers")
+    with own_city(home, made_up(home / "sources", FEED, **{SITES: IN_SHARES})) as opened:
         finish(opened.begin(*publishing(opened, 0)))
         yield opened
 
@@ -99,19 +127,14 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
 def events(city: City, day: int) -> Iterator[Any]:
     """The same events on each day, at equal distances."""
     simulated = islice(simulator(city.installation.feeds[FEED])(FIRST_DAY, Random(SEED)), EVENTS)
-    record: Any
     for number, record in enumerate(simulated):
-        at = FIRST_DAY + timedelta(days=day) + number * APART
-        period = record.date_observed_to - record.date_observed_from
-        yield record.model_copy(update={"date_observed_to": at, "date_observed_from": at - period, "place": None})
+        yield record.model_copy(update={"observed_at": FIRST_DAY + timedelta(days=day) + number * APART})
 
 
 def publishing(city: City, day: int) -> Sequence[str]:
     """The words that publish the events of a day from a file; there, they have no ids."""
     path = city.settings.home / f"{day}.jsonl"
-    lines = [
-        json.dumps(record.model_dump(mode="json", exclude={"event_id", "place"})) + "\n" for record in events(city, day)
-    ]
+    lines = (json.dumps(record.model_dump(mode="json", exclude={"event_id"})) + "\n" for record in events(city, day))
     path.write_text("".join(lines))
     return "publish", FEED, str(path), "-o", "json"
 
@@ -171,17 +194,14 @@ def account(city: City) -> Account:
 def shown(city: City, day: int) -> dict[str, list[Any]]:
     """Rows and windows of a day as if it was the first; without the ids, which are made of all the rest."""
     feed, begin = city.installation.feeds[FEED], FIRST_DAY + timedelta(days=day)
-    views: dict[str, tuple[tuple[str, ...], str]] = {
-        FEED: (("date_observed_from", "date_observed_to"), "event_id, arrived_at")
-    }
-    views |= {aggregate.name: (("window_start",), "final, as_of") for aggregate in feed.aggregates}
+    views = {FEED: ("observed_at", "event_id, arrived_at")}
+    views |= {aggregate.name: ("window_start", "final, as_of") for aggregate in feed.aggregates}
     found = {}
     with operator(city) as client:
-        for view, (times, left_out) in views.items():
-            moved = ", ".join(f"{time} - INTERVAL {day} DAY AS {time}" for time in times)
+        for view, (at, left_out) in views.items():
             found[view] = client.execute(
-                f"SELECT * EXCEPT ({left_out}) REPLACE ({moved}) FROM city.{view} "
-                f"WHERE toUnixTimestamp64Milli({view}.{times[-1]}) / 1000 - {begin.timestamp()} BETWEEN -900 AND 43200 "
+                f"SELECT * EXCEPT ({left_out}) REPLACE ({at} - INTERVAL {day} DAY AS {at}) FROM city.{view} "
+                f"WHERE toUnixTimestamp64Milli({view}.{at}) / 1000 - {begin.timestamp()} BETWEEN -900 AND 43200 "
                 "ORDER BY ALL"
             )
     return found
@@ -232,7 +252,7 @@ def test_a_publisher_whose_broker_is_killed_and_comes_back(city: City) -> None:
 def test_a_producer_that_sends_everything_three_times(city: City) -> None:
     """Each record at once, and all of a hundred again."""
     before, frozen = account(city), city.installation.catalogue.latest(FEED)
-    records = [(record.segment_id.encode(), encode(frozen, record)) for record in events(city, 4)]
+    records = [(record.device_id.encode(), encode(frozen, record)) for record in events(city, 4)]
     with closing(KafkaProducer(**city.installation.cluster.kafka_python(), enable_idempotence=False)) as producer:
         for start in range(0, EVENTS, 100):
             some = records[start : start + 100]
@@ -258,8 +278,8 @@ def test_a_simulation_killed_and_run_again_sends_each_event_once(city: City) -> 
     assert after.duplicate > before.duplicate
     with operator(city) as client:
         stored = client.execute(
-            f"SELECT toString(event_id), toUnixTimestamp64Milli(date_observed_to) FROM city.{FEED} "
-            f"WHERE date_observed_to >= fromUnixTimestamp64Milli({instant_ms(start)})"
+            f"SELECT toString(event_id), toUnixTimestamp64Milli(observed_at) FROM city.{FEED} "
+            f"WHERE observed_at >= fromUnixTimestamp64Milli({instant_ms(start)})"
         )
     assert sorted(stored) == sorted(sent_by_a_simulation(city, start))
 
@@ -348,7 +368,7 @@ def sent_by_a_simulation(city: City, start: datetime) -> set[tuple[str, int]]:
 
     class Noting(Publisher):
         def encode(self, record: Any) -> tuple[bytes, bytes]:
-            sent.add((record.event_id, instant_ms(record.date_observed_to)))
+            sent.add((record.event_id, instant_ms(record.observed_at)))
             return b"", b""
 
         def send(self, key: bytes | None, value: bytes | None, on_result: OnResult | None = None) -> None:
@@ -364,15 +384,14 @@ def sent_by_a_simulation(city: City, start: datetime) -> set[tuple[str, int]]:
     return sent
 
 
-SITES, HISTORY = "parking_site", datetime(2024, 6, 3, 7, tzinfo=UTC)
+HISTORY = datetime(2024, 6, 3, 7, tzinfo=UTC)
 
 
 def report(site: str, minute: float, occupied: int, number: int) -> dict[str, Any]:
-    """A line of a file of car parks that gives its events ids of its own."""
+    """A line of a file that gives its events ids of its own."""
     return {
-        "event_id": str(UUID(int=number)), "site_id": site, "total_spot_number": 100, "occupied_spot_number": occupied,
-        "available_spot_number": None, "vehicle_entrance_count": None, "vehicle_exit_count": None,
-        "observed_at": (HISTORY + timedelta(minutes=minute)).isoformat(), "place": None,
+        "event_id": str(UUID(int=number)), "device_id": site, "zone": "east", "inward": 100, "outward": occupied,
+        "observed_at": (HISTORY + timedelta(minutes=minute)).isoformat(),
     }  # fmt: skip
 
 
@@ -391,17 +410,17 @@ def sites_are(city: City, reports: Sequence[dict[str, Any]]) -> None:
     windows = defaultdict(list)
     for one in reports:
         at = datetime.fromisoformat(one["observed_at"])
-        share = one["occupied_spot_number"] / 100
-        windows[one["site_id"], at - timedelta(minutes=at.minute % 15, seconds=at.second)].append(share)
+        share = one["outward"] / 100
+        windows[one["device_id"], at - timedelta(minutes=at.minute % 15, seconds=at.second)].append(share)
     with operator(city) as client:
-        rows = client.execute(f"SELECT toString(event_id), occupied_spot_number FROM city.{SITES}")
+        rows = client.execute(f"SELECT toString(event_id), outward FROM city.{SITES}")
         found = client.execute(
-            "SELECT site_id, window_start, events, occupancy_min, occupancy_max, occupancy_mean, full, final "
+            "SELECT device_id, window_start, events, level_min, level_max, level_mean, full, final "
             f"FROM city.{SITES}_15m"
         )
         log = measure(city.installation.cluster, "sink", [SITES])
         (books,) = accounts(client, {SITES: city.installation.feeds[SITES]}, log)
-    assert sorted(rows) == sorted((one["event_id"], one["occupied_spot_number"]) for one in reports)
+    assert sorted(rows) == sorted((one["event_id"], one["outward"]) for one in reports)
     assert {(site, start): numbers for site, start, *numbers in found} == {
         key: [
             len(of), min(of), max(of), pytest.approx(sum(of) / len(of)),
@@ -445,7 +464,7 @@ def test_a_wrong_file_is_taken_back_and_the_corrected_one_counts(city: City) -> 
     owner.disconnect()
     sites_are(city, right)
 
-    corrected = [one | {"occupied_spot_number": 50} for one in wrong]
+    corrected = [one | {"outward": 50} for one in wrong]
     publish_sites(city, "corrected.jsonl", corrected)
     sites_are(city, right + corrected)
     listed = json.loads(city.command("publications", "list", SITES, "-o", "json").stdout)

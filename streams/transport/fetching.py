@@ -23,6 +23,8 @@ from streams.wire.record_batch import CorruptBatch, RecordBatch, split
 
 #: Seconds between two fetches: an answer has a cost of its own, however little it brings, for the brokers too.
 FETCH_SECONDS = 1.0
+#: How long the brokers may wait for a record before they answer, if the answer before was empty (ms).
+QUIET_MS = 2000
 #: With so many bytes in an answer there is a backlog, and the next fetch does not wait.
 BACKLOG_BYTES = 512 * 2**10
 
@@ -36,7 +38,8 @@ def until_next(began: float, last: float, now: float) -> float:
 class PacedFetcher(fetcher.Fetcher):
     """Asks all brokers at the same moments, so that what came of all partitions is there at once.
 
-    They do not wait for more: a broker would look at every partition of a fetch whenever it stores something.
+    They do not wait for more, as a broker would look at every partition of a fetch whenever it stores something. Only
+    while nothing comes at all they wait for the first record.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -52,6 +55,7 @@ class PacedFetcher(fetcher.Fetcher):
             return False
         self._fetched_at[node_id] = self._loop.time()
         came = bool(await super()._proc_fetch_request(assignment, node_id, request))
+        self._fetch_max_wait_ms = 0 if came else QUIET_MS
         places = [TopicPartition(topic, number) for topic, wanted in request.topics for number, *_ in wanted]
         if sum(self._size(place) for place in places) >= BACKLOG_BYTES:
             del self._fetched_at[node_id]

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from streams.transport import fetching
 from streams.transport.fetching import (
     BACKLOG_BYTES,
+    QUIET_MS,
     PacedFetcher,
     _Fetched,
     _partition_records,
@@ -233,6 +234,13 @@ def test_the_bytes_of_a_fetch_say_whether_it_holds_anything() -> None:
     assert not _Fetched(b"").has_next()
 
 
+def deliver_runs_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deliver the topic of ``HERE`` as runs until the end of a test."""
+    for name in ("MemoryRecords", "PartitionRecords"):
+        monkeypatch.setattr(fetcher, name, getattr(fetcher, name))
+    deliver_runs([HERE.topic])
+
+
 class Answer(NamedTuple):
     """What a broker answers to a fetch."""
 
@@ -264,7 +272,6 @@ def test_the_next_fetch_waits_for_its_moment_but_not_in_a_backlog(
     monkeypatch.setattr(fetching, "FETCH_SECONDS", 3600.0)
 
     async def work() -> None:
-        deliver_runs([HERE.topic])
         brokers = Brokers(data)
         reading = PacedFetcher(brokers, SubscriptionState())
         assignment = Assignment([HERE])
@@ -279,8 +286,27 @@ def test_the_next_fetch_waits_for_its_moment_but_not_in_a_backlog(
         assert not await again or asked == 2
         await reading.close()
 
-    monkeypatch.setattr(fetcher, "MemoryRecords", fetcher.MemoryRecords)
-    monkeypatch.setattr(fetcher, "PartitionRecords", fetcher.PartitionRecords)
+    deliver_runs_in(monkeypatch)
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(("data", "waits"), [(b"", QUIET_MS), (plain(0), 0)], ids=["nothing", "something"])
+def test_brokers_wait_for_a_record_only_while_none_comes(
+    data: bytes, waits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        reading = PacedFetcher(Brokers(data), SubscriptionState(), fetch_max_wait_ms=7)
+        assignment = Assignment([HERE])
+        assignment.state_value(HERE).seek(0)
+        request = FetchRequest(7, 1, 2**20, READ_COMMITTED, [(HERE.topic, [(HERE.partition, 0, 2**20)])])
+        await reading._proc_fetch_request(assignment, 0, request)
+        reading._records.clear()
+        (((_, next_one),), *_) = reading._get_actions_per_node(assignment)
+        assert next_one._max_wait_ms == waits
+        await reading.close()
+
+    monkeypatch.setattr(PacedFetcher, "_select_read_replica", lambda *_: 0)
+    deliver_runs_in(monkeypatch)
     asyncio.run(work())
 
 

@@ -15,7 +15,6 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kafka import KafkaAdminClient
 
 from bench.process import resident_mib
-from citystream.settings import PROJECT
 from citystream.stack import clickhouse
 from citystream.stack.stack import Stack
 from schemas.record_codec import encode
@@ -30,7 +29,7 @@ from tests.transport import Ready
 
 pytestmark = pytest.mark.integration
 
-FEED = "traffic_flow"
+FEED = "made_up_f"
 #: Records of a batch; a batch a partition each second, for so many seconds: 25,000 events/s, 1,750,000 in all.
 RECORDS, SECONDS = 6_250, 70
 #: What the sink may hold beside what it takes when it has nothing to do, and what it may still grow by in the second
@@ -72,7 +71,7 @@ def assignments(city: City) -> int:
 
 
 def test_memory_stays_bounded_and_a_backlog_goes_twice_as_fast_as_it_came(tmp_path: Path) -> None:
-    with own_city(tmp_path, PROJECT) as city:
+    with own_city(tmp_path) as city:
         city.process("processor").stop()
         data = body(city)
         asyncio.run(publish(city, data, 1))
@@ -118,13 +117,13 @@ def test_memory_stays_bounded_and_a_backlog_goes_twice_as_fast_as_it_came(tmp_pa
         (account,) = accounts(client, feeds, measure(city.installation.cluster, "sink", [FEED]))
         client.disconnect()
         assert account.balances
-        assert account.published == (SECONDS + 1) * 4 * RECORDS
+        assert account.published == (SECONDS + 1) * feeds[FEED].partitions * RECORDS
         assert account.stored == RECORDS
 
 
 def test_a_worker_told_to_end_ends_though_servers_are_away(tmp_path: Path) -> None:
     """It tries to commit for a few seconds and does not wait for what cannot come."""
-    with own_city(tmp_path, PROJECT) as city:
+    with own_city(tmp_path) as city:
         city.publish([FEED], START, 1, 500)
         city.drain()
         city.kill(clickhouse.NAME)

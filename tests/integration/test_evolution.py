@@ -15,24 +15,84 @@ from typing import Any
 import pytest
 
 from citystream.secrets import load_secrets
-from citystream.settings import PROJECT
-from schemas.catalogue import FROZEN, Catalogue, FrozenSchema, freeze
+from schemas.catalogue import FrozenSchema, freeze
 from schemas.feed import Feed
 from schemas.fields import Record
 from simulation import simulator
 from streams.publisher import Producer, Publisher
-from tests.city import START, WORKERS, City, copy_sources, feed_file, feed_in, own_city
+from tests.city import START, WORKERS, City, copy_sources, declare_only, feed_file, feed_in, feeds_in, own_city
 
 pytestmark = pytest.mark.integration
 
-FEED = "police_incident"
+FEED = "machine"
+DECLARATION = '''"""Machines that change their state."""
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from schemas.expressions import Column
+from schemas.feed import Aggregate, Feed
+from schemas.fields import Coarse, EventId, Instant, Location, Personal, Record, Text
+from schemas.measures import count_where
+
+
+class State(StrEnum):
+    """What a machine says of itself."""
+
+    WORKS = "works"
+    BROKEN = "broken"
+    UNKNOWN = "unknown"
+
+
+class Machine(Record):
+    """A machine that changed its state."""
+
+    event_id: EventId
+    machine_id: Annotated[Text, Field(description="Machine")]
+    zone: Annotated[Text, Field(description="Zone of the city")]
+    status: Annotated[State, Field(description="State from now on")]
+    keeper: Annotated[Text, Field(description="Who looks after it, as a pseudonym"), Personal()]
+    changed_at: Annotated[Instant, Field(description="When it changed: the event time")]
+    place: Annotated[Location, Coarse(decimals=2)]
+
+
+FEED = Feed(
+    name="machine",
+    description="Machines that change their state",
+    record=Machine,
+    key="machine_id",
+    event_time="changed_at",
+    department="Machines",
+    batch=1,
+    stage="connected",
+    rate=1,
+    silence=timedelta(minutes=5),
+    disorder=timedelta(seconds=30),
+    lateness=timedelta(minutes=2),
+    aggregates=(
+        Aggregate(
+            name="machine_15m",
+            by=("zone",),
+            window=timedelta(minutes=15),
+            measures=(count_where("broken", Column("status").equals("broken"), description="That broke"),),
+            description="Machines by zone in 15 min",
+        ),
+    ),
+)
+'''
 AT_ONCE = 40
 TOO_LARGE = 1000
 
 
 def deployed(folder: Path) -> Path:
-    """A copy of the sources to run workers from, whose patience a busy machine does not exhaust."""
+    """A copy of the sources to run workers from, whose patience a busy machine does not exhaust; of one feed."""
     replace(copy_sources(folder) / "streams" / "missing_schemas.py", "PATIENCE = 10.0", "PATIENCE = 60.0")
+    shutil.rmtree(folder / "schemas" / "frozen")
+    declare_only(folder, **{FEED: DECLARATION})
+    freeze(feeds_in(folder), folder / "schemas" / "frozen")
     return folder
 
 
@@ -45,9 +105,9 @@ def replace(path: Path, old: str, new: str) -> None:
 def newer_declaration(folder: Path) -> Path:
     """The feed's file with one more symbol and one more field that may be null."""
     path = folder / f"{FEED}.py"
-    shutil.copy(feed_file(PROJECT, FEED), path)
+    path.write_text(DECLARATION)
     replace(path, '    UNKNOWN = "unknown"\n', '    CANCELLED = "cancelled"\n    UNKNOWN = "unknown"\n')
-    crew = 'crew: Annotated[int | None, Field(ge=1, le=99, description="Officers sent")] = None'
+    crew = 'crew: Annotated[int | None, Field(ge=1, le=99, description="People sent")] = None'
     place = "    place: Annotated[Location, Coarse(decimals=2)]\n"
     replace(path, place, f"{place}    {crew}\n")
     return path
@@ -116,11 +176,11 @@ def test_a_new_version_is_published_while_workers_run_and_old_producers_go_on(tm
     sources = deployed(tmp_path / "deployment")
     frozen_there = sources / "schemas" / "frozen"
     staging = tmp_path / "staging"
-    shutil.copytree(FROZEN, staging)
+    shutil.copytree(frozen_there, staging)
     declaration = newer_declaration(tmp_path)
-    newer = feed_in(declaration, "newer_incident")
+    newer = feed_in(declaration, "newer_machine")
     (frozen,) = freeze({FEED: newer}, staging)
-    assert (frozen.subject, frozen.version) == (FEED, Catalogue.load().latest(FEED).version + 1)
+    assert (frozen.subject, frozen.version) == (FEED, 2)
 
     with own_city(tmp_path / "home", sources) as city:
         client = city.installation.server("operator").connect()

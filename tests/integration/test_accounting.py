@@ -18,7 +18,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from kafka import KafkaProducer
 
-from citystream.settings import PROJECT
+from schemas.feed import milliseconds
 from schemas.fields import INSTANTS, Record
 from schemas.record_codec import encode, prefix
 from simulation import simulator
@@ -34,13 +34,13 @@ from tests.transport import Ready
 
 pytestmark = pytest.mark.integration
 
-FEED = "traffic_flow"
+FEED, OTHER, HISTOGRAMS = "made_up_j", "made_up_f", "made_up_g"
 
 
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
     """A city that the tests of this module share, each with records of its own."""
-    with own_city(tmp_path_factory.mktemp("city"), PROJECT) as opened:
+    with own_city(tmp_path_factory.mktemp("city")) as opened:
         yield opened
 
 
@@ -84,7 +84,7 @@ def ask(city: City, query: str, user: str = "analyst") -> Any:
 
 def test_a_topic_written_in_transactions_balances(city: City) -> None:
     """Records of an aborted transaction, between others, are neither stored nor counted into windows."""
-    records = simulated(city, 0, 900)
+    records = simulated(city, 0, 1500)
     committed, aborted, plain = (records[n::3] for n in range(3))
     before = account(city)
     with (
@@ -111,13 +111,13 @@ def test_a_topic_written_in_transactions_balances(city: City) -> None:
     stored = ask(city, f"SELECT toString(event_id) FROM city.{FEED}")
     assert {event for (event,) in stored} >= {record.event_id for record in committed + plain}
     assert not {event for (event,) in stored} & {record.event_id for record in aborted}
-    windows = Counter((r.segment_id, r.date_observed_to.replace(second=0, microsecond=0)) for r in committed + plain)
+    windows = Counter((r.zone, r.observed_at.replace(second=0, microsecond=0)) for r in committed + plain)
     shown = ask(
         city,
-        "SELECT segment_id, toTimeZone(window_start, 'UTC'), events FROM city.traffic_flow_1m "
+        f"SELECT zone, toTimeZone(window_start, 'UTC'), events FROM city.{FEED}_1m_zone "
         f"WHERE window_start < fromUnixTimestamp({START.timestamp() + 3600:.0f})",
     )
-    assert {(segment, start): events for segment, start, events in shown} == windows
+    assert {(zone, start): events for zone, start, events in shown} == windows
 
     again = "INSERT INTO raw.control SELECT topic, source_partition, source_offset"
     ask(city, f"{again}, last_offset FROM raw.control", "sink")
@@ -129,7 +129,7 @@ def test_one_event_id_under_another_key_or_time_is_a_conflict(city: City) -> Non
     """Both events count, exact repeats are no conflict, and the ledger balances."""
     first, moved, later, twice, *_ = simulated(city, 1, 10)
     moved = moved.model_copy(update={"event_id": first.event_id})
-    again = later.model_copy(update={"date_observed_to": later.date_observed_to + timedelta(seconds=1)})
+    again = later.model_copy(update={"observed_at": later.observed_at + timedelta(seconds=1)})
     before = account(city)
     with closing(producer(city)) as to:
         send(city, to, [first, moved, later, again, again, twice, twice])
@@ -139,10 +139,9 @@ def test_one_event_id_under_another_key_or_time_is_a_conflict(city: City) -> Non
     assert found.stored - before.stored == 5
     rows = ask(
         city,
-        f"SELECT toString(event_id), segment_id, toTimeZone(date_observed_to, 'UTC') FROM city.{FEED}_conflicts "
-        "ORDER BY ALL",
+        f"SELECT toString(event_id), device_id, toTimeZone(observed_at, 'UTC') FROM city.{FEED}_conflicts ORDER BY ALL",
     )
-    assert rows == sorted((r.event_id, r.segment_id, r.date_observed_to) for r in (first, moved, later, again))
+    assert rows == sorted((r.event_id, r.device_id, r.observed_at) for r in (first, moved, later, again))
     ((places,),) = ask(city, f"SELECT uniqExact(source_partition, source_offset) FROM city.{FEED}_conflicts")
     assert places == 4
 
@@ -156,7 +155,7 @@ def test_what_is_no_dead_letter_is_kept_counted_and_shown(city: City) -> None:
         to.send(TOPIC, key=b"key", value=None)
         to.send(TOPIC, b"x", headers=[("__connect.errors.topic", b"other"), ("__connect.errors.offset", b"?")])
         to.flush()
-        to.send(FEED, key=bad.segment_id.encode(), value=b"no record")
+        to.send(FEED, key=bad.device_id.encode(), value=b"no record")
         send(city, to, [good])
     before = account(city)
     assert before.balances
@@ -177,8 +176,8 @@ def test_every_kind_of_dead_letter_is_written_and_stored(city: City) -> None:
     """A record with neither key nor value among them, which kills no worker; and what has no bytes of its own."""
     feed, catalogue = city.installation.feeds[FEED], city.installation.catalogue
     good, bad, *_ = simulated(city, 3, 4)
-    frozen, other = catalogue.latest(FEED), catalogue.latest("parking_site")
-    key, value = good.segment_id.encode(), encode(frozen, good)
+    frozen, other = catalogue.latest(FEED), catalogue.latest(OTHER)
+    key, value = good.device_id.encode(), encode(frozen, good)
     records = [
         (None, None), (None, value), (key, None), (key, b""), (key, b'{"event_id": 1}'), (key, prefix(2**31 - 1)),
         (key, prefix(other.id)), (key, value[:-3]), (key, value + b"\0"), (b"other", encode(frozen, bad)),
@@ -250,12 +249,12 @@ def test_letters_that_anybody_wrote_cost_the_ledger_little(city: City) -> None:
 
 def test_parts_of_windows_that_anybody_wrote_stop_neither_the_sink_nor_a_view(city: City) -> None:
     """Each value of a part at the ends of what Avro can carry, and at the ends of what the sink lets pass."""
-    feed = city.installation.feeds["police_incident"]
-    (aggregate,) = feed.aggregates
+    aggregate, _ = city.installation.feeds[HISTOGRAMS].aggregates
+    window_ms = milliseconds(aggregate.window)
     frozen = city.installation.catalogue.latest(aggregate.topic)
     start = round(START.timestamp()) * 1000
     ends = {
-        "window_start": [-(2**63), INSTANTS[0] // 900_000 * 900_000, 2**63 - 900_000],
+        "window_start": [-(2**63), INSTANTS[0] // window_ms * window_ms, 2**63 - window_ms],
         "source_partition": [-(2**31), 2**31 - 1],
         "watermark": [-(2**63), 2**63 - 1, INSTANTS[0]],
     }
@@ -285,26 +284,25 @@ def test_parts_of_windows_that_anybody_wrote_stop_neither_the_sink_nor_a_view(ci
 
 def test_final_is_never_claimed_of_parts_that_cannot_be_seen(city: City) -> None:
     """Readers that ask without a pause while parts and progress are inserted, as the sink does it."""
-    aggregate = "parking_spot_15m"
+    aggregate, disorder = f"{OTHER}_5m", milliseconds(city.installation.feeds[OTHER].disorder)
     rounds, stop = 400, Event()
 
     def read() -> int:
         client = city.installation.server("operator").connect()
-        query = f"SELECT events, toUnixTimestamp64Milli(as_of) FROM city.{aggregate} WHERE site_id = 's5'"
+        query = f"SELECT events, toUnixTimestamp64Milli(as_of) FROM city.{aggregate} WHERE device_id = 's5'"
         early = 0
         while not stop.is_set():
             early += sum(as_of + disorder > events for events, as_of in client.execute(query))
         client.disconnect()
         return early
 
-    disorder = city.installation.feeds["parking_spot"].disorder // timedelta(milliseconds=1)
     sink = city.installation.server("sink").connect()
     with ThreadPoolExecutor() as pool:
         readers = [pool.submit(read) for _ in range(3)]
         try:
             for number in range(1, rounds + 1):
                 sink.execute(
-                    f"INSERT INTO raw.{aggregate} (site_id, window_start, version, events) "
+                    f"INSERT INTO raw.{aggregate} (device_id, window_start, version, events) "
                     f"SELECT concat('s', toString(number)), toDateTime(0), {number}, {number} FROM numbers(3000)"
                 )
                 sink.execute(f"INSERT INTO raw.progress VALUES ('{aggregate}', 0, {number})")

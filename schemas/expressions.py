@@ -1,12 +1,14 @@
 """Expressions over a record's fields, written once and compiled to Polars (here) and to SQL (in sinks).
 
 Arithmetic is IEEE double or 64-bit integer, a null operand gives null, and a division by zero gives null, in every
-compilation. Null is a third value of a condition: ``&`` is false where one side is false, ``|`` true where one is true,
-whatever the other; else null gives null. Times take part as integer milliseconds since 1970-01-01 UTC.
+compilation. What arithmetic brings beyond all doubles is null where it is compared, and an integer is compared with a
+fraction as a double. Null is a third value of a condition: ``&`` is false where one side is false, ``|`` true where one
+is true, whatever the other; else null gives null. Times take part as integer milliseconds since 1970-01-01 UTC.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -15,7 +17,7 @@ from typing import Literal
 
 import polars as pl
 
-from schemas.model import COMPONENTS, Field, Kind
+from schemas.model import COMPONENTS, DeclarationError, Field, Kind
 
 LARGEST = 2**52
 
@@ -28,13 +30,18 @@ _TYPES: Mapping[Kind, Type] = {
     "int": "number", "float": "number", "instant": "number", "string": "text", "enum": "text", "bool": "condition"
 }  # fmt: skip
 
+_SAID_OF_TEXTS = "texts are compared by .equals(...) and .is_in(..., ...)"
 
-class Mistyped(ValueError):
+
+class Mistyped(DeclarationError):
     """An expression makes no sense over these fields; the message says which part of it, and why."""
 
 
 class Expression:
     """Base of the nodes below, with Python's operators."""
+
+    def __bool__(self) -> bool:
+        raise Mistyped("a condition is joined by &, | and ~, not by and, or and not; 0 < x < 5 is (x > 0) & (x < 5)")
 
     def __add__(self, other: Operand) -> Binary:
         """The sum of two numbers.
@@ -92,19 +99,19 @@ class Expression:
         """
         return Binary(">=", self, as_expression(other))
 
-    def __and__(self, other: Expression) -> Binary:
+    def __and__(self, other: Operand) -> Binary:
         """True where both conditions are; false where one is false, even if the other is null.
 
         >>> Column("open") & (Column("level") > 3)
         """
-        return Binary("and", self, other)
+        return Binary("and", self, as_expression(other))
 
-    def __or__(self, other: Expression) -> Binary:
+    def __or__(self, other: Operand) -> Binary:
         """True where one of two conditions is, even if the other is null; false where both are false.
 
         >>> Column("open") | (Column("level") > 3)
         """
-        return Binary("or", self, other)
+        return Binary("or", self, as_expression(other))
 
     def __invert__(self) -> Not:
         """True where a condition is false.
@@ -180,6 +187,13 @@ class Not(Expression):
 
 
 @dataclass(frozen=True)
+class Absolute(Expression):
+    """A number without its sign."""
+
+    operand: Expression
+
+
+@dataclass(frozen=True)
 class When(Expression):
     """``then`` where ``condition`` is true, else null.
 
@@ -224,9 +238,37 @@ class Quantile(Expression):
     q: float
 
 
+#: The operators whose results may be beyond all doubles.
+ARITHMETIC = ("+", "-", "*", "/")
+
+
+def may_be_beyond(expression: Expression) -> bool:
+    """Whether a value may be infinite, or no number, of fields that are neither."""
+    match expression:
+        case Binary(operator, left, right):
+            return operator in ARITHMETIC or may_be_beyond(left) or may_be_beyond(right)
+        case When(_, operand) | Absolute(operand):
+            return may_be_beyond(operand)
+    return False
+
+
 def as_expression(value: Operand) -> Expression:
-    """Wrap a plain value."""
-    return value if isinstance(value, Expression) else Constant(value)
+    """Wrap a plain value.
+
+    Raises
+    ------
+    Mistyped
+        It is neither a finite number nor a text.
+    """
+    if isinstance(value, Expression):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or not _is_finite(value):
+        raise Mistyped(f"{value!r} is no finite number, text or expression; {_SAID_OF_TEXTS}")
+    return Constant(value)
+
+
+def _is_finite(value: float | str) -> bool:
+    return isinstance(value, str) or math.isfinite(value)
 
 
 def least(left: Operand, right: Operand) -> Expression:
@@ -250,7 +292,7 @@ def absolute(number: Expression) -> Expression:
 
     >>> absolute(Column("level") - 4)
     """
-    return greatest(number, Constant(0) - number)
+    return Absolute(number)
 
 
 def columns(expression: Expression) -> Iterator[str]:
@@ -261,7 +303,7 @@ def columns(expression: Expression) -> Iterator[str]:
         case Binary(_, left, right) | When(left, right):
             yield from columns(left)
             yield from columns(right)
-        case Not(operand) | Present(operand) | Scaled(operand, _):
+        case Not(operand) | Absolute(operand) | Present(operand) | Scaled(operand, _):
             yield from columns(operand)
 
 
@@ -282,6 +324,8 @@ def written(expression: Expression) -> str:
             return f"({written(left)} {operator} {written(right)})"
         case Not(operand):
             return f"(not {written(operand)})"
+        case Absolute(operand):
+            return f"abs({written(operand)})"
         case When(condition, then):
             return f"({written(then)} if {written(condition)})"
         case Present(operand):
@@ -312,12 +356,14 @@ def type_of(expression: Expression, fields: Mapping[str, Field]) -> Type:
         case Column(name):
             return _type_of_field(_known(name, fields))
         case Component(name, part):
-            if (kind := _known(name, fields).kind) != "place" or part not in COMPONENTS[kind]:
-                raise Mistyped(f"{name} is {kind}; a place has the components {' and '.join(COMPONENTS['place'])}")
-        case Constant(str()):
-            return "text"
+            _need_component(_known(name, fields), part)
+            return "number"
+        case Constant(value):
+            as_expression(value)
+            return "text" if isinstance(value, str) else "number"
         case Binary("+" | "-" | "*" | "/" | "min" | "max", left, right):
             _need("number", expression, fields, left, right)
+            return "number"
         case Binary("<" | "<=" | ">" | ">=", left, right):
             _need("number", expression, fields, left, right)
             return "condition"
@@ -343,9 +389,17 @@ def type_of(expression: Expression, fields: Mapping[str, Field]) -> Type:
         case Present(operand):
             type_of(operand, fields)
             return "condition"
-        case Scaled(operand, _):
+        case Absolute(operand) | Scaled(operand, _):
             _need("number", expression, fields, operand)
-    return "number"
+            return "number"
+    raise Mistyped(f"{expression!r} is no expression; {_SAID_OF_TEXTS}")
+
+
+def _need_component(field: Field, part: str) -> None:
+    if field.kind != "place" or part not in COMPONENTS["place"]:
+        raise Mistyped(f"{field.name} is {field.kind}; a place has the components {' and '.join(COMPONENTS['place'])}")
+    if field.decimals is not None:
+        raise Mistyped(f"{field.name} is shown to {field.decimals} decimals; what is made of it would show it exactly")
 
 
 def _known(name: str, fields: Mapping[str, Field]) -> Field:
@@ -368,6 +422,8 @@ def _need(wanted: Type, whole: Expression, fields: Mapping[str, Field], *parts: 
 
 def _need_symbol(left: Expression, right: Expression, fields: Mapping[str, Field]) -> None:
     """An enum is never equal to what is none of its symbols."""
+    while isinstance(left, When):
+        left = left.then
     match left, right:
         case Column(name), Constant(value) if fields[name].symbols and value not in fields[name].symbols:
             raise Mistyped(f"{name} is never {written(right)}: it is one of {', '.join(fields[name].symbols)}")
@@ -386,8 +442,8 @@ def is_whole(expression: Expression, kinds: Mapping[str, Kind]) -> bool:
             return False
         case Binary(_, left, right):
             return is_whole(left, kinds) and is_whole(right, kinds)
-        case When(_, then):
-            return is_whole(then, kinds)
+        case When(_, operand) | Absolute(operand):
+            return is_whole(operand, kinds)
     return True
 
 
@@ -395,16 +451,13 @@ def _quotient(left: pl.Expr, right: pl.Expr) -> pl.Expr:
     return pl.when(right != 0).then(left.cast(pl.Float64) / right)
 
 
-def _least(left: pl.Expr, right: pl.Expr) -> pl.Expr:
-    return pl.when(left.is_not_null() & right.is_not_null()).then(pl.min_horizontal(left, right))
-
-
-def _greatest(left: pl.Expr, right: pl.Expr) -> pl.Expr:
-    return pl.when(left.is_not_null() & right.is_not_null()).then(pl.max_horizontal(left, right))
+def _extreme(which: Callable[..., pl.Expr]) -> Callable[[pl.Expr, pl.Expr], pl.Expr]:
+    return lambda left, right: pl.when(left.is_not_null() & right.is_not_null()).then(which(left, right))
 
 
 _IN_POLARS: Mapping[str, Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
-    "+": add, "-": sub, "*": mul, "/": _quotient, "min": _least, "max": _greatest,
+    "+": add, "-": sub, "*": mul, "/": _quotient,
+    "min": _extreme(pl.min_horizontal), "max": _extreme(pl.max_horizontal),
     "<": lt, "<=": le, ">": gt, ">=": ge, "==": eq, "and": and_, "or": or_,
 }  # fmt: skip
 
@@ -418,10 +471,14 @@ def to_polars(expression: Expression) -> pl.Expr:
             return pl.col(name).struct.field(part)
         case Constant(value):
             return pl.lit(value)
-        case Binary(operator, left, right):
+        case Binary(operator, left, right) if operator in ("and", "or", *ARITHMETIC):
             return _IN_POLARS[operator](to_polars(left), to_polars(right))
+        case Binary(operator, left, right):
+            return _IN_POLARS[operator](_compared(left), _compared(right))
         case Not(operand):
             return ~to_polars(operand)
+        case Absolute(operand):
+            return to_polars(operand).abs()
         case When(condition, then):
             return pl.when(to_polars(condition)).then(to_polars(then))
         case Present(operand):
@@ -430,3 +487,9 @@ def to_polars(expression: Expression) -> pl.Expr:
             scaled = (to_polars(operand).cast(pl.Float64) * scale + 0.5).floor()
             return pl.when(scaled.abs() <= LARGEST).then(scaled).cast(pl.Int64)
     raise TypeError(f"not an expression: {expression!r}")
+
+
+def _compared(operand: Expression) -> pl.Expr:
+    """An operand of a comparison, null where it is beyond all doubles."""
+    compiled = to_polars(operand)
+    return pl.when(compiled.is_finite()).then(compiled) if may_be_beyond(operand) else compiled

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from schemas.expressions import (
     LARGEST,
+    Absolute,
     Binary,
     Column,
     Component,
@@ -15,11 +18,14 @@ from schemas.expressions import (
     Scaled,
     When,
     is_whole,
+    may_be_beyond,
 )
 from schemas.feed import Aggregate, Feed
 from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET, Partial
-from schemas.model import Kind
+from schemas.model import COMPONENTS, Kind
 from streams.watermark import closes_at
+
+_COMPARISONS = {"==": "="}
 
 
 class ToSql:
@@ -37,18 +43,16 @@ class ToSql:
                 return f"{name}_{part}"
             case Constant(value):
                 return literal(value)
-            case Binary("/", left, Constant(int(number))) if number:
-                return f"({self.expression(left)} / {number})"
-            case Binary("/", left, right):
-                return f"(toFloat64({self.expression(left)}) / nullIf({self.expression(right)}, 0))"
-            case Binary("min" | "max" as which, left, right):
-                return self._extreme("least" if which == "min" else "greatest", left, right)
-            case Binary("==", left, right):
-                return f"({self.expression(left)} = {self.expression(right)})"
-            case Binary(operator, left, right):
-                return f"({self.expression(left)} {operator} {self.expression(right)})"
+            case Binary():
+                return self._binary(expression)
             case Not(operand):
                 return f"(NOT {self.expression(operand)})"
+            case Absolute(operand) if is_whole(operand, self._kinds):
+                return f"toInt64(abs({self.expression(operand)}))"
+            case Absolute(operand):
+                return f"abs({self.expression(operand)})"
+            case Present(Column(name)) if self._kinds.get(name) == "place":
+                return f"({name}_{COMPONENTS['place'][0]} IS NOT NULL)"
             case When(condition, then):
                 return f"if({self.expression(condition)}, {self.expression(then)}, NULL)"
             case Present(operand):
@@ -60,12 +64,25 @@ class ToSql:
                 return _quantile(histogram, q)
         raise TypeError(f"not an expression: {expression!r}")
 
-    def _extreme(self, function: str, left: Expression, right: Expression) -> str:
-        """There is no type for both an integer and a double, and nulls would be left out."""
-        both = self.expression(left), self.expression(right)
-        whole = is_whole(left, self._kinds) and is_whole(right, self._kinds)
-        numbers = ", ".join(both if whole else (f"toFloat64({one})" for one in both))
-        return f"if(isNull({both[0]}) OR isNull({both[1]}), NULL, {function}({numbers}))"
+    def _binary(self, expression: Binary) -> str:
+        match expression:
+            case Binary("/", left, Constant(int(number))) if number:
+                return f"({self.expression(left)} / {number})"
+            case Binary("/", left, right):
+                return f"(toFloat64({self.expression(left)}) / nullIf({self.expression(right)}, 0))"
+            case Binary("min" | "max" as which, left, right):
+                extreme = f"if(isNull(l) OR isNull(r), NULL, {'least' if which == 'min' else 'greatest'}(l, r))"
+                return f"arrayMap((l, r) -> {extreme}, [{'], ['.join(self._compared(left, right))}])[1]"
+            case Binary("<" | "<=" | ">" | ">=" | "==" as operator, left, right):
+                return f"({f' {_COMPARISONS.get(operator, operator)} '.join(self._compared(left, right))})"
+        return f"({self.expression(expression.left)} {expression.operator} {self.expression(expression.right)})"
+
+    def _compared(self, *sides: Expression) -> Iterator[str]:
+        """Sides of a comparison: both doubles if one may be a fraction, null where they are beyond all doubles."""
+        fractions = not all(is_whole(side, self._kinds) for side in sides)
+        for side in sides:
+            text = f"toFloat64({self.expression(side)})" if fractions else self.expression(side)
+            yield f"arrayMap(x -> if(isFinite(x), x, NULL), [{text}])[1]" if may_be_beyond(side) else text
 
     def partial(self, partial: Partial) -> str:
         """Aggregate function giving a partial from raw rows; a sum has 128 bits."""

@@ -17,14 +17,15 @@ from tests.reference.expressions import FEED as MIXED
 from tests.reference.expressions import alike, conditions, numbers, rows
 from tests.reference.partition import EDGES, bucket, evaluate
 from tests.reference.results import results_of
-from tests.reference.toy import FEED
+from tests.reference.toy import FEED, instant
 
 pytestmark = pytest.mark.integration
 
 #: Columns as the raw table of a feed has them; a place is two.
 STRUCTURE = [
     ("n", "UInt32"), ("a", "Int32"), ("b", "Nullable(Int32)"), ("x", "Float64"), ("y", "Nullable(Float64)"),
-    ("s", "String"), ("o", "Nullable(Bool)"), ("p_longitude", "Nullable(Float64)"),
+    ("t", "Nullable(DateTime64(3, 'UTC'))"), ("s", "String"), ("m", "LowCardinality(String)"), ("o", "Nullable(Bool)"),
+    ("p_longitude", "Nullable(Float64)"), ("p_latitude", "Nullable(Float64)"),
 ]  # fmt: skip
 SUM = next(m for aggregate in FEED.aggregates for m in aggregate.measures if m.partials[0].name == "level_sum")
 MEASURE = next(m for aggregate in FEED.aggregates for m in aggregate.measures if m.results[0].name == "wait_p50")
@@ -113,5 +114,7 @@ def test_an_expression_means_in_sql_what_it_says(connect: Callable[[str], Any]) 
 
 def as_rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records, numbered, under the names of ``STRUCTURE``."""
-    places = [record["p"] or {"longitude": None} for record in records]
-    return [{**one, "n": n, "p_longitude": places[n]["longitude"]} for n, one in enumerate(records)]
+    nowhere = {"longitude": None, "latitude": None}
+    places = [{f"p_{name}": value for name, value in (one["p"] or nowhere).items()} for one in records]
+    times = [{"t": None if one["t"] is None else instant(one["t"])} for one in records]
+    return [{**one, **places[n], **times[n], "n": n} for n, one in enumerate(records)]

@@ -7,14 +7,15 @@ It knows the declarations of feeds and nothing else of the platform. Instants ar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import operator as operators
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
 
-from schemas.expressions import Binary, Column, Component, Constant, Expression, Not, Present, Scaled, When
+from schemas.expressions import Absolute, Binary, Column, Component, Constant, Expression, Not, Present, Scaled, When
 from schemas.feed import Aggregate, Feed
 from schemas.measures import Partial
 
@@ -196,6 +197,9 @@ def evaluate(expression: Expression, values: Values) -> Any:
             return math.floor(scaled) if scaled is not None and abs(math.floor(scaled)) <= 2**52 else None
         case Component(name, part):
             return None if values[name] is None else values[name][part]
+        case Absolute(operand):
+            number = evaluate(operand, values)
+            return None if number is None else abs(number)
         case Not(operand):
             holds = evaluate(operand, values)
             return None if holds is None else not holds
@@ -209,7 +213,7 @@ def evaluate(expression: Expression, values: Values) -> Any:
 
 
 def binary(operator: str, left: Any, right: Any) -> Any:
-    """Two values joined."""
+    """Two values joined; what is beyond all doubles is not compared, and a whole number as a double with a fraction."""
     if left is None or right is None:
         return None
     match operator:
@@ -221,21 +225,17 @@ def binary(operator: str, left: Any, right: Any) -> Any:
             return left * right
         case "/":
             return None if right == 0 else left / right
-        case "<":
-            return left < right
-        case "<=":
-            return left <= right
-        case ">":
-            return left > right
-        case ">=":
-            return left >= right
-        case "min":
-            return min(left, right)
-        case "max":
-            return max(left, right)
-        case "==":
-            return left == right
-    raise TypeError(operator)
+    if isinstance(left, float) or isinstance(right, float):
+        left, right = float(left), float(right)
+        if not (math.isfinite(left) and math.isfinite(right)):
+            return None
+    return COMPARISONS[operator](left, right)
+
+
+COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operators.lt, "<=": operators.le, ">": operators.gt, ">=": operators.ge, "==": operators.eq,
+    "min": min, "max": max,
+}  # fmt: skip
 
 
 def is_valid(feed: Feed, values: Values, key: bytes | None, arrived_ms: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -23,7 +24,7 @@ from pydantic import (
 
 from schemas.avro import feed_schema
 from schemas.catalogue import FrozenSchema
-from schemas.expressions import Column, Constant, Present, Scaled, When, least, written
+from schemas.expressions import Column, Constant, Expression, Mistyped, Present, Quantile, Scaled, When, least, written
 from schemas.feed import Aggregate, DeclarationError, Feed, NotAfter, Outgrown
 from schemas.fields import (
     DAYS,
@@ -41,7 +42,7 @@ from schemas.fields import (
     Text,
     Unit,
 )
-from schemas.measures import Measure, count_where, quantiles, total
+from schemas.measures import Measure, count_where, quantiles, spread, total
 from schemas.model import fields_of
 from schemas.pseudonyms import pseudonym
 from schemas.record_codec import encode
@@ -261,6 +262,12 @@ class NoId(Record):
     began_at: Annotated[Instant | None, Field(description=D)]
 
 
+class Rounded(Toy):
+    """Toys whose place is shown to two decimals."""
+
+    place: Annotated[Location, Coarse(2)]
+
+
 class Whose(Toy):
     owner: Annotated[Text, Field(description=D), Personal()]
 
@@ -279,8 +286,13 @@ def level(name: str) -> tuple[Measure, ...]:
     return (total(name, Column("level"), unit="1", description=D),)
 
 
+COMPARED = "texts are compared by .equals(...) and .is_in(..., ...)"
 LEVEL, MOOD, OPEN, PLACE = (Column(name) for name in ("level", "mood", "open", "place"))
 MISTYPED = [
+    (When(OPEN, MOOD).equals("angry"), "mood is never 'angry': it is one of calm, busy, unknown"),
+    (Constant(True) & OPEN, "True is no finite number, text or expression; " + COMPARED),
+    (Constant(float("nan")) > LEVEL, "nan is no finite number, text or expression; " + COMPARED),
+    (Quantile("level", 0.5) > 3, "Quantile(histogram='level', q=0.5) is no expression; " + COMPARED),
     (LEVEL.equals("5"), "(level == '5') needs a number, and '5' is a text"),
     (LEVEL < MOOD, "(level < mood) needs a number, and mood is a text"),
     (LEVEL & OPEN, "(level and open) needs a condition, and level is a number"),
@@ -361,6 +373,31 @@ def test_a_feed_that_makes_no_sense_is_refused(changes: dict[str, Any], reason: 
         replace(FEED, **changes)
     assert str(refused.value).startswith(f"feed {changes.get('name', 'toy')}: ")
     assert str(refused.value).endswith(reason)
+
+
+def test_the_exact_place_is_not_measured_where_people_see_a_coarse_one() -> None:
+    latitude = spread("latitude", Column("place").component("latitude"), unit="1", scale=1, description=D)
+    refused = "place is shown to 2 decimals; what is made of it would show it exactly"
+    with pytest.raises(DeclarationError, match=refused):
+        replace(FEED, record=Rounded, **aggregate(measures=(latitude,)))
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda: 0 < LEVEL < 5,
+        lambda: OPEN and LEVEL > 5,
+        lambda: OPEN or LEVEL > 5,
+        lambda: not OPEN,
+        lambda: LEVEL.equals(None),  # type: ignore[arg-type]
+        lambda: MOOD.is_in(["calm", "busy"]),  # type: ignore[arg-type]
+        lambda: OPEN & True,
+        lambda: float("inf") < LEVEL,
+    ],
+)
+def test_what_python_would_take_for_another_condition_is_refused(say: Callable[[], Expression]) -> None:
+    with pytest.raises(Mistyped):
+        say()
 
 
 def test_a_measure_of_text_is_refused() -> None:

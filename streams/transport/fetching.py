@@ -23,7 +23,7 @@ from streams.wire.record_batch import CorruptBatch, RecordBatch, split
 
 #: Seconds between two fetches: an answer has a cost of its own, however little it brings, for the brokers too.
 FETCH_SECONDS = 1.0
-#: How long the brokers may wait for a record before they answer, if the answer before was empty (ms).
+#: How long a broker may wait for a record before it answers, if its answer before was empty (ms).
 QUIET_MS = 2000
 #: With so many bytes in an answer there is a backlog, and the next fetch does not wait.
 BACKLOG_BYTES = 512 * 2**10
@@ -39,13 +39,15 @@ class PacedFetcher(fetcher.Fetcher):
     """Asks all brokers at the same moments, so that what came of all partitions is there at once.
 
     They do not wait for more, as a broker would look at every partition of a fetch whenever it stores something. Only
-    while nothing comes at all they wait for the first record.
+    one whose last answer was empty waits for the first record.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._began = self._loop.time()
         self._fetched_at = dict[int, float]()
+        #: The brokers whose last answer was empty.
+        self._quiet = set[int]()
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
         try:
@@ -54,8 +56,12 @@ class PacedFetcher(fetcher.Fetcher):
         except asyncio.CancelledError:
             return False
         self._fetched_at[node_id] = self._loop.time()
+        request._max_wait_ms = QUIET_MS if node_id in self._quiet else 0
         came = bool(await super()._proc_fetch_request(assignment, node_id, request))
-        self._fetch_max_wait_ms = 0 if came else QUIET_MS
+        if came or not assignment.active:
+            self._quiet.discard(node_id)
+        else:
+            self._quiet.add(node_id)
         places = [TopicPartition(topic, number) for topic, wanted in request.topics for number, *_ in wanted]
         if sum(self._size(place) for place in places) >= BACKLOG_BYTES:
             del self._fetched_at[node_id]

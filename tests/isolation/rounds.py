@@ -12,7 +12,7 @@ from tests.isolation.faults import Fault
 from tests.isolation.made import FEEDS, OTHERS
 from tests.reference.whole import compare
 
-#: How long status and lag may take to say what has to be said of all faults (s).
+#: How long status and lag may take to say what has to be said of all faults, on a machine that others keep busy (s).
 PATIENCE = 180
 
 
@@ -42,9 +42,13 @@ def usual(city: District, records: int) -> Freshness:
     """
     city.wait(lambda: city.probe.is_seen)
     since = time.monotonic()
-    while len(city.probe.ages(since)) < records:
+
+    def were_followed() -> bool:
         city.lag()
         city.status()
+        return len(city.probe.ages(since)) >= records
+
+    city.wait(were_followed)
     return freshness(city, since)
 
 

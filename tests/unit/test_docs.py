@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import shlex
 import tomllib
@@ -26,9 +27,10 @@ from tenacity import wait_none
 from citystream.cli import build
 from citystream.installation import Installation
 from citystream.settings import PREFIX, PROJECT, Settings, variable
-from docs import generate
+from docs import generate, language
 from operations.publishing.file import publish_file
 from operations.publishing.mapping import make_mapping
+from schemas import expressions, measures
 from schemas.catalogue import TICK, Catalogue, check, freeze
 from schemas.feed import Feed
 from schemas.fields import Record
@@ -333,3 +335,15 @@ def test_the_broker_of_a_small_machine_is_set_as_the_page_says() -> None:
     (heap,) = re.findall(r"^\| heap \| `(\S+) (\S+)` \|", page, re.MULTILINE)
     assert '"{}", "{}", "kafka.Kafka"'.format(*heap) in source
     assert f"KAFKA_HEAP_OPTS: {' '.join(heap)}" in (PROJECT / "docker-compose.yml").read_text()
+
+
+def test_every_word_of_the_language_is_described_with_an_example() -> None:
+    described = {*language.NUMBERS, *language.CONDITIONS, *language.MEASURES}
+    said = {
+        *(one for one in vars(expressions.Expression).values() if callable(one)),
+        *(one for one in vars(expressions).values() if getattr(one, "__module__", "") == expressions.__name__),
+        *(one for one in vars(measures).values() if getattr(one, "__module__", "") == measures.__name__),
+    }
+    assert described == {expressions.Column.component, *(one for one in said if ">>> " in (one.__doc__ or ""))}
+    public = [one for one in vars(measures).values() if inspect.isfunction(one) and one.__module__ == measures.__name__]
+    assert sorted(one.__name__ for one in public) == sorted(one.__name__ for one in language.MEASURES)

@@ -255,12 +255,12 @@ class Brokers:
 
     def __init__(self, data: bytes) -> None:
         self._loop = asyncio.get_running_loop()
-        self._data = data
+        self.data = data
         self.asked = 0
 
     async def send(self, _: int, request: Any) -> Answer:
         self.asked += 1
-        return Answer([(HERE.topic, [(HERE.partition, 0, 10, 10, None, self._data)])])
+        return Answer([(HERE.topic, [(HERE.partition, 0, 10, 10, None, self.data)])])
 
 
 @pytest.mark.parametrize(
@@ -290,22 +290,32 @@ def test_the_next_fetch_waits_for_its_moment_but_not_in_a_backlog(
     asyncio.run(work())
 
 
-@pytest.mark.parametrize(("data", "waits"), [(b"", QUIET_MS), (plain(0), 0)], ids=["nothing", "something"])
-def test_brokers_wait_for_a_record_only_while_none_comes(
-    data: bytes, waits: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broker_waits_for_a_record_only_after_an_empty_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each broker by itself; and not one whose partitions are given away while it is asked."""
+    monkeypatch.setattr(fetching, "FETCH_SECONDS", 1e-6)
+
     async def work() -> None:
-        reading = PacedFetcher(Brokers(data), SubscriptionState(), fetch_max_wait_ms=7)
+        brokers = Brokers(b"")
+        reading = PacedFetcher(brokers, SubscriptionState())
         assignment = Assignment([HERE])
         assignment.state_value(HERE).seek(0)
-        request = FetchRequest(7, 1, 2**20, READ_COMMITTED, [(HERE.topic, [(HERE.partition, 0, 2**20)])])
-        await reading._proc_fetch_request(assignment, 0, request)
-        reading._records.clear()
-        (((_, next_one),), *_) = reading._get_actions_per_node(assignment)
-        assert next_one._max_wait_ms == waits
+
+        async def ask(node: int, data: bytes) -> int:
+            brokers.data = data
+            request = FetchRequest(7, 1, 2**20, READ_COMMITTED, [(HERE.topic, [(HERE.partition, 0, 2**20)])])
+            assert request._max_wait_ms == 7
+            await reading._proc_fetch_request(assignment, node, request)
+            reading._records.clear()
+            wait: int = request._max_wait_ms
+            return wait
+
+        assert [await ask(0, b""), await ask(1, plain(0))] == [0, 0]
+        assert [await ask(0, plain(0)), await ask(1, b"")] == [QUIET_MS, 0]
+        assert [await ask(0, b""), await ask(1, b"")] == [0, QUIET_MS]
+        assignment._unassign()
+        assert [await ask(0, b""), await ask(0, b"")] == [QUIET_MS, 0]
         await reading.close()
 
-    monkeypatch.setattr(PacedFetcher, "_select_read_replica", lambda *_: 0)
     deliver_runs_in(monkeypatch)
     asyncio.run(work())
 

@@ -81,7 +81,8 @@ class ToSql:
         """Sides of a comparison: both doubles if one may be a fraction, null where they are beyond all doubles."""
         fractions = not all(is_whole(side, self._kinds) for side in sides)
         for side in sides:
-            text = f"toFloat64({self.expression(side)})" if fractions else self.expression(side)
+            whole = is_whole(side, self._kinds)
+            text = f"toFloat64({self.expression(side)})" if fractions and whole else self.expression(side)
             yield f"arrayMap(x -> if(isFinite(x), x, NULL), [{text}])[1]" if may_be_beyond(side) else text
 
     def partial(self, partial: Partial) -> str:

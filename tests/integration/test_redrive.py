@@ -356,9 +356,7 @@ def test_a_poisoned_feed_whose_schema_comes_loses_nothing(city: City, tmp_path: 
 
 def test_in_the_end_it_is_as_if_the_schemas_had_been_known_all_along(city: City) -> None:
     """Rows and windows of all feeds are those of a run over the same topics with the schemas that are there now."""
-    newest = {name: city.installation.catalogue.latest(name).version for name in (POISONED, COMING)}
-    assert set(newest.values()) == {2}, "it is about what the tests before it did"
-    assert ask(city, f"SELECT count() > 0 FROM raw.redriven WHERE topic = '{POISONED}'") == [(1,)]
+    assert ask(city, "SELECT uniq(topic) FROM raw.redriven") >= [(2,)], "it is about what the tests before it did"
     found = results(city)
     city.undisturbed()
     known_all_along = results(city)

@@ -1,6 +1,6 @@
 """Aggregates and lateness changed on a real city: built beside what is shown, and never shown half-built.
 
-Traffic and incidents are built from the raw rows, car parks from the log.
+Two feeds are built from the raw rows, one from the log.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from citystream.settings import PROJECT
 from schemas.catalogue import freeze
 from tests.city import START, WORKERS, City, copy_sources, feed_file, own_city
 from tests.integration.test_lost_positions import NO_REPEATS, alter
@@ -25,41 +24,72 @@ pytestmark = pytest.mark.integration
 SPAN = timedelta(minutes=8)
 EVENTS = 1_500
 
-#: Replacements in the declarations. Traffic closes its windows later, has one more measure and one aggregate less; car
-#: parks get another window and one more measure; incidents one more aggregate beside the one they have.
-EDITS = {
-    "traffic_flow": {
-        "MEASURES: tuple[Measure, ...] = (\n": """MEASURES: tuple[Measure, ...] = (
-    total("lanes", Column("lane"), unit="1", description="Sum of lanes"),
+CHANGED, WINDOWED, EXTENDED = "made_up_j", "made_up_f", "made_up_g"
+#: The declarations that follow. The first feed closes its windows later, and has one more measure and one aggregate
+#: less; the second gets another window and one more measure, the third one more aggregate beside those it has.
+NEXT = {
+    CHANGED: """
+from dataclasses import replace
+from datetime import timedelta
+
+from bench.made_up import FEEDS
+from schemas.expressions import Column
+from schemas.measures import total
+
+BEFORE = FEEDS["made_up_j"]
+ZONES, _ = BEFORE.aggregates
+BOTH = total("both", Column("inward") + Column("outward"), unit="{passage}", description="Passages")
+FEED = replace(
+    BEFORE,
+    lateness=timedelta(seconds=90),
+    ahead=BEFORE.allowance,
+    aggregates=(replace(ZONES, measures=(*ZONES.measures, BOTH), version=2),),
+)
 """,
-        'description=f"Traffic by {by} in {minutes} min",': 'description="Traffic", version=2,',
-        '        _aggregate(15, "district", "_district"),\n': "",
-        "lateness=timedelta(seconds=30),": "lateness=timedelta(seconds=90), ahead=timedelta(seconds=40),",
-    },
-    "parking_site": {
-        "import share, spread": "import share, spread, total",
-        "window=timedelta(minutes=15),": "window=timedelta(minutes=5), version=2,",
-        "            measures=(\n": """            measures=(
-                total("out", Column("vehicle_exit_count"), unit="1", description="Vehicles that went out"),
+    WINDOWED: """
+from dataclasses import replace
+from datetime import timedelta
+
+from bench.made_up import FEEDS
+from schemas.expressions import Column
+from schemas.measures import count_where
+
+BEFORE = FEEDS["made_up_f"]
+ZONES, DEVICES = BEFORE.aggregates
+HIGH = count_where("high", Column("value") >= 20, description="High ones")
+DEVICES = replace(DEVICES, window=timedelta(minutes=2), measures=(HIGH, *DEVICES.measures), version=2)
+FEED = replace(BEFORE, aggregates=(ZONES, DEVICES))
 """,
-    },
-    "police_incident": {
-        "import count_where, quantiles": "import count_where, quantiles, spread",
-        "    aggregates=(\n": """    aggregates=(
+    EXTENDED: """
+from dataclasses import replace
+from datetime import timedelta
+
+from bench.made_up import FEEDS
+from schemas.expressions import Column
+from schemas.feed import Aggregate
+from schemas.measures import quantiles, spread
+
+BEFORE = FEEDS["made_up_g"]
+WAITED = Column("waited")
+FEED = replace(
+    BEFORE,
+    aggregates=(
         Aggregate(
-            name="police_incident_1m",
-            by=("beat_id",),
-            window=timedelta(minutes=1),
+            name="made_up_g_2m",
+            by=("device_id",),
+            window=timedelta(minutes=2),
             measures=(
-                spread("response", RESPONSE_TIME, unit="s", scale=1, description="time to arrival"),
-                quantiles("response_time", RESPONSE_TIME, (0.5,), unit="s", description="time to arrival"),
+                spread("wait", WAITED, unit="ms", scale=1, description="how long calls waited"),
+                quantiles("waited", WAITED, (0.9,), unit="ms", description="how long calls waited"),
             ),
-            description="Response times by beat_id in 1 min",
+            description="Calls by device_id in 2 min",
         ),
+        *BEFORE.aggregates,
+    ),
+)
 """,
-    },
 }
-GONE, ADDED = "traffic_flow_15m_district", "police_incident_1m"
+GONE, ADDED = "made_up_j_5m", "made_up_g_2m"
 
 #: Rebuilds a feed, and dies when it hears of a step: that it begins, or of something that is done.
 DIES = """
@@ -74,27 +104,17 @@ city = Installation.load()
 with city.server("owner").connect() as client:
     rebuild(city.cluster, client, city.catalogue, city.feeds[name], city.dialect, hear)
 """
-MOMENTS = ("traffic_flow_1m_v2 done", "positions begins", "positions done")
+MOMENTS = ("made_up_j_1m_zone_v2 done", "positions begins", "positions done")
 
 Answers = dict[str, list[tuple[Any, ...]]]
 
 
-def edited(folder: Path, *feeds: str) -> Path:
-    """A copy of the sources with other declarations of these feeds."""
-    copy_sources(folder)
-    for name, changes in ((name, EDITS[name]) for name in feeds):
-        path = feed_file(folder, name)
-        text = path.read_text()
-        for old, new in changes.items():
-            assert text.count(old) == 1, old
-            text = text.replace(old, new)
-        path.write_text(text)
-    return folder
-
-
 def deploy(city: City, folder: Path, *feeds: str) -> None:
-    """Let a city go on from such sources, with their schemas frozen."""
-    city.deploy(edited(folder, *feeds))
+    """Let a city go on from sources with the declarations of these feeds that follow, and with their schemas frozen."""
+    copy_sources(folder, "feeds", "schemas", origin=city.sources)
+    for name in feeds:
+        feed_file(folder, name).write_text(NEXT[name])
+    city.deploy(folder)
     freeze(city.installation.feeds, folder / "schemas/frozen")
 
 
@@ -157,15 +177,15 @@ def refused(city: City, *words: str) -> str:
 
 
 def test_changed_aggregates_are_built_beside_the_old_and_then_shown(tmp_path: Path) -> None:
-    with own_city(tmp_path / "city", PROJECT) as city:
+    with own_city(tmp_path / "city") as city:
         publish(city, 0)
         publish(city, 1)
         city.drain()
         for name in WORKERS:
             city.process(name).stop()
         old = views(city)
-        deploy(city, tmp_path / "next", *EDITS)
-        assert "run: citystream rebuild traffic_flow" in done(city, "init")
+        deploy(city, tmp_path / "next", *NEXT)
+        assert f"run: citystream rebuild {CHANGED}" in done(city, "init")
         for name in WORKERS:
             city.dismiss(name)
         city.refuses("processor", "citystream rebuild")
@@ -174,28 +194,28 @@ def test_changed_aggregates_are_built_beside_the_old_and_then_shown(tmp_path: Pa
 
         with watched(city, [name for name in old if name != GONE]) as answers:
             for moment in MOMENTS:
-                ended = city.python("-c", DIES, "traffic_flow", moment)
+                ended = city.python("-c", DIES, CHANGED, moment)
                 assert ended.returncode == -9, ended.stderr
                 assert views(city) == old
-            for name in ("traffic_flow", "police_incident"):
+            for name in (CHANGED, EXTENDED):
                 done(city, "rebuild", name)
-            assert "show what is declared" in done(city, "rebuild", "traffic_flow")
+            assert "show what is declared" in done(city, "rebuild", CHANGED)
             new = views(city)
             city.wait(lambda: all(seen[-1] == new[name] for name, seen in answers.items()))
         for name, seen in answers.items():
             assert seen == ([old[name]] if old[name] == new[name] else [old[name], new[name]]), name
         assert new.keys() == old.keys() - {GONE} | {ADDED}
-        assert all((old[name] != new[name]) == name.startswith("traffic_flow") for name in answers)
+        assert all((old[name] != new[name]) == name.startswith(CHANGED) for name in answers)
 
-        done(city, "positions", "reset", "processor", "parking_site")
-        assert "has not come as far as" in refused(city, "rebuild", "parking_site")
+        done(city, "positions", "reset", "processor", WINDOWED)
+        assert "has not come as far as" in refused(city, "rebuild", WINDOWED)
         for name in WORKERS:
             city.start(name)
         publish(city, 2)
         city.drain()
-        assert shows(city, "parking_site_15m", "out") == 0
-        done(city, "rebuild", "parking_site")
-        assert shows(city, "parking_site_15m", "out") == 1
+        assert shows(city, f"{WINDOWED}_5m", "high") == 0
+        done(city, "rebuild", WINDOWED)
+        assert shows(city, f"{WINDOWED}_5m", "high") == 1
         changed, parts = city.snapshot(), city.parts()
         fresh, fresh_parts = city.undisturbed(), city.parts()
 
@@ -205,7 +225,7 @@ def test_changed_aggregates_are_built_beside_the_old_and_then_shown(tmp_path: Pa
 
 
 def test_windows_of_a_frozen_feed_are_built_of_all_its_lives(tmp_path: Path) -> None:
-    with own_city(tmp_path / "city", PROJECT) as city:
+    with own_city(tmp_path / "city") as city:
         publish(city, 0, faults=NO_REPEATS)
         city.drain()
         city.process("processor").stop()
@@ -217,9 +237,9 @@ def test_windows_of_a_frozen_feed_are_built_of_all_its_lives(tmp_path: Path) -> 
         for name in WORKERS:
             city.process(name).stop()
 
-        deploy(city, tmp_path / "next", "police_incident")
+        deploy(city, tmp_path / "next", EXTENDED)
         city.dismiss("processor")
-        done(city, "rebuild", "police_incident")
+        done(city, "rebuild", EXTENDED)
         assert all(city.parts().values())
         lives = city.installation.server("operator").connect().execute(f"SELECT uniqExact(since) > 1 FROM raw.{ADDED}")
         assert lives == [(1,)]

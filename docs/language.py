@@ -17,7 +17,7 @@ from tests.reference.results import results_of
 
 NUMBERS = (
     Column, Column.component, Expression.__add__, Expression.__sub__, Expression.__mul__, Expression.__truediv__,
-    expressions.least, expressions.greatest, expressions.absolute, expressions.Scaled, expressions.When,
+    expressions.least, expressions.greatest, expressions.Absolute, expressions.Scaled, expressions.When,
 )  # fmt: skip
 CONDITIONS = (
     Expression.__lt__, Expression.__le__, Expression.__gt__, Expression.__ge__, Expression.equals, Expression.is_in,

@@ -188,7 +188,10 @@ class Not(Expression):
 
 @dataclass(frozen=True)
 class Absolute(Expression):
-    """A number without its sign."""
+    """A number without its sign.
+
+    >>> Absolute(Column("level") - 4)
+    """
 
     operand: Expression
 
@@ -285,14 +288,6 @@ def greatest(left: Operand, right: Operand) -> Expression:
     >>> greatest(Column("level"), Column("load"))
     """
     return Binary("max", as_expression(left), as_expression(right))
-
-
-def absolute(number: Expression) -> Expression:
-    """A number without its sign.
-
-    >>> absolute(Column("level") - 4)
-    """
-    return Absolute(number)
 
 
 def columns(expression: Expression) -> Iterator[str]:

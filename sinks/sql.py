@@ -79,10 +79,11 @@ class ToSql:
 
     def _compared(self, *sides: Expression) -> Iterator[str]:
         """Sides of a comparison: both doubles if one may be a fraction, null where they are beyond all doubles."""
-        fractions = not all(is_whole(side, self._kinds) for side in sides)
-        for side in sides:
-            whole = is_whole(side, self._kinds)
-            text = f"toFloat64({self.expression(side)})" if fractions and whole else self.expression(side)
+        whole = [is_whole(side, self._kinds) for side in sides]
+        for side, is_integer in zip(sides, whole, strict=True):
+            text = self.expression(side)
+            if is_integer and not all(whole):
+                text = f"toFloat64({text})"
             yield f"arrayMap(x -> if(isFinite(x), x, NULL), [{text}])[1]" if may_be_beyond(side) else text
 
     def partial(self, partial: Partial) -> str:

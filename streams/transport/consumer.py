@@ -86,7 +86,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
         consumer._auto_offset_reset = "none"
-        consumer._fetch_max_wait_ms = 0
         consumer._fetch_max_bytes = FETCH_BYTES
         consumer._request_timeout_ms = consumer._client._request_timeout_ms = REQUEST_MS
         return consumer

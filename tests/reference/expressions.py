@@ -10,7 +10,7 @@ import polars as pl
 from hypothesis import strategies as st
 from pydantic import Field
 
-from schemas.expressions import Binary, Column, Constant, Expression, Present, When, absolute
+from schemas.expressions import Absolute, Binary, Column, Constant, Expression, Present, When
 from schemas.fields import EventId, Instant, Location, Record, Text
 from tests.reference import toy
 
@@ -87,7 +87,7 @@ numbers: st.SearchStrategy[Expression] = st.recursive(
     st.sampled_from([*map(Column, "abxyt"), *map(Column("p").component, ("longitude", "latitude")), LARGE]),
     lambda inner: st.one_of(
         st.builds(Binary, st.sampled_from(["+", "-", "/", "min", "max"]), inner, inner),
-        st.builds(absolute, inner),
+        st.builds(Absolute, inner),
         st.builds(Binary, st.just("*"), inner, st.sampled_from([*FACTORS, Column("x")])),
         st.builds(Binary, st.sampled_from(["+", "-"]), inner, st.builds(Constant, st.integers(-3, 3))),
         st.builds(When, conditions(inner), inner),

@@ -69,6 +69,7 @@ def connect(settings: Settings, secrets: Secrets) -> Iterator[Callable[[str], An
         yield as_user
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own hook, which reads the marks, is called before those of a conftest
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let tests that share a stack or what a module has opened run in one process, others in whichever is free."""
     for item in items:

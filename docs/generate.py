@@ -182,6 +182,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "records": language.records,
         "numbers": language.numbers,
         "conditions": language.conditions,
+        "groups": language.groups,
         "measures": language.of_windows,
     },
     "docs/guarantees.md": {"campaigns": campaigns, "isolation": isolation},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import polars as pl
 
 import feeds
-from schemas import expressions, measures
+from schemas import expressions, feed, measures
 from schemas.expressions import Column, Expression, to_polars
-from schemas.feed import DeclarationError
+from schemas.feed import Aggregate, DeclarationError
 from tests.reference.results import results_of
 
 NUMBERS = (
@@ -42,10 +43,10 @@ RECORDS: list[dict[str, Any]] = [
 
 def refused() -> str:
     """What is said of a declaration that makes no sense."""
-    feed = feeds.load()["traffic_flow"]
+    flow = feeds.load()["traffic_flow"]
     jams = measures.count_where("jams", Column("intensity") & Column("congested"), description="Jams")
     try:
-        replace(feed, aggregates=(replace(feed.aggregates[0], measures=(jams,)),))
+        replace(flow, aggregates=(replace(flow.aggregates[0], measures=(jams,)),))
     except DeclarationError as reason:
         return f"```text\n{reason}\n```"
     raise AssertionError("it makes sense")
@@ -71,11 +72,17 @@ def of_windows() -> str:
     return "\n\n".join(_word(word, _of_all_records) for word in MEASURES)
 
 
+def groups() -> str:
+    """What the records of a window are grouped by."""
+    return _word(Aggregate, _of_groups)
+
+
 def _word(word: Callable[..., Any], work_out: Callable[[Any], str]) -> str:
     before, _, rest = (inspect.getdoc(word) or "").partition(">>> ")
     example, _, after = rest.partition("\n")
     name = SIGNS.get(word.__name__, word.__name__)
-    found = work_out(eval(example, {**vars(expressions), **vars(measures)}))  # noqa: S307 - this project's own docstring
+    names = {**vars(expressions), **vars(measures), **vars(feed)}
+    found = work_out(eval(example, names))  # noqa: S307 - this project's own docstring
     texts = [f"### `{name}`", _plain(before), f"```python\n{example}\n```", found, _plain(after)]
     return "\n\n".join(filter(None, texts))
 
@@ -94,8 +101,15 @@ def _of_all_records(measure: measures.Measure) -> str:
     return "Of the records above: " + ", ".join(f"`{name}` is `{_shown(value)}`" for name, value in found.items())
 
 
+def _of_groups(aggregate: Aggregate) -> str:
+    found = Counter(tuple(record[name] for name in aggregate.by) for record in RECORDS)
+    rows = [(*group, events) for group, events in found.items()]
+    return f"Of the records above, if they are of one minute:\n\n{_table([*aggregate.by, 'events'], rows)}"
+
+
 def _table(names: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    lines = [[f"`{name}`" for name in names], ["---"] * len(RECORDS[0]), *([*map(_shown, row)] for row in rows)]
+    head = [f"`{name}`" for name in names]
+    lines = [head, ["---"] * len(head), *([*map(_shown, row)] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

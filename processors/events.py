@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from processors.tables import Flags, Integers, Letters, Texts
+from processors.tables import NO_TEXT, Flags, Integers, Letters, Texts
 from schemas.expressions import Expression, to_polars
-from schemas.feed import Feed
+from schemas.feed import TEXTS, Feed
 from schemas.measures import Partial
 from schemas.model import UUID_HALVES
 from streams.wire.column_writer import spans
@@ -18,19 +18,22 @@ from streams.wire.column_writer import spans
 #: Columns of every matrix: the event id is its two halves, and COUNTS is 1 where the row counts in its topic.
 OFFSET, EVENT_MS, HIGH, LOW, COUNTS = range(5)
 _FIRST_TEXT = 5
+#: In the place of a number that is null: no field holds it, they have 32 bits.
+NO_NUMBER = -(2**63)
 
 
 @dataclass(frozen=True)
 class Events:
     """Rows of events in the order of their offsets, with the columns that an ``EventColumns`` gives them.
 
-    A text's cell is its span in ``letters``, ``start << 32 | size``. ``texts`` has the number of each text, a
-    column for each field, once they are ``numbered``.
+    A text's cell is its span in ``letters``, ``start << 32 | size``. ``keys`` has a column for each field that is a
+    key or grouped by, once they are ``numbered``: the number of a text, or a number as it is. A text that is null is
+    ``NO_TEXT`` in both, a number ``NO_NUMBER``.
     """
 
     cells: Integers
     letters: Letters
-    texts: Integers
+    keys: Integers
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -42,7 +45,7 @@ class Events:
 
     def where(self, wanted: Flags | slice) -> Events:
         """Some of the rows."""
-        return replace(self, cells=self.cells[wanted], texts=self.texts[wanted])
+        return replace(self, cells=self.cells[wanted], keys=self.keys[wanted])
 
 
 class EventColumns:
@@ -51,15 +54,19 @@ class EventColumns:
     def __init__(self, feed: Feed, counts: pl.Expr | None = None) -> None:
         """``counts`` says of a row whether it counts in its topic; all do if it is None."""
         partials = [p for a in feed.aggregates for measure in a.measures for p in measure.partials]
-        texts = dict.fromkeys([feed.key, *(name for aggregate in feed.aggregates for name in aggregate.by)])
+        keys = dict.fromkeys([feed.key, *(name for aggregate in feed.aggregates for name in aggregate.by)])
+        texts = [name for name in keys if feed.field(name).kind in TEXTS]
+        numbers_grouped_by = [name for name in keys if name not in texts]
         values = dict.fromkeys(partial.value for partial in partials)
-        #: Columns of the numbers of texts, by the name of their field.
-        self.texts = {name: n for n, name in enumerate(texts)}
-        self._values = {value: _FIRST_TEXT + len(texts) + 2 * n for n, value in enumerate(values)}
+        #: Columns of keys, by the name of their field, and how many of them, the first ones, are of texts.
+        self.keys = {name: n for n, name in enumerate([*texts, *numbers_grouped_by])}
+        self.texts = len(texts)
+        self._values = {value: _FIRST_TEXT + len(keys) + 2 * n for n, value in enumerate(values)}
         halves = [pl.col("event_id").struct.field(half).reinterpret(signed=True) for half in UUID_HALVES]
         numbers = [
             *(pl.col("_offset"), pl.col(feed.event_time), *halves, pl.lit(1) if counts is None else counts),
-            *(pl.col(name).str.len_bytes() for name in texts),
+            *(pl.col(name).str.len_bytes().cast(pl.Int64).fill_null(NO_TEXT) for name in texts),
+            *(pl.col(name).cast(pl.Int64).fill_null(NO_NUMBER) for name in numbers_grouped_by),
             *(part for value in values for part in _known(value)),
         ]
         self._numbers = [number.cast(pl.Int64).alias(str(n)) for n, number in enumerate(numbers)]
@@ -75,14 +82,16 @@ class EventColumns:
         joined = [text.encode() for text in rows.select(self._joined).row(0)]
         begin = 0
         for column, letters in enumerate(joined, _FIRST_TEXT):
-            cells[:, column] = spans(cells[:, column], begin)
+            sizes = cells[:, column]
+            cells[:, column] = np.where(sizes < 0, NO_TEXT, spans(np.maximum(sizes, 0), begin))
             begin += len(letters)
         return Events(cells, np.frombuffer(bytearray(b"".join(joined)), np.uint8), cells[:, :0])
 
     def numbered(self, events: Events, texts: Texts) -> Events:
         """Events whose texts are numbers."""
-        columns = [texts.number(events.letters, events.cells, _FIRST_TEXT + column) for column in self.texts.values()]
-        return replace(events, texts=np.column_stack(columns))
+        columns = [texts.number(events.letters, events.cells, _FIRST_TEXT + column) for column in range(self.texts)]
+        numbers = events.cells[:, _FIRST_TEXT + self.texts : _FIRST_TEXT + len(self.keys)]
+        return replace(events, keys=np.column_stack((*columns, numbers)))
 
 
 def _known(value: Expression) -> Sequence[pl.Expr]:

@@ -21,7 +21,7 @@ class Repeats:
     def __init__(self, feed: Feed, columns: EventColumns) -> None:
         longest = max((a.window for a in feed.aggregates), default=None)
         self._keep_for = None if longest is None else milliseconds(longest + feed.lateness + feed.disorder)
-        self._text = columns.texts[feed.key]
+        self._text = columns.keys[feed.key]
         self._seen = Table(4)
         self._forget_at = NO_EVENT_TIME
 
@@ -33,7 +33,7 @@ class Repeats:
         if self._keep_for is None:
             return slice(None)
         self._seen.reserve(len(events))
-        key, (event_ms, *halves) = events.texts[:, self._text], events.cells[:, [EVENT_MS, HIGH, LOW]].T
+        key, (event_ms, *halves) = events.keys[:, self._text], events.cells[:, [EVENT_MS, HIGH, LOW]].T
         _, fresh = self._seen.number(np.column_stack((key, event_ms, *halves)))
         if max_event_ms >= self._forget_at:
             self._seen.replace(self._seen.rows[self._seen.rows[:, _EVENT_MS] + self._keep_for > max_event_ms])

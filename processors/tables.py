@@ -18,6 +18,8 @@ Letters = npt.NDArray[np.uint8]
 
 #: Rows and bytes a table has room for at first, and slots for each row: the more are free, the shorter the search.
 ROOM, LETTERS, SLOTS = 64, 1024, 2
+#: The number, and the span, of a text that is null.
+NO_TEXT = -1
 #: Nobody outside knows it, so nobody can publish keys that fall into one slot. No result depends on it.
 _SEED = secrets.randbits(63)
 
@@ -96,7 +98,7 @@ class Texts:
 
     def only(self, numbers: Integers) -> tuple[Self, Integers]:
         """Texts that are no others than these, and the new number of each old one."""
-        found, renumbered = type(self)(), np.full(len(self), -1, np.int64)
+        found, renumbered = type(self)(), np.full(len(self) + 1, NO_TEXT, np.int64)  # the last one is NO_TEXT's
         renumbered[numbers] = found.number(self.letters, self.spans[numbers].reshape(-1, 1), 0)
         return found, renumbered
 
@@ -180,10 +182,13 @@ def number_rows(
 
 @njit(nogil=True, cache=True)
 def number_texts(table: Any, held: Any, of: Any, rows: Any, column: int, begin: int, seed: int, numbers: Any) -> int:
-    """The same for texts that lie in ``of``; ``held`` counts texts and letters."""
+    """The same for texts that lie in ``of``; ``held`` counts texts and letters. One that is null stays so."""
     slots, letters, spans = table
     last = np.uint64(len(slots) - 1)
     for row in range(begin, len(rows)):
+        if rows[row, column] < 0:
+            numbers[row] = rows[row, column]
+            continue
         start, size = rows[row, column] >> 32, rows[row, column] & 0xFFFF_FFFF
         state = _mixed(size, seed)
         for at in range(0, size, 8):

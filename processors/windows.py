@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from processors.events import OFFSET, EventColumns, Events
-from processors.tables import Flags, Integers, Table, Texts
+from processors.events import NO_NUMBER, OFFSET, EventColumns, Events
+from processors.tables import NO_TEXT, Flags, Integers, Table, Texts
 from schemas.feed import Aggregate, Feed
 from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET
 from streams.ending import Stop
@@ -37,7 +37,11 @@ class Windows:
         self.aggregate = aggregate
         self._closes_at = closes_at(feed, aggregate)
         self._most = feed.open_groups
-        self._by = [columns.texts[name] for name in aggregate.by]
+        self._by = [columns.keys[name] for name in aggregate.by]
+        #: Columns of texts, and of numbers, among those of the groups, whose first one is the window's start.
+        self._texts = {name: n for n, name in enumerate(aggregate.by, 1) if columns.keys[name] < columns.texts}
+        self._numbers = {name: n for n, name in enumerate(aggregate.by, 1) if name not in self._texts}
+        self._nullable = {field.name for field in feed.grouped_by(aggregate) if field.nullable}
         partials = [p for measure in aggregate.measures for p in measure.partials]
         scalars = [p for p in partials if p.merge != "histogram"]
         self._cells = {p.name: (p.merge, _PARTIALS + 2 * n) for n, p in enumerate(scalars)}
@@ -56,7 +60,7 @@ class Windows:
         on_time = start + self._closes_at > seen
         if not on_time.all():
             events, seen, start = events.where(on_time), seen[on_time], start[on_time]
-        groups, _ = self._groups.number(np.column_stack((start, events.texts[:, self._by])))
+        groups, _ = self._groups.number(np.column_stack((start, events.keys[:, self._by])))
         if len(self._groups) > len(self._state):
             self._state = _longer(self._state, 2 * len(self._groups))
         merge_events(groups, self._state, events.cells, seen, self._program)
@@ -124,11 +128,13 @@ class Windows:
         return closed
 
     def _parts(self, groups: Integers, state: Integers, closed: Flags, texts: Texts) -> Columns:
-        cells = {name: texts.spans[groups[:, 1 + n]] for n, name in enumerate(self.aggregate.by)}
+        cells = {name: texts.spans[groups[:, n]] for name, n in self._texts.items()}
+        cells |= {name: groups[:, n] for name, n in self._numbers.items()}
         cells["window_start"] = groups[:, 0]
         cells["version"] = 2 * state[:, _LAST] + closed
         cells["events"] = state[:, _EVENTS]
-        known = {}
+        known = {n: groups[:, at] != NO_TEXT for n, at in self._texts.items() if n in self._nullable}
+        known |= {n: groups[:, at] != NO_NUMBER for n, at in self._numbers.items() if n in self._nullable}
         for name, (merge, cell) in self._cells.items():
             value, more = state[:, cell], state[:, cell + 1]
             if merge == "sum":
@@ -148,12 +154,15 @@ class Windows:
     @property
     def texts(self) -> Integers:
         """Numbers of the texts of what is held."""
-        return self._groups.rows[:, 1:].reshape(-1)
+        numbers: Integers = self._groups.rows[:, [*self._texts.values()]]
+        known: Integers = numbers[numbers != NO_TEXT]
+        return known
 
     def renumber(self, texts: Integers) -> None:
         """Go by other numbers of texts, which stand at the old ones."""
         rows = self._groups.rows.copy()
-        rows[:, 1:] = texts[rows[:, 1:]]
+        columns = [*self._texts.values()]
+        rows[:, columns] = texts[rows[:, columns]]
         self._groups.replace(rows)
 
 

@@ -75,6 +75,14 @@ def _avro_field(field: Field) -> Schema:
     return schema | {name: value for name, value in properties.items() if value is not None}
 
 
+def _key_field(field: Field) -> Schema:
+    """A group key as a part has it; an enum is a text, whatever symbols it gets."""
+    base = "string" if field.kind == "enum" else _AVRO[field.kind]
+    if not field.nullable:
+        return {"name": field.name, "type": base}
+    return {"name": field.name, "type": ["null", base], "default": None}
+
+
 def field_of(schema: Schema) -> Field:
     """The description of a field of a frozen feed schema, whoever declared it.
 
@@ -131,7 +139,7 @@ def aggregate_schema(feed: Feed, aggregate: Aggregate) -> Schema:
     """
     partials = [p for measure in aggregate.measures for p in measure.partials]
     fields: list[Schema] = [
-        *({"name": name, "type": "string"} for name in aggregate.by),
+        *map(_key_field, feed.grouped_by(aggregate)),
         {"name": "window_start", "type": _AVRO["instant"]},
         {"name": "source_partition", "type": "int"},
         {"name": "since", "type": "long"},

@@ -22,6 +22,9 @@ VERSIONED = re.compile(r".*_v[0-9]+")
 LONGEST_WINDOW = timedelta(minutes=15)
 #: Of all topics a feed ever had: ClickHouse keeps a partition's number in 16 bits.
 MOST_PARTITIONS = 2**16
+#: Kinds of fields that are texts, and of those that records are grouped by.
+TEXTS: tuple[Kind, ...] = ("string", "enum")
+GROUPED: tuple[Kind, ...] = (*TEXTS, "int", "bool")
 #: Columns that every part of a window has on its topic, and every window in its view.
 _PART = ("window_start", "source_partition", "since", "version", "watermark", "events")
 _SHOWN = ("window_start", "events", "final", "as_of")
@@ -31,7 +34,11 @@ __all__ = ["Aggregate", "DeclarationError", "Feed", "NotAfter", "Outgrown", "mil
 
 @dataclass(frozen=True, kw_only=True)
 class Aggregate:
-    """Measures over tumbling event-time windows, grouped by fields of the record.
+    """Measures over tumbling windows of event time, one for each group of records that are alike in the fields ``by``.
+
+    >>> Aggregate(name="gate_1m", by=("open",), window=timedelta(minutes=1), measures=(), description="Gates")
+
+    They are texts, enums, whole numbers and conditions. Null is a group of its own, not that of the empty text.
 
     ``events``, the number of events, is always there. ``name`` is the view. ``version`` is raised with every change of
     what the windows hold, so that the new ones can be built beside the old.
@@ -149,12 +156,20 @@ class Feed:
         """What makes the windows of an aggregate out of valid records, as plain data; spans in ms."""
         return {
             "event_time": self.event_time,
-            "by": list(aggregate.by),
+            "by": [f"{f.name} or null" if f.nullable else f.name for f in self.grouped_by(aggregate)],
             "window_ms": milliseconds(aggregate.window),
             "disorder_ms": milliseconds(self.disorder),
             "lateness_ms": milliseconds(self.lateness),
             "partials": {p.name: p.definition for m in aggregate.measures for p in m.partials},
         }
+
+    def field(self, name: str) -> Field:
+        """The description of the field of a name."""
+        return next(field for field in self.fields if field.name == name)
+
+    def grouped_by(self, aggregate: Aggregate) -> list[Field]:
+        """The fields that an aggregate groups by."""
+        return [self.field(name) for name in aggregate.by]
 
     def is_silent(self, newest_ms: int | None, now_ms: int) -> bool:
         """Whether the pause since its newest record arrived is longer than is normal; both in ms since 1970.
@@ -257,8 +272,10 @@ def _aggregate_problems(aggregate: Aggregate, known: Mapping[str, Field]) -> Ite
     if not aggregate.by:
         yield f"{aggregate.name} has to group by a field"
     for name in aggregate.by:
-        if name not in known or known[name].kind not in ("string", "enum") or known[name].nullable:
-            yield f"{aggregate.name} groups by {name}, which is no string or enum field that is never null"
+        if name not in known:
+            yield f"{aggregate.name} groups by {name}, which is no field of the record"
+        elif known[name].kind not in GROUPED:
+            yield f"{aggregate.name} groups by {name}, which is {known[name].kind} and not {', '.join(GROUPED)}"
     partials = [partial for measure in aggregate.measures for partial in measure.partials]
     results = [result for measure in aggregate.measures for result in measure.results]
     for names in [*_PART, *(p.name for p in partials)], [*_SHOWN, *(r.name for r in results)]:

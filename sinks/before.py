@@ -16,7 +16,7 @@ from sinks.tables import PARTS_PARTITION, aggregate_table
 OTHER = "_OTHER"
 
 
-def partition(ask: Ask, aggregate: Aggregate, dialect: Dialect) -> None:
+def partition(ask: Ask, feed: Feed, aggregate: Aggregate, dialect: Dialect) -> None:
     """Move parts that had no partitions into a table with them, which none that is there can be given.
 
     The two change places in one step. Ended at any moment, it begins anew, or goes on where they have.
@@ -25,7 +25,7 @@ def partition(ask: Ask, aggregate: Aggregate, dialect: Dialect) -> None:
     keys = dict(ask("SELECT concat('raw.', name), partition_key FROM system.tables WHERE database = 'raw'"))
     if keys[table] != PARTS_PARTITION:
         ask(f"DROP TABLE IF EXISTS {other}{dialect.everywhere} SYNC")
-        ask(aggregate_table(aggregate, dialect, OTHER))
+        ask(aggregate_table(feed, aggregate, dialect, OTHER))
         ask(f"INSERT INTO {other} SELECT * FROM {table}")
         ask(f"EXCHANGE TABLES {table} AND {other}{dialect.everywhere}")
     elif other not in keys:

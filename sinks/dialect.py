@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sinks.sql import literal
@@ -19,15 +20,25 @@ class Dialect:
         """What follows the name of what is made or dropped, so that every server does it."""
         return f" ON CLUSTER {literal(self.cluster)}" if self.cluster else ""
 
-    def table(self, name: str, body: str, engine: str, order: str, comment: str, kept: str = "") -> str:
+    def table(
+        self,
+        name: str,
+        body: str,
+        engine: str,
+        order: str,
+        comment: str,
+        kept: str = "",
+        settings: Mapping[str, int] | None = None,
+    ) -> str:
         """The statement that makes a table; ``kept`` says in which partitions and how long.
 
         Copies find each other at ClickHouse's default path. They would leave out a block that was inserted before, also
         when its rows were removed since to be stored again.
         """
-        copies = " SETTINGS replicated_deduplication_window = 0" if self.cluster else ""
+        settings = {**(settings or {}), **({"replicated_deduplication_window": 0} if self.cluster else {})}
+        said = ", ".join(f"{name} = {value}" for name, value in settings.items())
         return (
             f"CREATE TABLE IF NOT EXISTS {name}{self.everywhere} ({body}) "
             f"ENGINE = {'Replicated' if self.cluster else ''}{engine} ORDER BY ({order})"
-            f"{f' {kept}' if kept else ''}{copies} COMMENT {literal(comment)}"
+            f"{f' {kept}' if kept else ''}{f' SETTINGS {said}' if said else ''} COMMENT {literal(comment)}"
         )

@@ -96,7 +96,7 @@ def _migrate(ask: Ask, feed: Feed, dialect: Dialect, say: Callable[[str], None])
     for statement in statements(feed, dialect):
         ask(statement)
     for aggregate in feed.aggregates:
-        before.partition(ask, aggregate, dialect)
+        before.partition(ask, feed, aggregate, dialect)
     before.note_shown(ask, feed)
     for statement in widened(ask, feed, dialect.timezone):
         ask(statement)

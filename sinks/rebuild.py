@@ -24,6 +24,8 @@ ROWS_AT_ONCE = 10_000_000
 #: Bytes that grouping takes before it goes on from disk.
 GROUPING_BYTES = 2_000_000_000
 DAY_MS = 86_400_000
+#: For IN, as null is a group.
+NULL_IS_EQUAL = {"transform_null_in": 1}
 
 #: By partition, the offsets from which on its lives count.
 Lives = Mapping[int, Collection[int]]
@@ -69,7 +71,7 @@ class Rebuild:
     def begin(self, aggregate: Aggregate) -> None:
         """Make the table of an aggregate anew: what is in it was left half-built."""
         self._client.execute(f"DROP TABLE IF EXISTS raw.{aggregate.topic}{self._dialect.everywhere} SYNC")
-        self._client.execute(aggregate_table(aggregate, self._dialect))
+        self._client.execute(aggregate_table(self._feed, aggregate, self._dialect))
 
     def build(self, aggregate: Aggregate, span: Span) -> None:
         """Build the parts of one span."""
@@ -106,7 +108,8 @@ class Rebuild:
         self._client.execute(
             f"INSERT INTO raw.{aggregate.topic} ({self._columns(aggregate)}, version) "
             f"SELECT DISTINCT {self._written(aggregate, lives)}, {version} FROM raw.{self._feed.name} FINAL "
-            f"WHERE {there} AND {rows} AND ({part}) NOT IN ({parts} NOT {rows})"
+            f"WHERE {there} AND {rows} AND ({part}) NOT IN ({parts} NOT {rows})",
+            settings=NULL_IS_EQUAL,
         )
 
     def _insert(self, aggregate: Aggregate, version: str, lives: Lives, where: str) -> None:
@@ -120,7 +123,7 @@ class Rebuild:
             f"SELECT {self._written(aggregate, lives)}, {version}, {', '.join(parts)} "
             f"FROM raw.{self._feed.name} FINAL WHERE {self._counted(aggregate)} AND {where} "
             f"GROUP BY {self._part(aggregate, lives)}",
-            settings={"max_bytes_before_external_group_by": GROUPING_BYTES},
+            settings={"max_bytes_before_external_group_by": GROUPING_BYTES, **NULL_IS_EQUAL},
         )
 
     @staticmethod

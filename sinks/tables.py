@@ -8,7 +8,7 @@ life of its partition, and the quarantine the letter that was written last.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from schemas.feed import Aggregate, Feed
@@ -131,9 +131,17 @@ def feed_columns(feed: Feed, timezone: str) -> list[TableColumn]:
     return [c for field in feed.fields for c in field_columns(field, timezone)] + source_columns(timezone)
 
 
-def aggregate_columns(aggregate: Aggregate, timezone: str) -> list[TableColumn]:
+def key_columns(feed: Feed, aggregate: Aggregate) -> list[TableColumn]:
+    """What an aggregate groups by, as its table and its view have it."""
+    return [
+        TableColumn(f.name, f"Nullable({_TYPES[f.kind]})" if f.nullable else _TYPES[f.kind], f.description)
+        for f in feed.grouped_by(aggregate)
+    ]
+
+
+def aggregate_columns(feed: Feed, aggregate: Aggregate, timezone: str) -> list[TableColumn]:
     """Columns the sink writes of an aggregate."""
-    columns = [TableColumn(name, "String", "Group key") for name in aggregate.by]
+    columns = [replace(column, comment="Group key") for column in key_columns(feed, aggregate)]
     columns += [
         instant("window_start", "Start of the window", timezone),
         TableColumn("source_partition", "UInt16", "Partition the part comes from"),
@@ -330,7 +338,7 @@ def feed_tables(feed: Feed, dialect: Dialect) -> list[str]:
         f"groupBitmapState(toUInt32(source_offset % {LEDGER_BLOCK})) AS offsets "
         f"FROM raw.{feed.name} GROUP BY source_partition, block",
     ]
-    return statements + [aggregate_table(aggregate, dialect) for aggregate in feed.aggregates]
+    return statements + [aggregate_table(feed, aggregate, dialect) for aggregate in feed.aggregates]
 
 
 def late_column(feed: Feed) -> str:
@@ -339,7 +347,7 @@ def late_column(feed: Feed) -> str:
     return f"late UInt8 ALIAS {late} COMMENT 'Came after a window it belongs to was closed'"
 
 
-def aggregate_table(aggregate: Aggregate, dialect: Dialect, suffix: str = "") -> str:
+def aggregate_table(feed: Feed, aggregate: Aggregate, dialect: Dialect, suffix: str = "") -> str:
     """Statement creating an aggregate's table of parts, under its topic's name and a suffix.
 
     All versions of a part are in the partition of its window's year. So a block has rows of few partitions, however old
@@ -348,12 +356,13 @@ def aggregate_table(aggregate: Aggregate, dialect: Dialect, suffix: str = "") ->
     """
     return dialect.table(
         f"raw.{aggregate.topic}{suffix}",
-        _body(aggregate_columns(aggregate, dialect.timezone)),
+        _body(aggregate_columns(feed, aggregate, dialect.timezone)),
         "ReplacingMergeTree(version)",
         ", ".join([*aggregate.by, "window_start", "source_partition", "since"]),
         aggregate.description,
         f"PARTITION BY {PARTS_PARTITION} TTL toDateTime(window_start) + INTERVAL {RAW_KEPT.days} DAY "
         "RECOMPRESS CODEC(ZSTD(3))",
+        {"allow_nullable_key": 1} if any(f.nullable for f in feed.grouped_by(aggregate)) else {},
     )
 
 

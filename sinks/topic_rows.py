@@ -131,7 +131,7 @@ class PartReader:
         self._processor = verdicts
         self.topic = aggregate.topic
         self.table = f"raw.{aggregate.topic}"
-        self.columns = aggregate_columns(aggregate, timezone)
+        self.columns = aggregate_columns(feed, aggregate, timezone)
         rules = part_rules(feed, aggregate)
         self._decoder = Decoder(catalogue, aggregate.topic, awaited=Awaited(catalogue, patience), rules=rules)
 

@@ -18,6 +18,7 @@ from sinks.tables import (
     feed_columns,
     field_columns,
     instant,
+    key_columns,
     quarantine_columns,
 )
 from streams.feed_topics import FeedTopic, feed_topics
@@ -58,10 +59,9 @@ def _shown(field: Field, timezone: str) -> list[TableColumn]:
 
 def aggregate_view_columns(feed: Feed, aggregate: Aggregate, timezone: str) -> list[TableColumn]:
     """Columns of an aggregate's view."""
-    descriptions = {field.name: field.description for field in feed.fields}
     return [
         instant("window_start", f"Start of the window of {aggregate.window}", timezone),
-        *(TableColumn(name, "String", descriptions[name]) for name in aggregate.by),
+        *key_columns(feed, aggregate),
         TableColumn("events", "Int64", "Events counted, repeats left out"),
         *(
             TableColumn(r.name, "Nullable(Float64)", f"{r.description} [{r.unit}]")

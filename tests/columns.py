@@ -44,19 +44,23 @@ def frame_of(schema: Schema, columns: Columns) -> pl.DataFrame:
 
     def value(kind: Any, cell: int, known: bool) -> Any:
         start, size = cell >> 32, cell & 0xFFFF_FFFF
-        if kind == "string":
+        if kind == "string" and known:
             return columns.letters[start : start + size].tobytes().decode()
         if isinstance(kind, dict) and kind["type"] == "array":
             return columns.items[start : start + size].tolist()
-        return cell if known else None
+        return (bool(cell) if kind == "boolean" else cell) if known else None
 
     found = {}
     for field in schema["fields"]:
         name, kind = field["name"], field["type"]
+        if isinstance(kind, list):
+            kind = kind[1]
         known = columns.known.get(name, np.ones(columns.height, np.bool_)).tolist()
         values = [value(kind, *one) for one in zip(columns.cells[name].tolist(), known, strict=True)]
         is_list = isinstance(kind, dict) and kind["type"] == "array"
-        dtype = pl.String() if kind == "string" else pl.List(pl.Int64) if is_list else pl.Int64()
+        dtype = {"string": pl.String(), "boolean": pl.Boolean()}.get(
+            str(kind), pl.List(pl.Int64) if is_list else pl.Int64()
+        )
         found[name] = pl.Series(name, values, dtype)
     return pl.DataFrame(found)
 

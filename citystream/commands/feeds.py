@@ -186,7 +186,9 @@ def _tables(feed: Feed, timezone: str) -> list[dict[str, Any]]:
         view = aggregate_view_columns(feed, aggregate, timezone)
         found += [
             _columns(f"city.{name}", f"{about}; the view", view),
-            _columns(f"raw.{aggregate.topic}", f"{about}; parts by partition", aggregate_columns(aggregate, timezone)),
+            _columns(
+                f"raw.{aggregate.topic}", f"{about}; parts by partition", aggregate_columns(feed, aggregate, timezone)
+            ),
         ]
     return found
 

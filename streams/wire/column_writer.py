@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from numba import njit
 
 from schemas.catalogue import FrozenSchema
 from schemas.record_codec import prefix
-from streams.wire.kernel import LONG, LONGS, STRING
+from streams.wire.arrow import bytes_of
+from streams.wire.kernel import BOOLEAN, LONG, LONGS, STRING
 
 Cells = npt.NDArray[np.int64]
 
@@ -53,8 +55,9 @@ def spans(sizes: Cells, begin: int) -> Cells:
 def encode_bodies(frozen: FrozenSchema, key: Sequence[str], rows: Columns, largest: int) -> list[Body]:
     """Encode rows, in their order, as records under a frozen schema, prefix included, without headers or timestamps.
 
-    ``key`` names the columns of text that make a record's key, joined by ``KEY_SEPARATOR``. The rows have a column for
-    each field: strings, integers, nullable integers and lists of integers. A body has at most ``largest`` bytes, unless
+    ``key`` names the columns that make a record's key: their texts joined by ``KEY_SEPARATOR``, of a number its digits,
+    of null nothing. The rows have a column for each field: strings, integers, booleans, null or not, and lists of
+    integers. A body has at most ``largest`` bytes, unless
     one record is longer than that.
     """
     if not rows.height:
@@ -65,13 +68,13 @@ def encode_bodies(frozen: FrozenSchema, key: Sequence[str], rows: Columns, large
     for n, name in enumerate(fields):
         if name in rows.known:
             present[n] = rows.known[name]
-    keys = np.stack([rows.cells[name] for name in key])
+    keys, letters_of_keys = _keys(rows, [(name, fields[name][0] if name in fields else STRING) for name in key])
     texts = [*keys, *(rows.cells[name] for name, (kind, _) in fields.items() if kind == STRING)]
     longest = (5 + len(key)) * LONGEST_VARINT + len(fields) * (LONGEST_VARINT + 2)
     letters = sum(int((text & 0xFFFF_FFFF).sum()) for text in texts)
     out = np.empty(rows.height * longest + letters + LONGEST_VARINT * len(rows.items), np.uint8)
     head, program = np.frombuffer(prefix(frozen.id), np.uint8), np.array([*fields.values()], np.int64)
-    borders = write_records(head, program, cells, present, keys, (rows.letters, rows.items), largest, out)
+    borders = write_records(head, program, cells, present, keys, (letters_of_keys, rows.items), largest, out)
     return [
         Body(out[start:end].tobytes(), int(count))
         for start, (end, count) in zip([0, *borders[:-1, 0]], borders, strict=True)
@@ -83,13 +86,28 @@ def _written(avro_type: Any) -> tuple[int, bool]:
     match avro_type:
         case "string":
             return STRING, False
+        case "boolean":
+            return BOOLEAN, False
         case "int" | "long" | {"type": "int" | "long"}:
             return LONG, False
-        case ["null", "int" | "long" | {"type": "int" | "long"}]:
-            return LONG, True
         case {"type": "array", "items": "int" | "long"}:
             return LONGS, False
+        case ["null", member]:
+            return _written(member)[0], True
     raise TypeError(f"no columnar codec for writing {avro_type!r}")
+
+
+def _keys(rows: Columns, written: Sequence[tuple[str, int]]) -> tuple[Cells, npt.NDArray[np.uint8]]:
+    """Spans of the texts that keys are made of, from columns and their kinds, and the letters they lie in."""
+    found, letters = [], [rows.letters]
+    for name, kind in written:
+        cells, begin = rows.cells[name], sum(map(len, letters))
+        if kind != STRING:
+            sizes, digits = bytes_of(pl.Series(cells).cast(pl.String))
+            cells = spans(sizes, begin)
+            letters.append(np.frombuffer(digits, np.uint8))
+        found.append(np.where(rows.known[name], cells, 0) if name in rows.known else cells)
+    return np.stack(found), np.concatenate(letters) if len(letters) > 1 else rows.letters
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -143,6 +161,8 @@ def _fields_size(program: Any, cells: Any, present: Any, items: Any, row: int) -
             continue
         if kind == LONG:
             size += _size(cell)
+        elif kind == BOOLEAN:
+            size += 1
         elif kind == STRING:
             size += _size(cell & 0xFFFF_FFFF) + (cell & 0xFFFF_FFFF)
         else:
@@ -164,6 +184,9 @@ def _put_fields(program: Any, cells: Any, present: Any, texts: Any, items: Any, 
             continue
         if kind == LONG:
             at = _put(out, at, cell)
+        elif kind == BOOLEAN:
+            out[at] = cell
+            at += 1
         elif kind == STRING:
             at = _put_text(out, at, texts, cell)
         else:

@@ -68,7 +68,7 @@ def test_every_statement_for_several_servers_is_for_each_and_every_table_has_cop
 
 def _old(aggregate: Aggregate) -> str:
     """As releases made it that had no partitions."""
-    made = aggregate_table(aggregate, DIALECTS["one"])
+    made = aggregate_table(FEED, aggregate, DIALECTS["one"])
     begin, end = made.index(" PARTITION BY"), made.index(" COMMENT 'Toys by")
     return made[:begin] + made[end:]
 
@@ -85,11 +85,11 @@ def test_parts_of_a_release_without_partitions_get_into_them(connect: Connect, k
         for _ in range(2):
             owner.execute(f"INSERT INTO {table} ({columns}) SELECT {_rows(parts)}")
         if killed != "before":
-            owner.execute(aggregate_table(AGGREGATE, DIALECTS["one"], OTHER))
+            owner.execute(aggregate_table(FEED, AGGREGATE, DIALECTS["one"], OTHER))
         if killed == "exchanged":
             owner.execute(f"EXCHANGE TABLES {table} AND {other}")
         for _ in range(2):
-            partition(owner.execute, AGGREGATE, DIALECTS["one"])
+            partition(owner.execute, FEED, AGGREGATE, DIALECTS["one"])
         asked = f"SELECT device_id, toString(window_start), events FROM {table} FINAL ORDER BY device_id"
         assert owner.execute(asked) == [(device, f"{at}.000", events) for device, at, _, _, _, events in parts]
         found = owner.execute(
@@ -120,7 +120,7 @@ def test_a_row_says_what_a_view_shows(connect: Connect) -> None:
     dialect = DIALECTS["one"]
     for database in ("raw", "city"):
         owner.execute(f"CREATE DATABASE IF NOT EXISTS {database}")
-    for statement in [*shared_tables(dialect), *statements(feed, dialect), aggregate_table(later, dialect)]:
+    for statement in [*shared_tables(dialect), *statements(feed, dialect), aggregate_table(feed, later, dialect)]:
         owner.execute(statement)
 
     owner.execute(aggregate_view(feed, later, dialect))

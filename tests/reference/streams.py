@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from schemas.catalogue import Catalogue
 from schemas.record_codec import encode
 from schemas.ticks import encode_tick
 from tests.reference.batches import batch
@@ -27,12 +28,12 @@ class Log:
     def end(self) -> int:
         return len(self.records)
 
-    def batches(self) -> list[bytes]:
-        """As the broker has it."""
+    def batches(self, catalogue: Catalogue = CATALOGUE, feed: str = "toy") -> list[bytes]:
+        """As the broker has it, its records of a feed that has those of the toy feed."""
         ends = [*self.cuts[1:], self.end]
         return [
             batch(
-                [(r.key, _encoded(r), []) for r in self.records[start:end]],
+                [(r.key, _encoded(r, catalogue, feed), []) for r in self.records[start:end]],
                 start,
                 arrived_ms=self.records[0].arrived_ms,
             )
@@ -40,20 +41,20 @@ class Log:
         ]
 
 
-def _encoded(logged: Logged) -> bytes:
+def _encoded(logged: Logged, catalogue: Catalogue, feed: str) -> bytes:
     if logged.tick_ms is not None:
-        return encode_tick(CATALOGUE, logged.tick_ms)
+        return encode_tick(catalogue, logged.tick_ms)
     if logged.values is None:
         return b"noise"
     values: dict[str, Any] = dict(logged.values)
     for name in ("observed_at", "began_at"):
         values[name] = None if values[name] is None else instant(values[name])
-    return encode(CATALOGUE.latest("toy"), values)
+    return encode(catalogue.latest(feed), values)
 
 
 def wire(number: int, device: str, observed_at: int, more: tuple[Any, ...]) -> dict[str, Any]:
-    """A record with mood, level, load, wait and how long before it its period began."""
-    mood, level, load, wait, since = more
+    """A record with mood, level, load, wait, how long before it its period began, note, and whether it is open."""
+    mood, level, load, wait, since, note, is_open = (*more, None, None)[:7]
     return {
         "event_id": event_id(number),
         "device_id": device,
@@ -64,9 +65,9 @@ def wire(number: int, device: str, observed_at: int, more: tuple[Any, ...]) -> d
         "wait": wait,
         "load": load,
         "weight": 0.0,
-        "open": None,
+        "open": is_open,
         "built": None,
-        "note": None,
+        "note": note,
         "place": None,
     }
 
@@ -77,6 +78,8 @@ more_values = st.tuples(
     st.sampled_from([None, -100.0, -0.005, 0.0, 0.005, 0.015, 0.5, 0.1 + 0.2, 99.99]),
     st.sampled_from([None, 0, -5, 1, 2, 50, 100, 51, 2**31 - 1]),
     st.sampled_from([None, 0, 1, 60_000, 10**11]),
+    st.sampled_from([None, "", "湖"]),
+    st.sampled_from([None, False, True]),
 )
 steps = st.tuples(
     st.sampled_from(["event"] * 8 + ["repeat", "repeat", "moved", "noise", "broken", "wrong key", "future", "tick"]),

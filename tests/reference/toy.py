@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any
@@ -93,6 +94,34 @@ FEED = Feed(
         ),
     ),
 )
+
+
+#: The same records by what may be null, numbers and conditions.
+GROUPED = replace(
+    FEED,
+    aggregates=(
+        Aggregate(
+            name="toy_4s_note",
+            by=("note", "device_id"),
+            window=timedelta(seconds=4),
+            measures=(total("level", LEVEL, unit="1", description="Level"),),
+            description="Toys by note",
+        ),
+        Aggregate(
+            name="toy_5s_wait",
+            by=("wait", "open", "level"),
+            window=timedelta(seconds=5),
+            measures=(spread("load", LOAD, unit="1", scale=100, description="Load"),),
+            description="Toys by wait",
+        ),
+    ),
+)
+
+
+def renamed(feed: Feed, name: str) -> Feed:
+    """The same feed, of another name."""
+    aggregates = (replace(a, name=a.name.replace(feed.name, name, 1)) for a in feed.aggregates)
+    return replace(feed, name=name, aggregates=tuple(aggregates))
 
 
 def event_id(number: int) -> str:

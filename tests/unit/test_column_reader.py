@@ -49,6 +49,10 @@ AGGREGATE_TYPES: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "string": ("string", TEXT),
     "long": ("long", INT64),
     "nullable": (["null", "long"], st.none() | INT64),
+    "word": (["null", "string"], st.none() | TEXT),
+    "flag": (["null", "boolean"], st.none() | st.booleans()),
+    "condition": ("boolean", st.booleans()),
+    "int": ("int", INT32),
     "ints": ({"type": "array", "items": "int"}, st.lists(INT32, max_size=70)),
     "longs": ({"type": "array", "items": "long"}, st.lists(INT64, max_size=5)),
 }
@@ -126,6 +130,11 @@ def test_what_fastavro_writes_reads_as_columns(table: tuple[FrozenSchema, list[d
     assert_rows(rows, records)
 
 
+def key_text(value: Any) -> str:
+    """What stands for a field in a record's key."""
+    return "" if value is None else value if isinstance(value, str) else str(int(value))
+
+
 @given(st.data(), tables(aggregates=True))
 def test_columns_are_written_as_fastavro_writes_them(
     data: st.DataObject, table: tuple[FrozenSchema, list[dict[str, Any]]]
@@ -139,6 +148,10 @@ def test_columns_are_written_as_fastavro_writes_them(
     )
     key = [f"key {n}" for n in range(len(keys[0]) if keys else 1)]
     rows = [{**record, **dict(zip(key, parts, strict=True))} for record, parts in zip(records, keys, strict=True)]
+    key += data.draw(
+        st.lists(st.sampled_from([name for name in names if not isinstance(records[0][name], list)] or key))
+    )
+    keys = [tuple(key_text(row[name]) for name in key) for row in rows]
     largest = data.draw(st.integers(1, 400))
     bodies = encode_bodies(frozen, key, columns_of(rows, [*names, *key]), largest)
     assert all(len(body.data) <= largest or body.count == 1 for body in bodies)

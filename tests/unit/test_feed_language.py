@@ -349,9 +349,10 @@ MISTYPED = [
         (aggregate(window=timedelta(seconds=7)), "the window of toy_4s has to be whole seconds that divide a day"),
         (aggregate(window=timedelta(seconds=1.5625)), "the window of toy_4s has to be whole seconds that divide a day"),
         (aggregate(by=()), "toy_4s has to group by a field"),
-        (aggregate(by=("nothing",)), "toy_4s groups by nothing, which is no string or enum field that is never null"),
-        (aggregate(by=("note",)), "toy_4s groups by note, which is no string or enum field that is never null"),
-        (aggregate(by=("level",)), "toy_4s groups by level, which is no string or enum field that is never null"),
+        (aggregate(by=("nothing",)), "toy_4s groups by nothing, which is no field of the record"),
+        *((aggregate(by=(name,)), f"toy_4s groups by {name}, which is {kind} and not string, enum, int, bool")
+          for name, kind in (("load", "float"), ("place", "place"), ("built", "date"), ("began_at", "instant"),
+                             ("event_id", "uuid"))),
         (aggregate(by=("mood", "mood")), "toy_4s has two columns named mood"),
         (aggregate(measures=level("a") + level("a")), "toy_4s has two columns named a_sum"),
         (aggregate(measures=level("events")), "toy_4s has two columns named events"),
@@ -452,6 +453,17 @@ def test_a_definition_holds_each_aggregate_by_itself() -> None:
         FEED.fingerprint(first),
     }
     assert replace(FEED, aggregates=(second, first)).definition == FEED.definition
+
+
+def test_a_group_key_that_may_be_null_from_now_on_changes_the_definition() -> None:
+    """The table of parts has it in its order, so no column there can become another one."""
+
+    class Noted(Toy):
+        note: Annotated[str, Field(description=D)]
+
+    before, after = (replace(FEED, record=record, **aggregate(by=("note",))) for record in (Noted, Toy))
+    assert before.definition_of(before.aggregates[0])["by"] == ["note"]
+    assert after.fingerprint(after.aggregates[0]) != before.fingerprint(before.aggregates[0])
 
 
 def test_a_version_has_a_topic_of_its_own() -> None:

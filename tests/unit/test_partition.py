@@ -36,7 +36,7 @@ from streams.wire.record_batch import RecordBatch, split
 from tests.columns import Staged, parts_of, process
 from tests.reference.partition import Key, Logged, Truth, truth
 from tests.reference.streams import ARRIVED_AFTER, Log, logs, wire
-from tests.reference.toy import CATALOGUE, FEED, NOON
+from tests.reference.toy import CATALOGUE, FEED, GROUPED, NOON
 
 BY_DEVICE, BY_MOOD = FEED.aggregates
 OLD = replace(FEED, earliest=datetime(1900, 1, 1, tzinfo=UTC))
@@ -195,7 +195,9 @@ def live_to_the_end(world: World) -> None:
 steps = st.tuples(st.integers(1, 4), st.sampled_from([False, True, 0.1, 0.7]), st.booleans())
 
 
-@pytest.mark.parametrize(("feed", "base"), [(FEED, NOON), (OLD, BEFORE_1970)], ids=["now", "before 1970"])
+@pytest.mark.parametrize(
+    ("feed", "base"), [(FEED, NOON), (OLD, BEFORE_1970), (GROUPED, NOON)], ids=["now", "before 1970", "grouped"]
+)
 @settings(max_examples=60)
 @given(st.data())
 def test_any_cut_into_batches_runs_and_flushes_gives_the_windows_of_the_reference(
@@ -226,11 +228,12 @@ def test_texts_that_no_window_has_any_more_are_forgotten(monkeypatch: pytest.Mon
     assert len(here._texts) <= 40
 
 
+@pytest.mark.parametrize("feed", [FEED, GROUPED], ids=["now", "grouped"])
 @settings(max_examples=60)
 @given(st.data())
-def test_any_kills_and_restarts_give_the_windows_of_the_reference(data: st.DataObject) -> None:
+def test_any_kills_and_restarts_give_the_windows_of_the_reference(feed: Feed, data: st.DataObject) -> None:
     """Lives end at any point: in the replay, before a flush, in the middle of one, or between it and its commit."""
-    here = world(FEED, data.draw(logs(NOON)))
+    here = world(feed, data.draw(logs(NOON)))
     for life, dies_after in data.draw(
         st.lists(st.tuples(st.lists(steps, max_size=6), st.none() | st.integers(0, 3)), max_size=5)
     ):

@@ -25,7 +25,8 @@ CONDITIONS = (
     Expression.__and__, Expression.__or__, Expression.__invert__, expressions.Present,
 )  # fmt: skip
 MEASURES = (
-    measures.total, measures.count_where, measures.spread, measures.share, measures.ratio, measures.quantiles
+    measures.total, measures.count_where, measures.spread, measures.share, measures.ratio, measures.quantiles,
+    measures.energy_mean,
 )  # fmt: skip
 SIGNS = {
     "__add__": "+", "__sub__": "-", "__mul__": "*", "__truediv__": "/", "__lt__": "<", "__le__": "<=", "__gt__": ">",

@@ -12,7 +12,7 @@ from numba import njit
 from processors.events import NO_NUMBER, OFFSET, EventColumns, Events
 from processors.tables import NO_TEXT, Flags, Integers, Table, Texts
 from schemas.feed import Aggregate, Feed
-from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET
+from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, LEVELS, NO_BUCKET, Buckets
 from streams.ending import Stop
 from streams.watermark import closes_at, window_start
 from streams.wire.column_writer import Columns, spans
@@ -49,7 +49,7 @@ class Windows:
         self._program = np.array(steps, np.int64).reshape(-1, 3)
         self._groups = Table(1 + len(self._by))
         self._state = np.zeros((0, _PARTIALS + 2 * len(scalars)), np.int64)
-        self._histograms = {p.name: Histograms(columns.value(p)) for p in partials if p.merge == "histogram"}
+        self._histograms = {p.name: Histograms(columns.value(p), p.buckets) for p in partials if p.merge == "histogram"}
 
     def add(self, events: Events, seen: Integers) -> None:
         """Count numbered events in; ``seen`` is the maximum of event time before each (ms).
@@ -169,18 +169,19 @@ class Windows:
 class Histograms:
     """How many values each bucket of each group has."""
 
-    def __init__(self, column: int) -> None:
+    def __init__(self, column: int, buckets: Buckets) -> None:
         """``column`` of the events has the value."""
-        self._column = column
+        self._column, self._are_steps = column, buckets is LEVELS
         self._buckets = Table(2)
         self._counts = np.zeros(0, np.int64)
 
     def add(self, groups: Integers, events: Events) -> None:
         """Count events in, each into the group of a number."""
         known = events.cells[:, self._column + 1] > 0
-        value = events.cells[known, self._column]
-        bits = value.astype(np.float64).view(np.int64)
-        bucket = np.where(value <= 0, NO_BUCKET, (bits >> BUCKET_SHIFT) - FIRST_BUCKET)
+        bucket = events.cells[known, self._column]
+        if not self._are_steps:
+            bits = bucket.astype(np.float64).view(np.int64)
+            bucket = np.where(bucket <= 0, NO_BUCKET, (bits >> BUCKET_SHIFT) - FIRST_BUCKET)
         numbers, _ = self._buckets.number(np.column_stack((groups[known], bucket)))
         if len(self._buckets) > len(self._counts):
             self._counts = _longer(self._counts, 2 * len(self._buckets))

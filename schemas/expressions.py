@@ -241,6 +241,17 @@ class Quantile(Expression):
     q: float
 
 
+@dataclass(frozen=True)
+class Energy(Expression):
+    """The mean, by energy, of a histogram of levels in 1/``scale`` decibels; null of none.
+
+    See ``schemas.measures.energy_mean``. It is compiled to SQL alone: powers differ in their last bits elsewhere.
+    """
+
+    histogram: str
+    scale: int
+
+
 #: The operators whose results may be beyond all doubles.
 ARITHMETIC = ("+", "-", "*", "/")
 
@@ -293,7 +304,7 @@ def greatest(left: Operand, right: Operand) -> Expression:
 def columns(expression: Expression) -> Iterator[str]:
     """Names of the fields an expression reads."""
     match expression:
-        case Column(name) | Component(name, _) | Quantile(name, _):
+        case Column(name) | Component(name, _) | Quantile(name, _) | Energy(name, _):
             yield name
         case Binary(_, left, right) | When(left, right):
             yield from columns(left)
@@ -329,6 +340,8 @@ def written(expression: Expression) -> str:
             return f"round({written(operand)} * {scale})"
         case Quantile(histogram, q):
             return f"quantile({q:g} of {histogram})"
+        case Energy(histogram, scale):
+            return f"energy({histogram} / {scale})"
     raise TypeError(f"not an expression: {expression!r}")
 
 

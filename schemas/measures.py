@@ -11,7 +11,18 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.expressions import Column, Expression, Present, Quantile, Scaled, When, as_expression, written
+from schemas.expressions import (
+    Absolute,
+    Column,
+    Energy,
+    Expression,
+    Present,
+    Quantile,
+    Scaled,
+    When,
+    as_expression,
+    written,
+)
 
 # The bucket of a value is the front of its double's bits, exponent and some of 52, counted from the bucket of 1.0.
 _BUCKET_BITS = 6
@@ -27,19 +38,40 @@ BEYOND = -(2**63)
 
 Merge = Literal["sum", "min", "max", "histogram"]
 
+#: Steps in a decibel, and the loudest level in steps, of either sign: beyond all sounds, and its power is a double.
+DECIBEL, LOUDEST = 10, 10_000
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """What the buckets of a histogram are, in words, and their numbers."""
+
+    words: str
+    first: int
+    last: int
+
+
+#: As ``quantiles`` says, and each integer a bucket of its own.
+RELATIVE = Buckets(f"{1 << _BUCKET_BITS}ths of powers of two", NO_BUCKET, LAST_BUCKET)
+LEVELS = Buckets("steps", -LOUDEST, LOUDEST)
+
 
 @dataclass(frozen=True)
 class Partial:
-    """A mergeable column: ``value`` is an integer expression, null where a record does not count."""
+    """A mergeable column: ``value`` is an integer expression, null where a record does not count.
+
+    ``buckets`` are those of a histogram.
+    """
 
     name: str
     merge: Merge
     value: Expression
+    buckets: Buckets = RELATIVE
 
     @property
     def definition(self) -> str:
         """What the column holds, in words; parts of another definition cannot be merged with it."""
-        how = f"histogram by {1 << _BUCKET_BITS}ths of powers of two" if self.merge == "histogram" else self.merge
+        how = f"histogram by {self.buckets.words}" if self.merge == "histogram" else self.merge
         return f"{how} of {written(self.value)}"
 
 
@@ -190,6 +222,27 @@ class Quantiles(Measure):
         )
 
 
+@dataclass(frozen=True)
+class EnergyMean(Measure):
+    """What ``energy_mean`` declares."""
+
+    name: str
+    value: Expression
+    unit: str
+    description: str
+
+    @property
+    def partials(self) -> tuple[Partial, ...]:
+        steps = Scaled(self.value, DECIBEL)
+        heard = When(Absolute(steps) <= LOUDEST, steps)
+        return (Partial(f"{self.name}_histogram", "histogram", heard, LEVELS),)
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        mean = Energy(f"{self.name}_histogram", DECIBEL)
+        return (Result(self.name, mean, self.unit, f"Energy mean of {self.description}"),)
+
+
 def total(name: str, value: Expression, *, unit: str, description: str, scale: int = 1) -> Measure:
     """Sum of ``value`` in steps of 1/``scale``.
 
@@ -248,3 +301,14 @@ def quantiles(
     value's unit into ``unit``.
     """
     return Quantiles(name, value, at, divisor, unit, description)
+
+
+def energy_mean(name: str, value: Expression, *, unit: str, description: str) -> Measure:
+    """Mean of levels in decibels by the energy they stand for: 10 log10 of the mean of 10^(level / 10).
+
+    >>> energy_mean("noise", Column("level"), unit="dB", description="Noise")
+
+    As ISO 1996-1 averages sound, where an arithmetic mean says too little. Levels are counted in steps of 0.1 dB, so
+    the result is within 0.05 dB, and it is the same in whichever order they came. One of more than 1,000 dB is null.
+    """
+    return EnergyMean(name, value, unit, description)

@@ -16,7 +16,6 @@ from pydantic import ValidationError
 
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.fields import INSTANTS, INT32, PSEUDONYM
-from schemas.measures import LAST_BUCKET, NO_BUCKET
 from schemas.model import UUID_HALVES, Field
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -137,8 +136,8 @@ def part_rules(feed: Feed, aggregate: Aggregate) -> Rules:
         buckets, counts = (pl.col(f"{partial.name}_{half}") for half in ("buckets", "counts"))
         checks += [
             (f"{partial.name}: not a count for each bucket", buckets.list.len() == counts.list.len()),
-            (f"{partial.name}: no such bucket", buckets.list.min() >= NO_BUCKET),
-            (f"{partial.name}: no such bucket", buckets.list.max() <= LAST_BUCKET),
+            (f"{partial.name}: no such bucket", buckets.list.min() >= partial.buckets.first),
+            (f"{partial.name}: no such bucket", buckets.list.max() <= partial.buckets.last),
             (f"{partial.name}: buckets out of order", buckets.list.diff(null_behavior="drop").list.min() > 0),
             (f"{partial.name}: an empty bucket", counts.list.min() > 0),
         ]

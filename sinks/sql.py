@@ -11,6 +11,7 @@ from schemas.expressions import (
     Column,
     Component,
     Constant,
+    Energy,
     Expression,
     Not,
     Present,
@@ -21,7 +22,7 @@ from schemas.expressions import (
     may_be_beyond,
 )
 from schemas.feed import Aggregate, Feed
-from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, NO_BUCKET, Partial
+from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, LEVELS, NO_BUCKET, Partial
 from schemas.model import COMPONENTS, Kind
 from streams.watermark import closes_at
 
@@ -62,6 +63,8 @@ class ToSql:
                 return f"if(abs({scaled}) <= {LARGEST}, toInt64({scaled}), NULL)"
             case Quantile(histogram, q):
                 return _quantile(histogram, q)
+            case Energy(histogram, scale):
+                return _energy(histogram, scale)
         raise TypeError(f"not an expression: {expression!r}")
 
     def _binary(self, expression: Binary) -> str:
@@ -95,7 +98,9 @@ class ToSql:
             case "min" | "max":
                 return f"{partial.merge}OrNull(toInt64({value}))"
             case "histogram":
-                return f"sumMapIf([{_bucket(f'assumeNotNull(toInt64({value}))')}], [toInt64(1)], isNotNull({value}))"
+                known = f"assumeNotNull(toInt64({value}))"
+                bucket = f"toInt32({known})" if partial.buckets is LEVELS else _bucket(known)
+                return f"sumMapIf([{bucket}], [toInt64(1)], isNotNull({value}))"
 
 
 def _bucket(value: str) -> str:
@@ -110,6 +115,12 @@ def _quantile(histogram: str, q: float) -> str:
     middle = f"bitShiftLeft(toUInt64({bucket} + {FIRST_BUCKET}), {BUCKET_SHIFT}) + {2 ** (BUCKET_SHIFT - 1)}"
     value = f"if({bucket} = {NO_BUCKET}, 0, reinterpretAsFloat64({middle}))"
     return f"if(empty(tupleElement({histogram}, 1)), NULL, {value})"
+
+
+def _energy(histogram: str, scale: int) -> str:
+    levels, counts = (f"tupleElement({histogram}, {n})" for n in (1, 2))
+    powers = f"arraySum((level, n) -> n * pow(10, level / {10 * scale}), {levels}, {counts})"
+    return f"if(empty({levels}), NULL, 10 * log10({powers} / arraySum({counts})))"
 
 
 def literal(value: int | float | str) -> str:

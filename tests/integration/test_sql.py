@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.expressions import Column, Expression, Scaled
 from schemas.expressions import written as as_text
-from schemas.measures import BEYOND, quantiles
+from schemas.measures import BEYOND, energy_mean, quantiles
 from sinks.sql import ToSql, merged, read, written
 from tests.reference.expressions import FEED as MIXED
 from tests.reference.expressions import alike, conditions, numbers, rows
@@ -62,6 +62,25 @@ def test_quantiles_of_steps_of_a_fraction_are_those_of_the_reference(connect: Ca
         ],
     )
     assert found == tuple(results_of(measure, [{"load": load} for load in loads]).values())
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [[-1000, 1000], [1000] * 3, [-1000] * 3, [0], [], [60, 90], [float(n) / 3 for n in range(-3100, 3100)]],
+    ids=lambda levels: str(levels)[:30],
+)
+def test_energy_means_are_those_of_the_reference(connect: Callable[[str], Any], levels: list[float]) -> None:
+    """Of steps from one end to the other, and of what is beyond them, which is null."""
+    measure = energy_mean("noise", Column("noise"), unit="dB", description="Noise")
+    ((partial,), (result,)) = measure.partials, measure.results
+    rows: list[dict[str, Any]] = [{"noise": level} for level in (*levels, None, 1000.05, -1e300)]
+    ((found, buckets),) = connect("operator").execute(
+        f"SELECT {ToSql(FEED).expression(result.value)}, tupleElement({partial.name}, 1) FROM "
+        f"(SELECT {ToSql(FEED).partial(partial)} AS {partial.name} FROM noises)",
+        external_tables=[{"name": "noises", "structure": [("noise", "Nullable(Float64)")], "data": [*rows]}],
+    )
+    assert {"noise": found} == results_of(measure, rows)
+    assert buckets == sorted({step for row in rows if (step := evaluate(partial.value, row)) is not None})
 
 
 @pytest.mark.parametrize("sums", [[2**63 - 1, -(2**63) + 1], [7, 2**63 - 1, 2**63 - 1], [5, BEYOND], []], ids=str)

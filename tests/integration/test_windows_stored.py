@@ -146,7 +146,7 @@ def check(city: Installation, wanted: Truth) -> None:
 
 
 def test_windows_of_parts_and_late_rows_and_windows_built_anew_are_those_of_the_reference(city: Installation) -> None:
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         emptied(city)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from schemas.expressions import Absolute, Binary, Column, Component, Constant, Expression, Not, Present, Scaled, When
 from schemas.feed import Aggregate, Feed
-from schemas.measures import Partial
+from schemas.measures import LEVELS, Partial
 
 Values = Mapping[str, Any]
 #: Group keys and window start.
@@ -162,7 +162,8 @@ def merge(partial: Partial, partials: dict[str, Any], value: Any) -> None:
     if partial.merge == "histogram":
         counts = partials.setdefault(partial.name, {})
         if value is not None:
-            counts[bucket(value)] = counts.get(bucket(value), 0) + 1
+            number = value if partial.buckets is LEVELS else bucket(value)
+            counts[number] = counts.get(number, 0) + 1
         return
     so_far = partials.setdefault(partial.name, 0 if partial.merge == "sum" else None)
     if value is None:

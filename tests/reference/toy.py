@@ -15,7 +15,7 @@ from schemas.catalogue import TICK, Catalogue, FrozenSchema
 from schemas.expressions import Column, When
 from schemas.feed import Aggregate, Feed, NotAfter
 from schemas.fields import Day, EventId, Instant, Location, Record, Text, Unit
-from schemas.measures import count_where, quantiles, ratio, share, spread, total
+from schemas.measures import count_where, energy_mean, quantiles, ratio, share, spread, total
 from schemas.record_codec import encode
 
 SECOND = 1000
@@ -111,7 +111,11 @@ GROUPED = replace(
             name="toy_5s_wait",
             by=("wait", "open", "level"),
             window=timedelta(seconds=5),
-            measures=(spread("load", LOAD, unit="1", scale=100, description="Load"),),
+            measures=(
+                spread("load", LOAD, unit="1", scale=100, description="Load"),
+                energy_mean("noise", LOAD, unit="dB", description="Noise"),
+                energy_mean("din", LEVEL / 3, unit="dB", description="Din, mostly too loud"),
+            ),
             description="Toys by wait",
         ),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import polars as pl
@@ -25,6 +26,7 @@ from schemas.measures import (
     RELATIVE_ERROR,
     Measure,
     count_where,
+    energy_mean,
     quantiles,
     ratio,
     share,
@@ -127,8 +129,9 @@ V, W = Column("a"), Column("b")
             {"q_histogram": "histogram"},
             ["q_p50", "q_p99"],
         ),
+        (energy_mean("e", V, unit="dB", description="x"), {"e_histogram": "histogram"}, ["e"]),
     ],
-    ids=["total", "spread", "share", "ratio", "quantiles"],
+    ids=["total", "spread", "share", "ratio", "quantiles", "energy mean"],
 )
 def test_the_columns_of_a_measure(measure: Measure, partials: dict[str, str], results: list[str]) -> None:
     assert {p.name: p.merge for p in measure.partials} == partials
@@ -162,6 +165,29 @@ def test_partials_and_results_say_what_was_declared(records: list[dict[str, Any]
                 reference.merge(partial, merged, value)
         shown = {result.name: reference.evaluate(result.value, merged) for result in measure.results}
         assert shown == results_of(measure, records)
+
+
+@given(st.lists(st.floats(-1000, 1000), min_size=1, max_size=20))
+def test_an_energy_mean_is_that_of_the_levels_to_half_a_step_and_never_below_their_arithmetic_mean(
+    levels: list[float],
+) -> None:
+    (found,) = results_of(
+        energy_mean("e", Column("x"), unit="dB", description="x"), [{"x": x} for x in levels]
+    ).values()
+    loudest = max(levels)
+    exact = loudest + 10 * math.log10(sum(10 ** ((level - loudest) / 10) for level in levels) / len(levels))
+    assert found is not None
+    assert abs(found - exact) <= 0.05 + 1e-9
+    assert exact >= sum(levels) / len(levels) - 1e-9
+
+
+def test_what_is_no_level_of_any_sound_does_not_count_in_an_energy_mean() -> None:
+    measure = energy_mean("e", Column("x"), unit="dB", description="x")
+    records: list[dict[str, Any]] = [{"x": 70.0}, {"x": None}, {"x": 1000.05}, {"x": 1e300}]
+    assert results_of(measure, records) == {"e": 70.0}
+    assert results_of(measure, records[1:]) == {"e": None}
+    (partial,) = measure.partials
+    assert in_polars(partial.value, records) == [700, None, None, None]
 
 
 def test_the_results_of_quantiles_are_named_alike() -> None:

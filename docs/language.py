@@ -26,7 +26,7 @@ CONDITIONS = (
 )  # fmt: skip
 MEASURES = (
     measures.total, measures.count_where, measures.spread, measures.share, measures.ratio, measures.quantiles,
-    measures.energy_mean,
+    measures.energy_mean, measures.first, measures.last,
 )  # fmt: skip
 SIGNS = {
     "__add__": "+", "__sub__": "-", "__mul__": "*", "__truediv__": "/", "__lt__": "<", "__le__": "<=", "__gt__": ">",

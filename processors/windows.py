@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numba import njit
 
-from processors.events import NO_NUMBER, OFFSET, EventColumns, Events
+from processors.events import EVENT_MS, HIGH, LOW, NO_NUMBER, OFFSET, EventColumns, Events
 from processors.tables import NO_TEXT, Flags, Integers, Table, Texts
 from schemas.feed import Aggregate, Feed
-from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, LEVELS, NO_BUCKET, Buckets
+from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, LEVELS, NO_BUCKET, ORDERED_BY, Buckets
 from streams.ending import Stop
 from streams.watermark import closes_at, window_start
 from streams.wire.column_writer import Columns, spans
 
 #: Cells of a group's state: offset of its first event and the maximum of event time before that, offset of the last
-#: one, whether it changed since it was taken, how many events it has. Behind them are two cells of each partial.
+#: one, whether it changed since it was taken, how many events it has. Behind them are the cells of each partial.
 _FIRST, _SEEN, _LAST, _CHANGED, _EVENTS, _PARTIALS = range(6)
 #: How a partial is merged. A sum has 128 bits, the lower ones in its first cell; of the others the second cell says
-#: whether there is a value.
-_SUM, _MIN, _MAX = range(3)
-_MERGES = {"sum": _SUM, "min": _MIN, "max": _MAX}
+#: whether there is a value. Those of the first or last event have more cells, of what it is ordered by.
+_SUM, _MIN, _MAX, _EARLIEST, _LATEST = range(5)
+_MERGES = {"sum": _SUM, "min": _MIN, "max": _MAX, "first": _EARLIEST, "last": _LATEST}
+_ENDS = ("first", "last")
+#: Turns the half of an event id so that it goes in the order of its text.
+_SIGN = -(2**63)
 
 
 class TooManyGroups(Stop):
@@ -44,11 +48,13 @@ class Windows:
         self._nullable = {field.name for field in feed.grouped_by(aggregate) if field.nullable}
         partials = [p for measure in aggregate.measures for p in measure.partials]
         scalars = [p for p in partials if p.merge != "histogram"]
-        self._cells = {p.name: (p.merge, _PARTIALS + 2 * n) for n, p in enumerate(scalars)}
+        widths = [2 + len(ORDERED_BY) * (p.merge in _ENDS) for p in scalars]
+        begins = [_PARTIALS, *(_PARTIALS + end for end in accumulate(widths))]
+        self._cells = {p.name: (p.merge, begin) for p, begin in zip(scalars, begins, strict=False)}
         steps = [(_MERGES[p.merge], self._cells[p.name][1], columns.value(p)) for p in scalars]
         self._program = np.array(steps, np.int64).reshape(-1, 3)
         self._groups = Table(1 + len(self._by))
-        self._state = np.zeros((0, _PARTIALS + 2 * len(scalars)), np.int64)
+        self._state = np.zeros((0, begins[-1]), np.int64)
         self._histograms = {p.name: Histograms(columns.value(p), p.buckets) for p in partials if p.merge == "histogram"}
 
     def add(self, events: Events, seen: Integers) -> None:
@@ -107,13 +113,16 @@ class Windows:
         -------
         Group keys, ``window_start`` (ms), ``version`` (2 x last offset counted in, + 1 if final), ``events`` and the
         partials; a sum that 64 bits do not hold is ``BEYOND``, a histogram is two lists, ``<name>_buckets`` ascending
-        and ``<name>_counts``.
+        and ``<name>_counts``, a first or last is a list of ``ORDERED_BY`` and the value, or empty.
         """
         closed = self._closed(max_event_ms)
         state = self._state[: len(closed)]
         taken = np.flatnonzero(closed | (state[:, _CHANGED] > 0))
         parts = self._parts(self._groups.rows[taken], state[taken], closed[taken], texts)
-        lists = {name: histograms.of(taken, len(closed)) for name, histograms in self._histograms.items()}
+        lists = {name: self._end(state[taken], cell) for name, (merge, cell) in self._cells.items() if merge in _ENDS}
+        for name, histograms in self._histograms.items():
+            sizes, buckets, counts = histograms.of(taken, len(closed))
+            lists |= {f"{name}_buckets": (sizes, buckets), f"{name}_counts": (sizes, counts)}
         parts = _with_lists(parts, lists)
         state[:, _CHANGED] = 0
         self._forget(closed)
@@ -139,9 +148,16 @@ class Windows:
             value, more = state[:, cell], state[:, cell + 1]
             if merge == "sum":
                 cells[name] = np.where(more == value >> 63, value, BEYOND)
-            else:
+            elif merge not in _ENDS:
                 cells[name], known[name] = value, more > 0
         return Columns(len(groups), cells, known, texts.letters)
+
+    @staticmethod
+    def _end(state: Integers, cell: int) -> tuple[Integers, Integers]:
+        """How long the list of each group is, and all of them one after the other."""
+        known = state[:, cell + 1] > 0
+        order = range(cell + 2, cell + 2 + len(ORDERED_BY))
+        return known * (len(ORDERED_BY) + 1), state[known][:, [*order, cell]].reshape(-1)
 
     def oldest(self) -> tuple[int, int] | None:
         """Smallest first offset of an open window and the maximum of event time before it, or None."""
@@ -210,14 +226,13 @@ def no_events(parts: Columns) -> Columns:
     return replace(parts, height=1, cells=cells, known={name: np.zeros(1, np.bool_) for name in parts.known})
 
 
-def _with_lists(parts: Columns, lists: Mapping[str, tuple[Integers, Integers, Integers]]) -> Columns:
-    """Parts with the buckets and counts of histograms, by name."""
+def _with_lists(parts: Columns, lists: Mapping[str, tuple[Integers, Integers]]) -> Columns:
+    """Parts with lists, by name: how long that of each part is, and their items one after the other."""
     cells, items, begin = dict(parts.cells), [parts.items], len(parts.items)
-    for name, (sizes, *both) in lists.items():
-        for half, of in zip(("buckets", "counts"), both, strict=True):
-            cells[f"{name}_{half}"] = spans(sizes, begin)
-            items.append(of)
-            begin += len(of)
+    for name, (sizes, of) in lists.items():
+        cells[name] = spans(sizes, begin)
+        items.append(of)
+        begin += len(of)
     return replace(parts, cells=cells, items=np.concatenate(items))
 
 
@@ -252,6 +267,13 @@ def merge_events(groups: Any, state: Any, cells: Any, seen: Any, program: Any) -
                 after = np.uint64(before) + np.uint64(value)
                 state[group, cell] = np.int64(after)
                 state[group, cell + 1] += (value >> 63) + (1 if after < np.uint64(before) else 0)
+            elif how >= _EARLIEST:
+                high, low = cells[row, HIGH] ^ _SIGN, cells[row, LOW] ^ _SIGN
+                this = (cells[row, EVENT_MS], high, low, value)
+                held = (state[group, cell + 2], state[group, cell + 3], state[group, cell + 4], before)
+                if state[group, cell + 1] == 0 or (this < held if how == _EARLIEST else this > held):
+                    state[group, cell + 2], state[group, cell + 3], state[group, cell + 4] = this[0], this[1], this[2]
+                    state[group, cell], state[group, cell + 1] = value, 1
             elif state[group, cell + 1] == 0 or (value < before if how == _MIN else value > before):
                 state[group, cell] = value
                 state[group, cell + 1] = 1

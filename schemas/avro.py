@@ -151,6 +151,8 @@ def aggregate_schema(feed: Feed, aggregate: Aggregate) -> Schema:
         if partial.merge == "histogram":
             fields.append({"name": f"{partial.name}_buckets", "type": {"type": "array", "items": "int"}})
             fields.append({"name": f"{partial.name}_counts", "type": {"type": "array", "items": "long"}})
+        elif partial.merge in ("first", "last"):
+            fields.append({"name": partial.name, "type": {"type": "array", "items": "long"}})
         elif partial.merge == "sum":
             fields.append({"name": partial.name, "type": "long"})
         else:

@@ -252,6 +252,13 @@ class Energy(Expression):
     scale: int
 
 
+@dataclass(frozen=True)
+class Carried(Expression):
+    """The value of a first or last, a list behind what it is ordered by; null of none. It is compiled to SQL alone."""
+
+    name: str
+
+
 #: The operators whose results may be beyond all doubles.
 ARITHMETIC = ("+", "-", "*", "/")
 
@@ -304,7 +311,7 @@ def greatest(left: Operand, right: Operand) -> Expression:
 def columns(expression: Expression) -> Iterator[str]:
     """Names of the fields an expression reads."""
     match expression:
-        case Column(name) | Component(name, _) | Quantile(name, _) | Energy(name, _):
+        case Column(name) | Component(name, _) | Quantile(name, _) | Energy(name, _) | Carried(name):
             yield name
         case Binary(_, left, right) | When(left, right):
             yield from columns(left)
@@ -342,6 +349,8 @@ def written(expression: Expression) -> str:
             return f"quantile({q:g} of {histogram})"
         case Energy(histogram, scale):
             return f"energy({histogram} / {scale})"
+        case Carried(name):
+            return f"value({name})"
     raise TypeError(f"not an expression: {expression!r}")
 
 

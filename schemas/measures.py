@@ -1,8 +1,8 @@
 """Measures of an aggregate: exact, mergeable partial results and what an analyst sees of them.
 
-A partial is an integer merged by sum, min or max, or a histogram (bucket -> count) merged by adding counts, so any
-split of the same events merges to the same bits. What is added has 128 bits, which no log can fill; what a partition
-contributes to a window is written as 64, or as ``BEYOND``.
+A partial is an integer merged by sum, min or max, the one at the first or the last event, or a histogram (bucket ->
+count) merged by adding counts, so any split of the same events merges to the same bits. What is added has 128 bits,
+which no log can fill; what a partition contributes to a window is written as 64, or as ``BEYOND``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal
 
 from schemas.expressions import (
     Absolute,
+    Carried,
     Column,
     Energy,
     Expression,
@@ -36,8 +37,11 @@ RELATIVE_ERROR = 0.5 / (1 << _BUCKET_BITS)
 #: Stands in a part for a sum that 64 bits do not hold: what rests on it is not known.
 BEYOND = -(2**63)
 
-Merge = Literal["sum", "min", "max", "histogram"]
+Merge = Literal["sum", "min", "max", "first", "last", "histogram"]
 
+#: What stands before the value of a first or last: event time (ms) and the halves of the event id, less 2**63, so that
+#: they go in the order of its text.
+ORDERED_BY = ("event_ms", "id_high", "id_low")
 #: Steps in a decibel, and the loudest level in steps, of either sign: beyond all sounds, and its power is a double.
 DECIBEL, LOUDEST = 10, 10_000
 
@@ -60,6 +64,7 @@ LEVELS = Buckets("steps", -LOUDEST, LOUDEST)
 class Partial:
     """A mergeable column: ``value`` is an integer expression, null where a record does not count.
 
+    The first and the last one are told by what ``ORDERED_BY`` says, then by the value: it is the same of any records.
     ``buckets`` are those of a histogram.
     """
 
@@ -243,6 +248,27 @@ class EnergyMean(Measure):
         return (Result(self.name, mean, self.unit, f"Energy mean of {self.description}"),)
 
 
+@dataclass(frozen=True)
+class End(Measure):
+    """What ``first`` and ``last`` declare."""
+
+    which: Literal["first", "last"]
+    name: str
+    value: Expression
+    scale: int
+    unit: str
+    description: str
+
+    @property
+    def partials(self) -> tuple[Partial, ...]:
+        return (Partial(f"{self.name}_{self.which}", self.which, Scaled(self.value, self.scale)),)
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        value = Carried(f"{self.name}_{self.which}")
+        return (Result(self.name, value / self.scale, self.unit, f"{self.which.title()} of {self.description}"),)
+
+
 def total(name: str, value: Expression, *, unit: str, description: str, scale: int = 1) -> Measure:
     """Sum of ``value`` in steps of 1/``scale``.
 
@@ -312,3 +338,21 @@ def energy_mean(name: str, value: Expression, *, unit: str, description: str) ->
     the result is within 0.05 dB, and it is the same in whichever order they came. One of more than 1,000 dB is null.
     """
     return EnergyMean(name, value, unit, description)
+
+
+def first(name: str, value: Expression, *, unit: str, description: str, scale: int = 1) -> Measure:
+    """The ``value``, in steps of 1/``scale``, at the first event of the window that has one.
+
+    >>> first("load", Column("load"), unit="1", scale=100, description="Load")
+
+    Events go by event time, and those of one millisecond by the text of their event ids.
+    """
+    return End("first", name, value, scale, unit, description)
+
+
+def last(name: str, value: Expression, *, unit: str, description: str, scale: int = 1) -> Measure:
+    """The ``value``, in steps of 1/``scale``, at the last event of the window that has one, in the order of ``first``.
+
+    >>> last("load", Column("load"), unit="1", scale=100, description="Load")
+    """
+    return End("last", name, value, scale, unit, description)

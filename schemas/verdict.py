@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.fields import INSTANTS, INT32, PSEUDONYM
+from schemas.measures import ORDERED_BY
 from schemas.model import UUID_HALVES, Field
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -132,7 +133,13 @@ def part_rules(feed: Feed, aggregate: Aggregate) -> Rules:
         ("watermark: after arrival", seen <= latest),
         ("events: none", (pl.col("events") > 0) | ((pl.col("events") == 0) & seen.is_not_null())),
     ]
-    for partial in (p for measure in aggregate.measures for p in measure.partials if p.merge == "histogram"):
+    partials = [p for measure in aggregate.measures for p in measure.partials]
+    checks += [
+        (f"{p.name}: neither a value nor none", pl.col(p.name).list.len().is_in([0, len(ORDERED_BY) + 1]))
+        for p in partials
+        if p.merge in ("first", "last")
+    ]
+    for partial in (p for p in partials if p.merge == "histogram"):
         buckets, counts = (pl.col(f"{partial.name}_{half}") for half in ("buckets", "counts"))
         checks += [
             (f"{partial.name}: not a count for each bucket", buckets.list.len() == counts.list.len()),

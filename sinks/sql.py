@@ -8,6 +8,7 @@ from schemas.expressions import (
     LARGEST,
     Absolute,
     Binary,
+    Carried,
     Column,
     Component,
     Constant,
@@ -22,17 +23,25 @@ from schemas.expressions import (
     may_be_beyond,
 )
 from schemas.feed import Aggregate, Feed
-from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, LEVELS, NO_BUCKET, Partial
+from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, LEVELS, NO_BUCKET, ORDERED_BY, Partial
 from schemas.model import COMPONENTS, Kind
 from streams.watermark import closes_at
 
 _COMPARISONS = {"==": "="}
+#: Of lists, which are compared item by item; an empty one is null.
+_ENDS = {"first": "minIf", "last": "maxIf"}
+#: Halves of an event id in the order of its text: ClickHouse compares UUIDs by their second half.
+_ID_HALVES = [
+    f"bitXor(toInt64({half}), toInt64({-(2**63)}))"
+    for half in ("bitShiftRight(toUInt128(event_id), 64)", f"bitAnd(toUInt128(event_id), {2**64 - 1})")
+]
 
 
 class ToSql:
     """Compiles expressions over one feed's raw table, or over partials of its aggregates."""
 
     def __init__(self, feed: Feed) -> None:
+        self._event_ms = f"toUnixTimestamp64Milli({feed.event_time})"
         self._kinds: dict[str, Kind] = {field.name: field.kind for field in feed.fields}
 
     def expression(self, expression: Expression) -> str:
@@ -65,6 +74,8 @@ class ToSql:
                 return _quantile(histogram, q)
             case Energy(histogram, scale):
                 return _energy(histogram, scale)
+            case Carried(name):
+                return f"if(empty({name}), NULL, {name}[{len(ORDERED_BY) + 1}])"
         raise TypeError(f"not an expression: {expression!r}")
 
     def _binary(self, expression: Binary) -> str:
@@ -97,6 +108,9 @@ class ToSql:
                 return f"sum(toInt128(ifNull({value}, 0)))"
             case "min" | "max":
                 return f"{partial.merge}OrNull(toInt64({value}))"
+            case "first" | "last" as end:
+                carried = f"[{self._event_ms}, {', '.join(_ID_HALVES)}, assumeNotNull(toInt64({value}))]"
+                return f"{_ENDS[end]}({carried}, isNotNull({value}))"
             case "histogram":
                 known = f"assumeNotNull(toInt64({value}))"
                 bucket = f"toInt32({known})" if partial.buckets is LEVELS else _bucket(known)
@@ -147,6 +161,8 @@ def merged(partial: Partial) -> str:
             return f"if(count({partial.name}) = count(), sum(toInt128({partial.name})), NULL)"
         case "min" | "max":
             return f"{partial.merge}({partial.name})"
+        case "first" | "last" as end:
+            return f"{_ENDS[end]}({partial.name}, notEmpty({partial.name}))"
         case "histogram":
             return f"sumMap({partial.name})"
 

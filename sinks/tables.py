@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from schemas.feed import Aggregate, Feed
+from schemas.measures import ORDERED_BY
 from schemas.model import COMPONENTS, Field
 from sinks.dialect import Dialect
 from sinks.sql import behind_ms, is_late, literal
@@ -159,6 +160,9 @@ def aggregate_columns(feed: Feed, aggregate: Aggregate, timezone: str) -> list[T
                     (f"{partial.name}_buckets", f"{partial.name}_counts"),
                 )
             )
+        elif partial.merge in ("first", "last"):
+            about = f"The {partial.merge} one: {', '.join(ORDERED_BY)} and value"
+            columns.append(TableColumn(partial.name, "Array(Int64)", about))
         elif partial.merge == "sum":
             columns.append(TableColumn(partial.name, "Int64", "Partial sum"))
         else:

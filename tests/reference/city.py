@@ -346,6 +346,8 @@ def _shown(
         seen = max(seen, last.after_ms)
     results: dict[str, float | None] = {}
     for measure in aggregate.measures:
-        results |= results_of(measure, [event.values for event in events])
+        results |= results_of(
+            measure, [event.values for event in events], lambda event: (event[feed.event_time], event["event_id"])
+        )
     final = is_closed(feed, aggregate, key[-1], seen)
     return Shown(events[-1].place, len(events), results, final, seen - feed.disorder // MILLISECOND)

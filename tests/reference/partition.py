@@ -12,10 +12,23 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from pydantic import ValidationError
 
-from schemas.expressions import Absolute, Binary, Column, Component, Constant, Expression, Not, Present, Scaled, When
+from schemas.expressions import (
+    Absolute,
+    Binary,
+    Carried,
+    Column,
+    Component,
+    Constant,
+    Expression,
+    Not,
+    Present,
+    Scaled,
+    When,
+)
 from schemas.feed import Aggregate, Feed
 from schemas.measures import LEVELS, Partial
 
@@ -111,7 +124,7 @@ def truth(feed: Feed, log: Iterable[Logged]) -> Truth:
             elif not is_repeat:
                 key = (*(values[name] for name in aggregate.by), start)
                 window = result.windows[aggregate.name].setdefault(key, Window())
-                count_in(aggregate, window, values, logged.offset)
+                count_in(feed, aggregate, window, values, logged.offset)
                 result.history[aggregate.name][key, logged.offset] = window.snapshot()
         result.max_event_ms = event_ms if result.max_event_ms is None else max(result.max_event_ms, event_ms)
         result.watermarks[logged.offset] = result.max_event_ms
@@ -148,17 +161,26 @@ def ahead_ms(feed: Feed) -> int:
     return ahead // MILLISECOND
 
 
-def count_in(aggregate: Aggregate, window: Window, values: Values, offset: int) -> None:
+def count_in(feed: Feed, aggregate: Aggregate, window: Window, values: Values, offset: int) -> None:
     """Add one record to a window."""
     window.last = offset
     window.events += 1
+    identity = UUID(values["event_id"]).int
+    order = values[feed.event_time], (identity >> 64) - 2**63, identity % 2**64 - 2**63
     for measure in aggregate.measures:
         for partial in measure.partials:
-            merge(partial, window.partials, evaluate(partial.value, values))
+            merge(partial, window.partials, evaluate(partial.value, values), order)
 
 
-def merge(partial: Partial, partials: dict[str, Any], value: Any) -> None:
-    """Add one value to a partial; a sum of nothing is 0, a minimum of nothing is None."""
+def merge(partial: Partial, partials: dict[str, Any], value: Any, order: tuple[int, ...] = ()) -> None:
+    """Add one value to a partial; a sum of nothing is 0, a minimum of nothing is None.
+
+    The first and the last value are held behind their order.
+    """
+    if partial.merge in ("first", "last"):
+        found = [*filter(None, [partials.get(partial.name)]), *([[*order, value]] if value is not None else [])]
+        partials[partial.name] = (min if partial.merge == "first" else max)(found, default=[])
+        return
     if partial.merge == "histogram":
         counts = partials.setdefault(partial.name, {})
         if value is not None:
@@ -188,6 +210,8 @@ def evaluate(expression: Expression, values: Values) -> Any:
             return values[name]
         case Constant(value):
             return value
+        case Carried(name):
+            return values[name][-1] if values[name] else None
         case When(condition, then):
             return evaluate(then, values) if evaluate(condition, values) else None
         case Present(operand):

@@ -6,16 +6,20 @@ A value is rounded to its scale before it is added, so sums are of integers; the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from schemas.expressions import Expression, Scaled
-from schemas.measures import EnergyMean, Measure, Quantiles, Ratio, Share, Spread, Total
+from schemas.measures import End, EnergyMean, Measure, Quantiles, Ratio, Share, Spread, Total
 from tests.reference.partition import Values, bucket, evaluate
 
 
-def results_of(measure: Measure, events: Sequence[Values]) -> dict[str, float | None]:
+def results_of(
+    measure: Measure, events: Sequence[Values], when: Callable[[Values], Any] | None = None
+) -> dict[str, float | None]:
     """Each result under its column's name; None where no event has what it is made of.
+
+    ``when`` is what the events go by, as they are given unless it says so.
 
     Raises
     ------
@@ -40,6 +44,11 @@ def results_of(measure: Measure, events: Sequence[Values]) -> dict[str, float | 
         case Quantiles(name=name, value=value, at=at, divisor=divisor):
             buckets = sorted(bucket(number) for number in _known(value, events))
             return {f"{name}_p{100 * q:g}": _divided(_quantile(buckets, q), divisor) for q in at}
+        case End(which=which, name=name, value=value, scale=scale):
+            steps = [evaluate(Scaled(value, scale), event) for event in events]
+            known = [(when(events[n]) if when else n, step) for n, step in enumerate(steps) if step is not None]
+            _, chosen = (min if which == "first" else max)(known, default=(None, None))
+            return {name: _divided(chosen, scale)}
         case EnergyMean(name=name, value=value):
             steps = [step for step in _known(Scaled(value, 10), events) if -10_000 <= step <= 10_000]
             energies = [10.0 ** (step / 100) for step in steps]

@@ -15,6 +15,8 @@ from tests.reference.partition import Logged
 from tests.reference.toy import CATALOGUE, SECOND, Mood, event_id, instant
 
 ARRIVED_AFTER = 1000 * SECOND
+#: Makes event ids of numbers that have all bits, and another order.
+SCATTER = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def wire(number: int, device: str, observed_at: int, more: tuple[Any, ...]) -> d
     """A record with mood, level, load, wait, how long before it its period began, note, and whether it is open."""
     mood, level, load, wait, since, note, is_open = (*more, None, None)[:7]
     return {
-        "event_id": event_id(number),
+        "event_id": event_id(number * SCATTER % 2**128),
         "device_id": device,
         "observed_at": observed_at,
         "began_at": None if since is None else observed_at - since,

@@ -15,7 +15,7 @@ from schemas.catalogue import TICK, Catalogue, FrozenSchema
 from schemas.expressions import Column, When
 from schemas.feed import Aggregate, Feed, NotAfter
 from schemas.fields import Day, EventId, Instant, Location, Record, Text, Unit
-from schemas.measures import count_where, energy_mean, quantiles, ratio, share, spread, total
+from schemas.measures import count_where, energy_mean, first, last, quantiles, ratio, share, spread, total
 from schemas.record_codec import encode
 
 SECOND = 1000
@@ -104,7 +104,12 @@ GROUPED = replace(
             name="toy_4s_note",
             by=("note", "device_id"),
             window=timedelta(seconds=4),
-            measures=(total("level", LEVEL, unit="1", description="Level"),),
+            measures=(
+                total("level", LEVEL, unit="1", description="Level"),
+                first("load", LOAD, unit="1", scale=100, description="Load"),
+                last("load_then", LOAD, unit="1", scale=100, description="Load"),
+                last("wait", WAIT, unit="ms", description="Wait"),
+            ),
             description="Toys by note",
         ),
         Aggregate(

@@ -27,6 +27,8 @@ from schemas.measures import (
     Measure,
     count_where,
     energy_mean,
+    first,
+    last,
     quantiles,
     ratio,
     share,
@@ -129,9 +131,11 @@ V, W = Column("a"), Column("b")
             {"q_histogram": "histogram"},
             ["q_p50", "q_p99"],
         ),
+        (first("f", V, unit="1", description="x"), {"f_first": "first"}, ["f"]),
+        (last("l", V, unit="1", description="x"), {"l_last": "last"}, ["l"]),
         (energy_mean("e", V, unit="dB", description="x"), {"e_histogram": "histogram"}, ["e"]),
     ],
-    ids=["total", "spread", "share", "ratio", "quantiles", "energy mean"],
+    ids=["total", "spread", "share", "ratio", "quantiles", "first", "last", "energy mean"],
 )
 def test_the_columns_of_a_measure(measure: Measure, partials: dict[str, str], results: list[str]) -> None:
     assert {p.name: p.merge for p in measure.partials} == partials
@@ -152,6 +156,8 @@ def every_kind(value: Expression, other: Expression) -> list[Measure]:
         spread("s", value, unit="1", description="x", scale=10),
         share("p", value >= other, description="x"),
         ratio("r", value, other, unit="1", description="x", scale=10),
+        first("f", value, unit="1", description="x", scale=10),
+        last("l", value, unit="1", description="x", scale=10),
     ]
 
 
@@ -161,8 +167,8 @@ def test_partials_and_results_say_what_was_declared(records: list[dict[str, Any]
     for measure in every_kind(Column("x"), Column("y")):
         merged: dict[str, Any] = {}
         for partial in measure.partials:
-            for value in (None, *(reference.evaluate(partial.value, record) for record in records)):
-                reference.merge(partial, merged, value)
+            for n, value in enumerate([None, *(reference.evaluate(partial.value, record) for record in records)]):
+                reference.merge(partial, merged, value, (n,))
         shown = {result.name: reference.evaluate(result.value, merged) for result in measure.results}
         assert shown == results_of(measure, records)
 

@@ -266,9 +266,12 @@ def test_restarts_from_every_committed_position_end_alike(data: st.DataObject) -
         again.check_end()
 
 
-@settings(max_examples=80)
+@pytest.mark.parametrize("feed", [FEED, GROUPED], ids=["now", "grouped"])
+@settings(max_examples=60)
 @given(st.data())
-def test_parts_of_a_frozen_life_and_the_next_add_up_to_the_windows_of_the_reference(data: st.DataObject) -> None:
+def test_parts_of_a_frozen_life_and_the_next_add_up_to_the_windows_of_the_reference(
+    feed: Feed, data: st.DataObject
+) -> None:
     """The first life ends after a flush that it did not commit, or in the middle of it, and the log may have lost its
     beginning.
 
@@ -280,8 +283,8 @@ def test_parts_of_a_frozen_life_and_the_next_add_up_to_the_windows_of_the_refere
     log_start = data.draw(st.sampled_from([cut for cut in (*log.cuts, log.end) if cut <= committed]))
     torn = data.draw(st.none() | st.integers(0, 3))
     log = without_repeats_of(log, log_start, committed)
-    before = world(FEED, log)
-    partition = Staged(FEED, 0, before.decoder, before.position())
+    before = world(feed, log)
+    partition = Staged(feed, 0, before.decoder, before.position())
     for at, until in ((0, committed), (committed, flushed)):
         if at < until:
             process(partition, Run("toy", 0, at, until, ()))
@@ -293,7 +296,7 @@ def test_parts_of_a_frozen_life_and_the_next_add_up_to_the_windows_of_the_refere
 
     counted = max((version // 2 + 1 for _, _, version, _ in before.written), default=0)
     frozen = freeze(before.partition(log_start=log_start), counted, lambda _: pytest.fail("the position says it"))
-    after = world(FEED, log)
+    after = world(feed, log)
     after.committed, after.metadata, after.since = frozen.processed, frozen.metadata(), frozen.since
     after.cut_at = log_start
     for life, dies_after in data.draw(
@@ -302,7 +305,7 @@ def test_parts_of_a_frozen_life_and_the_next_add_up_to_the_windows_of_the_refere
         live(after, life, dies_after)
     live_to_the_end(after)
 
-    for aggregate in FEED.aggregates:
+    for aggregate in feed.aggregates:
         lives = [newest(one, aggregate.name) for one in (before, after)]
         found = {
             key: added(aggregate, [life[key] for life in lives if key in life]) for key in {**lives[0], **lives[1]}
@@ -394,6 +397,8 @@ def added(aggregate: Aggregate, parts: list[dict[str, Any]]) -> dict[str, Any]:
                 merged[partial.name] = dict(sum(map(Counter, values), Counter()))
             case "sum":
                 merged[partial.name] = sum(values)
+            case "first" | "last" as end:
+                merged[partial.name] = (min if end == "first" else max)(filter(None, values), default=[])
             case kind:
                 merged[partial.name] = {"min": min, "max": max}[kind](values, default=None)
     return merged

@@ -66,7 +66,7 @@ class Crew:
     @property
     def simulators(self) -> list[str]:
         """Names of the simulators."""
-        return [f"simulator-{name}" for name in self.city.feeds]
+        return [f"simulator-{name}" for name, feed in self.city.feeds.items() if not feed.by_workers]
 
     def start(self, names: list[str]) -> None:
         """Start those that do not run."""

@@ -26,7 +26,7 @@ from kafka.errors import NoError
 from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
 from sinks import GROUP as SINK
-from streams import checkpoints, deadletters, publications
+from streams import checkpoints, deadletters, publications, snapshots
 from streams.clients import new_admin
 from streams.cluster import Cluster
 from streams.feed_topics import feed_topics
@@ -77,18 +77,20 @@ def rights(feeds: Iterable[Feed]) -> list[Right]:
         found.append(Right(user, operation, ResourceType.GROUP, name))
 
     read, write, describe = ACLOperation.READ, ACLOperation.WRITE, ACLOperation.DESCRIBE
-    topics(PROCESSOR, read, [*records, checkpoints.TOPIC])
-    topics(PROCESSOR, write, [*parts, deadletters.TOPIC, checkpoints.TOPIC])
+    ours = [topic_for(feed) for feed in feeds if feed.by_workers]
+    topics(PROCESSOR, read, [*records, checkpoints.TOPIC, snapshots.TOPIC])
+    topics(PROCESSOR, write, [*parts, *ours, deadletters.TOPIC, checkpoints.TOPIC, snapshots.TOPIC])
     topics(SINK, read, [*records, *parts, deadletters.TOPIC, checkpoints.TOPIC])
     topics(SINK, write, [checkpoints.TOPIC])
     for worker in (PROCESSOR, SINK):
-        topics(worker, describe, [publications.TOPIC])
+        topics(worker, describe, [publications.TOPIC, snapshots.TOPIC])
         group(worker, read, worker)
     group(SINK, describe, PROCESSOR)
     topics(OPERATOR, read, [ALL])
     group(OPERATOR, describe, ALL)
-    for department in sorted({feed.department for feed in feeds}):
-        own = [topic_for(feed) for feed in feeds if feed.department == department]
+    published = [feed for feed in feeds if not feed.by_workers]
+    for department in sorted({feed.department for feed in published}):
+        own = [topic_for(feed) for feed in published if feed.department == department]
         topics(publisher(department), write, [*own, publications.TOPIC])
         topics(publisher(department), read, [publications.TOPIC])
     return found

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from schemas.alerts import Status
 from streams.cluster import Cluster
 
 PREFIX = "CITYSTREAM_"
@@ -75,6 +76,10 @@ class Settings(BaseSettings):
     clickhouse_port: Port = Field(19000, description="Port of ClickHouse's native protocol, 1 to 65535.")
     clickhouse_http_port: Port = Field(18123, description="Port of ClickHouse's HTTP interface, 1 to 65535.")
     registry_port: Port = Field(18081, description="Port of the schema registry, 1 to 65535.")
+    alert_status: Status = Field(
+        Status.EXERCISE,
+        description="What alerts say of themselves: Exercise for what is simulated, Actual when departments publish.",
+    )
     timezone: str = Field(
         "Asia/Shanghai", description="Time zone of displayed times, an IANA name such as Asia/Shanghai."
     )

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
+from processors.observations import Numbers
 from processors.tables import NO_TEXT, Flags, Integers, Letters, Texts
-from schemas.expressions import Expression, to_polars
+from schemas.expressions import Column, Component, Expression, to_polars
 from schemas.feed import TEXTS, Feed
 from schemas.measures import Partial
-from schemas.model import UUID_HALVES
+from schemas.model import COMPONENTS, UUID_HALVES
+from schemas.rules import read_by
 from streams.wire.column_writer import spans
 
 #: Columns of every matrix: the event id is its two halves, and COUNTS is 1 where the row counts in its topic.
@@ -28,12 +30,14 @@ class Events:
 
     A text's cell is its span in ``letters``, ``start << 32 | size``. ``keys`` has a column for each field that is a
     key or grouped by, once they are ``numbered``: the number of a text, or a number as it is. A text that is null is
-    ``NO_TEXT`` in both, a number ``NO_NUMBER``.
+    ``NO_TEXT`` in both, a number ``NO_NUMBER``. ``values`` are those
+    that rules read, NaN for null.
     """
 
     cells: Integers
     letters: Letters
     keys: Integers
+    values: Numbers
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -45,7 +49,7 @@ class Events:
 
     def where(self, wanted: Flags | slice) -> Events:
         """Some of the rows."""
-        return replace(self, cells=self.cells[wanted], keys=self.keys[wanted])
+        return replace(self, cells=self.cells[wanted], keys=self.keys[wanted], values=self.values[wanted])
 
 
 class EventColumns:
@@ -54,13 +58,23 @@ class EventColumns:
     def __init__(self, feed: Feed, counts: pl.Expr | None = None) -> None:
         """``counts`` says of a row whether it counts in its topic; all do if it is None."""
         partials = [p for a in feed.aggregates for measure in a.measures for p in measure.partials]
-        keys = dict.fromkeys([feed.key, *(name for aggregate in feed.aggregates for name in aggregate.by)])
+        read = [leaf for rule in feed.alerts for leaf in read_by(rule) if feed.has(leaf.name)]
+        if feed.alerts and feed.place is not None:
+            read += [Component(feed.place, part) for part in COMPONENTS["place"]]
+        entities = [name for rule in feed.alerts for name in rule.of]
+        read_texts = [leaf.name for leaf in read if feed.field(leaf.name).kind in TEXTS]
+        grouped_by = [name for aggregate in feed.aggregates for name in aggregate.by]
+        keys = dict.fromkeys([feed.key, *grouped_by, *entities, *read_texts])
         texts = [name for name in keys if feed.field(name).kind in TEXTS]
         numbers_grouped_by = [name for name in keys if name not in texts]
         values = dict.fromkeys(partial.value for partial in partials)
         #: Columns of keys, by the name of their field, and how many of them, the first ones, are of texts.
         self.keys = {name: n for n, name in enumerate([*texts, *numbers_grouped_by])}
         self.texts = len(texts)
+        fields = dict.fromkeys(leaf for leaf in read if leaf.name not in texts)
+        #: Columns of the values that rules read.
+        self.fields: dict[Expression, int] = {leaf: n for n, leaf in enumerate(fields)}
+        self._fields = [to_polars(leaf).cast(pl.Float64).alias(str(n)) for n, leaf in enumerate(fields)]
         self._values = {value: _FIRST_TEXT + len(keys) + 2 * n for n, value in enumerate(values)}
         halves = [pl.col("event_id").struct.field(half).reinterpret(signed=True) for half in UUID_HALVES]
         numbers = [
@@ -85,7 +99,10 @@ class EventColumns:
             sizes = cells[:, column]
             cells[:, column] = np.where(sizes < 0, NO_TEXT, spans(np.maximum(sizes, 0), begin))
             begin += len(letters)
-        return Events(cells, np.frombuffer(bytearray(b"".join(joined)), np.uint8), cells[:, :0])
+        values = np.zeros((len(cells), 0))
+        if self._fields:
+            values = rows.select(self._fields).to_numpy(order="c", writable=True)
+        return Events(cells, np.frombuffer(bytearray(b"".join(joined)), np.uint8), cells[:, :0], values)
 
     def numbered(self, events: Events, texts: Texts) -> Events:
         """Events whose texts are numbers."""

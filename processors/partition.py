@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -13,7 +13,9 @@ from processors.badshare import BadShare
 from processors.events import COUNTS, OFFSET, EventColumns, Events
 from processors.repeats import Repeats
 from processors.tables import Texts
+from processors.watching import Watching
 from processors.windows import Windows, no_events
+from schemas.alerts import Message, Status
 from schemas.feed import Aggregate, Feed
 from streams.deadletters import DeadLetter
 from streams.decode import Tick
@@ -25,22 +27,27 @@ from streams.wire.column_writer import Columns
 
 #: How often a window is written anew while it is open, and the bounds of the time between.
 SEEN_CHANGES, SHORTEST, LONGEST = 60, timedelta(seconds=1), timedelta(seconds=5)
+#: How often at most what the rules hold is written.
+SNAPSHOT_EVERY = timedelta(seconds=30)
 #: Texts that are held before it is looked which of them are in use.
 FEW_TEXTS = 4096
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a flush writes: parts of each aggregate's windows, dead letters, and the position they lead to.
+    """What a flush writes: parts of each aggregate's windows, dead letters, alerts, and the position they lead to.
 
     The last row of each aggregate's parts carries ``watermark``, the running maximum of event time; it has to be sent
     last. Where time passed and no window changed that is a part without events. An aggregate that is not there was not
-    due; then the position is the one before.
+    due; then the position is the one before. A ``snapshot`` of the rules belongs to the position; it is written when
+    all else is acknowledged.
     """
 
     parts: dict[str, Columns]
     dead: list[DeadLetter]
     position: Position
+    alerts: list[Message]
+    snapshot: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,20 @@ class Partition:
     maximum of event time and are known as repeats: an earlier life of the partition counted them. They are counted into
     windows of which nothing is written; these only say how far back the next rewind has to reach, for repeats to be
     known after a restart as before it. ``number`` is the partition's among those of all topics the feed had.
+
+    The rules go on from what ``recall`` gives, the snapshot that the position names.
     """
 
-    def __init__(self, feed: Feed, number: int, start: Position, *, accept_bad: bool = False) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        number: int,
+        start: Position,
+        *,
+        accept_bad: bool = False,
+        status: Status = Status.EXERCISE,
+        recall: Callable[[], bytes | None] = lambda: None,
+    ) -> None:
         self.start = start
         self._bad = BadShare(feed, number, start, accept=accept_bad)
         self._where = f"{feed.name}/{number}"
@@ -90,6 +108,10 @@ class Partition:
         self._looked, self._reached = start.processed, start
         self._earlier = [Windows(feed, aggregate, self._columns) for aggregate in feed.aggregates]
         self._repeats = Repeats(feed, self._columns)
+        self._watching = Watching(feed, self._columns, {one.aggregate.name: one for one in self._windows}, status)
+        self._recall: Callable[[], bytes | None] | None = recall if self._watching else None
+        #: What has to be read again for the last snapshot, and when that was.
+        self._snapshot_needs, self._snapshot_at = (start.rewind, start.max_event_ms), -math.inf
         self._texts = Texts()
         self._many_texts = FEW_TEXTS
         self._dead: list[DeadLetter] = []
@@ -108,6 +130,9 @@ class Partition:
         TooManyGroups
             More groups are open than the feed declares.
         """
+        if self._recall is not None:
+            self._watching.recall(self._recall(), self.start.max_processed_ms, self._texts)
+            self._recall = None
         if rows.start > self.next:
             raise LogGap(f"{self._where}: offsets {self.next} to {rows.start - 1} were not delivered")
         if rows.next <= self.next:
@@ -134,6 +159,7 @@ class Partition:
         seen, self._max_event_ms = advance(offsets, events.event_ms, counts, self._max_event_ms, ticks)
         fresh = self._repeats.fresh(events, self._max_event_ms)
         events, seen = events.where(fresh), seen[fresh]
+        self._watching.add(events, seen)
         if self.next < self.start.since:
             border = int(np.searchsorted(events.cells[:, OFFSET], self.start.since))
             self._count(self._earlier, events.where(slice(border)), seen[:border])
@@ -147,8 +173,11 @@ class Partition:
                 windows.check(self._max_event_ms)
 
     def _catch_up(self) -> None:
+        for windows in self._windows:
+            self._watching.close(windows, self._max_event_ms)
         for windows in (*self._windows, *self._earlier):
             windows.close(self._max_event_ms)
+        self._watching.advance(self._max_event_ms, self._texts)
 
     def flush(self, now: float | None = None) -> Output | None:
         """What changed since the last flush, or None if nothing did.
@@ -162,15 +191,33 @@ class Partition:
         quiet, self._looked = self._looked == self.next, self.next
         whole = quiet or now is None or _has_passed(LONGEST, self._whole_at, now)
         due = [one for one in self._windows if whole or now is None or self._is_due(one, now)]
+        for windows in due:
+            self._watching.close(windows, self._max_event_ms)
         parts = {windows.aggregate.name: self._parts(windows) for windows in due}
+        alerts = self._watching.advance(self._max_event_ms, self._texts)
         if now is not None:
             self._shown_at |= dict.fromkeys(parts, now)
             self._whole_at = now if len(due) == len(self._windows) else self._whole_at
         dead, self._dead, self.unwritten = self._dead, [], 0
+        snapshot = None
         if len(due) == len(self._windows):
+            snapshot = self._snapshot(now)
             self._written, self._reached = self.next, self._position()
             self._forget_texts()
-        return Output(parts, dead, self._reached)
+        return Output(parts, dead, self._reached, alerts, snapshot)
+
+    def _snapshot(self, now: float | None) -> bytes | None:
+        """What the rules hold, now and then: until the next one, what this one needs is read again after a restart."""
+        if not self._watching or (now is not None and not _has_passed(SNAPSHOT_EVERY, self._snapshot_at, now)):
+            return None
+        self._snapshot_at = -math.inf if now is None else now
+        self._snapshot_needs = self._oldest()
+        return self._watching.snapshot(self.next, self._texts)
+
+    def _oldest(self) -> tuple[int, int]:
+        """The offset from which the open windows and what waits can be built, and the maximum of event time before."""
+        held: list[Windows | Watching] = [*self._windows, *self._earlier, self._watching]
+        return min((o for one in held if (o := one.oldest()) is not None), default=(self.next, self._max_event_ms))
 
     @property
     def owes(self) -> bool:
@@ -197,7 +244,7 @@ class Partition:
         """Forget the texts that nothing holds any more, when there are twice as many as were held the last time."""
         if len(self._texts) < self._many_texts:
             return
-        holders: list[Windows | Repeats] = [*self._windows, *self._earlier, self._repeats]
+        holders: list[Windows | Repeats | Watching] = [*self._windows, *self._earlier, self._repeats, self._watching]
         self._texts, renumbered = self._texts.only(np.unique(np.concatenate([one.texts for one in holders])))
         for one in holders:
             one.renumber(renumbered)
@@ -207,8 +254,8 @@ class Partition:
         """Committed once the flush is acknowledged."""
         for windows in self._earlier:
             windows.close(self._max_event_ms)
-        oldest = [o for windows in (*self._windows, *self._earlier) if (o := windows.oldest()) is not None]
-        rewind, seen = min(oldest, default=(self.next, self._max_event_ms))
+        oldest = self._oldest()
+        rewind, seen = min(oldest, self._snapshot_needs) if self._watching else oldest
         bad = self._bad.before(rewind)
         return replace(
             self.start,

@@ -1,6 +1,8 @@
-"""Repeats of an event within the open windows: same key, event time and event id."""
+"""Repeats of an event within the open windows, or before the watermark has passed it: same key, time and event id."""
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 import numpy as np
 
@@ -19,8 +21,9 @@ class Repeats:
     """Identities seen in windows that may still be open."""
 
     def __init__(self, feed: Feed, columns: EventColumns) -> None:
-        longest = max((a.window for a in feed.aggregates), default=None)
-        self._keep_for = None if longest is None else milliseconds(longest + feed.lateness + feed.disorder)
+        spans = [aggregate.window + feed.lateness for aggregate in feed.aggregates]
+        spans += [timedelta(milliseconds=1)] if feed.alerts else []
+        self._keep_for = milliseconds(max(spans) + feed.disorder) if spans else None
         self._text = columns.keys[feed.key]
         self._seen = Table(4)
         self._forget_at = NO_EVENT_TIME

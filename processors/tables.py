@@ -6,11 +6,14 @@ What a call costs hardly depends on how few rows it has, and a row costs some na
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+
+from streams.wire.column_writer import spans
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -95,6 +98,18 @@ class Texts:
             if done == len(rows):
                 return numbers
             self._grow(int(rows[done, column]) & 0xFFFF_FFFF)
+
+    def number_all(self, texts: Sequence[str]) -> Integers:
+        """The number of each of these texts."""
+        encoded = [text.encode() for text in texts]
+        sizes = np.array([len(one) for one in encoded], np.int64)
+        letters = np.frombuffer(bytearray(b"".join(encoded)), np.uint8)
+        return self.number(letters, spans(sizes, 0).reshape(-1, 1), 0)
+
+    def of(self, numbers: Iterable[int]) -> list[str]:
+        """The texts of these numbers."""
+        places = ((span >> 32, span & 0xFFFF_FFFF) for span in self._spans[[*numbers]].tolist())
+        return [self.letters[start : start + size].tobytes().decode() for start, size in places]
 
     def only(self, numbers: Integers) -> tuple[Self, Integers]:
         """Texts that are no others than these, and the new number of each old one."""

@@ -11,8 +11,9 @@ import numpy as np
 from numba import njit
 
 from processors.events import EVENT_MS, HIGH, LOW, NO_NUMBER, OFFSET, EventColumns, Events
+from processors.observations import Observations
 from processors.tables import NO_TEXT, Flags, Integers, Table, Texts
-from schemas.feed import Aggregate, Feed
+from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, LEVELS, NO_BUCKET, ORDERED_BY, Buckets
 from streams.ending import Stop
 from streams.watermark import closes_at, window_start
@@ -127,6 +128,28 @@ class Windows:
         state[:, _CHANGED] = 0
         self._forget(closed)
         return parts
+
+    @property
+    def final_columns(self) -> list[str]:
+        """The numbers of a final window, by their columns in ``finals``."""
+        return ["window_start", "events", *self._cells, *self._numbers]
+
+    @property
+    def final_texts(self) -> list[str]:
+        """The texts of a final window, by their columns in ``finals``."""
+        return [*self._texts]
+
+    def finals(self, max_event_ms: int) -> Observations:
+        """The windows that are final now as observations, at their ends (ms)."""
+        closed = np.flatnonzero(self._closed(max_event_ms))
+        groups, state = self._groups.rows[closed], self._state[closed]
+        values = [groups[:, 0].astype(np.float64), state[:, _EVENTS].astype(np.float64)]
+        for merge, cell in self._cells.values():
+            known = state[:, cell + 1] == state[:, cell] >> 63 if merge == "sum" else state[:, cell + 1] > 0
+            values.append(np.where(known, state[:, cell], np.nan))
+        values += [np.where(groups[:, at] == NO_NUMBER, np.nan, groups[:, at]) for at in self._numbers.values()]
+        ends = groups[:, 0] + milliseconds(self.aggregate.window)
+        return Observations(ends, groups[:, [*self._texts.values()]], np.column_stack(values))
 
     def any_closed(self, max_event_ms: int) -> bool:
         """Whether a window is final that was not when it was taken last."""

@@ -308,16 +308,22 @@ def greatest(left: Operand, right: Operand) -> Expression:
     return Binary("max", as_expression(left), as_expression(right))
 
 
+def leaves(expression: Expression) -> Iterator[Column | Component | Quantile | Energy | Carried]:
+    """What an expression reads."""
+    match expression:
+        case Column() | Component() | Quantile() | Energy() | Carried():
+            yield expression
+        case Binary(_, left, right) | When(left, right):
+            yield from leaves(left)
+            yield from leaves(right)
+        case Not(operand) | Absolute(operand) | Present(operand) | Scaled(operand, _):
+            yield from leaves(operand)
+
+
 def columns(expression: Expression) -> Iterator[str]:
     """Names of the fields an expression reads."""
-    match expression:
-        case Column(name) | Component(name, _) | Quantile(name, _) | Energy(name, _) | Carried(name):
-            yield name
-        case Binary(_, left, right) | When(left, right):
-            yield from columns(left)
-            yield from columns(right)
-        case Not(operand) | Absolute(operand) | Present(operand) | Scaled(operand, _):
-            yield from columns(operand)
+    for leaf in leaves(expression):
+        yield leaf.histogram if isinstance(leaf, Quantile | Energy) else leaf.name
 
 
 def written(expression: Expression) -> str:

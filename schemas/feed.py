@@ -12,10 +12,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from schemas.expressions import Expression, Mistyped, columns, is_whole, type_of, written
+from schemas.expressions import Carried, Expression, Mistyped, Quantile, Energy, columns, is_whole, leaves, type_of, written
 from schemas.fields import Record
 from schemas.measures import Measure
 from schemas.model import DeclarationError, Field, Kind, fields_of
+from schemas.rules import Rule, rule_problems
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 VERSIONED = re.compile(r".*_v[0-9]+")
@@ -41,7 +42,8 @@ class Aggregate:
     They are texts, enums, whole numbers and conditions. Null is a group of its own, not that of the empty text.
 
     ``events``, the number of events, is always there. ``name`` is the view. ``version`` is raised with every change of
-    what the windows hold, so that the new ones can be built beside the old.
+    what the windows hold, so that the new ones can be built beside the old. ``alerts`` are the rules that final windows
+    are held to.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Aggregate:
     measures: tuple[Measure, ...]
     description: str
     version: int = 1
+    alerts: tuple[Rule, ...] = ()
 
     @property
     def topic(self) -> str:
@@ -82,7 +85,9 @@ class Feed:
     lie after the record's arrival, both together unless it is given. ``rate`` is events a second expected
     of a district and ``silence`` the longest pause that is normal. ``partitions`` is fixed for the life of a topic;
     ``outgrown`` are the topics of the feed before the present one, oldest first. ``open_groups`` is how many groups of
-    an aggregate may be open in a partition, in all its windows together: they are held in memory.
+    an aggregate may be open in a partition, in all its windows together, or how many entities a rule may watch there:
+    they are held in memory. ``alerts`` are the rules that its records are held to. One that is written ``by_workers``
+    is published by nobody else.
     """
 
     name: str
@@ -100,12 +105,14 @@ class Feed:
     ahead: timedelta | None = None
     aggregates: tuple[Aggregate, ...] = ()
     rules: tuple[NotAfter, ...] = ()
+    alerts: tuple[Rule, ...] = ()
     retention: timedelta = timedelta(days=7)
     earliest: datetime = datetime(2000, 1, 1, tzinfo=UTC)
     partitions: int = 4
     outgrown: tuple[Outgrown, ...] = ()
     bad_ratio: float = 0.5
     open_groups: int = 100_000
+    by_workers: bool = False
     fields: tuple[Field, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -163,6 +170,10 @@ class Feed:
             "partials": {p.name: p.definition for m in aggregate.measures for p in m.partials},
         }
 
+    def has(self, name: str) -> bool:
+        """Whether there is a field of a name."""
+        return any(field.name == name for field in self.fields)
+
     def field(self, name: str) -> Field:
         """The description of the field of a name."""
         return next(field for field in self.fields if field.name == name)
@@ -170,6 +181,21 @@ class Feed:
     def grouped_by(self, aggregate: Aggregate) -> list[Field]:
         """The fields that an aggregate groups by."""
         return [self.field(name) for name in aggregate.by]
+
+    @property
+    def raises_alerts(self) -> bool:
+        """Whether anything of it is held to rules."""
+        return bool(self.alerts) or any(aggregate.alerts for aggregate in self.aggregates)
+
+    def definition_of_series(self) -> dict[str, Any]:
+        """What its records are as a series for rules, as plain data; spans in ms."""
+        return {"event_time": self.event_time, "key": self.key, "disorder_ms": milliseconds(self.disorder)}
+
+    @property
+    def place(self) -> str | None:
+        """The field that says where a record happened, if there is one and only one that shows it exactly."""
+        places = [one.name for one in self.fields if one.kind == "place" and one.decimals is None]
+        return places[0] if len(places) == 1 else None
 
     def is_silent(self, newest_ms: int | None, now_ms: int) -> bool:
         """Whether the pause since its newest record arrived is longer than is normal; both in ms since 1970.
@@ -197,6 +223,7 @@ def _check(feed: Feed) -> None:
         *(reason for rule in feed.rules for reason in _rule_problems(rule, known)),
         *(reason for aggregate in feed.aggregates for reason in _name_problems(feed, aggregate)),
         *(reason for aggregate in feed.aggregates for reason in _aggregate_problems(aggregate, known)),
+        *_alert_problems(feed, known),
     ]
     if reasons:
         raise DeclarationError(f"feed {feed.name}: {reasons[0]}")
@@ -292,6 +319,31 @@ def _aggregate_problems(aggregate: Aggregate, known: Mapping[str, Field]) -> Ite
                 f"{aggregate.name} measures {partial.name} from {written(partial.value)}, which may be a fraction: "
                 "quantiles count whole numbers; say Scaled(value, 1000) and divisor=1000 for steps of a thousandth"
             )
+
+
+def _alert_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
+    names = Counter(rule.name for rule in [*feed.alerts, *(rule for one in feed.aggregates for rule in one.alerts)])
+    yield from (f"two rules are named {name}" for name in names if names[name] > 1)
+    yield from (f"the rule {name!r} has to be named in lower-case words" for name in names if not NAME.fullmatch(name))
+    for rule in feed.alerts:
+        yield from rule_problems(rule, (feed.key,), known)
+    for aggregate in feed.aggregates:
+        for rule in aggregate.alerts:
+            if feed.key not in aggregate.by:
+                yield (
+                    f"the rule {rule.name} is of {aggregate.name}, whose windows lie in several partitions: only one "
+                    f"that groups by {feed.key} can have rules"
+                )
+            yield from rule_problems(rule, aggregate.by, _windows_as_series(aggregate, known))
+
+
+def _windows_as_series(aggregate: Aggregate, known: Mapping[str, Field]) -> dict[str, Field]:
+    """The columns of final windows; what is made of a histogram or carried is none of them."""
+    results = [result for measure in aggregate.measures for result in measure.results]
+    plain = [one for one in results if not any(isinstance(leaf, Carried | Energy | Quantile) for leaf in leaves(one.value))]
+    numbers = [Field(one.name, "float", True, one.description, one.unit) for one in plain]
+    own = [Field("events", "int", False, "Events"), Field("window_start", "instant", False, "Start of the window")]
+    return {one.name: one for one in [*(known[name] for name in aggregate.by if name in known), *own, *numbers]}
 
 
 def _expression_problems(number: Expression, known: Mapping[str, Field]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from schemas.before import renewed
 from schemas.persisted import Newer, check_version
@@ -32,6 +33,13 @@ class LogGap(Stop):
     """Offsets are missing between two runs, which the log does not explain."""
 
 
+class Snapshot(NamedTuple):
+    """The offset of a snapshot on its own topic, and the offset before which everything is in it."""
+
+    offset: int
+    processed: int
+
+
 @dataclass(frozen=True)
 class Position:
     """Where a worker stands in one partition.
@@ -44,6 +52,9 @@ class Position:
     Whether a schema's files are there is the one thing about a record that the log does not say, so a processor's
     position does: ``given_up`` are the schema ids it gave up, each with the offset up to which what names it is dead,
     and ``newest_schema`` is the newest id it knew.
+
+    ``snapshot`` is where the state of the rules is kept at an offset that is not behind ``processed``; what it needs is
+    read again from ``rewind``.
 
     ``paused`` says why the worker does not go on there, while it does not: for people, nothing follows from it.
     """
@@ -59,6 +70,7 @@ class Position:
     given_up: Mapping[int, int] = field(default_factory=dict)
     newest_schema: int = 0
     paused: str = ""
+    snapshot: Snapshot | None = None
 
     def renewed(self, definition: str) -> Position:
         """The same, with this definition where the release before wrote the same one in its own way."""
@@ -84,6 +96,7 @@ class Position:
                 "unknown": [*self.given_up.items()],
                 "schema": self.newest_schema,
                 "paused": _fitting(self.paused),
+                **({} if self.snapshot is None else {"snapshot": self.snapshot}),
             },
             ensure_ascii=False,
             separators=(",", ":"),
@@ -121,6 +134,7 @@ def parse(where: str, processed: int, metadata: str) -> Position | None:
             {int(schema_id): int(offset) for schema_id, offset in fields.get("unknown", ())},
             int(fields.get("schema", 0)),
             str(fields.get("paused", "")),
+            Snapshot(*map(int, fields["snapshot"])) if "snapshot" in fields else None,
         )
     except Newer as newer:
         raise PositionProblem(f"{where}: the position {newer}") from None

@@ -16,7 +16,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from schemas.feed import Feed, milliseconds
-from streams import checkpoints, deadletters, publications
+from streams import checkpoints, deadletters, publications, snapshots
 from streams.clients import new_admin
 from streams.cluster import Cluster
 from streams.ending import EX_CONFIG, Stop
@@ -32,18 +32,20 @@ MIN_INSYNC = "min.insync.replicas"
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as it should be; without a retention it keeps the last record of each key."""
+    """A topic as it should be; without a retention it keeps the last record of each key, and older ones for a time."""
 
     name: str
     partitions: int
     retention: timedelta | None
+    superseded: timedelta = timedelta(0)
 
     @property
     def config(self) -> dict[str, str]:
         """Its settings on the broker."""
         common = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(MAX_BATCH)}
         if self.retention is None:
-            return common | {"cleanup.policy": "compact", "segment.bytes": str(COMPACTED_SEGMENT)}
+            kept = {"min.compaction.lag.ms": str(milliseconds(self.superseded))} if self.superseded else {}
+            return common | {"cleanup.policy": "compact", "segment.bytes": str(COMPACTED_SEGMENT)} | kept
         return common | {"cleanup.policy": "delete", "retention.ms": str(milliseconds(self.retention))}
 
 
@@ -63,7 +65,8 @@ class TopicProblem(Stop):
 
 def topics(feeds: Iterable[Feed]) -> list[Topic]:
     """Every topic these feeds need."""
-    return [*stored(feeds), Topic(checkpoints.TOPIC, 1, None), Topic(publications.TOPIC, 1, None)]
+    compacted = [Topic(checkpoints.TOPIC, 1, None), Topic(publications.TOPIC, 1, None)]
+    return [*stored(feeds), *compacted, Topic(snapshots.TOPIC, 1, None, snapshots.KEPT)]
 
 
 def stored(feeds: Iterable[Feed]) -> list[Topic]:

@@ -73,10 +73,10 @@ def parts_of(output: Output, feed: Feed, aggregate: Aggregate) -> pl.DataFrame:
 class Staged(Partition):
     """A partition with the stage before it."""
 
-    def __init__(self, feed: Feed, number: int, decoder: Decoder, start: Position, *, accept_bad: bool = False) -> None:
+    def __init__(self, feed: Feed, number: int, decoder: Decoder, start: Position, **options: Any) -> None:
         self.reader = Reader(topic_of(feed, number), decoder)
         self.reader.check(f"{feed.name}/{number}", start)
-        super().__init__(feed, number, start, accept_bad=accept_bad)
+        super().__init__(feed, number, start, **options)
 
 
 def process(partition: Staged, run: Run) -> int:

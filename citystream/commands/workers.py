@@ -16,6 +16,7 @@ import typer
 
 import processors
 from citystream.installation import Installation
+from schemas.alerts import FEED_NAME as ALERTS
 from streams.waiting import CLIENTS, KAFKA
 
 #: Kafka's clients, which complain at each attempt to reach a broker that is away.
@@ -84,7 +85,10 @@ def process(
 
     city = Installation.load()
     accepted = city.choose(accept_bad) if accept_bad else ()
-    main(city.choose(feeds), city.catalogue, city.cluster, instance, accept_bad=accepted)
+    main(
+        city.choose(feeds), city.catalogue, city.cluster, instance,
+        accept_bad=accepted, alert=city.feeds.get(ALERTS), status=city.settings.alert_status,
+    )  # fmt: skip
 
 
 def move(feeds: Feeds = None, instance: Instance = None) -> None:

@@ -8,10 +8,12 @@ from typing import Annotated
 from pydantic import Field
 
 from feeds.parking import DEPARTMENT
+from schemas.alerts import Category, Severity
 from schemas.expressions import Column
 from schemas.feed import Aggregate, Feed
 from schemas.fields import Count, EventId, Instant, Location, Record, Text, Unit
 from schemas.measures import share, spread
+from schemas.rules import Held, Level, Rule, above
 
 
 class ParkingSite(Record):
@@ -51,6 +53,21 @@ FEED = Feed(
     silence=timedelta(minutes=5),
     disorder=timedelta(seconds=30),
     lateness=timedelta(seconds=90),
+    alerts=(
+        Rule(
+            name="parking_full",
+            headline="Car park full",
+            category=Category.TRANSPORT,
+            levels=(
+                Level(
+                    severity=Severity.MODERATE,
+                    when=above(OCCUPANCY, 0.95, release=0.05),
+                    held=Held(lasting=timedelta(minutes=10)),
+                ),
+            ),
+            shows={"free": Column("total_spot_number") - Column("occupied_spot_number")},
+        ),
+    ),
     aggregates=(
         Aggregate(
             name="parking_site_15m",

@@ -9,10 +9,12 @@ from typing import Annotated
 from pydantic import Field
 
 from feeds.police import DEPARTMENT
-from schemas.expressions import Column, When
+from schemas.alerts import Category, Severity
+from schemas.expressions import Column, Expression, When
 from schemas.feed import Aggregate, Feed, NotAfter
 from schemas.fields import Coarse, EventId, Instant, Location, Personal, Record, Text
 from schemas.measures import count_where, quantiles
+from schemas.rules import Due, Level, Rule, previous, while_true
 
 
 class IncidentStatus(StrEnum):
@@ -43,6 +45,25 @@ class PoliceIncident(Record):
 STATUS = Column("status")
 RESPONSE_TIME = When(STATUS.equals(IncidentStatus.ON_SCENE.value), Column("changed_at") - Column("reported_at"))
 
+BEFORE = Column("before")
+#: What may come before a status; a report comes first.
+STEPS = {
+    IncidentStatus.DISPATCHED: (IncidentStatus.REPORTED,),
+    IncidentStatus.ON_SCENE: (IncidentStatus.DISPATCHED,),
+    IncidentStatus.CLOSED: (IncidentStatus.DISPATCHED, IncidentStatus.ON_SCENE),
+}
+#: Milliseconds that an incident may wait for a patrol, for each step of its priority.
+MOST_WAIT = 180_000
+
+
+def _is_illegal() -> Expression:
+    """Whether a status follows one that it may not follow."""
+    found = STATUS.equals(IncidentStatus.REPORTED.value) & ~BEFORE.equals(IncidentStatus.REPORTED.value)
+    for status, allowed in STEPS.items():
+        found |= STATUS.equals(status.value) & ~BEFORE.is_in(*(one.value for one in (status, *allowed)))
+    return found
+
+
 FEED = Feed(
     name="police_incident",
     description="Police incidents, one record for each status reached",
@@ -57,6 +78,31 @@ FEED = Feed(
     disorder=timedelta(seconds=30),
     lateness=timedelta(minutes=2),
     rules=(NotAfter("reported_at", "changed_at"),),
+    alerts=(
+        Rule(
+            name="overdue_dispatch",
+            headline="No patrol is on its way",
+            category=Category.SECURITY,
+            levels=(
+                Level(
+                    severity=Severity.SEVERE,
+                    when=Due(
+                        at=Column("reported_at") + Column("priority") * MOST_WAIT,
+                        start=STATUS.equals(IncidentStatus.REPORTED.value),
+                        done=~STATUS.is_in(IncidentStatus.REPORTED.value, IncidentStatus.UNKNOWN.value),
+                    ),
+                ),
+            ),
+            shows={"priority": Column("priority")},
+        ),
+        Rule(
+            name="illegal_transition",
+            headline="Status that cannot follow the one before",
+            category=Category.OTHER,
+            keep={"before": previous(STATUS)},
+            levels=(Level(severity=Severity.MINOR, when=while_true(_is_illegal())),),
+        ),
+    ),
     aggregates=(
         Aggregate(
             name="police_incident_15m",

@@ -8,10 +8,12 @@ from typing import Annotated
 from pydantic import Field
 
 from feeds.traffic import DEPARTMENT
+from schemas.alerts import Category, Severity
 from schemas.expressions import Column
 from schemas.feed import Aggregate, Feed, NotAfter
 from schemas.fields import Count, EventId, Instant, Location, Record, Text, Unit
 from schemas.measures import Measure, ratio, total
+from schemas.rules import Held, Level, Rule, above
 
 
 class TrafficFlow(Record):
@@ -51,13 +53,32 @@ MEASURES: tuple[Measure, ...] = (
 )
 
 
-def _aggregate(minutes: int, by: str, suffix: str = "") -> Aggregate:
+#: Twice and four times as long on the way as on the empty road, for half an hour.
+CONGESTION = Rule(
+    name="congestion",
+    headline="Congestion",
+    category=Category.TRANSPORT,
+    levels=tuple(
+        Level(
+            severity=severity,
+            when=above(Column("delay_index"), limit, release=0.5),
+            held=Held(times=2),
+            clear=Held(times=2),
+        )
+        for severity, limit in ((Severity.MODERATE, 2), (Severity.SEVERE, 4))
+    ),
+    shows={"speed": Column("speed"), "vehicles": Column("vehicles")},
+)
+
+
+def _aggregate(minutes: int, by: str, suffix: str = "", alerts: tuple[Rule, ...] = ()) -> Aggregate:
     return Aggregate(
         name=f"traffic_flow_{minutes}m{suffix}",
         by=(by,),
         window=timedelta(minutes=minutes),
         measures=MEASURES,
         description=f"Traffic by {by} in {minutes} min",
+        alerts=alerts,
     )
 
 
@@ -78,7 +99,7 @@ FEED = Feed(
     aggregates=(
         _aggregate(1, "segment_id"),
         _aggregate(1, "district", "_district"),
-        _aggregate(15, "segment_id"),
+        _aggregate(15, "segment_id", alerts=(CONGESTION,)),
         _aggregate(15, "district", "_district"),
     ),
 )

@@ -21,7 +21,7 @@ from streams.group_positions import GroupPositions, PartitionOffsets
 from streams.members import member_name
 from streams.positions import Position, PositionProblem
 from streams.topic_watch import TopicWatch
-from streams.topics import Topic, TopicProblem, wait_for_kafka
+from streams.topics import MAX_BATCH, Topic, TopicProblem, wait_for_kafka
 from streams.transport.consumer import Consumer, Transport, is_transient
 from streams.transport.fetching import deliver_runs
 from streams.transport.membership import NameTaken
@@ -94,6 +94,7 @@ class BatchApp(faust.App):
             producer_acks=-1,
             producer_compression_type="lz4",
             producer_max_batch_size=512 * 1024,
+            producer_max_request_size=MAX_BATCH,
             producer_linger_ms=5,
             worker_redirect_stdouts=False,
         )

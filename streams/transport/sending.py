@@ -93,6 +93,12 @@ class Sender:
         for batch in batches:
             self._pending.append(await self._producer.send_batch(batch, topic, partition=partition))
 
+    async def send(self, topic: str, key: bytes, value: bytes) -> asyncio.Future[Any]:
+        """Send a record to the partition of its key; the future has its offset."""
+        sent: asyncio.Future[Any] = await self._producer.send(topic, key=key, value=value)
+        self._pending.append(sent)
+        return sent
+
     async def settle(self) -> None:
         """Wait for every acknowledgement; raises the first failure, which Faust would only log."""
         pending, self._pending = self._pending, []

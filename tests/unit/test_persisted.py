@@ -34,7 +34,7 @@ from streams.deadletters import DeadLetter, NotADeadLetter
 from streams.feed_topics import feed_definitions, feed_topics
 from streams.group_partition import GroupPartition
 from streams.group_positions import GroupPositions, PartitionOffsets
-from streams.positions import NO_EVENT_TIME, Position, PositionProblem, parse
+from streams.positions import NO_EVENT_TIME, Position, PositionProblem, Snapshot, parse
 from streams.publications import Publication
 from streams.topics import TopicState
 from tests.campaign import before as written_before
@@ -58,7 +58,10 @@ FROZEN = Position(
     900, 700, 1_714_564_800_000, TOPIC_ID, FEED.definition, 0, 1_714_564_900_000, 650, {7: 431, 9: 12}, 6,
     "ClickHouse has no table raw.toy",
 )  # fmt: skip
-POSITIONS = [FIRST, USUAL, FROZEN]
+WATCHED = replace(USUAL, snapshot=Snapshot(31, 480))
+POSITIONS = [FIRST, USUAL, FROZEN, WATCHED]
+#: Feeds that the release before did not have, whatever is said of them.
+NEW = {"alert": ""}
 FILE = Publication("3f2a9c1e", "toy", "toys.csv", "ab" * 32, "me@here", 5, 1, {0: ((0, 2), (5, 5)), 3: ((7, 7),)})
 LETTER = DeadLetter("toy", 0, 17, 19, "DECODE", "the batch has no borders", b"k", b"v", 1_714_564_900_000)
 
@@ -118,9 +121,11 @@ def test_what_is_written_is_what_is_pinned(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [BEFORE, NOW], ids=["before", "now"])
 def test_what_was_written_is_read(content: Any, tmp_path: Path) -> None:
     """By the release before and by this one."""
-    for (processed, metadata), position in zip(content["positions"], POSITIONS, strict=True):
+    for (processed, metadata), position in zip(content["positions"], POSITIONS, strict=False):
         assert partition((processed, metadata)).start() == position
-    assert [restore(partition(None, kept)) for kept in kept_of(content).values()] == POSITIONS
+    assert [restore(partition(None, kept)) for kept in kept_of(content).values()] == POSITIONS[
+        : len(content["positions"])
+    ]
     found: dict[str, Publication] = {}
     for _, value in content["publications"]:
         publications.take(found, value.encode(), 1)
@@ -134,7 +139,7 @@ def test_what_was_written_is_read(content: Any, tmp_path: Path) -> None:
 
 
 def test_fingerprints_of_the_release_before_are_known_of_every_feed() -> None:
-    assert {name: before.record_definition(feed) for name, feed in load().items()} == BEFORE["records"]
+    assert {name: before.record_definition(feed) for name, feed in load().items()} | NEW == BEFORE["records"] | NEW
     for name, feed in FEEDS.items():
         for one in feed_topics(feed).values():
             for worker, now in (("processor", one.definition), ("sink", one.record_definition)):
@@ -145,8 +150,10 @@ def test_fingerprints_of_the_release_before_are_known_of_every_feed() -> None:
 
 def test_what_a_campaign_makes_of_positions_is_what_the_release_before_wrote() -> None:
     """Its upgrade starts from that."""
-    assert {name: written_before.record_definition(feed) for name, feed in load().items()} == BEFORE["records"]
-    for (_, now), (_, then) in zip(NOW["positions"], BEFORE["positions"], strict=True):
+    assert {name: written_before.record_definition(feed) for name, feed in load().items()} | NEW == BEFORE[
+        "records"
+    ] | NEW
+    for (_, now), (_, then) in zip(NOW["positions"], BEFORE["positions"], strict=False):
         assert written_before.metadata(now, FEED) == then
     for (_, now), (_, then) in zip(NOW["checkpoints"], BEFORE["checkpoints"], strict=True):
         assert written_before.checkpoint(now.encode(), FEED) == then.encode()

@@ -1,0 +1,3 @@
+"""What the rules of all departments raise."""
+
+DEPARTMENT = "Operations centre"

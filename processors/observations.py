@@ -1,0 +1,28 @@
+"""What rules observe: rows of numbers and of numbers of texts, whatever they were made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from processors.tables import Flags, Integers
+
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Rows of a series by event time (ms) and offset: numbers of their texts, and values, NaN for null."""
+
+    times: Integers
+    texts: Integers
+    values: Numbers
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def where(self, wanted: Flags | Integers) -> Observations:
+        """Some of the rows."""
+        return Observations(self.times[wanted], self.texts[wanted], self.values[wanted])

@@ -1,0 +1,345 @@
+"""Rules: what of a feed's records, or of the final windows of an aggregate, raises an alert, keeps it and ends it.
+
+A rule watches one series for each *entity*: its records, or its final windows, in the order of event time, once the
+watermark has passed them. What comes later is counted and moves no rule. An alert of a rule and an entity begins when a
+level of the rule holds, is updated when another level is the highest that holds, and ends when none does. All of it is
+a function of the log.
+
+Numbers of a rule are IEEE doubles, with one meaning of null as in ``schemas.expressions``. Null is not known: it
+neither begins nor breaks nor ends anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from schemas.alerts import Category, Severity
+from schemas.expressions import (
+    Carried,
+    Column,
+    Component,
+    Energy,
+    Expression,
+    Mistyped,
+    Operand,
+    Quantile,
+    Type,
+    as_expression,
+    columns,
+    leaves,
+    type_of,
+    written,
+)
+from schemas.model import DeclarationError, Field, Kind
+
+#: How much memory one entity may take: hits of ``within`` that are kept.
+MOST_TIMES = 100
+_SEVERITIES = list(Severity)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """When a level begins and when it ends; ``value`` and ``limit`` are shown with the alert."""
+
+    begins: Expression
+    ends: Expression
+    value: Expression | None = None
+    limit: Expression | None = None
+
+
+def above(value: Operand, limit: Operand, *, release: Operand = 0) -> Condition:
+    """From where ``value`` is ``limit`` or more until it is less than ``limit - release``.
+
+    The release moves with the limit, so the two cannot contradict each other.
+    """
+    value, limit, release = as_expression(value), as_expression(limit), as_expression(release)
+    return Condition(value >= limit, value < limit - release, value, limit)
+
+
+def below(value: Operand, limit: Operand, *, release: Operand = 0) -> Condition:
+    """From where ``value`` is ``limit`` or less until it is more than ``limit + release``."""
+    value, limit, release = as_expression(value), as_expression(limit), as_expression(release)
+    return Condition(value <= limit, value > limit + release, value, limit)
+
+
+def while_true(begins: Expression, *, until: Expression | None = None) -> Condition:
+    """From where a condition is true until it is false, or until another one is true."""
+    return Condition(begins, ~begins if until is None else until)
+
+
+@dataclass(frozen=True)
+class Held:
+    """How much of a condition it takes: ``times`` observations in a row, over a time of ``lasting``.
+
+    With ``within``, the observations need not be in a row, but must lie in so long a time. ``lasting`` is over when the
+    watermark says so, whether or not there is another observation.
+    """
+
+    times: int = 1
+    lasting: timedelta = timedelta(0)
+    within: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class Due:
+    """What has to come: a level begins at the time ``at`` that an observation with ``start`` says, unless one with
+    ``done`` comes by then, and ends with one.
+
+    None for ``start`` or ``done`` is any observation, so that ``Due(at=observed + 60_000)`` is silence. Where ``at`` is
+    null, nothing is due.
+    """
+
+    at: Expression
+    start: Expression | None = None
+    done: Expression | None = None
+
+
+@dataclass(frozen=True)
+class Previous:
+    """The last known value before an observation."""
+
+    value: Expression
+
+
+@dataclass(frozen=True)
+class Running:
+    """What ``running_total`` declares."""
+
+    value: Expression
+    reset: Expression | None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What ``rate`` declares."""
+
+    value: Expression
+    per: timedelta
+
+
+#: What a rule keeps of an entity.
+Memory = Previous | Running | Rate
+
+
+def previous(value: Operand) -> Memory:
+    """The value at the observation before; where it was null, the last that was not."""
+    return Previous(as_expression(value))
+
+
+def running_total(value: Operand, *, reset: Expression | None = None) -> Memory:
+    """The sum of a value over all observations up to this one, from the last one on for which ``reset`` is true."""
+    return Running(as_expression(value), reset)
+
+
+def rate(value: Operand, *, per: timedelta) -> Memory:
+    """By how much a value changed since the last known one, in so much time."""
+    return Rate(as_expression(value), per)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One severity of a rule: when it begins and ends, and how much of it each takes."""
+
+    severity: Severity
+    when: Condition | Due
+    held: Held = Held()
+    clear: Held = Held()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What raises alerts of one kind.
+
+    ``headline`` is what an alert says. ``of`` are the fields that make an entity, the feed's key or the groups of the
+    aggregate unless they are given. ``keep`` names what is remembered of it, which expressions then read as columns; it
+    is worked out at every observation. ``shows`` are numbers an alert carries. ``levels`` go from the mildest to the
+    gravest. An entity without an alert that nothing is due of is forgotten when it was not observed for ``remembers``.
+    """
+
+    name: str
+    headline: str
+    levels: tuple[Level, ...]
+    category: Category
+    of: tuple[str, ...] = ()
+    keep: Mapping[str, Memory] = field(default_factory=dict)
+    shows: Mapping[str, Expression] = field(default_factory=dict)
+    remembers: timedelta = timedelta(days=1)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What its alerts depend on beside its series, as plain data; spans in ms."""
+        return {
+            "name": self.name,
+            "of": list(self.of),
+            "keep": {name: _memory_definition(memory) for name, memory in self.keep.items()},
+            "levels": [_level_definition(level) for level in self.levels],
+            "shows": {name: written(value) for name, value in self.shows.items()},
+            "remembers_ms": _ms(self.remembers),
+        }
+
+    def fingerprint(self, series: Mapping[str, Any]) -> str:
+        """Of all its alerts depend on; ``series`` is what it watches, as plain data."""
+        text = json.dumps([self.definition, series], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def expressions(self) -> Iterator[Expression]:
+        """Everything that is worked out of an observation, but for what is kept."""
+        for level in self.levels:
+            yield from _parts(level.when)
+        yield from self.shows.values()
+
+    @property
+    def remembered(self) -> Iterator[Expression]:
+        """Everything that is worked out of an observation in order to keep it."""
+        for memory in self.keep.values():
+            yield memory.value
+            if isinstance(memory, Running) and memory.reset is not None:
+                yield memory.reset
+
+
+def read_by(rule: Rule) -> Iterator[Column | Component]:
+    """The columns of its series that a rule reads."""
+    for expression in (*rule.expressions, *rule.remembered):
+        for leaf in leaves(expression):
+            if not isinstance(leaf, Carried | Energy | Quantile) and leaf.name not in rule.keep:
+                yield leaf
+
+
+def _parts(when: Condition | Due) -> list[Expression]:
+    named = [when.at, when.start, when.done] if isinstance(when, Due) else [when.begins, when.ends]
+    shown = [when.value, when.limit] if isinstance(when, Condition) else []
+    return [part for part in (*named, *shown) if part is not None]
+
+
+def _level_definition(level: Level) -> dict[str, Any]:
+    when = level.when
+    if isinstance(when, Due):
+        said = {"due": [None if part is None else written(part) for part in (when.at, when.start, when.done)]}
+    else:
+        said = {"begins": [written(when.begins)], "ends": [written(when.ends)]}
+    return {"severity": level.severity.value, **said, "held": _held(level.held), "clear": _held(level.clear)}
+
+
+def _held(held: Held) -> list[int | None]:
+    return [held.times, _ms(held.lasting), None if held.within is None else _ms(held.within)]
+
+
+def _memory_definition(memory: Memory) -> list[Any]:
+    match memory:
+        case Previous(value):
+            return ["previous", written(value)]
+        case Running(value, reset):
+            return ["running total", written(value), None if reset is None else written(reset)]
+        case Rate(value, per):
+            return ["rate", written(value), _ms(per)]
+
+
+def _ms(span: timedelta) -> int:
+    return span // timedelta(milliseconds=1)
+
+
+def rule_problems(rule: Rule, entity: tuple[str, ...], series: Mapping[str, Field]) -> Iterator[str]:
+    """Why a rule makes no sense over a series whose columns are these; ``entity`` are the columns it must go by."""
+    where = f"the rule {rule.name}"
+    if not rule.levels:
+        yield f"{where} has no level"
+    severities = [_SEVERITIES.index(level.severity) for level in rule.levels]
+    if severities != sorted(set(severities)):
+        yield f"{where} has levels that do not go from the mildest to the gravest, each once"
+    if any(level.severity is Severity.UNKNOWN for level in rule.levels):
+        yield f"{where} has to say how severe a level is"
+    for name in rule.of or entity:
+        if name not in series or series[name].kind not in ("string", "enum") or series[name].nullable:
+            yield f"{where} is of {name}, which is no string or enum that is never null"
+    if rule.of and not set(entity) <= set(rule.of):
+        yield (
+            f"{where} is of {', '.join(rule.of)}; what one entity does has to be in one partition, so it is of "
+            f"{', '.join(entity)} at least"
+        )
+    if rule.remembers <= timedelta(0):
+        yield f"{where} has to remember an entity for some time"
+    yield from (f"{where} {reason}" for reason in _keep_problems(rule, series))
+    known = {**series, **kept_fields(rule, series)}
+    for level in rule.levels:
+        yield from (f"{where} {reason}" for reason in _level_problems(level, known))
+    for name, value in rule.shows.items():
+        yield from (f"{where} shows as {name} {reason}" for reason in _typed(value, "number", known))
+
+
+def _keep_problems(rule: Rule, series: Mapping[str, Field]) -> Iterator[str]:
+    for name, memory in rule.keep.items():
+        if name in series:
+            yield f"keeps {name}, which is a column already"
+        wanted: Type | None = None if isinstance(memory, Previous) else "number"
+        yield from (f"keeps of {name} {reason}" for reason in _typed(memory.value, wanted, series))
+        if isinstance(memory, Running) and memory.reset is not None:
+            yield from (f"resets {name} by {reason}" for reason in _typed(memory.reset, "condition", series))
+        if isinstance(memory, Rate) and memory.per <= timedelta(0):
+            yield f"keeps {name} per no time"
+
+
+def kept_fields(rule: Rule, series: Mapping[str, Field]) -> dict[str, Field]:
+    """What a rule keeps, as columns."""
+    return {name: _kept_field(name, memory, series) for name, memory in rule.keep.items()}
+
+
+def _kept_field(name: str, memory: Memory, series: Mapping[str, Field]) -> Field:
+    kinds: Mapping[Type, Kind] = {"number": "float", "text": "string", "condition": "bool"}
+    try:
+        kind = kinds[type_of(memory.value, series)]
+    except Mistyped:
+        kind = "float"  # said already
+    read = list(columns(memory.value))
+    symbols = series[read[0]].symbols if kind == "string" and len(read) == 1 and read[0] in series else ()
+    return Field(name=name, kind="enum" if symbols else kind, nullable=True, description="Kept", symbols=symbols)
+
+
+def _level_problems(level: Level, known: Mapping[str, Field]) -> Iterator[str]:
+    where = f"at {level.severity.value}"
+    match level.when:
+        case Due(at, start, done):
+            yield from (f"{where} is due at {reason}" for reason in _typed(at, "number", known))
+            for part in (start, done):
+                if part is not None:
+                    yield from (f"{where} waits for {reason}" for reason in _typed(part, "condition", known))
+            if level.held != Held() or level.clear != Held():
+                yield f"{where} is due at a time, so nothing is held or cleared for a while"
+        case Condition(begins, ends):
+            for part in (begins, ends):
+                yield from (f"{where} needs {reason}" for reason in _typed(part, "condition", known))
+    for held in (level.held, level.clear):
+        yield from (f"{where} {reason}" for reason in _held_problems(held))
+
+
+def _held_problems(held: Held) -> Iterator[str]:
+    if not 1 <= held.times <= MOST_TIMES:
+        yield f"is held {held.times} times; it can be 1 to {MOST_TIMES}"
+    if held.lasting < timedelta(0):
+        yield "lasts less than no time"
+    if held.within is not None and (held.times < 2 or held.lasting or held.within <= timedelta(0)):
+        yield "is held within a time, which takes two times at least, some time, and no lasting"
+
+
+def _typed(expression: Expression, wanted: Type | None, known: Mapping[str, Field]) -> Iterator[str]:
+    if not list(columns(expression)):
+        yield f"{written(expression)}, which reads no column"
+        return
+    try:
+        found = type_of(expression, known)
+    except Mistyped as reason:
+        yield f"{written(expression)}: {reason}"
+        return
+    if wanted is not None and found != wanted:
+        yield f"{written(expression)}, which is a {found} and no {wanted}"
+
+
+__all__ = [
+    "Condition", "DeclarationError", "Due", "Held", "Level", "Memory", "Rule", "above", "below", "previous", "rate",
+    "running_total", "while_true",
+]  # fmt: skip

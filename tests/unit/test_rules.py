@@ -1,0 +1,179 @@
+"""What a rule says is a function of its log, however it is cut, killed and restarted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from processors import partition as module
+from processors.partition import Output
+from schemas.alerts import Category, Severity
+from schemas.expressions import Absolute, Column, Present
+from schemas.feed import Feed
+from schemas.rules import (
+    Due,
+    Held,
+    Level,
+    Rule,
+    above,
+    below,
+    previous,
+    rate,
+    running_total,
+    while_true,
+)
+from schemas.verdict import instant_ms
+from streams.positions import Position, Snapshot, first
+from tests.columns import Staged, process
+from tests.reference.partition import truth
+from tests.reference.rules import Told, alerts_of
+from tests.reference.streams import Log, logs
+from tests.reference.toy import FEED, NOON
+from tests.unit.test_partition import Decoding, next_run
+
+SECOND = timedelta(seconds=1)
+LEVEL, LOAD, MOOD, AT = Column("level"), Column("load"), Column("mood"), Column("observed_at")
+
+
+def rule(name: str, *levels: Level, **more: Any) -> Rule:
+    return Rule(name=name, headline="Toys", category=Category.OTHER, levels=levels, **more)
+
+
+def minor(when: Any, **more: Any) -> Level:
+    return Level(severity=Severity.MINOR, when=when, **more)
+
+
+RULES = (
+    rule("high", minor(above(LEVEL, 3, release=2))),
+    rule("loaded", minor(above(LOAD, 0.01), held=Held(lasting=2 * SECOND), clear=Held(times=2))),
+    rule(
+        "often",
+        minor(while_true(MOOD.equals("busy"), until=MOOD.equals("calm")), held=Held(times=2, within=3 * SECOND)),
+    ),
+    rule("low", minor(below(LEVEL, -1), held=Held(times=2), clear=Held(lasting=SECOND))),
+    rule(
+        "graver",
+        minor(above(LEVEL, 0)),
+        Level(severity=Severity.SEVERE, when=above(LEVEL, 5), held=Held(times=2)),
+        shows={"level": LEVEL, "double": LEVEL * 2},
+    ),
+    rule("silent", minor(Due(at=AT + 1500)), shows={"level": LEVEL}),
+    rule("overdue", minor(Due(at=AT + Column("wait") * 20, start=MOOD.equals("busy"), done=MOOD.equals("calm")))),
+    rule(
+        "turned",
+        minor(while_true(Column("before").equals("busy") & MOOD.equals("calm"))),
+        keep={"before": previous(MOOD)},
+    ),
+    rule("jumped", minor(above(Absolute(LEVEL - Column("was")), 100)), keep={"was": previous(LEVEL)}),
+    rule(
+        "much",
+        minor(above(Column("net"), 10, release=5)),
+        keep={"net": running_total(LEVEL, reset=MOOD.equals("calm"))},
+        shows={"net": Column("net")},
+    ),
+    rule("steep", minor(while_true(Column("slope") > 1)), keep={"slope": rate(LEVEL, per=SECOND)}),
+    rule("unknown", minor(while_true(~Present(LOAD))), remembers=2 * SECOND),
+    rule("short", minor(above(LEVEL, 3), held=Held(times=3)), remembers=SECOND),
+)
+ON_WINDOWS = (
+    rule("levels", minor(above(Column("level"), 5), held=Held(times=2))),
+    rule("gains", minor(while_true((Column("gain") > 0) | (Column("events") > 1)), clear=Held(lasting=4 * SECOND))),
+    rule("no_windows", minor(Due(at=Column("window_start") + 9000))),
+)
+BY_DEVICE, BY_MOOD = FEED.aggregates
+RULED = replace(FEED, alerts=RULES, aggregates=(replace(BY_DEVICE, alerts=ON_WINDOWS), BY_MOOD))
+ONLY_RULES = replace(FEED, alerts=RULES, aggregates=())
+
+
+@dataclass
+class World:
+    """A log, what is committed, and everything that was ever said."""
+
+    feed: Feed
+    log: Log
+    decoder: Any
+    position: Position
+    expected: list[Told]
+    snapshots: list[bytes] = field(default_factory=list)
+    said: dict[str, Told] = field(default_factory=dict)
+
+    def partition(self) -> Staged:
+        at = self.position.snapshot
+        return Staged(
+            self.feed, 0, self.decoder, self.position, recall=lambda: None if at is None else self.snapshots[at.offset]
+        )
+
+    def hear(self, output: Output) -> None:
+        """Take what was said; what is said again is the same."""
+        for message in output.alerts:
+            told = _told(self.feed, message)
+            assert self.said.setdefault(message["event_id"], told) == told
+
+    def reached(self, output: Output, named: Snapshot | None) -> Position:
+        """The position a flush leads to, which names its snapshot or the one before."""
+        if output.snapshot is not None:
+            self.snapshots.append(output.snapshot)
+            named = Snapshot(len(self.snapshots) - 1, output.position.processed)
+        return replace(output.position, snapshot=named)
+
+    def check(self, *, whole: bool) -> None:
+        found = sorted(self.said.values())
+        assert set(found) <= set(self.expected)
+        assert not whole or found == self.expected
+
+
+def _told(feed: Feed, message: dict[str, Any]) -> Told:
+    numbers = tuple(None if one is None else float(one) for one in json.loads(message["numbers"]).values())
+    return Told(
+        message["rule"], tuple(message["entity"].split(", ")), instant_ms(message["sent"]), message["msg_type"],
+        message["severity"], instant_ms(message["onset"]), numbers,
+    )  # fmt: skip
+
+
+def world(feed: Feed, log: Log) -> World:
+    expected = [
+        replace(told, numbers=tuple(None if n is None else float(n) for n in told.numbers))
+        for told in alerts_of(feed, log.records, truth(feed, log.records))
+    ]
+    return World(feed, log, Decoding(feed, log), first("topic-id", feed.definition, 0), expected)
+
+
+#: Batches to take, whether to flush then (all, or by a clock so many seconds on), and whether it is committed.
+steps = st.tuples(st.integers(1, 4), st.sampled_from([False, True, 0.1, 0.7, 40.0]), st.booleans())
+
+
+def live(here: World, life: Sequence[tuple[int, bool | float, bool]]) -> None:
+    partition, now = here.partition(), 0.0
+    at, reached = partition.start.rewind, here.position
+    for batches, flushes, commits in life:
+        if at < here.log.end:
+            run = next_run(here.log, at, batches)
+            process(partition, run)
+            at = run.next
+        now += flushes
+        if flushes and (output := partition.flush(None if flushes is True else now)) is not None:
+            here.hear(output)
+            reached = here.reached(output, reached.snapshot)
+            if commits:
+                here.position = reached
+
+
+@pytest.mark.parametrize("feed", [RULED, ONLY_RULES], ids=["with windows", "without"])
+@settings(max_examples=100)
+@given(st.data())
+def test_any_cut_kill_and_restart_says_what_the_reference_says(feed: Feed, data: st.DataObject) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FEW_TEXTS", data.draw(st.sampled_from([0, module.FEW_TEXTS])))
+        here = world(feed, data.draw(logs(NOON)))
+        for life in data.draw(st.lists(st.lists(steps, max_size=8), max_size=4)):
+            live(here, life)
+            here.check(whole=False)
+        live(here, [(len(here.log.cuts), True, True)])
+        here.check(whole=True)

@@ -10,7 +10,7 @@ import polars as pl
 
 from processors.observations import Numbers
 from processors.tables import NO_TEXT, Flags, Integers, Letters, Texts
-from schemas.expressions import Column, Component, Expression, to_polars
+from schemas.expressions import Component, Expression, to_polars
 from schemas.feed import TEXTS, Feed
 from schemas.measures import Partial
 from schemas.model import COMPONENTS, UUID_HALVES

@@ -136,7 +136,8 @@ class Watching:
         """Numbers of the texts of what is held."""
         waiting = [one.rows.texts.reshape(-1) for one in self._waiting]
         found = np.concatenate([np.zeros(0, np.int64), *waiting, *(watch.texts for watch in self._watches)])
-        return found[found != NO_TEXT]
+        known: Integers = found[found != NO_TEXT]
+        return known
 
     def renumber(self, texts: Integers) -> None:
         """Go by other numbers of texts, which stand at the old ones."""

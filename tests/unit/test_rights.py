@@ -6,12 +6,14 @@ from kafka.admin import ACLOperation, ResourceType
 import feeds
 from citystream.rights import publisher, rights
 from schemas.feed import Outgrown
-from streams import checkpoints, deadletters, publications
+from streams import checkpoints, deadletters, publications, snapshots
 from streams.feed_topics import feed_topics
 from streams.topics import topics
 
 FEEDS = list(feeds.load().values())
-OF_WORKERS = {a.topic for feed in FEEDS for a in feed.aggregates} | {deadletters.TOPIC, checkpoints.TOPIC}
+PUBLISHED = [feed for feed in FEEDS if not feed.by_workers]
+OURS = {deadletters.TOPIC, checkpoints.TOPIC, snapshots.TOPIC, *(feed.name for feed in FEEDS if feed.by_workers)}
+OF_WORKERS = {a.topic for feed in FEEDS for a in feed.aggregates} | OURS
 
 
 def may(operation: ACLOperation, user: str) -> set[str]:
@@ -20,26 +22,29 @@ def may(operation: ACLOperation, user: str) -> set[str]:
 
 
 def test_a_topic_of_records_is_written_by_its_department_alone() -> None:
-    for feed in FEEDS:
+    for feed in PUBLISHED:
         writers = {r.user for r in rights(FEEDS) if r.operation is ACLOperation.WRITE and r.name == feed.name}
         assert writers == {publisher(feed.department)}
 
 
-def test_windows_positions_and_dead_letters_are_written_by_workers_alone() -> None:
+def test_windows_alerts_positions_and_dead_letters_are_written_by_workers_alone() -> None:
     writers = {r.user for r in rights(FEEDS) if r.operation is ACLOperation.WRITE and r.name in OF_WORKERS}
     assert writers == {"processor", "sink"}
     assert may(ACLOperation.WRITE, "sink") == {checkpoints.TOPIC}
 
 
 def test_every_topic_of_a_feed_is_read_by_both_workers() -> None:
-    assert may(ACLOperation.READ, "sink") == {topic.name for topic in topics(FEEDS)} - {publications.TOPIC}
-    assert may(ACLOperation.READ, "processor") == {feed.name for feed in FEEDS} | {checkpoints.TOPIC}
+    assert may(ACLOperation.READ, "sink") == {topic.name for topic in topics(FEEDS)} - {
+        publications.TOPIC,
+        snapshots.TOPIC,
+    }
+    assert may(ACLOperation.READ, "processor") == {feed.name for feed in FEEDS} | {checkpoints.TOPIC, snapshots.TOPIC}
     assert {r.operation for r in rights(FEEDS) if r.user == "operator"} == {ACLOperation.READ, ACLOperation.DESCRIBE}
 
 
 def test_a_feed_that_grew_is_written_where_it_is_now_and_read_wherever_it_was() -> None:
     until = datetime(2026, 11, 21, tzinfo=UTC)
-    grown = replace(FEEDS[0], partitions=6, outgrown=(Outgrown(partitions=4, until=until),))
+    grown = replace(PUBLISHED[0], partitions=6, outgrown=(Outgrown(partitions=4, until=until),))
     old, new = feed_topics(grown)
     found = {(r.user, r.operation) for r in rights([grown]) if r.name == old}
     assert found == {("processor", ACLOperation.READ), ("sink", ACLOperation.READ)}

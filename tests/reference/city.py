@@ -27,8 +27,10 @@ from schemas.feed import Aggregate, Feed
 from streams.cluster import Cluster
 from tests.reference.partition import MILLISECOND, Key, Logged, Values, is_closed, moved_by
 from tests.reference.partition import problems as broken_fields
+from tests.reference.partition import truth as truth_of_partition
 from tests.reference.partition import window_start as start_of
 from tests.reference.results import results_of
+from tests.reference.rules import Told, alerts_of
 from tests.reference.topics import Topic, topics
 
 #: Partition and offset.
@@ -124,6 +126,7 @@ class Truth:
     letters: dict[Place, Letter] = field(default_factory=dict)
     control: set[Place] = field(default_factory=set)
     windows: dict[str, dict[Key, Shown]] = field(default_factory=dict)
+    alerts: list[Told] = field(default_factory=list)
     late: int = 0
 
 
@@ -262,6 +265,8 @@ def truth(feed: Feed, partitions: Iterable[Log]) -> Truth:
     newest: dict[int, int] = {}
     for number, end, records in partitions:
         result.ends[number] = end
+        if feed.raises_alerts:
+            result.alerts += alerts_of(feed, records, truth_of_partition(feed, records))
         result.control |= {(number, offset) for offset in range(end)} - {(number, r.offset) for r in records}
         topic = next(one for one in topics(feed) if number in one.numbers)
         seen = BEGINNING

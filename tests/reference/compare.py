@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, takewhile
@@ -9,12 +10,14 @@ from typing import Any, Literal
 
 from clickhouse_driver import Client
 
+from schemas.alerts import FEED_NAME
 from schemas.feed import Aggregate, Feed
 from sinks.ledger import Account
 from tests.reference import found
 from tests.reference.city import Letter, Place, Shown, Truth
 from tests.reference.found import FoundLetter, FoundWindow, Stretch
 from tests.reference.partition import Key
+from tests.reference.rules import Told
 
 #: Words of which the cause of a letter for a whole batch has to have one.
 OF_A_BATCH = frozenset({"batch", "unknown compression"})
@@ -51,6 +54,8 @@ def differences(client: Client, feed: Feed, truth: Truth, account: Account) -> l
         *_ledger(feed.name, truth, found.ledger(client, feed.name)),
         *_sums(truth, account),
     ]
+    if feed.raises_alerts:
+        differing += _alerts(feed.name, truth, list(found.alerts(client, feed.name)))
     for aggregate in feed.aggregates:
         counted = found.counted_last(client, aggregate)
         differing += _windows(feed.name, aggregate, truth, found.windows(client, aggregate), counted)
@@ -77,6 +82,14 @@ def _rows(topic: str, truth: Truth, rows: Iterable[tuple[Place, tuple[Any, ...]]
             yield Difference(topic, "wrong", table, place, 0, f"{cells} instead of {expected}")
     for place, cells in missing.items():
         yield Difference(topic, "lost", table, place, 1, f"{cells} is missing")
+
+
+def _alerts(topic: str, truth: Truth, said: Sequence[Told]) -> Iterator[Difference]:
+    wanted, there = Counter(truth.alerts), Counter(said)
+    for one, count in (wanted - there).items():
+        yield Difference(topic, "lost", f"raw.{FEED_NAME}", None, count, str(one))
+    for one, count in (there - wanted).items():
+        yield Difference(topic, "doubled", f"raw.{FEED_NAME}", None, count, str(one))
 
 
 def _letters(topic: str, truth: Truth, letters: Iterable[FoundLetter]) -> Iterator[Difference]:

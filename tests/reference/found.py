@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from clickhouse_driver import Client
 
+from schemas.alerts import FEED_NAME
 from schemas.feed import Aggregate, Feed
 from sinks.tables import LEDGER_BLOCK
 from tests.reference.city import Place
 from tests.reference.partition import Key
+from tests.reference.rules import Told
 
 #: As many rows at a time as are held beside the reference.
 _BLOCK = {"max_block_size": 50_000}
@@ -75,6 +78,17 @@ def _columns(name: str, kind: str) -> list[str]:
         case "place":
             return [f"{name}_longitude", f"{name}_latitude"]
     return [name]
+
+
+def alerts(client: Client, feed: str) -> Iterator[Told]:
+    """What was said of alerts that a feed raised."""
+    query = (
+        "SELECT rule, entity, toUnixTimestamp64Milli(sent), msg_type, severity, toUnixTimestamp64Milli(onset), numbers "
+        f"FROM raw.{FEED_NAME} FINAL WHERE feed = %(feed)s"
+    )
+    for rule, entity, sent, does, severity, onset, numbers in client.execute(query, {"feed": feed}):
+        found = tuple(None if number is None else float(number) for number in json.loads(numbers).values())
+        yield Told(rule, tuple(entity.split(", ")), sent, does, severity, onset, found)
 
 
 def letters(client: Client, topic: str) -> list[FoundLetter]:

@@ -142,7 +142,8 @@ class _Entity:
         level = self.severity if top is None else top
         assert level is not None
         own = [self.numbers.get(f"{level} {name}") for name in ("value", "limit") if f"{level} {name}" in self.numbers]
-        numbers = (*(self.numbers.get(name) for name in self.rule.shows), *own)
+        shown = [*(self.numbers.get(name) for name in self.rule.shows), *own]
+        numbers = tuple(None if number is None else float(number) for number in shown)
         self.severity = top
         if kind == "Cancel":
             self.ended = now

@@ -138,10 +138,7 @@ def _told(feed: Feed, message: dict[str, Any]) -> Told:
 
 
 def world(feed: Feed, log: Log) -> World:
-    expected = [
-        replace(told, numbers=tuple(None if n is None else float(n) for n in told.numbers))
-        for told in alerts_of(feed, log.records, truth(feed, log.records))
-    ]
+    expected = alerts_of(feed, log.records, truth(feed, log.records))
     return World(feed, log, Decoding(feed, log), first("topic-id", feed.definition, 0), expected)
 
 

@@ -12,7 +12,18 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from schemas.expressions import Carried, Expression, Mistyped, Quantile, Energy, columns, is_whole, leaves, type_of, written
+from schemas.expressions import (
+    Carried,
+    Energy,
+    Expression,
+    Mistyped,
+    Quantile,
+    columns,
+    is_whole,
+    leaves,
+    type_of,
+    written,
+)
 from schemas.fields import Record
 from schemas.measures import Measure
 from schemas.model import DeclarationError, Field, Kind, fields_of
@@ -340,7 +351,9 @@ def _alert_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
 def _windows_as_series(aggregate: Aggregate, known: Mapping[str, Field]) -> dict[str, Field]:
     """The columns of final windows; what is made of a histogram or carried is none of them."""
     results = [result for measure in aggregate.measures for result in measure.results]
-    plain = [one for one in results if not any(isinstance(leaf, Carried | Energy | Quantile) for leaf in leaves(one.value))]
+    plain = [
+        one for one in results if not any(isinstance(leaf, Carried | Energy | Quantile) for leaf in leaves(one.value))
+    ]
     numbers = [Field(one.name, "float", True, one.description, one.unit) for one in plain]
     own = [Field("events", "int", False, "Events"), Field("window_start", "instant", False, "Start of the window")]
     return {one.name: one for one in [*(known[name] for name in aggregate.by if name in known), *own, *numbers]}

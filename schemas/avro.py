@@ -125,7 +125,18 @@ def tick_schema() -> Schema:
         "namespace": "city",
         "doc": "A control record, without a key: how far event time has come in its partition",
         "fields": [
-            {"name": "event_time", "type": _AVRO["instant"], "doc": "Event time has come to here, as if by an event"}
+            {
+                "name": "event_time",
+                "type": ["null", _AVRO["instant"]],
+                "doc": "Event time has come to here, as if by an event; null: delay says it",
+                "default": None,
+            },
+            {
+                "name": "delay",
+                "type": ["null", "long"],
+                "doc": "Event time has come to so long before this record's arrival [ms]; null: event_time says it",
+                "default": None,
+            },
         ],
     }
 

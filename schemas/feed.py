@@ -94,7 +94,9 @@ class Feed:
     ``event_time`` names the field windows go by; ``disorder`` is how far events may come out of order before the
     watermark passes them, ``lateness`` how much longer their windows stay open; ``ahead`` is how far an event time may
     lie after the record's arrival, both together unless it is given. ``rate`` is events a second expected
-    of a district and ``silence`` the longest pause that is normal. ``partitions`` is fixed for the life of a topic;
+    of a district and ``silence`` the longest pause that is normal. ``delay`` is the longest normal way from an event to
+    its arrival: where it is given, a clock lets time pass without events (``streams/clock.py``), and says it in its
+    ticks. ``partitions`` is fixed for the life of a topic;
     ``outgrown`` are the topics of the feed before the present one, oldest first. ``open_groups`` is how many groups of
     an aggregate may be open in a partition, in all its windows together, or how many entities a rule may watch there:
     they are held in memory. ``alerts`` are the rules that its records are held to. One that is written ``by_workers``
@@ -114,6 +116,7 @@ class Feed:
     disorder: timedelta
     lateness: timedelta
     ahead: timedelta | None = None
+    delay: timedelta | None = None
     aggregates: tuple[Aggregate, ...] = ()
     rules: tuple[NotAfter, ...] = ()
     alerts: tuple[Rule, ...] = ()
@@ -266,6 +269,8 @@ def _setting_problems(feed: Feed) -> Iterator[str]:
         yield "disorder and lateness cannot be negative"
     if feed.allowance < timedelta(0):
         yield "ahead cannot be negative"
+    if feed.delay is not None and feed.delay < timedelta(0):
+        yield "delay cannot be negative"
     if not 0 < feed.bad_ratio <= 1:
         yield "bad_ratio is a share between 0 and 1"
     if feed.open_groups < 1:

@@ -55,11 +55,16 @@ def holds(client: Client, feed: Feed, partition: int) -> bool:
     return rows > 0 or lives(client, feed, partition) != (0, 0)
 
 
+def _reached(feed: Feed) -> str:
+    """SQL of the maximum of event time (ms) behind some rows; of ticks, those count that came before the last row."""
+    return f"greatest(max(toUnixTimestamp64Milli({feed.event_time})), max(seen_before))"
+
+
 def seen_before(client: Client, feed: Feed, partition: int, offset: int) -> int:
     """The maximum of event time (ms) in a partition before an offset up to which its rows are stored."""
     ((after, seen, newest, rows),) = client.execute(
         "SELECT countIf(source_offset >= %(offset)s), minIf(seen_before, source_offset >= %(offset)s), "
-        f"max(toUnixTimestamp64Milli({feed.event_time})), count() FROM raw.{feed.name} "
+        f"{_reached(feed)}, count() FROM raw.{feed.name} "
         f"WHERE source_partition = %(partition)s AND seen_before < {ASIDE}",
         {"partition": partition, "offset": offset},
     )
@@ -69,9 +74,9 @@ def seen_before(client: Client, feed: Feed, partition: int, offset: int) -> int:
 
 
 def newest_before(client: Client, feed: Feed, partition: int, offset: int) -> int:
-    """The newest event time (ms) that is stored of a partition before an offset."""
+    """The maximum of event time (ms) in a partition before an offset, as far as rows before it are stored."""
     ((newest, rows),) = client.execute(
-        f"SELECT max(toUnixTimestamp64Milli({feed.event_time})), count() FROM raw.{feed.name} "
+        f"SELECT {_reached(feed)}, count() FROM raw.{feed.name} "
         f"WHERE source_partition = %(partition)s AND source_offset < %(offset)s AND seen_before < {ASIDE}",
         {"partition": partition, "offset": offset},
     )

@@ -71,7 +71,7 @@ class WaitingRows:
         if run.next <= before.processed:
             return
         rows, newest, ticks = read
-        control = [*gaps(run, before.processed), *((offset, offset) for offset in ticks)]
+        control = stretches([*gaps(run, before.processed), *((offset, offset) for offset in ticks)])
         without = [(*FeedPartition.of(run.topic, run.partition), *stretch) for stretch in control]
         with self._changing:
             self.position = replace(
@@ -87,6 +87,17 @@ class WaitingRows:
         with self._changing:
             (frames, self.frames), (without, self.gaps), self.unwritten = (self.frames, []), (self.gaps, []), 0
             return frames, without, self.position
+
+
+def stretches(found: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """First and last offsets of stretches that do not overlap, in order, those that follow each other as one."""
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(found):
+        if joined and joined[-1][1] + 1 == first:
+            joined[-1] = joined[-1][0], last
+        else:
+            joined.append((first, last))
+    return joined
 
 
 def _join(frames: list[pl.DataFrame]) -> None:
@@ -141,6 +152,7 @@ class Sink(BatchWorker[WaitingRows, Read]):
         self._writer = writer
         self._threads = ThreadPoolExecutor(len(readers), "insert")
         self._progress = Gathered(self._insert, "raw.progress", PROGRESS)
+        self._control = Gathered(self._insert, "raw.control", CONTROL)
         super().__init__(transport, {topic: topic for topic in self._readers})
 
     def begin(self, one: Assigned[WaitingRows]) -> WaitingRows:
@@ -210,7 +222,7 @@ class Sink(BatchWorker[WaitingRows, Read]):
                 else:
                     await insert(reader.table, columns, rows)
             if without:
-                await insert("raw.control", CONTROL, frame(CONTROL, without))
+                await self._control.add(without, wanted)
             for one, position in positions.items():
                 self.flushed(one, position)
 

@@ -61,13 +61,15 @@ class Versions:
         return found
 
     def tick(self, value: bytes | None, arrived_ms: int) -> int | None:
-        """The time (ms) that a tick says; None if a value is no tick, as on a topic that is no feed's.
+        """The time (ms) that a tick says which arrived then; None if a value is no tick, as on a topic that is no
+        feed's.
 
         It moves event time no further than an event that arrives with it.
         """
-        if value is None or self._feed is None or (said := read_tick(self._catalogue, value)) is None:
+        if value is None or self._feed is None:
             return None
-        return min(said, arrived_ms + milliseconds(self._feed.allowance))
+        said = read_tick(self._catalogue, value, arrived_ms)
+        return None if said is None else min(said, arrived_ms + milliseconds(self._feed.allowance))
 
     def why_not(self, value: bytes) -> str:
         """Why a value cannot be read by the version it names."""

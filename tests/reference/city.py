@@ -153,21 +153,21 @@ class Schemas:
 
     def record(self, subject: str, offset: int, key: bytes | None, value: bytes | None, arrived_ms: int) -> Read:
         """A record of a topic whose schemas are those of a subject."""
-        tick_ms = None if key is not None or value is None else self._tick(value)
-        if tick_ms is not None:
-            return Read(offset, key, None, arrived_ms, value, tick_ms=tick_ms)
+        tick_ms, delay_ms = (None, None) if key is not None or value is None else self._tick(value)
+        if tick_ms is not None or delay_ms is not None:
+            return Read(offset, key, None, arrived_ms, value, tick_ms=tick_ms, delay_ms=delay_ms)
         try:
             return Read(offset, key, self._values(subject, value), arrived_ms, value)
         except NoRecord as error:
             return Read(offset, key, None, arrived_ms, value, frozenset(error.args))
 
-    def _tick(self, value: bytes) -> int | None:
-        """The time (ms) that a tick says."""
+    def _tick(self, value: bytes) -> tuple[int | None, int | None]:
+        """The time that a tick says, or how long before its arrival it is; both in ms."""
         frozen = self._frozen.get(int.from_bytes(value[1:FRAME])) if value[:1] == b"\0" else None
         if frozen is None or frozen.subject != "tick" or not _fits(frozen, value[FRAME:]):
-            return None
+            return None, None
         said: Any = fastavro.schemaless_reader(io.BytesIO(value[FRAME:]), frozen.plain, None)
-        return int(said["event_time"])
+        return said["event_time"], None if said["event_time"] is not None else said["delay"]
 
     def _values(self, subject: str, value: bytes | None) -> Values:
         """The fields of a record as they are on the wire.
@@ -276,7 +276,7 @@ def truth(feed: Feed, partitions: Iterable[Log]) -> Truth:
             if wrong:
                 result.letters[place] = wrong
                 continue
-            if record.tick_ms is not None:
+            if record.is_tick:
                 result.control.add(place)
                 newest[number] = seen = max(seen, moved_by(feed, record))
                 continue
@@ -318,7 +318,7 @@ def _add_events(feed: Feed, result: Truth, events: Sequence[Event], newest: Mapp
 
 def _letter(feed: Feed, record: Read) -> Letter | None:
     came = record.key, record.value, record.arrived_ms
-    if record.tick_ms is not None:
+    if record.is_tick:
         return None
     if record.key is None:
         return Letter("DECODE", frozenset([NO_KEY]), *came)

@@ -47,13 +47,22 @@ EDGES = sorted(
 
 @dataclass(frozen=True)
 class Logged:
-    """A record in the log; ``values`` is None if its bytes are no record, ``tick_ms`` the time a tick says."""
+    """A record in the log; ``values`` is None if its bytes are no record.
+
+    Of a tick, ``tick_ms`` is the time it says, or ``delay_ms`` how long before its arrival that time is.
+    """
 
     offset: int
     key: bytes | None
     values: Values | None
     arrived_ms: int
     tick_ms: int | None = field(default=None, kw_only=True)
+    delay_ms: int | None = field(default=None, kw_only=True)
+
+    @property
+    def is_tick(self) -> bool:
+        """Whether it is a tick."""
+        return self.tick_ms is not None or self.delay_ms is not None
 
 
 @dataclass
@@ -101,7 +110,7 @@ def truth(feed: Feed, log: Iterable[Logged]) -> Truth:
         result.history[aggregate.name] = {}
     identities: set[tuple[Any, ...]] = set()
     for logged in log:
-        if logged.tick_ms is not None:
+        if logged.is_tick:
             result.max_event_ms = max(moved_by(feed, logged), result.max_event_ms or -(2**63))
             result.watermarks[logged.offset] = result.max_event_ms
             continue
@@ -151,8 +160,9 @@ def is_closed(feed: Feed, aggregate: Aggregate, start: int, max_event_ms: int | 
 
 def moved_by(feed: Feed, tick: Logged) -> int:
     """Where a tick moves the maximum of event time: as an event would, and no further than one that is valid."""
-    assert tick.tick_ms is not None
-    return min(tick.tick_ms, tick.arrived_ms + ahead_ms(feed))
+    said = tick.tick_ms if tick.delay_ms is None else tick.arrived_ms - tick.delay_ms
+    assert said is not None
+    return min(said, tick.arrived_ms + ahead_ms(feed))
 
 
 def ahead_ms(feed: Feed) -> int:

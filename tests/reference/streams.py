@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from hypothesis import strategies as st
 
 from schemas.catalogue import Catalogue
 from schemas.record_codec import encode
-from schemas.ticks import encode_tick
+from schemas.ticks import encode_clock_tick, encode_tick
 from tests.reference.batches import batch
 from tests.reference.partition import Logged
 from tests.reference.toy import CATALOGUE, SECOND, Mood, event_id, instant
@@ -46,6 +47,8 @@ class Log:
 def _encoded(logged: Logged, catalogue: Catalogue, feed: str) -> bytes:
     if logged.tick_ms is not None:
         return encode_tick(catalogue, logged.tick_ms)
+    if logged.delay_ms is not None:
+        return encode_clock_tick(catalogue, timedelta(milliseconds=logged.delay_ms))
     if logged.values is None:
         return b"noise"
     values: dict[str, Any] = dict(logged.values)
@@ -84,7 +87,9 @@ more_values = st.tuples(
     st.sampled_from([None, False, True]),
 )
 steps = st.tuples(
-    st.sampled_from(["event"] * 8 + ["repeat", "repeat", "moved", "noise", "broken", "wrong key", "future", "tick"]),
+    st.sampled_from(
+        ["event"] * 8 + ["repeat", "repeat", "moved", "noise", "broken", "wrong key", "future", "tick", "clock"]
+    ),
     st.sampled_from(["d-1", "d-1", "湖"]),
     st.sampled_from([0] * 9 + [-9000, -5000, -4999, -1000, -1, 500, 999, 2000, 9000]),
     st.sampled_from([0, 1, 500, 999, 1000, 1500, 2000]),
@@ -116,6 +121,10 @@ def logs(draw: st.DrawFn, base_ms: int, max_size: int = 40) -> Log:
             values = events[pick % len(events)] | {"observed_at": now + off, "began_at": None}
         elif kind == "tick":
             records.append(Logged(offset, None, None, base_ms + ARRIVED_AFTER, tick_ms=now + off))
+            continue
+        elif kind == "clock":
+            delay_ms = base_ms + ARRIVED_AFTER - now - off
+            records.append(Logged(offset, None, None, base_ms + ARRIVED_AFTER, delay_ms=delay_ms))
             continue
         elif kind == "broken":
             values = values | {"level": 100_001}

@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from schemas.avro import feed_schema
 from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.feed import milliseconds
 from schemas.record_codec import encode, prefix
-from schemas.ticks import encode_tick
+from schemas.ticks import encode_clock_tick, encode_tick
 from streams import decode
 from streams.deadletters import LONGEST, DeadLetter
 from streams.decode import LARGEST_LETTER, Decoded, Decoder, gaps
@@ -375,18 +376,24 @@ def test_a_topic_without_a_feed_is_decoded_and_not_judged() -> None:
 
 
 def test_a_tick_is_a_tick_without_a_key_on_a_feeds_topic_and_comes_no_later_than_an_event_could() -> None:
+    """It says a time, or how long before its arrival; what says neither is none."""
     tick, late = encode_tick(CATALOGUE, NOON), encode_tick(CATALOGUE, ARRIVED + 10**9)
-    raw = batch([(KEY, GOOD, []), (None, tick, []), (None, late, []), (KEY, tick, []), (None, tick + b"x", [])], BASE)
+    clock, forged = (encode_clock_tick(CATALOGUE, timedelta(seconds=s)) for s in (30, -(10**9)))
+    empty = encode(CATALOGUE.latest("tick"), {})
+    ticks: list[Any] = [(None, value, []) for value in (tick, late, clock, forged)]
+    raw = batch([(KEY, GOOD, []), *ticks, (KEY, tick, []), (None, tick + b"x", []), (None, empty, [])], BASE)
     decoded = read(raw)
     latest = ARRIVED + milliseconds(FEED.allowance)
     assert decoded.rows["_offset"].to_list() == [BASE]
-    assert decoded.ticks == [(BASE + 1, NOON), (BASE + 2, latest)]
+    said = [(BASE + 1, NOON), (BASE + 2, latest), (BASE + 3, ARRIVED - 30_000), (BASE + 4, latest)]
+    assert decoded.ticks == said
     number = CATALOGUE.latest("tick").id
     assert [(d.offset, d.cause) for d in decoded.dead] == [
-        (BASE + 3, f"schema {number} is of tick"),
-        (BASE + 4, "the record has no key"),
+        (BASE + 5, f"schema {number} is of tick"),
+        (BASE + 6, "the record has no key"),
+        (BASE + 7, "the record has no key"),
     ]
-    assert read(raw, from_offset=BASE + 2).ticks == [(BASE + 2, latest)]
+    assert read(raw, from_offset=BASE + 2).ticks == said[1:]
     parts = Decoder(CATALOGUE, FEED.aggregates[0].topic).read(run(batch([(None, tick, [])], BASE)), 0)
     assert (parts.ticks, [d.cause for d in parts.dead]) == ([], ["the record has no key"])
 

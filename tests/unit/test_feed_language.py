@@ -344,6 +344,7 @@ MISTYPED = [
         (aggregate(name="toy_4s_v2"), "the version of toy_4s_v2 is a number from 1 on, and no part of its name"),
         (aggregate(version=0), "the version of toy_4s is a number from 1 on, and no part of its name"),
         ({"ahead": timedelta(seconds=-1)}, "ahead cannot be negative"),
+        ({"delay": timedelta(seconds=-1)}, "delay cannot be negative"),
         (aggregate(window=timedelta(milliseconds=500)), "the window of toy_4s has to be between a second and 0:15:00"),
         (aggregate(window=timedelta(minutes=16)), "the window of toy_4s has to be between a second and 0:15:00"),
         (aggregate(window=timedelta(seconds=7)), "the window of toy_4s has to be whole seconds that divide a day"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, cast
 
 import polars as pl
@@ -460,8 +460,10 @@ def test_a_window_is_final_exactly_when_the_watermark_passes_its_end_and_latenes
 
 def test_a_tick_makes_windows_final_and_says_so_where_there_are_none() -> None:
     """As the event of second 10 would; a partition without a window says how far it is by a part without events."""
-    log = Log((*_log(1).records, Logged(1, None, None, NOON + ARRIVED_AFTER, tick_ms=NOON + 10_000)), (0, 1))
-    for begin, expected in [(0, (NOON, 1, 1)), (1, (0, 0, 0))]:
+    said = Logged(1, None, None, NOON + ARRIVED_AFTER, tick_ms=NOON + 10_000)
+    clock = Logged(1, None, None, NOON + ARRIVED_AFTER, delay_ms=ARRIVED_AFTER - 10_000)
+    for tick, (begin, expected) in product([said, clock], [(0, (NOON, 1, 1)), (1, (0, 0, 0))]):
+        log = Log((*_log(1).records, tick), (0, 1))
         start = replace(world(FEED, log).position(), rewind=begin, processed=begin)
         partition = Staged(FEED, 0, cast("Decoder", Decoding(FEED, log)), start)
         process(partition, Run("toy", 0, begin, 2, ()))

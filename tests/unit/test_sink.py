@@ -15,7 +15,7 @@ from sinks.blocks import block
 from sinks.clickhouse import Abandoned, Writer
 from sinks.tables import PROGRESS, TableColumn
 from sinks.topic_rows import FeedReader, PartReader, Read, Unread
-from sinks.worker import SMALL, Gathered, Sink, WaitingRows
+from sinks.worker import SMALL, Gathered, Sink, WaitingRows, stretches
 from streams.assignment import TopicPartition
 from streams.feed_topics import topic_of
 from streams.positions import NO_EVENT_TIME, Position
@@ -91,6 +91,12 @@ def test_what_many_topics_say_of_their_progress_is_one_insert() -> None:
             await gathered.add(several[0], always)
 
     asyncio.run(work())
+
+
+def test_ticks_that_follow_each_other_are_one_stretch_of_offsets() -> None:
+    """The log of a silent partition holds nothing else."""
+    assert stretches([(7, 9), (3, 3), (4, 4), (5, 6), (11, 11), (12, 20)]) == [(3, 9), (11, 20)]
+    assert stretches([]) == []
 
 
 def rows_of(run: Run) -> Read:

@@ -34,7 +34,9 @@ def metadata(now: str, feed: Feed | None) -> str:
     if feed is not None:
         assert fields["def"].startswith(feed.record_definition)
         fields["def"] = record_definition(feed) + fields["def"].removeprefix(feed.record_definition)
-    return json.dumps({name: fields[name] for name in FIELDS}, separators=(",", ":"))
+    # It had no rules; those that go on here are compared with a city that had them all the time.
+    named = {"snapshot": fields["snapshot"]} if "snapshot" in fields else {}
+    return json.dumps({name: fields[name] for name in FIELDS} | named, separators=(",", ":"))
 
 
 def checkpoint(now: bytes, feed: Feed | None) -> bytes:

@@ -184,6 +184,9 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "conditions": language.conditions,
         "groups": language.groups,
         "measures": language.of_windows,
+        "observed": language.observed,
+        "rules": language.of_rules,
+        "refused rule": language.refused_rule,
     },
     "docs/guarantees.md": {"campaigns": campaigns, "isolation": isolation},
 }

@@ -6,15 +6,20 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any
 
 import polars as pl
 
 import feeds
-from schemas import expressions, feed, measures
+from schemas import expressions, feed, measures, rules
+from schemas.alerts import Category, Severity
 from schemas.expressions import Column, Expression, to_polars
 from schemas.feed import Aggregate, DeclarationError
+from schemas.rules import Condition, Due, Level, Memory, Rule
 from tests.reference.results import results_of
+from tests.reference.rules import Observation, Told, alerts, kept
 
 NUMBERS = (
     Column, Column.component, Expression.__add__, Expression.__sub__, Expression.__mul__, Expression.__truediv__,
@@ -27,6 +32,10 @@ CONDITIONS = (
 MEASURES = (
     measures.total, measures.count_where, measures.spread, measures.share, measures.ratio, measures.quantiles,
     measures.energy_mean, measures.first, measures.last,
+)  # fmt: skip
+WATCHED = (
+    rules.Rule, rules.Level, rules.above, rules.below, rules.while_true, rules.Held, rules.Due, rules.previous,
+    rules.running_total, rules.rate,
 )  # fmt: skip
 SIGNS = {
     "__add__": "+", "__sub__": "-", "__mul__": "*", "__truediv__": "/", "__lt__": "<", "__le__": "<=", "__gt__": ">",
@@ -41,13 +50,38 @@ RECORDS: list[dict[str, Any]] = [
     {"status": "busy", "level": 7, "load": -1.0, "open": True, "place": {"longitude": 120.1, "latitude": 30.1}},
 ]
 
+#: What every example of a rule is worked out of, by seconds after ``NOON`` (ms); it is found ``THROUGH`` them.
+NOON, THROUGH = 1_714_564_800_000, 120
+OBSERVED: dict[int, dict[str, Any]] = {
+    0: {"level": 3, "status": "calm"},
+    10: {"level": 6, "status": "busy"},
+    20: {"level": 4, "status": "busy"},
+    30: {"level": 7, "status": "busy"},
+    40: {"level": 8, "status": "busy"},
+    50: {"level": None, "status": "closed"},
+    60: {"level": 2, "status": "closed"},
+    100: {"level": 5, "status": "calm"},
+}
+
 
 def refused() -> str:
     """What is said of a declaration that makes no sense."""
     flow = feeds.load()["traffic_flow"]
     jams = measures.count_where("jams", Column("intensity") & Column("congested"), description="Jams")
+    return _refused(lambda: replace(flow, aggregates=(replace(flow.aggregates[0], measures=(jams,)),)))
+
+
+def refused_rule() -> str:
+    """What is said of a rule that makes no sense."""
+    site = feeds.load()["parking_site"]
+    level = Level(severity=Severity.MINOR, when=rules.below(Column("free_spots"), 20, release=10))
+    rule = Rule(name="few_spots", headline="Few spots left", category=Category.TRANSPORT, levels=(level,))
+    return _refused(lambda: replace(site, alerts=(rule,)))
+
+
+def _refused(declare: Callable[[], Any]) -> str:
     try:
-        replace(flow, aggregates=(replace(flow.aggregates[0], measures=(jams,)),))
+        declare()
     except DeclarationError as reason:
         return f"```text\n{reason}\n```"
     raise AssertionError("it makes sense")
@@ -78,11 +112,24 @@ def groups() -> str:
     return _word(Aggregate, _of_groups)
 
 
+def observed() -> str:
+    """What rules watch here, as a table."""
+    rows = ([_clock(NOON + 1000 * second), *values.values()] for second, values in OBSERVED.items())
+    return _table(["observed_at", *OBSERVED[0]], rows)
+
+
+def of_rules() -> str:
+    """What a rule is made of."""
+    return "\n\n".join(_word(word, _of_observations) for word in WATCHED)
+
+
 def _word(word: Callable[..., Any], work_out: Callable[[Any], str]) -> str:
     before, _, rest = (inspect.getdoc(word) or "").partition(">>> ")
-    example, _, after = rest.partition("\n")
+    first, *lines = rest.split("\n")
+    more = [line.removeprefix("... ") for line in takewhile(lambda line: line.startswith("... "), lines)]
+    example, after = "\n".join([first, *more]), "\n".join(lines[len(more) :])
     name = SIGNS.get(word.__name__, word.__name__)
-    names = {**vars(expressions), **vars(measures), **vars(feed)}
+    names = {**vars(expressions), **vars(measures), **vars(feed), **vars(rules)}
     found = work_out(eval(example, names))  # noqa: S307 - this project's own docstring
     texts = [f"### `{name}`", _plain(before), f"```python\n{example}\n```", found, _plain(after)]
     return "\n\n".join(filter(None, texts))
@@ -106,6 +153,35 @@ def _of_groups(aggregate: Aggregate) -> str:
     found = Counter(tuple(record[name] for name in aggregate.by) for record in RECORDS)
     rows = [(*group, events) for group, events in found.items()]
     return f"Of the records above, if they are of one minute:\n\n{_table([*aggregate.by, 'events'], rows)}"
+
+
+def _of_observations(word: Memory | Rule | Level | Condition | Due) -> str:
+    rows = [
+        Observation(NOON + 1000 * second, (), {**values, "observed_at": NOON + 1000 * second, "device_id": "d-1"})
+        for second, values in OBSERVED.items()
+    ]
+    if isinstance(word, Memory):
+        return "At the records above: " + ", ".join(f"`{_shown(value)}`" for value in kept(word, rows))
+    level = Level(severity=Severity.MINOR, when=word) if isinstance(word, Condition | Due) else word
+    if not isinstance(level, Rule):
+        level = Rule(name="of", headline="It", category=Category.OTHER, levels=(level,))
+    return _messages(level, alerts(level, ("device_id",), rows, NOON + 1000 * THROUGH))
+
+
+def _messages(rule: Rule, told: Iterable[Told]) -> str:
+    names = [*rule.shows, "value", "limit"]
+    lines = [
+        [
+            _clock(one.sent), one.kind, one.severity, _clock(one.onset),
+            ", ".join(f"{name} {_shown(value)}" for name, value in zip(names, one.numbers, strict=False)),
+        ]
+        for one in told
+    ]  # fmt: skip
+    return f"Of the records above:\n\n{_table(['sent', 'msg_type', 'severity', 'onset', 'numbers'], lines)}"
+
+
+def _clock(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%H:%M:%S")
 
 
 def _table(names: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -55,6 +55,8 @@ class Condition:
 def above(value: Operand, limit: Operand, *, release: Operand = 0) -> Condition:
     """From where ``value`` is ``limit`` or more until it is less than ``limit - release``.
 
+    >>> above(Column("level"), 5, release=2)
+
     The release moves with the limit, so the two cannot contradict each other.
     """
     value, limit, release = as_expression(value), as_expression(limit), as_expression(release)
@@ -62,19 +64,32 @@ def above(value: Operand, limit: Operand, *, release: Operand = 0) -> Condition:
 
 
 def below(value: Operand, limit: Operand, *, release: Operand = 0) -> Condition:
-    """From where ``value`` is ``limit`` or less until it is more than ``limit + release``."""
+    """From where ``value`` is ``limit`` or less until it is more than ``limit + release``.
+
+    >>> below(Column("level"), 3)
+    """
     value, limit, release = as_expression(value), as_expression(limit), as_expression(release)
     return Condition(value <= limit, value > limit + release, value, limit)
 
 
 def while_true(begins: Expression, *, until: Expression | None = None) -> Condition:
-    """From where a condition is true until it is false, or until another one is true."""
+    """From where a condition is true until it is false, or until another one is true.
+
+    >>> while_true(Column("status").equals("busy"), until=Column("status").equals("calm"))
+    """
     return Condition(begins, ~begins if until is None else until)
 
 
 @dataclass(frozen=True)
 class Held:
     """How much of a condition it takes: ``times`` observations in a row, over a time of ``lasting``.
+
+    >>> Level(
+    ...     severity=Severity.MINOR,
+    ...     when=above(Column("level"), 5),
+    ...     held=Held(times=2),
+    ...     clear=Held(lasting=timedelta(seconds=15)),
+    ... )
 
     With ``within``, the observations need not be in a row, but must lie in so long a time. ``lasting`` is over when the
     watermark says so, whether or not there is another observation.
@@ -90,7 +105,9 @@ class Due:
     """What has to come: a level begins at the time ``at`` that an observation with ``start`` says, unless one with
     ``done`` comes by then, and ends with one.
 
-    None for ``start`` or ``done`` is any observation, so that ``Due(at=observed + 60_000)`` is silence. Where ``at`` is
+    >>> Due(at=Column("observed_at") + 30_000)
+
+    None for ``start`` or ``done`` is any observation, so that this one is silence of 30 s. Where ``at`` is
     null, nothing is due.
     """
 
@@ -127,23 +144,37 @@ Memory = Previous | Running | Rate
 
 
 def previous(value: Operand) -> Memory:
-    """The value at the observation before; where it was null, the last that was not."""
+    """The value at the observation before; where it was null, the last that was not.
+
+    >>> previous(Column("level"))
+    """
     return Previous(as_expression(value))
 
 
 def running_total(value: Operand, *, reset: Expression | None = None) -> Memory:
-    """The sum of a value over all observations up to this one, from the last one on for which ``reset`` is true."""
+    """The sum of a value over all observations up to this one, from the last one on for which ``reset`` is true.
+
+    >>> running_total(Column("level"), reset=Column("status").equals("calm"))
+    """
     return Running(as_expression(value), reset)
 
 
 def rate(value: Operand, *, per: timedelta) -> Memory:
-    """By how much a value changed since the last known one, in so much time."""
+    """By how much a value changed since the last known one, in so much time.
+
+    >>> rate(Column("level"), per=timedelta(minutes=1))
+    """
     return Rate(as_expression(value), per)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """One severity of a rule: when it begins and ends, and how much of it each takes."""
+    """One severity of a rule: when it begins and ends, and how much of it each takes.
+
+    >>> Level(severity=Severity.SEVERE, when=above(Column("level"), 7), clear=Held(times=2))
+
+    An observation at which the condition is null neither counts nor breaks a row of those that do.
+    """
 
     severity: Severity
     when: Condition | Due
@@ -154,6 +185,18 @@ class Level:
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """What raises alerts of one kind.
+
+    >>> Rule(
+    ...     name="filling",
+    ...     headline="It fills up",
+    ...     category=Category.OTHER,
+    ...     keep={"before": previous(Column("level"))},
+    ...     levels=(
+    ...         Level(severity=Severity.MINOR, when=above(Column("level"), 5, release=2)),
+    ...         Level(severity=Severity.SEVERE, when=above(Column("level"), 7), held=Held(times=2)),
+    ...     ),
+    ...     shows={"more": Column("level") - Column("before")},
+    ... )
 
     ``headline`` is what an alert says. ``of`` are the fields that make an entity, the feed's key or the groups of the
     aggregate unless they are given. ``keep`` names what is remembered of it, which expressions then read as columns; it

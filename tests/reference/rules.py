@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from schemas.alerts import Category
 from schemas.expressions import Expression
 from schemas.feed import Feed
 from schemas.rules import Due, Held, Level, Memory, Previous, Rate, Rule, Running
@@ -153,6 +154,12 @@ class _Entity:
     def next(self, times: Sequence[int]) -> int | None:
         """When the next thing happens."""
         return min([*times[:1], *(one.due for one in self.levels if one.due is not None)], default=None)
+
+
+def kept(memory: Memory, observations: Iterable[Observation]) -> list[Any]:
+    """What is known of before at each observation of one entity."""
+    entity = _Entity(Rule(name="", headline="", category=Category.OTHER, levels=()), ())
+    return [entity.remember("kept", memory, one.time, one.values) for one in observations]
 
 
 def alerts(rule: Rule, of: Sequence[str], observations: Iterable[Observation], through: int) -> list[Told]:

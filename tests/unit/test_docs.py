@@ -28,11 +28,12 @@ from citystream.cli import build
 from citystream.installation import Installation
 from citystream.settings import PREFIX, PROJECT, Settings, variable
 from docs import generate, language
+from feeds.parking import parking_site
 from operations.publishing.file import publish_file
 from operations.publishing.mapping import make_mapping
-from schemas import expressions, measures
+from schemas import expressions, measures, rules
 from schemas.catalogue import TICK, Catalogue, check, freeze
-from schemas.feed import Feed
+from schemas.feed import DeclarationError, Feed
 from schemas.fields import Record
 from schemas.record_codec import decode
 from simulation import simulator
@@ -43,6 +44,7 @@ from streams import publications, waiting
 from streams.cluster import Cluster
 from streams.publisher import Publisher
 from streams.waiting import KAFKA_ANSWERS, Waiting, until_kafka_answers
+from tests.city import feed_in
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("examples/**/*.md")])
 TEXTS = {page.relative_to(PROJECT).as_posix(): page.read_text() for page in PAGES}
@@ -347,3 +349,18 @@ def test_every_word_of_the_language_is_described_with_an_example() -> None:
     assert described == {expressions.Column.component, *(one for one in said if ">>> " in (one.__doc__ or ""))}
     public = [one for one in vars(measures).values() if inspect.isfunction(one) and one.__module__ == measures.__name__]
     assert sorted(one.__name__ for one in public) == sorted(one.__name__ for one in language.MEASURES)
+    of_rules = {vars(rules)[name] for name in rules.__all__} - {rules.Condition, rules.DeclarationError, rules.Memory}
+    assert {*language.WATCHED} == of_rules
+
+
+def test_the_rule_of_your_own_is_declared_and_refused_as_the_page_says(tmp_path: Path) -> None:
+    words, rule = blocks("docs/language.md", "python")[-2:]
+    source = inspect.getsource(parking_site).replace("FEED = ", f"{rule}\nFEED = ", 1)
+    source = re.sub("from schemas.rules import .*\n", words, source.replace("alerts=(\n", "alerts=(FEW_SPOTS,\n", 1))
+    (tmp_path / "own.py").write_text(source)
+    assert [one.name for one in feed_in(tmp_path / "own.py", "own").alerts] == ["few_spots", "parking_full"]
+    (tmp_path / "wrong.py").write_text(
+        source.replace('below(Column("available_spot_number"', 'below(Column("free_spots"', 1)
+    )
+    with pytest.raises(DeclarationError, match=re.escape(blocks("docs/language.md", "text")[-1].strip())):
+        feed_in(tmp_path / "wrong.py", "wrong")

@@ -22,6 +22,7 @@ from pydantic import (
     field_validator,
 )
 
+from schemas.alerts import Category, Severity
 from schemas.avro import feed_schema
 from schemas.catalogue import FrozenSchema
 from schemas.expressions import Column, Constant, Expression, Mistyped, Present, Quantile, Scaled, When, least, written
@@ -46,6 +47,7 @@ from schemas.measures import Measure, count_where, quantiles, spread, total
 from schemas.model import fields_of
 from schemas.pseudonyms import pseudonym
 from schemas.record_codec import encode
+from schemas.rules import Due, Held, Level, Memory, Rule, above, previous, rate, running_total, while_true
 from streams.wire.column_reader import ColumnReader
 from tests.reference.toy import FEED, NOON, Mood, Toy, instant, record
 
@@ -375,6 +377,91 @@ def test_a_feed_that_makes_no_sense_is_refused(changes: dict[str, Any], reason: 
         replace(FEED, **changes)
     assert str(refused.value).startswith(f"feed {changes.get('name', 'toy')}: ")
     assert str(refused.value).endswith(reason)
+
+
+HIGH = Level(severity=Severity.MINOR, when=above(LEVEL, 5))
+DUE = Level(severity=Severity.MINOR, when=Due(at=Column("observed_at") + 1000))
+
+
+def rule(*levels: Level, **changes: Any) -> Rule:
+    return Rule(**{"name": "r", "headline": "R", "category": Category.OTHER, "levels": levels or (HIGH,)} | changes)
+
+
+def keeping(memory: Memory) -> Rule:
+    return rule(keep={"kept": memory})
+
+
+def held(**changes: Any) -> Rule:
+    return rule(replace(HIGH, clear=Held(**changes)))
+
+
+WITHIN = "the rule r at Minor is held within a time, which takes two times at least, some time, and no lasting"
+RULES_REFUSED = [
+    (rule(levels=()), "the rule r has no level"),
+    (rule(HIGH, HIGH), "the rule r has levels that do not go from the mildest to the gravest, each once"),
+    (rule(replace(HIGH, severity=Severity.SEVERE), HIGH),
+     "the rule r has levels that do not go from the mildest to the gravest, each once"),
+    (rule(replace(HIGH, severity=Severity.UNKNOWN)), "the rule r has to say how severe a level is"),
+    (rule(of=("device_id", "level")), "the rule r is of level, which is no string or enum that is never null"),
+    (rule(of=("device_id", "note")), "the rule r is of note, which is no string or enum that is never null"),
+    (rule(of=("device_id", "nothing")), "the rule r is of nothing, which is no string or enum that is never null"),
+    (rule(of=("mood",)), "the rule r is of mood; what one entity does has to be in one partition, so it is of "
+     "device_id at least"),
+    (rule(remembers=timedelta(0)), "the rule r has to remember an entity for some time"),
+    (rule(keep={"mood": previous(LEVEL)}), "the rule r keeps mood, which is a column already"),
+    (keeping(previous(Column("nothing"))), "the rule r keeps of kept nothing: nothing is no field of the record"),
+    (keeping(previous(5)), "the rule r keeps of kept 5, which reads no column"),
+    (keeping(running_total(MOOD)), "the rule r keeps of kept mood, which is a text and no number"),
+    (keeping(running_total(LEVEL, reset=LEVEL)), "the rule r resets kept by level, which is a number and no condition"),
+    (keeping(rate(OPEN, per=timedelta(1))), "the rule r keeps of kept open, which is a condition and no number"),
+    (keeping(rate(LEVEL, per=timedelta(0))), "the rule r keeps kept per no time"),
+    (rule(replace(DUE, when=Due(at=MOOD))), "the rule r at Minor is due at mood, which is a text and no number"),
+    (rule(replace(DUE, when=Due(at=LEVEL, start=LEVEL))),
+     "the rule r at Minor waits for level, which is a number and no condition"),
+    (rule(replace(DUE, when=Due(at=LEVEL, done=MOOD.equals("angry")))),
+     "the rule r at Minor waits for (mood == 'angry'): mood is never 'angry': it is one of calm, busy, unknown"),
+    (rule(replace(DUE, held=Held(times=2))),
+     "the rule r at Minor is due at a time, so nothing is held or cleared for a while"),
+    (rule(replace(HIGH, when=while_true(LEVEL))),
+     "the rule r at Minor needs level, which is a number and no condition"),
+    (rule(replace(HIGH, when=while_true(OPEN, until=MOOD))),
+     "the rule r at Minor needs mood, which is a text and no condition"),
+    (held(times=0), "the rule r at Minor is held 0 times; it can be 1 to 100"),
+    (held(times=101), "the rule r at Minor is held 101 times; it can be 1 to 100"),
+    (held(lasting=timedelta(seconds=-1)), "the rule r at Minor lasts less than no time"),
+    (held(within=timedelta(seconds=1)), WITHIN),
+    (held(times=2, within=timedelta(0)), WITHIN),
+    (held(times=2, within=timedelta(seconds=1), lasting=timedelta(seconds=1)), WITHIN),
+    (rule(shows={"mood": MOOD}), "the rule r shows as mood mood, which is a text and no number"),
+    (rule(name="High"), "the rule 'High' has to be named in lower-case words"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("refused", "reason"), RULES_REFUSED)
+def test_a_rule_that_makes_no_sense_is_refused(refused: Rule, reason: str) -> None:
+    with pytest.raises(DeclarationError) as raised:
+        replace(FEED, alerts=(refused,))
+    assert str(raised.value) == f"feed toy: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"alerts": (rule(), rule())}, "two rules are named r"),
+        ({"alerts": (rule(),), **aggregate(alerts=(rule(),))}, "two rules are named r"),
+        (aggregate(by=("mood",), alerts=(rule(),)), "the rule r is of toy_4s, whose windows lie in several partitions: "
+         "only one that groups by device_id can have rules"),
+        (aggregate(measures=(quantiles("n", LEVEL, (0.5,), unit="1", description=D),),
+                   alerts=(rule(replace(HIGH, when=above(Column("n_p50"), 5))),)),
+         "the rule r at Minor needs (n_p50 >= 5): n_p50 is no field of the record"),
+        (aggregate(by=("device_id", "note"), alerts=(rule(replace(HIGH, when=above(Column("events"), 5))),)),
+         "the rule r is of note, which is no string or enum that is never null"),
+    ],
+)  # fmt: skip
+def test_rules_that_make_no_sense_together_or_over_windows_are_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(DeclarationError) as raised:
+        replace(FEED, **changes)
+    assert str(raised.value) == f"feed toy: {reason}"
 
 
 def test_the_exact_place_is_not_measured_where_people_see_a_coarse_one() -> None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "publications": "publications",
     "process": "workers",
     "sink": "workers",
+    "clock": "clock",
     "lag": "operate",
     "ledger": "operate",
     "positions": "positions",

@@ -23,7 +23,7 @@ from citystream.settings import variable
 from citystream.stack.process import Launch, Process, StackError
 from citystream.stack.stack import Stack, State
 from processors import GROUP as PROCESSOR
-from schemas.feed import Feed
+from schemas.feed import Feed, milliseconds
 from sinks import GROUP as SINK
 from sinks.ledger import Account, accounts
 from sinks.queries import newest_event_ms
@@ -34,6 +34,7 @@ REFRESH_SECONDS = 1.0
 DRAIN_SECONDS = 60
 #: History simulated before the first live event, so that there are closed windows to see at once.
 HEAD_START = timedelta(minutes=20)
+CLOCK = "clock"
 RATE = 120
 
 
@@ -41,14 +42,18 @@ RATE = 120
 class Crew:
     """The workers and simulators of the demo, started again when one ends by itself; they end with it.
 
-    ``ended`` keeps the last words of each that did, one for each time.
+    ``ended`` keeps the last words of each that did, one for each time. The clock begins when all simulators have come
+    to the present: history would be late.
     """
 
     city: Installation
     ended: dict[str, list[str]] = field(default_factory=dict)
+    live: bool = False
 
     def _launch(self, name: str) -> Launch:
-        if name in self.workers:
+        if name == CLOCK:
+            words, needed = [CLOCK], "kafka_password"
+        elif name in self.workers:
             words = ["process" if name == "processor" else name, "--instance", f"demo-{name}"]
             needed = f"{name}_password"
         else:
@@ -77,7 +82,10 @@ class Crew:
 
     def watch(self) -> None:
         """Start again what ended by itself, and remember it."""
-        for name in [*self.workers, *self.simulators]:
+        if not self.live and self._has_caught_up():
+            self.live = True
+            self.start([CLOCK])
+        for name in [*self.workers, *self.simulators, *([CLOCK] if self.live else [])]:
             process = Process(name, self.city.settings.home)
             process.bound_log()
             if process.running() is None:
@@ -88,6 +96,14 @@ class Crew:
         """End those that run."""
         for name in names:
             Process(name, self.city.settings.home).stop()
+
+    def _has_caught_up(self) -> bool:
+        """Whether what is stored of every feed that asks for ticks is of the present."""
+        now_ms = time.time_ns() // 1_000_000
+        asking = [(feed, feed.delay) for feed in self.city.feeds.values() if feed.delay is not None]
+        with self.city.server("operator").connect() as client:
+            newest = [(newest_event_ms(client, feed), delay) for feed, delay in asking]
+        return bool(asking) and all(ms is not None and now_ms - milliseconds(delay) <= ms for ms, delay in newest)
 
     def _start(self, feed: Feed) -> datetime:
         """Where the simulation goes on: after the newest stored event, at most ``HEAD_START`` ago."""
@@ -150,18 +166,18 @@ def _run(city: Installation, seconds: float | None, say: Callable[[str], None]) 
     try:
         stack.up(say)
         city.prepare(say)
-        crew.stop(crew.workers + crew.simulators)
-        crew.start(crew.workers + crew.simulators)
+        crew.stop([CLOCK, *crew.workers, *crew.simulators])
+        crew.start([*crew.workers, *crew.simulators])
         say("simulators, processor and sink are starting; Ctrl-C ends all and keeps the data")
         with closing(Monitor(city)) as monitor:
             _watch(crew, monitor, seconds)
         say("\nending: the simulators first, then what is still on its way")
-        crew.stop(crew.simulators)
+        crew.stop([CLOCK, *crew.simulators])
         drained = _drain(city, say)
         with city.server("operator").connect() as client:
             found = accounts(client, city.feeds, measure(city.cluster, SINK, city.feed_topics))
     finally:
-        crew.stop(crew.workers + crew.simulators)
+        crew.stop([CLOCK, *crew.workers, *crew.simulators])
         if was_up:
             say("the stack was up before and stays up; to end it: citystream down")
         else:

@@ -26,16 +26,16 @@ from kafka.errors import NoError
 from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
 from sinks import GROUP as SINK
-from streams import checkpoints, deadletters, publications, snapshots
+from streams import checkpoints, clock, deadletters, publications, snapshots
 from streams.clients import new_admin
 from streams.cluster import Cluster
 from streams.feed_topics import feed_topics
 from streams.publisher import topic_for
 
-OWNER, OPERATOR = "owner", "operator"
+OWNER, OPERATOR, CLOCK = "owner", "operator", "clock"
 ALL = "*"
 _PUBLISHER = "publisher-"
-_OURS = re.compile(rf"User:({PROCESSOR}|{SINK}|{OPERATOR}|{_PUBLISHER}.*)")
+_OURS = re.compile(rf"User:({PROCESSOR}|{SINK}|{OPERATOR}|{CLOCK}|{_PUBLISHER}.*)")
 _ANY = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
 _ALLOWED = ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ALLOW, _ANY)
 
@@ -89,6 +89,7 @@ def rights(feeds: Iterable[Feed]) -> list[Right]:
     topics(OPERATOR, read, [ALL])
     group(OPERATOR, describe, ALL)
     published = [feed for feed in feeds if not feed.by_workers]
+    topics(CLOCK, write, clock.ticking(feeds))
     for department in sorted({feed.department for feed in published}):
         own = [topic_for(feed) for feed in published if feed.department == department]
         topics(publisher(department), write, [*own, publications.TOPIC])

@@ -25,6 +25,7 @@ from schemas.feed import Feed
 from sinks import GROUP as SINK
 from sinks.queries import newest_arrival_ms, newly_quarantined
 from streams import topics
+from streams.clock import standing_still
 from streams.members import Member, is_member_name, members, unread
 
 #: Dead letters of so many minutes are said.
@@ -74,7 +75,7 @@ def status(output: OutputOption = Output.TABLE) -> None:
 
     Exit code 1 when something does not answer, or nobody reads a topic for a worker, or it waits or is stopped there,
     or its group has a member that is no worker. Feeds from which nothing has come for longer than is normal are named,
-    and those of which records became dead letters a moment ago.
+    and those of which records became dead letters a moment ago, or for which no clock runs.
 
     Example: citystream status -o json
     """
@@ -84,6 +85,7 @@ def status(output: OutputOption = Output.TABLE) -> None:
     todo = [f"{', '.join(down)}: what is down is started by: citystream up"] if down else []
     wanted = {PROCESSOR: list(city.feed_topics), SINK: [t.name for t in topics.stored(city.feeds.values())]}
     workers: list[ProcessStatus] = []
+    now_ms = time.time_ns() // 1_000_000
     try:
         there = members(city.cluster, wanted) if services[0].state is State.UP else None
     except KafkaError:
@@ -99,16 +101,21 @@ def status(output: OutputOption = Output.TABLE) -> None:
             todo += _unknown(group, there)
             todo += _missing(group, names, there)
             todo += _held_up(city, group, there)
+    still = [] if there is None else _standing_still(city, now_ms)
     found = [*services, *workers]
-    silent, dead = ({}, {}) if down else _of_feeds(city, time.time_ns() // 1_000_000)
+    silent, dead = ({}, {}) if down else _of_feeds(city, now_ms)
     if output is Output.JSON:
         rows = [dataclasses.asdict(one) for one in found]
         quarantined = {topic: {"records": records, "cause": cause} for topic, (records, cause) in dead.items()}
-        said = {"services": rows, "silent": silent, "quarantined": quarantined, "problems": todo}
+        said = {"services": rows, "silent": silent, "still": still, "quarantined": quarantined, "problems": todo}
         typer.echo(json.dumps(said, indent=2))
     else:
         print_whole(_table(found))
     silences = [_silence(city.feeds[name], seconds) for name, seconds in silent.items()]
+    if still:
+        silences.append(
+            f"{', '.join(still)}: no clock runs, so windows end with events alone; start one: citystream clock"
+        )
     for line in [*todo, *silences, *(_dead(topic, *found) for topic, found in dead.items())]:
         typer.echo(line, err=True)
     if todo or any(one.state is not State.UP for one in found):
@@ -154,6 +161,14 @@ def _missing(group: str, names: Sequence[str], there: Sequence[Member]) -> list[
             f"{group}: nobody reads {', '.join(left)}; look again in a moment, or start one more: {STARTED_BY[group]}"
         ]
     return []
+
+
+def _standing_still(city: Installation, now_ms: int) -> list[str]:
+    """Topics that a clock should write to, and none does; none if the brokers do not say."""
+    try:
+        return standing_still(city.cluster, city.feeds.values(), now_ms)
+    except KafkaError:
+        return []
 
 
 def _of_feeds(city: Installation, now_ms: int) -> tuple[dict[str, float], dict[str, tuple[int, str]]]:

@@ -52,6 +52,7 @@ FEED = Feed(
     rate=10,
     silence=timedelta(minutes=5),
     disorder=timedelta(seconds=30),
+    delay=timedelta(seconds=60),
     lateness=timedelta(seconds=90),
     alerts=(
         Rule(

@@ -49,6 +49,7 @@ FEED = Feed(
     rate=60,
     silence=timedelta(minutes=2),
     disorder=timedelta(seconds=10),
+    delay=timedelta(seconds=30),
     lateness=timedelta(seconds=60),
     aggregates=(
         Aggregate(

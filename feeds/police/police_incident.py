@@ -76,6 +76,7 @@ FEED = Feed(
     rate=1,
     silence=timedelta(minutes=5),
     disorder=timedelta(seconds=30),
+    delay=timedelta(seconds=60),
     lateness=timedelta(minutes=2),
     rules=(NotAfter("reported_at", "changed_at"),),
     alerts=(

@@ -94,6 +94,7 @@ FEED = Feed(
     rate=1300 * 8 / 60,
     silence=timedelta(minutes=3),
     disorder=timedelta(seconds=10),
+    delay=timedelta(seconds=30),
     lateness=timedelta(seconds=30),
     rules=(NotAfter("date_observed_from", "date_observed_to"),),
     aggregates=(

@@ -54,8 +54,8 @@ def environment(service: str) -> dict[str, str]:
 
 
 def test_services() -> None:
-    assert set(SERVICES) == {"kafka", "clickhouse", "init", "processor", "sink", "registry"}
-    assert {"init", "processor", "sink", "registry"} == OWN_IMAGE
+    assert set(SERVICES) == {"kafka", "clickhouse", "init", "processor", "sink", "clock", "registry"}
+    assert {"init", "processor", "sink", "clock", "registry"} == OWN_IMAGE
 
 
 def test_versions_are_pinned_and_those_of_the_local_stack() -> None:
@@ -227,7 +227,7 @@ def test_topics_and_tables_come_from_init_alone() -> None:
     assert SERVICES["init"]["command"] == ["init"]
     assert set(SERVICES["init"]["depends_on"]) == {"kafka", "clickhouse"}
     assert {wait["condition"] for wait in SERVICES["init"]["depends_on"].values()} == {"service_healthy"}
-    for name in ("processor", "sink"):
+    for name in ("processor", "sink", "clock"):
         assert SERVICES[name]["depends_on"] == {"init": {"condition": "service_completed_successfully"}}
     assert environment("kafka")["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
 

@@ -173,6 +173,7 @@ def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
     servers.status.side_effect = lambda: [*services]
     monkeypatch.setattr(stack, "Stack", lambda _: servers)
     monkeypatch.setattr(stack, "members", members)
+    monkeypatch.setattr(stack, "standing_still", lambda *_: ["traffic_flow"])
     monkeypatch.setattr(stack, "_of_feeds", lambda *_: ({"parking_spot": 400.0}, {"parking_spot": (7, "\x1b: bad")}))
     monkeypatch.setattr(GroupPositions, "held_up", lambda _: held_up)
     monkeypatch.setattr("sys.argv", ["citystream", "status", "--output", "json"])
@@ -185,7 +186,9 @@ def test_status_shows_the_workers_and_fails_when_a_topic_has_no_reader(
     assert workers == shown + [(one.group, "up") for one in strangers]
     assert json.loads(printed.out)["silent"] == {"parking_spot": 400}
     assert json.loads(printed.out)["quarantined"] == {"parking_spot": {"records": 7, "cause": "\x1b: bad"}}
-    *lines, silent, dead = printed.err.splitlines()
+    *lines, silent, still, dead = printed.err.splitlines()
+    assert still == "traffic_flow: no clock runs, so windows end with events alone; start one: citystream clock"
+    assert json.loads(printed.out)["still"] == ["traffic_flow"]
     assert dead == (
         r"parking_spot: 7 records became dead letters in the last 10 minutes, the newest for \x1b: bad; "
         "see: citystream dead-letters list parking_spot"

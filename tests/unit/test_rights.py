@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from kafka.admin import ACLOperation, ResourceType
 
 import feeds
-from citystream.rights import publisher, rights
+from citystream.rights import CLOCK, publisher, rights
 from schemas.feed import Outgrown
 from streams import checkpoints, deadletters, publications, snapshots
 from streams.feed_topics import feed_topics
@@ -21,10 +21,10 @@ def may(operation: ACLOperation, user: str) -> set[str]:
     return {r.name for r in found if (r.operation, r.kind, r.user) == (operation, ResourceType.TOPIC, user)}
 
 
-def test_a_topic_of_records_is_written_by_its_department_alone() -> None:
+def test_a_topic_of_records_is_written_by_its_department_and_where_it_asks_for_ticks_by_the_clock() -> None:
     for feed in PUBLISHED:
         writers = {r.user for r in rights(FEEDS) if r.operation is ACLOperation.WRITE and r.name == feed.name}
-        assert writers == {publisher(feed.department)}
+        assert writers == {publisher(feed.department)} | ({CLOCK} if feed.delay is not None else set())
 
 
 def test_windows_alerts_positions_and_dead_letters_are_written_by_workers_alone() -> None:

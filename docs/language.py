@@ -16,7 +16,7 @@ import feeds
 from schemas import expressions, feed, measures, rules
 from schemas.alerts import Category, Severity
 from schemas.expressions import Column, Expression, to_polars
-from schemas.feed import Aggregate, DeclarationError
+from schemas.feed import Aggregate, DeclarationError, Latest
 from schemas.rules import Condition, Due, Level, Memory, Rule
 from tests.reference.results import results_of
 from tests.reference.rules import Observation, Told, alerts, kept
@@ -123,6 +123,11 @@ def of_rules() -> str:
     return "\n\n".join(_word(word, _of_observations) for word in WATCHED)
 
 
+def states() -> str:
+    """What is kept of each entity."""
+    return _word(Latest, _of_entities)
+
+
 def _word(word: Callable[..., Any], work_out: Callable[[Any], str]) -> str:
     before, _, rest = (inspect.getdoc(word) or "").partition(">>> ")
     first, *lines = rest.split("\n")
@@ -182,6 +187,11 @@ def _messages(rule: Rule, told: Iterable[Told]) -> str:
 
 def _clock(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%H:%M:%S")
+
+
+def _of_entities(latest: Latest) -> str:
+    newest = {record[latest.by or "status"]: record for record in RECORDS}
+    return f"Of the records above:\n\n{_table(RECORDS[0], (record.values() for record in newest.values()))}"
 
 
 def _table(names: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

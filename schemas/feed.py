@@ -41,7 +41,7 @@ GROUPED: tuple[Kind, ...] = (*TEXTS, "int", "bool")
 _PART = ("window_start", "source_partition", "since", "version", "watermark", "events")
 _SHOWN = ("window_start", "events", "final", "as_of")
 
-__all__ = ["Aggregate", "DeclarationError", "Feed", "NotAfter", "Outgrown", "milliseconds"]
+__all__ = ["Aggregate", "DeclarationError", "Feed", "Latest", "NotAfter", "Outgrown", "milliseconds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,19 @@ class Aggregate:
     def topic(self) -> str:
         """The name of this version alone: of its topic, its schema and its table of parts."""
         return self.name if self.version == 1 else f"{self.name}_v{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latest:
+    """The newest state of each entity, as a view ``<feed>_now``, and as of any time ``t``, ``<feed>_at(t=...)``.
+
+    >>> Latest(by="status")
+
+    ``by`` is the field that tells entities apart, the feed's key unless it is given. The newest event is the last one
+    by event time, then by the text of its event id, whenever it arrived, of the raw rows that are kept.
+    """
+
+    by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +131,7 @@ class Feed:
     ahead: timedelta | None = None
     delay: timedelta | None = None
     aggregates: tuple[Aggregate, ...] = ()
+    latest: Latest | None = None
     rules: tuple[NotAfter, ...] = ()
     alerts: tuple[Rule, ...] = ()
     retention: timedelta = timedelta(days=7)
@@ -188,6 +202,11 @@ class Feed:
         """Whether there is a field of a name."""
         return any(field.name == name for field in self.fields)
 
+    @property
+    def latest_by(self) -> str | None:
+        """The field that tells the entities apart whose newest states have views; None if there are none."""
+        return None if self.latest is None else self.latest.by or self.key
+
     def field(self, name: str) -> Field:
         """The description of the field of a name."""
         return next(field for field in self.fields if field.name == name)
@@ -234,6 +253,7 @@ def _check(feed: Feed) -> None:
         *_identity_problems(feed, known),
         *_place_problems(feed),
         *_setting_problems(feed),
+        *_latest_problems(feed, known),
         *(reason for rule in feed.rules for reason in _rule_problems(rule, known)),
         *(reason for aggregate in feed.aggregates for reason in _name_problems(feed, aggregate)),
         *(reason for aggregate in feed.aggregates for reason in _aggregate_problems(aggregate, known)),
@@ -292,6 +312,17 @@ def _setting_problems(feed: Feed) -> Iterator[str]:
         yield "two aggregates have one name"
 
 
+def _latest_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
+    name = feed.latest_by
+    if name is None or name == feed.key:
+        return
+    if name not in known:
+        yield f"the latest state goes by {name}, which is no field of the record"
+    elif known[name].kind not in GROUPED or known[name].nullable:
+        kind = f"{known[name].kind} or null" if known[name].nullable else known[name].kind
+        yield f"the latest state goes by {name}, which is {kind}: an entity is told by a text or a whole number"
+
+
 def _rule_problems(rule: NotAfter, known: Mapping[str, Field]) -> Iterator[str]:
     for name in (rule.earlier, rule.later):
         if name not in known or known[name].kind != "instant":
@@ -301,8 +332,9 @@ def _rule_problems(rule: NotAfter, known: Mapping[str, Field]) -> Iterator[str]:
 def _name_problems(feed: Feed, aggregate: Aggregate) -> Iterator[str]:
     if not aggregate.name.startswith(f"{feed.name}_") or not NAME.fullmatch(aggregate.name):
         yield f"the aggregate {aggregate.name} has to be named {feed.name}_<window>[_<group>]"
-    if aggregate.name == f"{feed.name}_conflicts":
-        yield f"{aggregate.name} is the name of the view of conflicts"
+    for ending, view in (("conflicts", "of conflicts"), ("now", "of the latest states"), ("at", "of states at a time")):
+        if aggregate.name == f"{feed.name}_{ending}":
+            yield f"{aggregate.name} is the name of the view {view}"
     if VERSIONED.fullmatch(aggregate.name) or aggregate.version < 1:
         yield f"the version of {aggregate.name} is a number from 1 on, and no part of its name"
 

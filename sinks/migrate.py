@@ -13,7 +13,7 @@ from sinks.ledger_views import ledger_views
 from sinks.shown import Ask, show, shown
 from sinks.sql import literal
 from sinks.tables import feed_columns, feed_tables, shared_tables
-from sinks.views import conflict_view, feed_view, masked_view
+from sinks.views import conflict_view, feed_view, latest_views, masked_view
 from streams.feed_topics import FeedTopic
 
 #: Of all tables and views together: raised with every change that a release before does not understand.
@@ -22,7 +22,12 @@ LAYOUT = 1
 
 def statements(feed: Feed, dialect: Dialect) -> list[str]:
     """What there has to be of a feed, but for the views of its aggregates; running it again changes nothing."""
-    return [*feed_tables(feed, dialect), feed_view(feed, dialect), conflict_view(feed, dialect)]
+    return [
+        *feed_tables(feed, dialect),
+        feed_view(feed, dialect),
+        conflict_view(feed, dialect),
+        *latest_views(feed, dialect),
+    ]
 
 
 def widened(ask: Ask, feed: Feed, timezone: str) -> list[str]:

@@ -104,6 +104,39 @@ def conflict_view(feed: Feed, dialect: Dialect) -> str:
 
 def feed_view(feed: Feed, dialect: Dialect) -> str:
     """Statement creating a feed's view."""
+    columns, values = view_columns(feed, dialect.timezone), _values(feed, dialect)
+    return _view(dialect, f"city.{feed.name}", columns, feed.description, f"SELECT {values} FROM raw.{feed.name} FINAL")
+
+
+def latest_views(feed: Feed, dialect: Dialect) -> list[str]:
+    """Statements creating the views of a feed's newest states, if it has them: now, and at any time ``t``.
+
+    Which time is the newest of an entity is asked first, of two columns; then only rows of these times are read. Of
+    those, repeats are told as ``FINAL`` tells them, which would read all. Both see the table as at one moment.
+    """
+    by, time, table = feed.latest_by, feed.event_time, f"raw.{feed.name}"
+    if by is None:
+        return []
+    columns, values = view_columns(feed, dialect.timezone), _values(feed, dialect)
+    moment = f"{{t:DateTime64(3, {literal(dialect.timezone)})}}"
+    views = [("now", "", ""), ("at", f"WHERE {time} <= {moment} ", " up to t, as is known today")]
+    return [
+        _view(
+            dialect,
+            f"city.{feed.name}_{ending}",
+            columns,
+            f"{feed.description}; the newest of each {by}{about}",
+            f"SELECT {values} FROM {table} WHERE ({by}, {time}) IN "
+            f"(SELECT {by}, max({time}) FROM {table} {until}GROUP BY {by}) "
+            f"ORDER BY {by}, toUInt128(event_id) DESC, {feed.key} DESC, version DESC LIMIT 1 BY {by}",
+            f"{FIXED}, enable_shared_storage_snapshot_in_query = 1",
+        )
+        for ending, until, about in views
+    ]
+
+
+def _values(feed: Feed, dialect: Dialect) -> str:
+    """What a feed's view shows of a raw row."""
     columns = view_columns(feed, dialect.timezone)
     coarse = {
         column.name: f"round({column.name}, {field.decimals}) AS {column.name}"
@@ -111,8 +144,7 @@ def feed_view(feed: Feed, dialect: Dialect) -> str:
         if field.decimals is not None
         for column in field_columns(field, dialect.timezone)
     }
-    select = ", ".join(coarse.get(column.name, column.name) for column in columns)
-    return _view(dialect, f"city.{feed.name}", columns, feed.description, f"SELECT {select} FROM raw.{feed.name} FINAL")
+    return ", ".join(coarse.get(column.name, column.name) for column in columns)
 
 
 def masked_view(feeds: Iterable[Feed], dialect: Dialect) -> str:
@@ -204,10 +236,12 @@ def _come_to(aggregate: Aggregate, topic: FeedTopic) -> str:
     return f"arrayMin(number -> progress[number], {numbers})"
 
 
-def _view(dialect: Dialect, name: str, columns: list[TableColumn], description: str, select: str) -> str:
+def _view(
+    dialect: Dialect, name: str, columns: list[TableColumn], description: str, select: str, settings: str = FIXED
+) -> str:
     body = ", ".join(f"{c.name} {c.type} COMMENT {literal(c.comment)}" for c in columns)
     return (
-        f"CREATE OR REPLACE VIEW {name}{dialect.everywhere} ({body}) {SECURITY} AS {select} {FIXED} "
+        f"CREATE OR REPLACE VIEW {name}{dialect.everywhere} ({body}) {SECURITY} AS {select} {settings} "
         f"COMMENT {literal(description)}"
     )
 

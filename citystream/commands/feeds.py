@@ -181,6 +181,10 @@ def _tables(feed: Feed, timezone: str) -> list[dict[str, Any]]:
         _columns(f"city.{feed.name}", f"{feed.description}; the view", view_columns(feed, timezone)),
         _columns(f"raw.{feed.name}", f"{feed.description}; as it arrived", [*feed_columns(feed, timezone), UNDECLARED]),
     ]
+    if (by := feed.latest_by) is not None:
+        for name, until in ((f"{feed.name}_now", ""), (f"{feed.name}_at(t=...)", " up to t")):
+            about = f"{feed.description}; the newest of each {by}{until}"
+            found.append(_columns(f"city.{name}", about, view_columns(feed, timezone)))
     for aggregate in feed.aggregates:
         name, about = aggregate.name, aggregate.description
         view = aggregate_view_columns(feed, aggregate, timezone)

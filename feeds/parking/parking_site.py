@@ -10,7 +10,7 @@ from pydantic import Field
 from feeds.parking import DEPARTMENT
 from schemas.alerts import Category, Severity
 from schemas.expressions import Column
-from schemas.feed import Aggregate, Feed
+from schemas.feed import Aggregate, Feed, Latest
 from schemas.fields import Count, EventId, Instant, Location, Record, Text, Unit
 from schemas.measures import share, spread
 from schemas.rules import Held, Level, Rule, above
@@ -54,6 +54,7 @@ FEED = Feed(
     disorder=timedelta(seconds=30),
     delay=timedelta(seconds=60),
     lateness=timedelta(seconds=90),
+    latest=Latest(),
     alerts=(
         Rule(
             name="parking_full",

@@ -11,7 +11,7 @@ from pydantic import Field
 from feeds.police import DEPARTMENT
 from schemas.alerts import Category, Severity
 from schemas.expressions import Column, Expression, When
-from schemas.feed import Aggregate, Feed, NotAfter
+from schemas.feed import Aggregate, Feed, Latest, NotAfter
 from schemas.fields import Coarse, EventId, Instant, Location, Personal, Record, Text
 from schemas.measures import count_where, quantiles
 from schemas.rules import Due, Level, Rule, previous, while_true
@@ -79,6 +79,7 @@ FEED = Feed(
     delay=timedelta(seconds=60),
     lateness=timedelta(minutes=2),
     rules=(NotAfter("reported_at", "changed_at"),),
+    latest=Latest(),
     alerts=(
         Rule(
             name="overdue_dispatch",

@@ -19,7 +19,7 @@ from citystream.installation import Installation
 from citystream.settings import Settings
 from schemas.avro import feed_schema
 from schemas.catalogue import Catalogue, FrozenSchema
-from schemas.feed import Feed
+from schemas.feed import Feed, Latest
 from schemas.fields import Coarse, Location, Personal, Text
 from schemas.pseudonyms import pseudonym
 from schemas.record_codec import encode
@@ -69,7 +69,7 @@ class Whose(Toy):
     place: Annotated[Location, Coarse(decimals=2)]
 
 
-UNKNOWN, WHOSE = replace(FEED, record=Unknown), replace(FEED, record=Whose)
+UNKNOWN, WHOSE = replace(FEED, record=Unknown), replace(FEED, record=Whose, latest=Latest())
 UNKNOWN_SCHEMA, WHOSE_SCHEMA = (
     FrozenSchema(max(BOTH.by_id) + number, "toy", 2 + number, feed_schema(feed))
     for number, feed in enumerate((UNKNOWN, WHOSE), 1)
@@ -84,8 +84,8 @@ def city(settings: Settings, connect: Callable[[str], Any]) -> Iterator[Installa
     declare(found, FEED)
     yield found
     owner = connect("owner")
-    for table in ("city.toy", "city.toy_conflicts", "raw.toy_ledger", "raw.toy"):
-        owner.execute(f"DROP TABLE {table} SYNC")
+    for table in ("city.toy", "city.toy_now", "city.toy_at", "city.toy_conflicts", "raw.toy_ledger", "raw.toy"):
+        owner.execute(f"DROP TABLE IF EXISTS {table} SYNC")
 
 
 def declare(city: Installation, feed: Feed) -> None:
@@ -177,11 +177,12 @@ def test_analysts_see_a_place_beside_a_person_as_coarse_as_declared(
     exact = {"longitude": 120.128866, "latitude": 30.246282}
     whose = record(place=exact) | {"owner": pseudonym(b"k", "Li Wei")}
     store(city, WHOSE, 0, encode(WHOSE_SCHEMA, whose))
-    asked = "SELECT place_longitude, place_latitude FROM {}.toy"
-    for user in ("analyst", "operator"):
-        assert connect(user).execute(asked.format("city")) == [(120.13, 30.25)]
-    assert connect("operator").execute(asked.format("raw")) == [tuple(exact.values())]
-    assert connect("analyst").execute("SELECT count() FROM city.toy WHERE place_longitude = 120.128866") == [(0,)]
+    asked = "SELECT place_longitude, place_latitude FROM {}"
+    for view in ("city.toy", "city.toy_now", "city.toy_at(t=now())"):
+        for user in ("analyst", "operator"):
+            assert connect(user).execute(asked.format(view)) == [(120.13, 30.25)]
+        assert connect("analyst").execute(f"SELECT count() FROM {view} WHERE place_longitude = 120.128866") == [(0,)]
+    assert connect("operator").execute(asked.format("raw.toy")) == [tuple(exact.values())]
 
 
 def test_bytes_that_may_name_a_person_are_masked_for_all_but_the_owner(

@@ -234,6 +234,7 @@ def shown(city: Installation, log: Log) -> Snapshot:
     tables = client.execute(
         "SELECT database, name, engine = 'View' FROM system.tables "
         "WHERE database IN ('raw', 'city') AND engine != 'MaterializedView' "
+        "AND empty(parameterized_view_parameters) "
         "AND name NOT IN ('layout', 'shown')"  # when tables and views were made, which is nothing of the log
     )
     found = {}

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from citystream.installation import Installation
 from citystream.settings import Settings
 from processors.partition import Output
-from schemas.feed import Aggregate
+from schemas.feed import Aggregate, Latest
 from sinks.clickhouse import Writer
 from sinks.migrate import migrate
 from sinks.rebuild import DAY_MS, Rebuild
@@ -28,7 +28,7 @@ from streams.wire.record_batch import packed, split
 from tests.columns import Staged, process
 from tests.reference import found
 from tests.reference.batches import stamped
-from tests.reference.city import Read, Truth, truth
+from tests.reference.city import Read, Truth, latest, truth
 from tests.reference.partition import Logged
 from tests.reference.streams import ARRIVED_AFTER, Log, logs, wire
 from tests.reference.toy import GROUPED, frozen_catalogue, renamed
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.integration
 
 #: Yesterday at noon: raw rows that are too old are not kept.
 BASE = (time.time_ns() // 10**6 // DAY_MS * 2 - 1) * DAY_MS // 2
-FEED = renamed(replace(GROUPED, partitions=2), "words")
+FEED = renamed(replace(GROUPED, partitions=2, latest=Latest(by="mood")), "words")
 CATALOGUE = frozen_catalogue(FEED)
 
 
@@ -51,6 +51,8 @@ def city(settings: Settings, stack: object) -> Iterator[Installation]:
         for name in (a.name for a in FEED.aggregates):
             owner.execute(f"DROP VIEW city.{name} SYNC")
             owner.execute(f"DROP TABLE raw.{name} SYNC")
+        for ending in ("now", "at"):
+            owner.execute(f"DROP VIEW city.words_{ending} SYNC")
         for table in ("city.words", "city.words_conflicts", "raw.words_ledger", "raw.words"):
             owner.execute(f"DROP TABLE {table} SYNC")
 
@@ -134,7 +136,7 @@ def expected(stored: Sequence[Stored]) -> Truth:
 
 
 def check(city: Installation, wanted: Truth) -> None:
-    """Hold every view to the reference."""
+    """Hold every view to the reference, the states at some times of the last seconds."""
     with city.server("analyst").connect() as client:
         for aggregate in FEED.aggregates:
             shown = {w.key: w for w in found.windows(client, aggregate)}
@@ -143,10 +145,14 @@ def check(city: Installation, wanted: Truth) -> None:
                 there = shown[key]
                 assert (there.events, there.final, there.as_of_ms) == (window.events, window.final, window.as_of_ms)
                 assert dict(there.results) == window.results, (aggregate.name, key)
+        for until in (None, BASE - 1, BASE, BASE + 1500, BASE + 20_000):
+            at = "words_now" if until is None else f"words_at(t=fromUnixTimestamp64Milli({until}))"
+            states = {mood: row[:-2] for mood, row in latest(FEED, "mood", wanted, until).items()}
+            assert found.latest(client, FEED, at, "mood") == states, at
 
 
 def test_windows_of_parts_and_late_rows_and_windows_built_anew_are_those_of_the_reference(city: Installation) -> None:
-    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         emptied(city)

@@ -24,6 +24,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from schemas.catalogue import FROZEN
 from schemas.feed import Aggregate, Feed
+from schemas.model import COMPONENTS, Field
 from streams.cluster import Cluster
 from tests.reference.partition import MILLISECOND, Key, Logged, Values, is_closed, moved_by
 from tests.reference.partition import problems as broken_fields
@@ -314,6 +315,22 @@ def _add_events(feed: Feed, result: Truth, events: Sequence[Event], newest: Mapp
         result.windows[aggregate.name] = {
             key: _shown(feed, aggregate, key, there, last, newest) for key, there in windows[aggregate.name].items()
         }
+
+
+def latest(feed: Feed, by: str, shown: Truth, until_ms: int | None = None) -> dict[Any, tuple[Any, ...]]:
+    """The row of the newest event of each entity, up to a time (ms)."""
+    names = [name for described in feed.fields for name in _columns(described)]
+    found: dict[Any, tuple[Any, ...]] = {}
+    for row in shown.rows.values():
+        values = dict(zip(names, row, strict=False))
+        rank = values[feed.event_time], values["event_id"], values[feed.key]
+        if until_ms is None or rank[0] <= until_ms:
+            found[values[by]] = max((rank, row), found.get(values[by], (rank, row)))
+    return {entity: row for entity, (_, row) in found.items()}
+
+
+def _columns(described: Field) -> list[str]:
+    return [f"{described.name}_{p}" for p in COMPONENTS["place"]] if described.kind == "place" else [described.name]
 
 
 def _letter(feed: Feed, record: Read) -> Letter | None:

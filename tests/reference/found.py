@@ -91,6 +91,15 @@ def alerts(client: Client, feed: str) -> Iterator[Told]:
         yield Told(rule, tuple(entity.split(", ")), sent, does, severity, onset, found)
 
 
+def latest(client: Client, feed: Feed, view: str, by: str) -> dict[Any, tuple[Any, ...]]:
+    """The cells of the row that a view of newest states has of each entity."""
+    columns = [column for described in feed.fields for column in _columns(described.name, described.kind)]
+    query = f"SELECT {by}, {', '.join(columns)}, toUnixTimestamp64Milli(arrived_at) FROM city.{view}"
+    rows = client.execute(query)
+    assert len({entity for entity, *_ in rows}) == len(rows)
+    return {entity: tuple(cells) for entity, *cells in rows}
+
+
 def letters(client: Client, topic: str) -> list[FoundLetter]:
     """The quarantine of a topic."""
     query = (

@@ -228,6 +228,9 @@ def columns() -> dict[str, set[str]]:
     for feed in city.feeds.values():
         found[feed.name] = {column.name for column in view_columns(feed, zone)}
         found[f"{feed.name}_conflicts"] = {column.name for column in conflict_view_columns(feed, zone)}
+        if feed.latest is not None:
+            found[f"{feed.name}_now"] = found[feed.name]
+            found[f"{feed.name}_at"] = {*found[feed.name], "t"}
         for aggregate in feed.aggregates:
             found[aggregate.name] = {column.name for column in aggregate_view_columns(feed, aggregate, zone)}
     return found

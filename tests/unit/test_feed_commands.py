@@ -57,6 +57,7 @@ def test_shows_the_whole_contract(run: Any, feed: Any) -> None:
     assert [topic["name"] for topic in found["topics"]] == [*names] == [topic.name for topic in stored([feed])][1:]
     assert [topic["schema_id"] for topic in found["topics"]] == [Catalogue.load().latest(name).id for name in names]
     tables = [table for topic, name in names.items() for table in (f"city.{name}", f"raw.{topic}")]
+    tables[2:2] = [f"city.{feed.name}_{ending}" for ending in ("now", "at(t=...)") if feed.latest]
     assert [table["name"] for table in found["tables"]] == tables
     assert all(column["comment"] for table in found["tables"] for column in table["columns"])
 

@@ -26,7 +26,7 @@ from schemas.alerts import Category, Severity
 from schemas.avro import feed_schema
 from schemas.catalogue import FrozenSchema
 from schemas.expressions import Column, Constant, Expression, Mistyped, Present, Quantile, Scaled, When, least, written
-from schemas.feed import Aggregate, DeclarationError, Feed, NotAfter, Outgrown
+from schemas.feed import Aggregate, DeclarationError, Feed, Latest, NotAfter, Outgrown
 from schemas.fields import (
     DAYS,
     INSTANTS,
@@ -343,6 +343,12 @@ MISTYPED = [
         (aggregate(name="other_4s"), "the aggregate other_4s has to be named toy_<window>[_<group>]"),
         (aggregate(name="toy_4S"), "the aggregate toy_4S has to be named toy_<window>[_<group>]"),
         (aggregate(name="toy_conflicts"), "toy_conflicts is the name of the view of conflicts"),
+        (aggregate(name="toy_now"), "toy_now is the name of the view of the latest states"),
+        (aggregate(name="toy_at"), "toy_at is the name of the view of states at a time"),
+        ({"latest": Latest(by="nothing")}, "the latest state goes by nothing, which is no field of the record"),
+        *(({"latest": Latest(by=name)},
+           f"the latest state goes by {name}, which is {kind}: an entity is told by a text or a whole number")
+          for name, kind in (("note", "string or null"), ("weight", "float"), ("place", "place or null"))),
         (aggregate(name="toy_4s_v2"), "the version of toy_4s_v2 is a number from 1 on, and no part of its name"),
         (aggregate(version=0), "the version of toy_4s is a number from 1 on, and no part of its name"),
         ({"ahead": timedelta(seconds=-1)}, "ahead cannot be negative"),
@@ -567,7 +573,9 @@ def test_another_key_changes_the_definition() -> None:
 
 
 def test_what_results_do_not_depend_on_leaves_the_definition() -> None:
-    changed = replace(FEED, department="Others", rate=5.0, silence=timedelta(days=1), retention=timedelta(days=1))
+    changed = replace(
+        FEED, latest=Latest(), department="Others", rate=5.0, silence=timedelta(days=1), retention=timedelta(days=1)
+    )
     assert changed.definition == FEED.definition == replace(FEED).definition
 
 

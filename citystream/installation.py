@@ -15,6 +15,7 @@ from citystream.secrets import secret
 from citystream.settings import Settings, SettingsError, load_settings
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
+from schemas.reference import Reference
 from streams.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class Installation:
         for problem in wrong.values():
             print(f"citystream: {problem}; this feed is left out", file=sys.stderr)
         return found
+
+    @cached_property
+    def references(self) -> dict[str, Reference]:
+        """All declared tables of reference data."""
+        return declared.references()
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -138,7 +144,8 @@ class Installation:
                 f"knows up to {LAYOUT}; go on with that release or a later one, see Upgrades in docs/operator.md"
             )
         migrate(owner, self.feeds.values(), self.dialect, say)
-        created = topics.create(self.cluster, topics.topics(self.feeds.values()))
+        tables = topics.of_references(self.references.values(), self.feeds.values())
+        created = topics.create(self.cluster, [*topics.topics(self.feeds.values()), *tables])
         if created:
             say(f"created {len(created)} topics")
         settle(owner, [one for one in outgrown if growth.settled(self.cluster, one, now_ms)])

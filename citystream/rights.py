@@ -25,6 +25,7 @@ from kafka.errors import NoError
 
 from processors import GROUP as PROCESSOR
 from schemas.feed import Feed
+from schemas.reference import Reference
 from sinks import GROUP as SINK
 from streams import checkpoints, clock, deadletters, publications, snapshots
 from streams.clients import new_admin
@@ -61,12 +62,14 @@ def publisher(department: str) -> str:
     return _PUBLISHER + re.sub(r"\W+", "-", department.strip().lower())
 
 
-def rights(feeds: Iterable[Feed]) -> list[Right]:
-    """All there are for these feeds.
+def rights(feeds: Iterable[Feed], references: Iterable[Reference] = ()) -> list[Right]:
+    """All there are for these feeds and tables of reference data.
 
-    Windows, positions and dead letters are written by workers alone, and a feed's newest topic by its department.
+    Windows, positions and dead letters are written by workers alone, and a feed's newest topic by its department. A
+    processor writes into a table's topic, too: marks of how far it has come.
     """
-    feeds = list(feeds)
+    feeds, references = list(feeds), list(references)
+    tables = [reference.name for reference in references]
     records, parts = list(feed_topics(*feeds)), [aggregate.topic for feed in feeds for aggregate in feed.aggregates]
     found: list[Right] = []
 
@@ -88,12 +91,18 @@ def rights(feeds: Iterable[Feed]) -> list[Right]:
     group(SINK, describe, PROCESSOR)
     topics(OPERATOR, read, [ALL])
     group(OPERATOR, describe, ALL)
+    for worker in (PROCESSOR, SINK):
+        topics(worker, read, tables)
+    topics(PROCESSOR, write, tables)
     published = [feed for feed in feeds if not feed.by_workers]
     topics(CLOCK, write, clock.ticking(feeds))
     for department in sorted({feed.department for feed in published}):
         own = [topic_for(feed) for feed in published if feed.department == department]
         topics(publisher(department), write, [*own, publications.TOPIC])
         topics(publisher(department), read, [publications.TOPIC])
+    for reference in references:
+        topics(publisher(reference.department), write, [reference.name])
+        topics(publisher(reference.department), read, [reference.name])
     return found
 
 

@@ -1,4 +1,7 @@
-"""What the city publishes: a folder a department, a file a feed. ``load`` finds them; no name appears anywhere else."""
+"""What the city publishes: a folder a department, a file a feed or a table of reference data.
+
+``load`` and ``references`` find them; no name appears anywhere else.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,13 @@ import importlib
 import pkgutil
 import traceback
 from functools import cache
+from pathlib import Path
 
 from schemas.feed import DeclarationError, Feed
+from schemas.reference import Reference
+
+#: How the file of a table's rows may end, in the folder ``reference`` of its department.
+ROWS = (".csv", ".jsonl", ".geojson")
 
 
 def load() -> dict[str, Feed]:
@@ -24,10 +32,30 @@ def load() -> dict[str, Feed]:
     return found
 
 
-@cache
 def look() -> tuple[dict[str, Feed], dict[str, DeclarationError]]:
-    """Every declared feed by name, and what is wrong with the files that declare none."""
-    found: dict[str, Feed] = {}
+    """Every declared feed by name, and what is wrong with the files that declare nothing."""
+    found, wrong = declarations()
+    return {name: one for name, one in found.items() if isinstance(one, Feed)}, wrong
+
+
+def references() -> dict[str, Reference]:
+    """Every declared table of reference data by name."""
+    return {name: one for name, one in declarations()[0].items() if isinstance(one, Reference)}
+
+
+def rows_of(reference: Reference) -> Path | None:
+    """The file of a table's rows in the folder of its department, if there is one."""
+    for folder in __path__:
+        for ending in ROWS:
+            for file in Path(folder).glob(f"*/reference/{reference.name}{ending}"):
+                return file
+    return None
+
+
+@cache
+def declarations() -> tuple[dict[str, Feed | Reference], dict[str, DeclarationError]]:
+    """Everything declared by the name of its file, and what is wrong with the others."""
+    found: dict[str, Feed | Reference] = {}
     wrong: dict[str, DeclarationError] = {}
     for module in pkgutil.walk_packages(__path__, "feeds."):
         if not module.ispkg:
@@ -39,13 +67,14 @@ def look() -> tuple[dict[str, Feed], dict[str, DeclarationError]]:
     return found, wrong
 
 
-def _declared(module: str, name: str) -> Feed:
+def _declared(module: str, name: str) -> Feed | Reference:
     if module.count(".") != 2:
         raise DeclarationError(f"belongs into the folder of its department: feeds/<department>/{name}.py")
-    feed = getattr(importlib.import_module(module), "FEED", None)
-    if not isinstance(feed, Feed) or feed.name != name:
-        raise DeclarationError(f"has to declare FEED = Feed(name='{name}', ...)")
-    return feed
+    file = importlib.import_module(module)
+    declared = getattr(file, "FEED", None) or getattr(file, "REFERENCE", None)
+    if not isinstance(declared, Feed | Reference) or declared.name != name:
+        raise DeclarationError(f"has to declare FEED = Feed(name='{name}', ...), or REFERENCE = Reference(...)")
+    return declared
 
 
 def _problem(file: str, error: Exception) -> DeclarationError:

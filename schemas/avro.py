@@ -8,6 +8,7 @@ from typing import Any
 from schemas.feed import Aggregate, Feed
 from schemas.fields import DAYS, INSTANTS, PSEUDONYM, UUID
 from schemas.model import Field, Kind
+from schemas.reference import Reference
 
 Schema = dict[str, Any]
 
@@ -39,8 +40,8 @@ _BOUNDS: Mapping[Kind, tuple[str, str]] = {
 _FIXED_BOUNDS: Mapping[Kind, tuple[float, float]] = {"instant": INSTANTS, "date": DAYS}
 
 
-def feed_schema(feed: Feed) -> Schema:
-    """Avro schema of a feed's record, with unit, bounds and sensitivity as field properties.
+def feed_schema(feed: Feed | Reference) -> Schema:
+    """Avro schema of the record of a feed or of reference data, with unit, bounds and sensitivity as field properties.
 
     A field's properties say all that a value is held against (``field_of``).
     """
@@ -62,6 +63,7 @@ def _avro_field(field: Field) -> Schema:
         base = base | {"name": name}
     properties = {
         "format": UUID_FORMAT if field.kind == "uuid" else None,
+        "shape": field.shape,
         "unit": field.unit,
         **dict(zip(_BOUNDS.get(field.kind, ()), (field.low, field.high), strict=False)),
         "pattern": field.pattern if field.kind == "string" else None,

@@ -22,6 +22,7 @@ from avro.schema import parse
 from schemas.avro import Schema, aggregate_schema, feed_schema, tick_schema
 from schemas.feed import Feed
 from schemas.persisted import Newer, check_version
+from schemas.reference import Reference
 
 FROZEN = Path(__file__).parent / "frozen"
 IDS = "ids.json"
@@ -31,6 +32,8 @@ FREEZE = "run: citystream schemas freeze"
 #: How far behind the newest id known here one may lie that is on its way: more than are frozen at once. Ids are given
 #: one after the other, so one further behind is none, and one before the newest was never given.
 AHEAD = 64
+#: No table of reference data.
+NONE: Mapping[str, Reference] = {}
 #: Subject of the ticks, which may stand on the topic of any feed.
 TICK = "tick"
 
@@ -166,9 +169,9 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def declared(feeds: Mapping[str, Feed]) -> dict[str, Schema]:
+def declared(feeds: Mapping[str, Feed], references: Mapping[str, Reference] = NONE) -> dict[str, Schema]:
     """The schema each subject should have now, from the declarations."""
-    subjects: dict[str, Schema] = {}
+    subjects = {name: feed_schema(reference) for name, reference in references.items()}
     for feed in feeds.values():
         subjects[feed.name] = feed_schema(feed)
         subjects |= {aggregate.topic: aggregate_schema(feed, aggregate) for aggregate in feed.aggregates}
@@ -254,10 +257,10 @@ def _redefined(schema: Schema, frozen: Schema) -> list[str]:
     return [name for name in declared if declared[name] != kept.get(name)]
 
 
-def check(catalogue: Catalogue, feeds: Mapping[str, Feed]) -> list[str]:
+def check(catalogue: Catalogue, feeds: Mapping[str, Feed], references: Mapping[str, Reference] = NONE) -> list[str]:
     """Problems between declarations and frozen schemas; empty if each declared schema is the latest frozen one."""
     problems = []
-    for subject, schema in declared(feeds).items():
+    for subject, schema in declared(feeds, references).items():
         versions = catalogue.versions(subject)
         if versions and versions[-1].schema == schema:
             continue
@@ -274,7 +277,9 @@ def check(catalogue: Catalogue, feeds: Mapping[str, Feed]) -> list[str]:
     return problems
 
 
-def freeze(feeds: Mapping[str, Feed], folder: Path = FROZEN) -> list[FrozenSchema]:
+def freeze(
+    feeds: Mapping[str, Feed], folder: Path = FROZEN, references: Mapping[str, Reference] = NONE
+) -> list[FrozenSchema]:
     """Write what is declared and not yet frozen; returns the new versions.
 
     Raises
@@ -284,11 +289,11 @@ def freeze(feeds: Mapping[str, Feed], folder: Path = FROZEN) -> list[FrozenSchem
         definition under an old version; nothing is written.
     """
     catalogue = Catalogue.load(folder)
-    problems = [problem for problem in check(catalogue, feeds) if FREEZE not in problem]
+    problems = [problem for problem in check(catalogue, feeds, references) if FREEZE not in problem]
     if problems:
         raise SchemaProblem("\n".join(problems))
     new = []
-    for subject, schema in declared(feeds).items():
+    for subject, schema in declared(feeds, references).items():
         versions = catalogue.versions(subject)
         if versions and versions[-1].schema == schema:
             continue

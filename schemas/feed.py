@@ -282,6 +282,8 @@ def _place_problems(feed: Feed) -> Iterator[str]:
     if any(field.personal for field in feed.fields):
         for name in (field.name for field in feed.fields if field.kind == "place" and field.decimals is None):
             yield f"{name} is exact beside personal fields: declare it as Annotated[Location, Coarse(decimals=2)]"
+    for name in (one.name for one in feed.fields if one.shape):
+        yield f"{name} is a shape, which only reference data has"
 
 
 def _setting_problems(feed: Feed) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -50,6 +50,20 @@ class Coarse:
     decimals: int
 
 
+#: Characters of a shape: some thousand corners.
+LARGEST_SHAPE = 200_000
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The text is GeoJSON in WGS 84: an area is a Polygon or MultiPolygon, a line a LineString or MultiLineString.
+
+    Of reference data only.
+    """
+
+    kind: Literal["area", "line"]
+
+
 class Place(BaseModel):
     """A position in WGS 84."""
 
@@ -81,3 +95,5 @@ Instant = Annotated[
 ]
 Day = Annotated[date, Field(ge=date(1900, 1, 1), lt=date(2200, 1, 1))]
 Location = Annotated[Place | None, Field(description="Where it happened; null when unknown")]
+Area = Annotated[str, Field(min_length=1, max_length=LARGEST_SHAPE), Shape("area")]
+Line = Annotated[str, Field(min_length=1, max_length=LARGEST_SHAPE), Shape("line")]

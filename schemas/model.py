@@ -28,6 +28,7 @@ from schemas.fields import (
     Personal,
     Place,
     Record,
+    Shape,
     Unit,
 )
 
@@ -54,7 +55,7 @@ _CONSTRAINTS: dict[Kind, tuple[type, ...]] = {"string": (MinLen, MaxLen), "int":
 
 
 class DeclarationError(ValueError):
-    """A feed's declaration makes no sense; the message names the feed, the part and the reason."""
+    """A declaration makes no sense; the message names the feed or reference, the part and the reason."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Field:
     """A field as every other part sees it: kind, nullability, bounds and metadata.
 
     ``low`` and ``high`` bound a number's value or a string's length in characters. The pattern of a personal field is
-    that of its pseudonym. ``decimals`` is how exact a place is for analysts, None for as it came.
+    that of its pseudonym. ``decimals`` is how exact a place is for analysts, None for as it came. ``shape`` is what a
+    text is that is a geometry.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Field:
     symbols: tuple[str, ...] = ()
     personal: bool = False
     decimals: int | None = None
+    shape: Literal["area", "line"] | None = None
     default: Any = None
     has_default: bool = False
 
@@ -130,6 +133,7 @@ def _field(record: str, name: str, info: FieldInfo) -> Field:
         symbols=symbols,
         personal=personal,
         decimals=next((mark.decimals for mark in marks if isinstance(mark, Coarse)), None),
+        shape=next((mark.kind for mark in marks if isinstance(mark, Shape)), None),
         default=None if info.is_required() else info.default,
         has_default=not info.is_required(),
     )
@@ -162,10 +166,12 @@ def _type(record: str, name: str, annotation: Any) -> tuple[Kind, bool, tuple[st
 
 def _mark_problems(kind: Kind, marks: list[Any]) -> Iterator[str]:
     """What pydantic would hold a value against and the columns would not."""
-    constraints = [mark for mark in marks if not isinstance(mark, FieldInfo | Unit | Personal | Coarse)]
+    constraints = [mark for mark in marks if not isinstance(mark, FieldInfo | Unit | Personal | Coarse | Shape)]
     for coarse in (mark for mark in marks if isinstance(mark, Coarse)):
         if kind != "place" or not 0 <= coarse.decimals <= 6:
             yield f"has {coarse!r}; a place can be coarse, to 0 to 6 decimals"
+    if kind != "string" and any(isinstance(mark, Shape) for mark in marks):
+        yield "is a shape and no text: declare it as Area or Line"
     if kind in _WORDS:
         word, definition = _WORDS[kind]
         if sorted(constraints, key=repr) != sorted(_flatten(list(definition.__metadata__))[:2], key=repr):

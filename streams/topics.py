@@ -16,6 +16,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from schemas.feed import Feed, milliseconds
+from schemas.reference import Reference
 from streams import checkpoints, deadletters, publications, snapshots
 from streams.clients import new_admin
 from streams.cluster import Cluster
@@ -77,6 +78,15 @@ def stored(feeds: Iterable[Feed]) -> list[Topic]:
         wanted += [Topic(one.name, one.partitions, feed.retention) for one in found]
         wanted += [Topic(aggregate.topic, found[0].partitions, feed.retention) for aggregate in feed.aggregates]
     return wanted
+
+
+def of_references(references: Iterable[Reference], feeds: Iterable[Feed]) -> list[Topic]:
+    """The topics of tables of reference data: what was known is kept for longer than any record that could be replayed.
+
+    The day more is for a look-up's grace, and for clocks that differ.
+    """
+    longest = max((feed.retention for feed in feeds), default=timedelta(0))
+    return [Topic(reference.name, 1, None, longest + timedelta(days=1)) for reference in references]
 
 
 def create(cluster: Cluster, wanted: Iterable[Topic]) -> list[str]:

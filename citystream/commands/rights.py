@@ -25,7 +25,7 @@ def show(*, apply: Apply = False) -> None:
     Example: citystream rights --apply
     """
     city = Installation.load()
-    wanted = rights(city.choose(None).values())
+    wanted = rights(city.choose(None).values(), city.references.values())
     for right in wanted:
         typer.echo(f"{right.user:<28} {right.operation.name.lower():<9} {right.kind.name.lower():<6} {right.name}")
     if apply:

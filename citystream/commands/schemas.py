@@ -25,9 +25,10 @@ def freeze_declared() -> None:
 
     Example: citystream schemas freeze
     """
-    feeds = Installation.load().feeds
+    city = Installation.load()
+    feeds = city.feeds
     try:
-        frozen = freeze(feeds)
+        frozen = freeze(feeds, references=city.references)
         samples = write_samples(feeds, first)
     except SchemaProblem as problem:
         _fail(str(problem).splitlines())
@@ -47,12 +48,12 @@ def check_declared() -> None:
     """
     city = Installation.load()
     try:
-        problems = check(city.catalogue, city.feeds)
+        problems = check(city.catalogue, city.feeds, city.references)
     except SchemaProblem as problem:
         problems = str(problem).splitlines()
     if problems:
         _fail(problems)
-    frozen, wanted = {s.subject for s in city.catalogue.by_id.values()}, declared(city.feeds)
+    frozen, wanted = {s.subject for s in city.catalogue.by_id.values()}, declared(city.feeds, city.references)
     typer.echo(f"All {len(wanted)} declared schemas are frozen as they are")
     if gone := sorted(frozen - wanted.keys()):
         typer.echo(f"frozen and declared no longer: {', '.join(gone)}")

@@ -95,9 +95,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     department = tmp_path / "feeds" / "oddities"
     department.mkdir(parents=True)
     (department / "__init__.py").touch()
-    feeds.look.cache_clear()
+    feeds.declarations.cache_clear()
     yield department
-    feeds.look.cache_clear()
+    feeds.declarations.cache_clear()
     for module in ("feeds.odd", "feeds.oddities", "feeds.oddities.odd"):
         sys.modules.pop(module, None)
 

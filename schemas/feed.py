@@ -18,6 +18,7 @@ from schemas.expressions import (
     Expression,
     Mistyped,
     Quantile,
+    Type,
     columns,
     is_whole,
     leaves,
@@ -78,10 +79,12 @@ class Latest:
     >>> Latest(by="status")
 
     ``by`` is the field that tells entities apart, the feed's key unless it is given. The newest event is the last one
-    by event time, then by the text of its event id, whenever it arrived, of the raw rows that are kept.
+    by event time, then by the text of its event id, whenever it arrived, of the raw rows that are kept. Those that
+    ``active`` is true for have a view ``<feed>_active`` of their own.
     """
 
     by: str | None = None
+    active: Expression | None = None
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,11 @@ class Feed:
         """The field that tells the entities apart whose newest states have views; None if there are none."""
         return None if self.latest is None else self.latest.by or self.key
 
+    @property
+    def latest_active(self) -> Expression | None:
+        """What is true of the newest states that have a view of their own; None if none have."""
+        return None if self.latest is None else self.latest.active
+
     def field(self, name: str) -> Field:
         """The description of the field of a name."""
         return next(field for field in self.fields if field.name == name)
@@ -316,6 +324,9 @@ def _setting_problems(feed: Feed) -> Iterator[str]:
 
 def _latest_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
     name = feed.latest_by
+    if feed.latest_active is not None:
+        wrong = _expression_problems(feed.latest_active, known, "condition")
+        yield from (f"the latest state is active by {reason}" for reason in wrong)
     if name is None or name == feed.key:
         return
     if name not in known:
@@ -334,7 +345,12 @@ def _rule_problems(rule: NotAfter, known: Mapping[str, Field]) -> Iterator[str]:
 def _name_problems(feed: Feed, aggregate: Aggregate) -> Iterator[str]:
     if not aggregate.name.startswith(f"{feed.name}_") or not NAME.fullmatch(aggregate.name):
         yield f"the aggregate {aggregate.name} has to be named {feed.name}_<window>[_<group>]"
-    for ending, view in (("conflicts", "of conflicts"), ("now", "of the latest states"), ("at", "of states at a time")):
+    for ending, view in (
+        ("conflicts", "of conflicts"),
+        ("now", "of the latest states"),
+        ("at", "of states at a time"),
+        ("active", "of the active ones"),
+    ):
         if aggregate.name == f"{feed.name}_{ending}":
             yield f"{aggregate.name} is the name of the view {view}"
     if VERSIONED.fullmatch(aggregate.name) or aggregate.version < 1:
@@ -398,12 +414,12 @@ def _windows_as_series(aggregate: Aggregate, known: Mapping[str, Field]) -> dict
     return {one.name: one for one in [*(known[name] for name in aggregate.by if name in known), *own, *numbers]}
 
 
-def _expression_problems(number: Expression, known: Mapping[str, Field]) -> Iterator[str]:
+def _expression_problems(expression: Expression, known: Mapping[str, Field], wanted: Type = "number") -> Iterator[str]:
     try:
-        if (found := type_of(number, known)) != "number":
-            yield f"{written(number)}, which is a {found} and no number"
+        if (found := type_of(expression, known)) != wanted:
+            yield f"{written(expression)}, which is a {found} and no {wanted}"
     except Mistyped as reason:
-        yield f"{written(number)}: {reason}"
+        yield f"{written(expression)}: {reason}"
 
 
 def milliseconds(span: timedelta) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 
+from schemas.expressions import written
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.model import Field
 from sinks.dialect import Dialect
@@ -109,7 +110,7 @@ def feed_view(feed: Feed, dialect: Dialect) -> str:
 
 
 def latest_views(feed: Feed, dialect: Dialect) -> list[str]:
-    """Statements creating the views of a feed's newest states, if it has them: now, and at any time ``t``.
+    """Statements creating the views of a feed's newest states, if it has them: now, at any time ``t``, and active.
 
     Which time is the newest of an entity is asked first, of two columns; then only rows of these times are read. Of
     those, repeats are told as ``FINAL`` tells them, which would read all. Both see the table as at one moment.
@@ -120,7 +121,7 @@ def latest_views(feed: Feed, dialect: Dialect) -> list[str]:
     columns, values = view_columns(feed, dialect.timezone), _values(feed, dialect)
     moment = f"{{t:DateTime64(3, {literal(dialect.timezone)})}}"
     views = [("now", "", ""), ("at", f"WHERE {time} <= {moment} ", " up to t, as is known today")]
-    return [
+    statements = [
         _view(
             dialect,
             f"city.{feed.name}_{ending}",
@@ -133,6 +134,11 @@ def latest_views(feed: Feed, dialect: Dialect) -> list[str]:
         )
         for ending, until, about in views
     ]
+    if (active := feed.latest_active) is not None:
+        about = f"{feed.description}; the newest of each {by} that is active: {written(active)}"
+        select = f"SELECT {_names(columns)} FROM city.{feed.name}_now WHERE {ToSql(feed).expression(active)}"
+        statements.append(_view(dialect, f"city.{feed.name}_active", columns, about, select))
+    return statements
 
 
 def _values(feed: Feed, dialect: Dialect) -> str:

@@ -182,7 +182,9 @@ def _tables(feed: Feed, timezone: str) -> list[dict[str, Any]]:
         _columns(f"raw.{feed.name}", f"{feed.description}; as it arrived", [*feed_columns(feed, timezone), UNDECLARED]),
     ]
     if (by := feed.latest_by) is not None:
-        for name, until in ((f"{feed.name}_now", ""), (f"{feed.name}_at(t=...)", " up to t")):
+        views = [("now", ""), ("at(t=...)", " up to t"), ("active", " that is active")]
+        for ending, until in views[: 2 if feed.latest_active is None else 3]:
+            name = f"{feed.name}_{ending}"
             about = f"{feed.description}; the newest of each {by}{until}"
             found.append(_columns(f"city.{name}", about, view_columns(feed, timezone)))
     for aggregate in feed.aggregates:

@@ -76,4 +76,9 @@ def test_alerts_are_those_of_the_reference_over_kills(city: City) -> None:
         f"SELECT query FROM city.{FEED_NAME} WHERE rule = 'full' AND msg_type = 'Alert' LIMIT 1"
     )
     assert client.execute(query), "it shows the windows that raised the alert"
+    ended = "SELECT alert_id FROM city.alert WHERE msg_type = 'Cancel'"
+    ids = f"SELECT alert_id, max(sent) FROM city.alert WHERE alert_id NOT IN ({ended}) GROUP BY alert_id"
+    shown = client.execute(f"SELECT alert_id, sent FROM city.{FEED_NAME}_active ORDER BY ALL")
+    assert shown, "something is active"
+    assert shown == client.execute(f"{ids} ORDER BY ALL")
     client.disconnect()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from citystream.installation import Installation
 from citystream.settings import Settings
 from processors.partition import Output
+from schemas.expressions import Column
 from schemas.feed import Aggregate, Latest
 from sinks.clickhouse import Writer
 from sinks.migrate import migrate
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.integration
 
 #: Yesterday at noon: raw rows that are too old are not kept.
 BASE = (time.time_ns() // 10**6 // DAY_MS * 2 - 1) * DAY_MS // 2
-FEED = renamed(replace(GROUPED, partitions=2, latest=Latest(by="mood")), "words")
+FEED = renamed(replace(GROUPED, partitions=2, latest=Latest(by="mood", active=Column("level") >= 3)), "words")
 CATALOGUE = frozen_catalogue(FEED)
 
 
@@ -51,7 +52,7 @@ def city(settings: Settings, stack: object) -> Iterator[Installation]:
         for name in (a.name for a in FEED.aggregates):
             owner.execute(f"DROP VIEW city.{name} SYNC")
             owner.execute(f"DROP TABLE raw.{name} SYNC")
-        for ending in ("now", "at"):
+        for ending in ("now", "at", "active"):
             owner.execute(f"DROP VIEW city.words_{ending} SYNC")
         for table in ("city.words", "city.words_conflicts", "raw.words_ledger", "raw.words"):
             owner.execute(f"DROP TABLE {table} SYNC")
@@ -145,10 +146,13 @@ def check(city: Installation, wanted: Truth) -> None:
                 there = shown[key]
                 assert (there.events, there.final, there.as_of_ms) == (window.events, window.final, window.as_of_ms)
                 assert dict(there.results) == window.results, (aggregate.name, key)
-        for until in (None, BASE - 1, BASE, BASE + 1500, BASE + 20_000):
+        for until in (BASE - 1, BASE, BASE + 1500, BASE + 20_000, None):
             at = "words_now" if until is None else f"words_at(t=fromUnixTimestamp64Milli({until}))"
             states = {mood: row[:-2] for mood, row in latest(FEED, "mood", wanted, until).items()}
             assert found.latest(client, FEED, at, "mood") == states, at
+        level = [one.name for one in FEED.fields].index("level")
+        active = {mood: row for mood, row in states.items() if row[level] >= 3}
+        assert found.latest(client, FEED, "words_active", "mood") == active
 
 
 def test_windows_of_parts_and_late_rows_and_windows_built_anew_are_those_of_the_reference(city: Installation) -> None:

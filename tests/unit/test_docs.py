@@ -231,6 +231,8 @@ def columns() -> dict[str, set[str]]:
         if feed.latest is not None:
             found[f"{feed.name}_now"] = found[feed.name]
             found[f"{feed.name}_at"] = {*found[feed.name], "t"}
+            if feed.latest_active is not None:
+                found[f"{feed.name}_active"] = found[feed.name]
         for aggregate in feed.aggregates:
             found[aggregate.name] = {column.name for column in aggregate_view_columns(feed, aggregate, zone)}
     return found

@@ -57,7 +57,8 @@ def test_shows_the_whole_contract(run: Any, feed: Any) -> None:
     assert [topic["name"] for topic in found["topics"]] == [*names] == [topic.name for topic in stored([feed])][1:]
     assert [topic["schema_id"] for topic in found["topics"]] == [Catalogue.load().latest(name).id for name in names]
     tables = [table for topic, name in names.items() for table in (f"city.{name}", f"raw.{topic}")]
-    tables[2:2] = [f"city.{feed.name}_{ending}" for ending in ("now", "at(t=...)") if feed.latest]
+    endings = ["now", "at(t=...)", "active"][: 2 if feed.latest_active is None else 3]
+    tables[2:2] = [f"city.{feed.name}_{ending}" for ending in endings if feed.latest]
     assert [table["name"] for table in found["tables"]] == tables
     assert all(column["comment"] for table in found["tables"] for column in table["columns"])
 

@@ -345,6 +345,10 @@ MISTYPED = [
         (aggregate(name="toy_conflicts"), "toy_conflicts is the name of the view of conflicts"),
         (aggregate(name="toy_now"), "toy_now is the name of the view of the latest states"),
         (aggregate(name="toy_at"), "toy_at is the name of the view of states at a time"),
+        (aggregate(name="toy_active"), "toy_active is the name of the view of the active ones"),
+        ({"latest": Latest(active=LEVEL)}, "the latest state is active by level, which is a number and no condition"),
+        ({"latest": Latest(active=MOOD > 5)},
+         "the latest state is active by (mood > 5): (mood > 5) needs a number, and mood is a text"),
         ({"latest": Latest(by="nothing")}, "the latest state goes by nothing, which is no field of the record"),
         *(({"latest": Latest(by=name)},
            f"the latest state goes by {name}, which is {kind}: an entity is told by a text or a whole number")

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from tests.city import WORKERS, City
 
 #: Who reaches Kafka over a network of its own.
 PARTS = ("processor", "sink", "publisher")
+CLOCK = "clock"
 #: The network between the sink and ClickHouse.
 TO_CLICKHOUSE = "clickhouse"
 SAMPLE_SECONDS = 1.0
@@ -163,6 +164,17 @@ class Arena(City):
     def alive(self, name: str) -> bool:
         """Whether a process runs."""
         return self.process(name).running() is not None
+
+    def start_clock(self, time: datetime) -> None:
+        """Let a clock go on from this time of the feeds; the one before is killed."""
+        self.kill_clock()
+        words = ("tests.campaign.clock", str((datetime.now(UTC) - time).total_seconds()))
+        self.process(CLOCK).start(Launch((sys.executable, "-P", "-m", *words), self.environment_of("publisher")))
+
+    def kill_clock(self) -> None:
+        """SIGKILL, if one runs."""
+        if self.alive(CLOCK):
+            super().kill(CLOCK)
 
     def kill_server(self, name: str) -> None:
         """SIGKILL to Kafka or ClickHouse."""
@@ -310,6 +322,7 @@ class Arena(City):
             self.publishing.wait()
         for network in self.networks.values():
             network.mend()
+        self.kill_clock()
         for name in sorted(self.wanted):
             with suppress(AssertionError):
                 self.kill(name)

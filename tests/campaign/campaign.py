@@ -1,4 +1,4 @@
-"""The campaign: events of all feeds, a fault a round, and at the end the comparison with the reference.
+"""The campaign: events of all feeds and a clock, a fault a round, and at the end the comparison with the reference.
 
 A fault begins when records come in, and every third one before the city has caught up with the one before.
 """
@@ -109,6 +109,7 @@ class Outcome:
         """What a campaign needs and had not: records of each kind, and windows that were final at a look."""
         kinds = self.comparison.kinds
         needed = {**{f"a {kind} record": kinds[kind] for kind in KINDS}, "a final window": self.finished.windows}
+        needed["a tick"] = self.comparison.control
         return [name for name, times in needed.items() if not times]
 
     def table(self) -> list[Line]:
@@ -162,6 +163,7 @@ def run(
                 rounds.append(_round(city, random, number, name, fault, events, say))
                 if not rounds[-1].piled:
                     _recover(city, rounds, rounds[-1].after, say)
+            city.kill_clock()
             say("all faults are over; waiting until all is stored")
             _recover(city, rounds, {}, say)
         found = compare(city.installation, city.feeds, say)
@@ -187,6 +189,7 @@ def _round(city: Arena, random: Random, number: int, name: str, fault: Fault, ev
     elif number % HISTORY_EVERY == HISTORY_EVERY - 1:
         start -= random.random() * timedelta(hours=6)
     city.published.append((start, seed))
+    city.start_clock(start)
     city.publish_all(seed, start, DIRT)
     until = monotonic() + ROUND_SECONDS
     _publish(city, one.before, random.randint(1, int(events * BEFORE_FAULT)), until)

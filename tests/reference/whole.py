@@ -19,15 +19,18 @@ KINDS = ("stored", "repeated", "late", "bad")
 
 @dataclass
 class Comparison:
-    """What differs, and how many records of each kind there were; a late one is stored, too."""
+    """What differs, and how many records of each kind there were; a late one is stored, too. ``control`` are offsets
+    without a record."""
 
     differences: list[Difference] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
+    control: int = 0
 
     def add(self, expected: Truth) -> None:
         """Count what a feed's topics hold."""
         numbers = len(expected.rows), len(expected.repeats), expected.late, len(expected.letters)
         self.kinds.update(dict(zip(KINDS, numbers, strict=True)))
+        self.control += len(expected.control)
 
 
 def _silent(_: str) -> None:

@@ -99,6 +99,7 @@ def describe(feed: Feed, catalogue: Catalogue, timezone: str) -> dict[str, Any]:
         "event_time": feed.event_time,
         "disorder_seconds": feed.disorder.total_seconds(),
         "lateness_seconds": feed.lateness.total_seconds(),
+        "delay_seconds": None if feed.delay is None else feed.delay.total_seconds(),
         "earliest": feed.earliest.isoformat(),
         "rules": [f"{rule.earlier} is not after {rule.later}" for rule in feed.rules],
         "fields": [_field(field) for field in feed.fields],

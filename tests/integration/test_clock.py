@@ -14,6 +14,7 @@ import pytest
 
 from citystream.stack.process import Launch
 from simulation.world import event_id
+from sinks import queries
 from streams.clock import standing_still
 from streams.publisher import Producer, Publisher
 from tests.city import City, made_up, own_city
@@ -56,16 +57,16 @@ def start(city: City, name: str) -> None:
     city.process(name).start(Launch((sys.executable, "-P", "-m", "citystream.cli", "clock", FEED), city.environment))
 
 
-def publish(city: City, seed: int, devices: int, span: timedelta = timedelta(seconds=10)) -> None:
-    """A hundred events of some devices, over the time until now."""
+def publish(city: City, seed: int, devices: int, ago: timedelta = timedelta(0)) -> None:
+    """A hundred events of some devices, over ten seconds until now, or until so long ago."""
     feed, random = city.installation.feeds[FEED], Random(seed)
-    until, record = datetime.now(UTC), cast("Any", feed.record)
+    until, record = datetime.now(UTC) - ago, cast("Any", feed.record)
     with (
         closing(Producer(city.installation.cluster)) as producer,
         Publisher(producer, feed, city.installation.catalogue.latest(FEED), None) as publisher,
     ):
         for number in range(100):
-            at = until - span * (100 - number) / 100
+            at = until - timedelta(seconds=10) * (100 - number) / 100
             values: dict[str, Any] = {"event_id": event_id(random), "zone": f"zone-{number % 3}"}
             values |= {"device_id": f"device-{number % devices}", "inward": random.randrange(20), "outward": 1}
             publisher.publish(record(**values, observed_at=at.replace(microsecond=0)))
@@ -96,7 +97,8 @@ def check(city: City) -> None:
 
 
 def test_windows_end_though_nothing_comes_to_some_partitions_or_to_none(city: City) -> None:
-    """Events of one device are in one partition of four, and then come no more."""
+    """Events of one device are in one partition of four, and then come no more. What comes all the same is late, and
+    counts, and how far the ticks had come is found in its rows."""
     feed = city.installation.feeds[FEED]
     publish(city, 1, devices=1)
     city.drain()
@@ -109,6 +111,16 @@ def test_windows_end_though_nothing_comes_to_some_partitions_or_to_none(city: Ci
     city.process("clock").stop()
     assert sum(city.ends(OTHER).values()) == 0
     check(city)
+    publish(city, 2, devices=1, ago=timedelta(minutes=1))
+    check(city)
+    with city.installation.server("operator").connect() as client:
+        rows, late, seen, number = client.execute(
+            f"SELECT count(), sum(late), max(seen_before), any(source_partition) FROM raw.{FEED} FINAL"
+        )[0]
+        assert (rows, late) == (200, 100)
+        beyond = max(city.ends(FEED).values())
+        for maximum in (queries.newest_before, queries.seen_before):
+            assert maximum(client, feed, number, beyond) == seen
 
 
 def test_kills_a_second_clock_and_a_replay_change_nothing(city: City) -> None:

@@ -214,12 +214,12 @@ def _note(crew: Crew, elapsed: float, seconds: float | None, snapshot: Snapshot)
 
 def _drain(city: Installation, say: Callable[[str], None]) -> bool:
     """Wait until both workers have nothing left to do."""
-    feeds = city.feed_topics
+    processed = city.processed_topics
     stored = [topic.name for topic in topics.stored(city.feeds.values())]
     until = time.monotonic() + DRAIN_SECONDS
     quiet = 0
     while time.monotonic() < until:
-        behind = sum(p.records for p in measure(city.cluster, PROCESSOR, feeds))
+        behind = sum(p.records for p in measure(city.cluster, PROCESSOR, processed))
         behind += sum(p.records for p in measure(city.cluster, SINK, stored))
         quiet = quiet + 1 if behind == 0 else 0
         if quiet == 2:

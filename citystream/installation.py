@@ -103,6 +103,13 @@ class Installation:
 
         return feed_topics(*self.feeds.values())
 
+    @property
+    def processed_topics(self) -> list[str]:
+        """The topics that the processor reads."""
+        from streams.gathered import processed_definitions  # noqa: PLC0415
+
+        return [*processed_definitions(*self.feeds.values())]
+
     def positions(self, group: str) -> GroupPositions:
         """The positions of a worker's group in the topics that it reads."""
         from operations.positions import positions_of  # noqa: PLC0415

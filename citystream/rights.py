@@ -31,6 +31,7 @@ from streams import checkpoints, clock, deadletters, publications, snapshots
 from streams.clients import new_admin
 from streams.cluster import Cluster
 from streams.feed_topics import feed_topics
+from streams.gathered import gathered_topics
 from streams.publisher import topic_for
 
 OWNER, OPERATOR, CLOCK = "owner", "operator", "clock"
@@ -81,8 +82,9 @@ def rights(feeds: Iterable[Feed], references: Iterable[Reference] = ()) -> list[
 
     read, write, describe = ACLOperation.READ, ACLOperation.WRITE, ACLOperation.DESCRIBE
     ours = [topic_for(feed) for feed in feeds if feed.by_workers]
-    topics(PROCESSOR, read, [*records, checkpoints.TOPIC, snapshots.TOPIC])
-    topics(PROCESSOR, write, [*parts, *ours, deadletters.TOPIC, checkpoints.TOPIC, snapshots.TOPIC])
+    gathered = [*gathered_topics(*feeds)]
+    topics(PROCESSOR, read, [*records, *gathered, checkpoints.TOPIC, snapshots.TOPIC])
+    topics(PROCESSOR, write, [*parts, *gathered, *ours, deadletters.TOPIC, checkpoints.TOPIC, snapshots.TOPIC])
     topics(SINK, read, [*records, *parts, deadletters.TOPIC, checkpoints.TOPIC])
     topics(SINK, write, [checkpoints.TOPIC])
     for worker in (PROCESSOR, SINK):

@@ -18,6 +18,7 @@ from sinks.topic_rows import definitions
 from streams.assignment import TopicPartition
 from streams.cluster import Cluster
 from streams.feed_topics import feed_definitions, feed_topics
+from streams.gathered import processed_definitions
 from streams.group_partition import GroupPartition
 from streams.group_positions import GroupPositions
 from streams.positions import NO_EVENT_TIME, Position, PositionProblem, first
@@ -31,9 +32,9 @@ NewPositions = Mapping[TopicPartition, Position]
 def positions_of(cluster: Cluster, group: str, feeds: Iterable[Feed]) -> GroupPositions:
     """The positions of a worker's group in all topics that it reads for these feeds."""
     feeds = [*feeds]
-    processor = GroupPositions(cluster, PROCESSOR, feed_definitions(*feeds))
     if group == PROCESSOR:
-        return processor
+        return GroupPositions(cluster, PROCESSOR, processed_definitions(*feeds))
+    processor = GroupPositions(cluster, PROCESSOR, feed_definitions(*feeds))
     return GroupPositions(cluster, group, definitions(feeds), agrees_with=processor)
 
 

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import numpy as np
 
 from processors.badshare import BadShare
 from processors.events import COUNTS, OFFSET, EventColumns, Events
+from processors.gathering import group_of
 from processors.repeats import Repeats
 from processors.tables import Texts
 from processors.watching import Watching
-from processors.windows import Windows, no_events
+from processors.windows import Windows, no_events, some
 from schemas.alerts import Message, Status
-from schemas.feed import Aggregate, Feed
+from schemas.feed import Aggregate, Feed, milliseconds
 from streams.deadletters import DeadLetter
 from streams.decode import Tick
 from streams.feed_topics import topic_of
+from streams.gathered import GatheredTopic, gathered_topics
 from streams.missing_schemas import newest
-from streams.positions import LogGap, Position
+from streams.positions import NO_EVENT_TIME, LogGap, Position
 from streams.watermark import Instants, advance
 from streams.wire.column_writer import Columns
 
@@ -48,6 +50,8 @@ class Output:
     position: Position
     alerts: list[Message]
     snapshot: bytes | None = None
+    #: Parts that are final, by the topic on which groups come together and the partition there.
+    gathered: dict[tuple[str, int], Columns] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,11 @@ class Partition:
         self._looked, self._reached = start.processed, start
         self._earlier = [Windows(feed, aggregate, self._columns) for aggregate in feed.aggregates]
         self._repeats = Repeats(feed, self._columns)
+        self._gathered = {one.aggregate.name: one for one in gathered_topics(feed).values()}
+        #: Up to which end of windows they were gathered.
+        self._gathered_to = {
+            one: self._final_end(start.max_processed_ms, topic) for one, topic in self._gathered.items()
+        }
         self._watching = Watching(feed, self._columns, {one.aggregate.name: one for one in self._windows}, status)
         self._recall: Callable[[], bytes | None] | None = recall if self._watching else None
         #: What has to be read again for the last snapshot, and when that was.
@@ -195,6 +204,7 @@ class Partition:
             self._watching.close(windows, self._max_event_ms)
         parts = {windows.aggregate.name: self._parts(windows) for windows in due}
         alerts = self._watching.advance(self._max_event_ms, self._texts)
+        gathered = {place: one for name, made in parts.items() for place, one in self._for_groups(name, made)}
         if now is not None:
             self._shown_at |= dict.fromkeys(parts, now)
             self._whole_at = now if len(due) == len(self._windows) else self._whole_at
@@ -204,7 +214,31 @@ class Partition:
             snapshot = self._snapshot(now)
             self._written, self._reached = self.next, self._position()
             self._forget_texts()
-        return Output(parts, dead, self._reached, alerts, snapshot)
+        return Output(parts, dead, self._reached, alerts, snapshot, gathered)
+
+    def _for_groups(self, name: str, parts: Columns) -> Iterator[tuple[tuple[str, int], Columns]]:
+        """Of an aggregate's parts those that are final now, for each partition in which groups come together.
+
+        The last part of each says how far event time has come, whatever is in the others.
+        """
+        topic = self._gathered.get(name)
+        if topic is None or (end := self._final_end(self._max_event_ms, topic)) == self._gathered_to[name]:
+            return
+        self._gathered_to[name] = end
+        final = np.flatnonzero(parts.cells["version"] % 2)
+        into = np.array([topic.partition_of(group_of(parts, topic, row)) for row in final.tolist()], np.int64)
+        for partition in range(topic.partitions):
+            own = some(parts, final[into == partition])
+            own = own if own.height else no_events(own)
+            yield (topic.name, partition), self._told(own)
+
+    @staticmethod
+    def _final_end(max_event_ms: int, topic: GatheredTopic) -> int:
+        """The end of the last window that is final at a maximum of event time (ms)."""
+        if max_event_ms == NO_EVENT_TIME:
+            return NO_EVENT_TIME
+        passed = max_event_ms - milliseconds(topic.feed.lateness + topic.feed.disorder)
+        return passed - passed % milliseconds(topic.aggregate.window)
 
     def _snapshot(self, now: float | None) -> bytes | None:
         """What the rules hold, now and then: until the next one, what this one needs is read again after a restart."""
@@ -235,6 +269,10 @@ class Partition:
         if not parts.height and self._max_event_ms > self._told_ms[name]:
             parts = no_events(parts)
         self._told_ms[name] = self._max_event_ms
+        return self._told(parts)
+
+    def _told(self, parts: Columns) -> Columns:
+        """Parts that say whose they are, the last one how far event time has come."""
         last = np.arange(parts.height) == parts.height - 1
         every = {"source_partition": self._number, "since": self.start.since, "watermark": self._max_event_ms}
         cells = {name: np.full(parts.height, value) for name, value in every.items()}

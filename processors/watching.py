@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +61,9 @@ class Watching:
         self._texts = columns.texts
         self._each = [Watch(rule, _of_records(feed, columns)) for rule in feed.alerts]
         self._final = {
-            one.name: [Watch(rule, _of_windows(feed, one, windows[one.name])) for rule in one.alerts]
+            one.name: [Watch(rule, _of_own_windows(feed, windows[one.name])) for rule in one.alerts]
             for one in feed.aggregates
-            if one.alerts
+            if one.alerts and not feed.gathers(one)
         }
         self._watches = [*self._each, *(watch for watches in self._final.values() for watch in watches)]
         self._waiting: list[Waiting] = []
@@ -150,11 +150,7 @@ class Watching:
 
     def snapshot(self, processed: int, texts: Texts) -> bytes:
         """What the rules hold when everything before an offset was taken."""
-        saved = [watch.saved(texts) for watch in self._watches]
-        heads = [{**said, "shapes": [table.shape for table in tables]} for said, tables in saved]
-        head = {"version": VERSION, "processed": processed, "rules": heads}
-        body = [table.astype(_stored(table)).tobytes() for _, tables in saved for table in tables]
-        return zlib.compress(json.dumps(head).encode() + b"\n" + b"".join(body))
+        return packed(self._watches, texts, {"processed": processed})
 
     def recall(self, snapshot: bytes | None, max_event_ms: int, texts: Texts) -> None:
         """Go on from a snapshot; rules it does not know begin at the maximum of event time (ms).
@@ -164,22 +160,50 @@ class Watching:
         NoSnapshot
             It was written by a newer release, or is none.
         """
-        found = {} if snapshot is None else _read(snapshot)
+        found = Unpacked({}, {}) if snapshot is None else unpacked(snapshot)
         for watch in self._watches:
-            if watch.fingerprint in found:
-                said, tables = found[watch.fingerprint]
-                watch.recall(said, tables, texts)
-            elif max_event_ms != NO_EVENT_TIME:
+            if not found.recall(watch, texts) and max_event_ms != NO_EVENT_TIME:
                 late = self._disorder + (1 if watch in self._each else self._lateness)
                 watch.through = max_event_ms - late
 
 
-def _read(snapshot: bytes) -> dict[str, tuple[Mapping[str, Any], Any]]:
+def packed(watches: Sequence[Watch], texts: Texts, more: Mapping[str, Any]) -> bytes:
+    """What rules hold, and something more as plain data."""
+    saved = [watch.saved(texts) for watch in watches]
+    heads = [{**said, "shapes": [table.shape for table in tables]} for said, tables in saved]
+    body = [table.astype(_stored(table)).tobytes() for _, tables in saved for table in tables]
+    return zlib.compress(json.dumps({"version": VERSION, **more, "rules": heads}).encode() + b"\n" + b"".join(body))
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What was packed: plain data, and what rules held by their fingerprints."""
+
+    more: Mapping[str, Any]
+    rules: Mapping[str, tuple[Mapping[str, Any], Any]]
+
+    def recall(self, watch: Watch, texts: Texts) -> bool:
+        """Let a rule hold what it held, if it was packed."""
+        if watch.fingerprint not in self.rules:
+            return False
+        watch.recall(*self.rules[watch.fingerprint], texts)
+        return True
+
+
+def unpacked(snapshot: bytes) -> Unpacked:
+    """Read a snapshot.
+
+    Raises
+    ------
+    NoSnapshot
+        It was written by a newer release, or is none.
+    """
     try:
         text, _, body = zlib.decompress(snapshot).partition(b"\n")
         head = json.loads(text)
         check_version(head, VERSION)
-        found, at = {}, 0
+        found: dict[str, tuple[Mapping[str, Any], Any]] = {}
+        at = 0
         for said in head["rules"]:
             tables = []
             for shape, kind in zip(said["shapes"], ("<i8", "<i8", "<f8"), strict=True):
@@ -191,7 +215,7 @@ def _read(snapshot: bytes) -> dict[str, tuple[Mapping[str, Any], Any]]:
         raise NoSnapshot(f"the snapshot of a feed's rules {newer}") from None
     except (ValueError, KeyError, TypeError, zlib.error) as error:
         raise NoSnapshot(f"what should be a snapshot of a feed's rules is none ({error})") from None
-    return found
+    return Unpacked(head, found)
 
 
 def _stored(table: Integers | Numbers) -> str:
@@ -241,7 +265,12 @@ def _of_records(feed: Feed, columns: EventColumns) -> Series:
     )
 
 
-def _of_windows(feed: Feed, aggregate: Aggregate, windows: Windows) -> Series:
+def _of_own_windows(feed: Feed, windows: Windows) -> Series:
+    return windows_as_series(feed, windows.aggregate, windows.final_texts, windows.final_columns)
+
+
+def windows_as_series(feed: Feed, aggregate: Aggregate, texts: Sequence[str], values: Sequence[str]) -> Series:
+    """Final windows of an aggregate as rules observe them, with these columns of texts and of values."""
     results: dict[str, Expression] = {
         result.name: result.value for measure in aggregate.measures for result in measure.results
     }
@@ -251,8 +280,8 @@ def _of_windows(feed: Feed, aggregate: Aggregate, windows: Windows) -> Series:
         time="window_start",
         span_ms=milliseconds(aggregate.window),
         entity=aggregate.by,
-        texts={name: n for n, name in enumerate(windows.final_texts)},
-        values={Column(name): n for n, name in enumerate(windows.final_columns)},
+        texts={name: n for n, name in enumerate(texts)},
+        values={Column(name): n for n, name in enumerate(values)},
         stands_for=results,
         place=None,
         definition={"aggregate": aggregate.topic, **feed.definition_of(aggregate)},

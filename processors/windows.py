@@ -243,6 +243,12 @@ class Histograms:
         return np.bincount(place[order], minlength=len(taken)), bucket[order], self._counts[order]
 
 
+def some(parts: Columns, rows: Integers) -> Columns:
+    """Some of the parts."""
+    cells = {name: column[rows] for name, column in parts.cells.items()}
+    return replace(parts, height=len(rows), cells=cells, known={name: one[rows] for name, one in parts.known.items()})
+
+
 def no_events(parts: Columns) -> Columns:
     """A part that counts nothing, in the columns of other parts."""
     cells = {name: np.zeros(1, np.int64) for name in parts.cells}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from tenacity import AsyncRetrying
 
 from processors import GROUP
-from processors.partition import Partition, Rows, shown_every
+from processors.gathering import FinalPartReader, FinalParts, Flushed, Gathering
+from processors.partition import Output, Partition, Rows, shown_every
 from processors.reading import Reader
 from schemas import alerts
 from schemas.alerts import Status
@@ -24,7 +25,8 @@ from streams.batchworker import LOOK_EVERY, BatchWorker, Transport
 from streams.cluster import Cluster
 from streams.deadletters import DeadLetter
 from streams.decode import Decoder
-from streams.feed_topics import feed_definitions, feed_topics, topic_of
+from streams.feed_topics import feed_topics, topic_of
+from streams.gathered import gathered_topics, processed_definitions
 from streams.group_positions import GroupPositions
 from streams.lifecycle import Moment, Stage, tell
 from streams.missing_schemas import Awaited
@@ -51,16 +53,21 @@ class Sending(Transport, Protocol):
 
 @dataclass(frozen=True)
 class Change:
-    """What a flush of a partition writes, parts by topic, and the position it leads to."""
+    """What a flush of a partition writes, parts by topic and partition, and the position it leads to."""
 
     position: Position
-    dead: list[DeadLetter]
-    parts: list[tuple[str, list[Packed]]]
     alerts: list[tuple[bytes, bytes]]
     snapshot: bytes | None
+    dead: list[DeadLetter] = field(default_factory=list)
+    parts: list[tuple[str, int, list[Packed]]] = field(default_factory=list)
 
 
-class Processor(BatchWorker[Partition, Rows]):
+#: What a partition of a feed, or one in which groups come together, is for a processor, and what is read of a run.
+State = Partition | Gathering
+Read = Rows | FinalParts
+
+
+class Processor(BatchWorker[State, Read]):
     """Windows of the assigned partitions and alerts of their rules, written to Kafka.
 
     ``status`` says of alerts whether they are meant.
@@ -87,11 +94,17 @@ class Processor(BatchWorker[Partition, Rows]):
             topic: Reader(one, Decoder(catalogue, one.feed.name, one.feed, Awaited(catalogue), topic))
             for topic, one in self._topics.items()
         }
+        self._gathered = gathered_topics(*feeds.values())
+        self._final_parts = {name: FinalPartReader(topic, catalogue) for name, topic in self._gathered.items()}
         outputs = {aggregate.topic: feed.name for feed in feeds.values() for aggregate in feed.aggregates}
-        super().__init__(transport, {topic: one.feed.name for topic, one in self._topics.items()}, outputs)
+        read = {topic: one.feed.name for topic, one in self._topics.items()}
+        read |= {topic: one.feed.name for topic, one in self._gathered.items()}
+        super().__init__(transport, read, outputs)
 
-    def begin(self, one: Assigned[Partition]) -> Partition:
+    def begin(self, one: Assigned[State]) -> State:
         """A partition that rebuilds its open windows from the rewind offset."""
+        if one.place.topic in self._gathered:
+            return Gathering(self._gathered[one.place.topic], one.start, self._status, lambda: self._snapshot(one))
         topic = self._topics[one.place.topic]
         feed, number = topic.feed, topic.first + one.place.partition
         self._readers[topic.name].check(f"{feed.name}/{number}", one.start)
@@ -104,7 +117,7 @@ class Processor(BatchWorker[Partition, Rows]):
             recall=lambda: self._snapshot(one),
         )
 
-    def _snapshot(self, one: Assigned[Partition]) -> bytes | None:
+    def _snapshot(self, one: Assigned[State]) -> bytes | None:
         named = one.start.snapshot
         return None if named is None else snapshots.read(self.transport.cluster, one.place, named)
 
@@ -113,20 +126,22 @@ class Processor(BatchWorker[Partition, Rows]):
         declared = self._declared[feed]
         return LOOK_EVERY if declared.raises_alerts else min(map(shown_every, declared.aggregates), default=LOOK_EVERY)
 
-    def read(self, waiting: Sequence[tuple[Partition, Run]]) -> list[Rows]:
+    def read(self, waiting: Sequence[tuple[State, Run]]) -> Sequence[Read]:
         """Decode and judge."""
         _, run = waiting[0]
-        return self._readers[run.topic].read(waiting)
+        reader: Any = self._final_parts.get(run.topic) or self._readers[run.topic]
+        found: Sequence[Read] = reader.read(waiting)
+        return found
 
-    def take(self, state: Partition, _: Run, rows: Rows) -> None:
-        """Count rows into their windows."""
-        state.take(rows)
+    def take(self, state: State, _: Run, read: Any) -> None:
+        """Count rows into their windows, or let final parts come together."""
+        state.take(read)
 
-    def unwritten(self, state: Partition) -> int:
+    def unwritten(self, state: State) -> int:
         """Bytes of its dead letters; windows grow with the city, dead letters with what goes wrong."""
         return state.unwritten
 
-    async def flush(self, assigned: Sequence[Assigned[Partition]]) -> None:
+    async def flush(self, assigned: Sequence[Assigned[State]]) -> None:
         """Write what changed of a feed, wait for every acknowledgement, then let the positions be committed."""
         async with locked(assigned):
             begun = [one for one in assigned if one.begun]  # others were half taken
@@ -136,29 +151,28 @@ class Processor(BatchWorker[Partition, Rows]):
                 one.fresh |= state.owes
         self.taken()
         if changes:
-            feed = self._topics[assigned[0].place.topic].feed.name
+            feed = self._feeds[assigned[0].place.topic]
             said = f"{feed}: Kafka has not taken its windows and dead letters yet; they are sent again until it does"
             await self.write_patiently([*changes], self._written(changes), lambda: said)
 
-    def _changes(
-        self, states: Mapping[Assigned[Partition], Partition], now: float
-    ) -> dict[Assigned[Partition], Change]:
+    def _changes(self, states: Mapping[Assigned[State], State], now: float) -> dict[Assigned[State], Change]:
         """What there is to write, for all partitions of a feed in one go."""
-        outputs = {one: output for one, state in states.items() if (output := state.flush(now)) is not None}
-        return {
-            one: Change(
-                output.position,
-                output.dead,
-                [
-                    (aggregate.topic, self._packed(aggregate, output.parts[aggregate.name]))
-                    for aggregate in self._topics[one.place.topic].feed.aggregates
-                    if aggregate.name in output.parts
-                ],
-                [self._encoded(message) for message in output.alerts],
-                output.snapshot,
-            )
-            for one, output in outputs.items()
-        }
+        found = {one: state.flush(now) for one, state in states.items()}
+        return {one: self._change(one, output) for one, output in found.items() if output is not None}
+
+    def _change(self, one: Assigned[State], output: Output | Flushed) -> Change:
+        change = Change(output.position, [self._encoded(message) for message in output.alerts], output.snapshot)
+        if isinstance(output, Flushed):
+            return change
+        topic = self._topics[one.place.topic]
+        into = (topic.first + one.place.partition) % topic_of(topic.feed, 0).partitions
+        aggregates = [each for each in topic.feed.aggregates if each.name in output.parts]
+        parts = [(each.topic, into, self._packed(each, output.parts[each.name])) for each in aggregates]
+        parts += [
+            (name, partition, self._packed(self._gathered[name].aggregate, columns))
+            for (name, partition), columns in output.gathered.items()
+        ]
+        return replace(change, dead=output.dead, parts=parts)
 
     def _packed(self, aggregate: Aggregate, parts: Columns) -> list[Packed]:
         bodies = encode_bodies(self._schemas[aggregate.topic], aggregate.by, parts, LARGEST_BODY)
@@ -168,16 +182,16 @@ class Processor(BatchWorker[Partition, Rows]):
         assert self._alert is not None
         return message["alert_id"].encode(), encode(self._alert, message)
 
-    async def _written(self, changes: dict[Assigned[Partition], Change]) -> None:
+    async def _written(self, changes: dict[Assigned[State], Change]) -> None:
         """Write what is left of these until Kafka has it all, or the partitions were taken away."""
         topics = {
             deadletters.TOPIC,
             *([alerts.FEED_NAME, snapshots.TOPIC] if self._alert is not None else []),
             *(one.place.topic for one in changes),
-            *(topic for change in changes.values() for topic, _ in change.parts),
+            *(topic for change in changes.values() for topic, _, _ in change.parts),
         }
 
-        def current() -> list[Assigned[Partition]]:
+        def current() -> list[Assigned[State]]:
             return [one for one in changes if one.current]
 
         async for attempt in AsyncRetrying(
@@ -191,12 +205,12 @@ class Processor(BatchWorker[Partition, Rows]):
                     if error is not None:
                         raise error
 
-    async def _finish(self, one: Assigned[Partition], changes: dict[Assigned[Partition], Change]) -> None:
+    async def _finish(self, one: Assigned[State], changes: dict[Assigned[State], Change]) -> None:
         await self._write(one.place, changes[one])
         named = await self._keep(one, changes[one])
         self.flushed(one, replace(changes.pop(one).position, snapshot=named))
 
-    async def _keep(self, one: Assigned[Partition], change: Change) -> Snapshot | None:
+    async def _keep(self, one: Assigned[State], change: Change) -> Snapshot | None:
         """Write what the rules hold, if it is time, when all they said is acknowledged; gives where the last one is."""
         if change.snapshot is None:
             return one.flushed.snapshot
@@ -207,9 +221,7 @@ class Processor(BatchWorker[Partition, Rows]):
 
     async def _write(self, place: TopicPartition, change: Change) -> None:
         sender = self.transport.sender()
-        written = self._topics[place.topic]
-        into = (written.first + place.partition) % topic_of(written.feed, 0).partitions
-        for topic, batches in change.parts:
+        for topic, into, batches in change.parts:
             await sender.send_packed(topic, into, batches)
         await sender.send_letters(deadletters.TOPIC, change.dead)
         for key, value in change.alerts:
@@ -230,7 +242,7 @@ def main(
 ) -> None:
     """Process these feeds until a signal ends it; ``accept_bad`` names those to go on with whatever their share of bad
     records. What their rules say goes to the topic of ``alert``, and says by ``status`` whether it is meant."""
-    positions = GroupPositions(cluster, GROUP, feed_definitions(*feeds.values()))
+    positions = GroupPositions(cluster, GROUP, processed_definitions(*feeds.values()))
     used = {feed.name: feed for feed in [*feeds.values(), *([] if alert is None else [alert])]}
     app = BatchApp(positions, topics(used.values()), instance=instance)
     app.run(Processor(app, feeds, catalogue, accept_bad=accept_bad, status=status))

@@ -223,6 +223,10 @@ class Feed:
         """The fields that an aggregate groups by."""
         return [self.field(name) for name in aggregate.by]
 
+    def gathers(self, aggregate: Aggregate) -> bool:
+        """Whether rules watch windows of an aggregate whose groups lie in several partitions."""
+        return bool(aggregate.alerts) and self.key not in aggregate.by
+
     @property
     def raises_alerts(self) -> bool:
         """Whether anything of it is held to rules."""
@@ -395,11 +399,6 @@ def _alert_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
         yield from rule_problems(rule, (feed.key,), known)
     for aggregate in feed.aggregates:
         for rule in aggregate.alerts:
-            if feed.key not in aggregate.by:
-                yield (
-                    f"the rule {rule.name} is of {aggregate.name}, whose windows lie in several partitions: only one "
-                    f"that groups by {feed.key} can have rules"
-                )
             yield from rule_problems(rule, aggregate.by, _windows_as_series(aggregate, known))
 
 

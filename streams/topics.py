@@ -22,6 +22,7 @@ from streams.clients import new_admin
 from streams.cluster import Cluster
 from streams.ending import EX_CONFIG, Stop
 from streams.feed_topics import feed_topics
+from streams.gathered import gathered_topics
 from streams.waiting import KAFKA_ANSWERS, Waiting, until_kafka_answers
 
 #: Largest record batch a topic takes, in bytes.
@@ -67,7 +68,9 @@ class TopicProblem(Stop):
 def topics(feeds: Iterable[Feed]) -> list[Topic]:
     """Every topic these feeds need."""
     compacted = [Topic(checkpoints.TOPIC, 1, None), Topic(publications.TOPIC, 1, None)]
-    return [*stored(feeds), *compacted, Topic(snapshots.TOPIC, 1, None, snapshots.KEPT)]
+    feeds = list(feeds)
+    gathered = [Topic(one.name, one.partitions, one.feed.retention) for one in gathered_topics(*feeds).values()]
+    return [*stored(feeds), *gathered, *compacted, Topic(snapshots.TOPIC, 1, None, snapshots.KEPT)]
 
 
 def stored(feeds: Iterable[Feed]) -> list[Topic]:

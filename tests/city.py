@@ -37,6 +37,7 @@ from simulation.running import Simulation, SystemClock
 from sinks.ledger import accounts
 from streams import checkpoints, deadletters
 from streams.clients import new_admin
+from streams.gathered import gathered_topics
 from streams.lag import LagMeter, committed_offsets
 from streams.publisher import Producer, Publisher
 from tests.conftest import settings_in
@@ -319,7 +320,7 @@ class City:
     def drain(self, *groups: str) -> None:
         """Wait until these workers, or both, have committed all there is."""
         aggregates = [a.topic for name in self.feeds for a in self.installation.feeds[name].aggregates]
-        read = {"processor": self.feeds, "sink": (*self.feeds, *aggregates, deadletters.TOPIC)}
+        read = {"processor": self.installation.processed_topics, "sink": (*self.feeds, *aggregates, deadletters.TOPIC)}
         until = time.monotonic() + 180
         with LagMeter(self.installation.cluster) as meter:
             for group in groups or WORKERS:
@@ -336,7 +337,7 @@ class City:
             self.dismiss(group)
         with self.admin() as admin:
             assert set(admin.delete_groups(list(WORKERS)).values()) == {"OK"}
-            names += [deadletters.TOPIC, checkpoints.TOPIC]
+            names += [*gathered_topics(*self.installation.feeds.values()), deadletters.TOPIC, checkpoints.TOPIC]
             admin.delete_topics(names)
             while set(names) & set(admin.list_topics()):
                 time.sleep(0.05)

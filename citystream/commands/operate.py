@@ -53,7 +53,6 @@ def lag(
     Example: citystream lag --at-most 10000
     """
     city = Installation.load()
-    feeds = city.feed_topics
     stored = [topic.name for topic in topics.stored(city.feeds.values())]
     with _meter(city) as meter:
         now_ms = time.time_ns() // 1_000_000
@@ -65,7 +64,7 @@ def lag(
                 "lag_seconds": topic.seconds,
                 "problem": topic.problem or held_up.get(topic.topic),
             }
-            for group, names in ((PROCESSOR, feeds), (SINK, stored))
+            for group, names in ((PROCESSOR, city.processed_topics), (SINK, stored))
             for held_up in [city.positions(group).held_up()]
             for topic in by_topic(meter.look(group, names), now_ms)
         ]

@@ -42,11 +42,12 @@ BUSY = rule(
 SILENT = rule("silent", {"when": Due(at=Column("observed_at") + 4 * SECONDS)}.items())
 JUMPED = rule("jumped", {"when": while_true(INWARD - Column("was") > 15)}.items(), keep={"was": previous(INWARD)})
 FULL = rule("full", {"when": above(Column("inward"), 2000, release=500), "held": Held(times=2)}.items())
+CROWDED = rule("crowded", {"when": above(Column("inward"), 4000, release=1000), "clear": Held(times=2)}.items())
 MADE = FEEDS["made_up_j"]
 FEED = replace(
     MADE,
     alerts=(BUSY, SILENT, JUMPED),
-    aggregates=(MADE.aggregates[0], replace(MADE.aggregates[1], alerts=(FULL,))),
+    aggregates=(replace(MADE.aggregates[0], alerts=(CROWDED,)), replace(MADE.aggregates[1], alerts=(FULL,))),
 )
 """
 #: The declaration of alerts, in a city that has no other of the project's feeds.
@@ -61,7 +62,9 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
 
 
 def test_alerts_are_those_of_the_reference_over_kills(city: City) -> None:
-    """Killed at any point, a worker goes on from a snapshot or from its first position, and says the same again."""
+    """Killed at any point, a worker goes on from a snapshot or from its first position, and says the same again.
+
+    Of the windows by zone each lies in all partitions of the feed."""
     for part in range(4):
         city.publish([WATCHED], START + timedelta(minutes=10 * part), part, 9_000)
         city.kill("processor")
@@ -71,7 +74,7 @@ def test_alerts_are_those_of_the_reference_over_kills(city: City) -> None:
     assert found.differences == []
     client = city.installation.server("analyst").connect()
     rules = dict(client.execute(f"SELECT rule, count() FROM city.{FEED_NAME} WHERE msg_type = 'Alert' GROUP BY rule"))
-    assert rules.keys() == {"busy", "silent", "jumped", "full"}, rules
+    assert rules.keys() == {"busy", "silent", "jumped", "full", "crowded"}, rules
     ((query,),) = client.execute(
         f"SELECT query FROM city.{FEED_NAME} WHERE rule = 'full' AND msg_type = 'Alert' LIMIT 1"
     )

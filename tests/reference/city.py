@@ -27,11 +27,12 @@ from schemas.feed import Aggregate, Feed
 from schemas.model import COMPONENTS, Field
 from streams.cluster import Cluster
 from tests.reference.partition import MILLISECOND, Key, Logged, Values, is_closed, moved_by
+from tests.reference.partition import Truth as PartitionTruth
 from tests.reference.partition import problems as broken_fields
 from tests.reference.partition import truth as truth_of_partition
 from tests.reference.partition import window_start as start_of
 from tests.reference.results import results_of
-from tests.reference.rules import Told, alerts_of
+from tests.reference.rules import Told, alerts_of, alerts_of_groups
 from tests.reference.topics import Topic, topics
 
 #: Partition and offset.
@@ -264,10 +265,12 @@ def truth(feed: Feed, partitions: Iterable[Log]) -> Truth:
     result = Truth()
     first: dict[tuple[Any, ...], Event] = {}
     newest: dict[int, int] = {}
+    apart: list[PartitionTruth] = []
     for number, end, records in partitions:
         result.ends[number] = end
         if feed.raises_alerts:
-            result.alerts += alerts_of(feed, records, truth_of_partition(feed, records))
+            apart.append(truth_of_partition(feed, records))
+            result.alerts += alerts_of(feed, records, apart[-1])
         result.control |= {(number, offset) for offset in range(end)} - {(number, r.offset) for r in records}
         topic = next(one for one in topics(feed) if number in one.numbers)
         seen = BEGINNING
@@ -295,6 +298,7 @@ def truth(feed: Feed, partitions: Iterable[Log]) -> Truth:
             if counts:
                 seen = max(seen, event_ms)
                 newest[number] = seen
+    result.alerts += alerts_of_groups(feed, apart)
     _add_events(feed, result, sorted(first.values(), key=lambda event: event.place), newest)
     return result
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from schemas.alerts import Category
 from schemas.expressions import Expression
-from schemas.feed import Feed
+from schemas.feed import Aggregate, Feed
 from schemas.rules import Due, Held, Level, Memory, Previous, Rate, Rule, Running
-from tests.reference.partition import MILLISECOND, Logged, Truth, Values, evaluate, is_closed
+from tests.reference.partition import MILLISECOND, Key, Logged, Truth, Values, Window, evaluate, is_closed, merge
 
 
 @dataclass(frozen=True)
@@ -190,16 +190,43 @@ def alerts_of(feed: Feed, log: Sequence[Logged], truth: Truth) -> list[Told]:
     for rule in feed.alerts:
         found += alerts(rule, rule.of or (feed.key,), _records(feed, log, truth), passed - 1)
     for aggregate in feed.aggregates:
-        results = {result.name: result.value for measure in aggregate.measures for result in measure.results}
-        rows = []
-        for key, window in truth.windows[aggregate.name].items():
-            if is_closed(feed, aggregate, key[-1], truth.max_event_ms):
-                own = dict(zip((*aggregate.by, "window_start"), key, strict=True))
-                values = {**own, "events": window.events, **_evaluated(results, window.partials)}
-                rows.append(Observation(key[-1] + aggregate.window // MILLISECOND, (), values))
-        for rule in aggregate.alerts:
-            found += alerts(rule, rule.of or aggregate.by, rows, passed - feed.lateness // MILLISECOND)
+        if feed.key in aggregate.by:
+            found += _of_windows(feed, aggregate, truth.windows[aggregate.name], truth.max_event_ms)
     return sorted(found)
+
+
+def alerts_of_groups(feed: Feed, partitions: Sequence[Truth]) -> list[Told]:
+    """All that rules have to say of windows that lie in several partitions, all of a feed."""
+    come_to = [one.max_event_ms for one in partitions]
+    if None in come_to:
+        return []
+    seen, found = min(one for one in come_to if one is not None), []
+    for aggregate in (one for one in feed.aggregates if feed.key not in one.by):
+        windows: dict[Key, Window] = {}
+        for one in partitions:
+            for key, window in one.windows[aggregate.name].items():
+                _add(aggregate, windows.setdefault(key, Window()), window)
+        found += _of_windows(feed, aggregate, windows, seen)
+    return sorted(found)
+
+
+def _add(aggregate: Aggregate, to: Window, window: Window) -> None:
+    to.events += window.events
+    for partial in (partial for measure in aggregate.measures for partial in measure.partials):
+        if partial.merge != "histogram":
+            merge(partial, to.partials, window.partials[partial.name])
+
+
+def _of_windows(feed: Feed, aggregate: Aggregate, windows: Mapping[Key, Window], seen: int) -> list[Told]:
+    results = {result.name: result.value for measure in aggregate.measures for result in measure.results}
+    rows = []
+    for key, window in windows.items():
+        if is_closed(feed, aggregate, key[-1], seen):
+            own = dict(zip((*aggregate.by, "window_start"), key, strict=True))
+            values = {**own, "events": window.events, **_evaluated(results, window.partials)}
+            rows.append(Observation(key[-1] + aggregate.window // MILLISECOND, (), values))
+    passed = seen - (feed.disorder + feed.lateness) // MILLISECOND
+    return [told for rule in aggregate.alerts for told in alerts(rule, rule.of or aggregate.by, rows, passed)]
 
 
 def _evaluated(results: Mapping[str, Expression], partials: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,8 +113,8 @@ class World:
     def hear(self, output: Output) -> None:
         """Take what was said; what is said again is the same."""
         for message in output.alerts:
-            told = _told(self.feed, message)
-            assert self.said.setdefault(message["event_id"], told) == told
+            said = told(message)
+            assert self.said.setdefault(message["event_id"], said) == said
 
     def reached(self, output: Output, named: Snapshot | None) -> Position:
         """The position a flush leads to, which names its snapshot or the one before."""
@@ -129,7 +129,7 @@ class World:
         assert not whole or found == self.expected
 
 
-def _told(feed: Feed, message: dict[str, Any]) -> Told:
+def told(message: dict[str, Any]) -> Told:
     numbers = tuple(None if one is None else float(one) for one in json.loads(message["numbers"]).values())
     return Told(
         message["rule"], tuple(message["entity"].split(", ")), instant_ms(message["sent"]), message["msg_type"],

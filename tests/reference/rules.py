@@ -197,10 +197,10 @@ def alerts_of(feed: Feed, log: Sequence[Logged], truth: Truth) -> list[Told]:
 
 def alerts_of_groups(feed: Feed, partitions: Sequence[Truth]) -> list[Told]:
     """All that rules have to say of windows that lie in several partitions, all of a feed."""
-    come_to = [one.max_event_ms for one in partitions]
-    if None in come_to:
+    come_to = [one.max_event_ms for one in partitions if one.max_event_ms is not None]
+    if len(come_to) < max(1, len(partitions)):
         return []
-    seen, found = min(one for one in come_to if one is not None), []
+    seen, found = min(come_to), []
     for aggregate in (one for one in feed.aggregates if feed.key not in one.by):
         windows: dict[Key, Window] = {}
         for one in partitions:

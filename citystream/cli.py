@@ -24,6 +24,7 @@ COMMANDS = {
     "simulate": "simulate",
     "publish": "publish",
     "publications": "publications",
+    "reference": "reference",
     "process": "workers",
     "sink": "workers",
     "clock": "clock",

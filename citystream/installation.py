@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import feeds as declared
 from citystream.secrets import secret
 from citystream.settings import Settings, SettingsError, load_settings
-from schemas.catalogue import Catalogue
+from schemas.catalogue import Catalogue, SchemaProblem
 from schemas.feed import Feed
 from schemas.reference import Reference
 from streams.cluster import Cluster
@@ -156,3 +156,25 @@ class Installation:
         if created:
             say(f"created {len(created)} topics")
         settle(owner, [one for one in outgrown if growth.settled(self.cluster, one, now_ms)])
+        for reference in self.references.values():
+            self._publish_own(reference, say)
+
+    def _publish_own(self, reference: Reference, say: Callable[[str], None]) -> None:
+        """Publish the rows in the folder of a table's department, if its file changed since it was published.
+
+        What was published meanwhile from elsewhere is left alone; what is wrong with the file is said.
+        """
+        from operations.publishing.mapping import FileMapping, MappingProblem  # noqa: PLC0415
+        from operations.publishing.rows import FileProblem  # noqa: PLC0415
+        from operations.publishing.table import publish_table, was_published  # noqa: PLC0415
+
+        if (path := declared.rows_of(reference)) is None:
+            return
+        content, name = path.read_bytes(), "/".join(path.parts[-4:])
+        if was_published(self.cluster, reference, content, name):
+            return
+        try:
+            report = publish_table(self.cluster, reference, content, name, FileMapping(), self.catalogue)
+            say(report.failure or report.text)
+        except (MappingProblem, FileProblem, SchemaProblem) as problem:
+            say(str(problem))

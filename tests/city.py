@@ -32,6 +32,7 @@ from citystream.stack.process import Launch, Process
 from citystream.stack.stack import Stack
 from schemas.catalogue import Catalogue, freeze
 from schemas.feed import Feed
+from schemas.reference import Reference
 from simulation.faults import Fault
 from simulation.running import Simulation, SystemClock
 from sinks.ledger import accounts
@@ -111,6 +112,10 @@ class Deployed(Installation):
     @cached_property
     def feeds(self) -> dict[str, Feed]:
         return feeds_in(self.sources)
+
+    @cached_property
+    def references(self) -> dict[str, Reference]:
+        return {}
 
     @cached_property
     def catalogue(self) -> Catalogue:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -21,7 +21,11 @@ from operations.publishing.rows import Row
 from operations.publishing.values import Convert, NotConvertible, converter, time_converter
 from schemas.feed import Feed
 from schemas.fields import Place, Record
+from schemas.reference import Reference
+from schemas.reference_rows import problems
 from schemas.verdict import broken, instant_ms
+
+D = TypeVar("D", bound=Feed | Reference)
 
 
 @dataclass(frozen=True)
@@ -51,24 +55,17 @@ class Rejected(ValueError):
         self.problems = problems
 
 
-class Checker:
-    """Makes records of one feed from the rows of one file.
-
-    ``id_key`` keys the derived ids of feeds with personal fields, so that an id gives no hint of a personal value.
-    ``now_ms`` is when the records are published: a time far after it is refused here and not by the processor.
+class RecordChecker(Generic[D]):
+    """Makes records of what is declared, a feed or a table of reference data, from the rows of one file.
 
     Raises
     ------
     MappingProblem
-        The mapping does not fit the feed or the file.
+        The mapping does not fit what is declared, or the file.
     """
 
-    def __init__(
-        self, feed: Feed, mapping: FileMapping, columns: Sequence[str] | None, *, id_key: bytes, now_ms: int
-    ) -> None:
-        self._feed = feed
-        self._id_key = id_key
-        self._now_ms = now_ms
+    def __init__(self, feed: D, mapping: FileMapping, columns: Sequence[str] | None) -> None:
+        self._feed: D = feed
         self._taken = bind(feed, mapping, columns)
         self._derived = mapping.derived
         #: How many local times were read that exist twice.
@@ -97,30 +94,32 @@ class Checker:
         Raises
         ------
         Rejected
-            It cannot be read or breaks a rule of the feed.
+            It cannot be read or breaks a rule of what is declared.
         """
         if row.problem is not None:
             raise Rejected(Problem("", row.detail, row.problem))
-        found, problems = self._converted(row.columns)
-        values = self._fields(found)
-        identity = derived_id(self._id_key if self._personal else b"", self._feed, values, self._derived)
-        values |= dict.fromkeys(self._derived, identity)
-        if values.get("event_id") is None:
-            values["event_id"] = identity
-        unread = {path.split(".")[0] for path in problems}
-        wrong, reasons, record = set(unread), [*problems.values()], None
+        found, unreadable = self._converted(row.columns)
+        values = self.completed(self._fields(found))
+        unread = {path.split(".")[0] for path in unreadable}
+        wrong, reasons, record = set(unread), [*unreadable.values()], None
         try:
             record = self._feed.record.model_validate({n: v for n, v in values.items() if n not in unread})
         except ValidationError as error:
             others = [one for one in error.errors(include_url=False) if one["loc"][0] not in unread]
             wrong |= {str(one["loc"][0]) for one in others}
             reasons += map(self._explain, others)
-        key = str(values.get(self._feed.key)).encode()
-        for rule in broken(self._feed, values, key, self._now_ms, wrong):
-            reasons.append(Problem("", "", rule.replace("after arrival", "in the future")))
+        reasons += self.broken(values, wrong)
         if record is None or reasons:
             raise Rejected(*reasons)
         return record
+
+    def completed(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The values of a row with those that no column gives."""
+        return values
+
+    def broken(self, values: Mapping[str, Any], wrong: Container[str]) -> Iterable[Problem]:
+        """What breaks the rules of what is declared, but for fields that are ``wrong`` already."""
+        raise NotImplementedError
 
     def _converted(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Problem]]:
         """The values of the fields that can be read, and the problems of the others, by path."""
@@ -178,6 +177,57 @@ class Checker:
         return printable(text) if len(text) <= 40 else f"{printable(text[:40])}..."
 
 
+class Checker(RecordChecker[Feed]):
+    """Makes records of one feed.
+
+    ``id_key`` keys the derived ids of feeds with personal fields, so that an id gives no hint of a personal value.
+    ``now_ms`` is when the records are published: a time far after it is refused here and not by the processor.
+    """
+
+    def __init__(
+        self, feed: Feed, mapping: FileMapping, columns: Sequence[str] | None, *, id_key: bytes, now_ms: int
+    ) -> None:
+        self._id_key = id_key
+        self._now_ms = now_ms
+        super().__init__(feed, mapping, columns)
+
+    def completed(self, values: dict[str, Any]) -> dict[str, Any]:
+        """With the ids that are derived from them."""
+        identity = derived_id(self._id_key if self._personal else b"", self._feed, values, self._derived)
+        values |= dict.fromkeys(self._derived, identity)
+        if values.get("event_id") is None:
+            values["event_id"] = identity
+        return values
+
+    def broken(self, values: Mapping[str, Any], wrong: Container[str]) -> Iterable[Problem]:
+        """What the processor would refuse."""
+        key = str(values.get(self._feed.key)).encode()
+        for rule in broken(self._feed, values, key, self._now_ms, wrong):
+            yield Problem("", "", rule.replace("after arrival", "in the future"))
+
+
+class RowChecker(RecordChecker[Reference]):
+    """Makes rows of one table of reference data; a shape may be an object, too."""
+
+    def __init__(self, reference: Reference, mapping: FileMapping, columns: Sequence[str] | None) -> None:
+        super().__init__(reference, mapping, columns)
+        for name in (field.name for field in reference.fields if field.shape and field.name in self._taken):
+            self._convert[name] = _shape
+
+    def broken(self, values: Mapping[str, Any], wrong: Container[str]) -> Iterable[Problem]:
+        """What a reader of the table would leave out."""
+        for name, what in problems(self._feed, {n: v for n, v in values.items() if n not in wrong}):
+            yield Problem(self._where(name), self._shown(name, values[name]), what)
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        raise NotConvertible("is no GeoJSON geometry")
+    return value
+
+
 def derived_id(key: bytes, feed: Feed, values: Mapping[str, Any], derived: Sequence[str] = ()) -> str:
     """A UUID (version 8) that equal records of a feed share: HMAC-SHA256 of all their values that are not null.
 
@@ -205,7 +255,7 @@ def _taken(row: Mapping[str, Any], take: Take) -> Any:
     return None if value == "" else value
 
 
-def _symbols(feed: Feed, path: str) -> type[StrEnum] | None:
+def _symbols(feed: Feed | Reference, path: str) -> type[StrEnum] | None:
     info = feed.record.model_fields.get(path)
     kind = info.annotation if info is not None else None
     return kind if isinstance(kind, type) and issubclass(kind, StrEnum) else None

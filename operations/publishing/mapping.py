@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from operations.publishing.values import refuse_pattern
 from schemas.feed import Feed
 from schemas.model import Kind
+from schemas.reference import Reference
 
 Scalar = str | int | float | bool
 
@@ -141,7 +142,7 @@ def make_mapping(
         raise MappingProblem(f"mapping, {where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def paths(feed: Feed) -> dict[str, Kind]:
+def paths(feed: Feed | Reference) -> dict[str, Kind]:
     """What a mapping can fill, and of which kind: the fields, a place as its two halves."""
     found: dict[str, Kind] = {}
     for field in feed.fields:
@@ -152,7 +153,7 @@ def paths(feed: Feed) -> dict[str, Kind]:
     return found
 
 
-def bind(feed: Feed, mapping: FileMapping, columns: Sequence[str] | None) -> dict[str, Take]:
+def bind(feed: Feed | Reference, mapping: FileMapping, columns: Sequence[str] | None) -> dict[str, Take]:
     """Which column each field takes; fields with a constant, derived ones and those without a column are left out.
 
     ``columns`` are those of the file, None if every record brings its own.
@@ -182,7 +183,9 @@ def bind(feed: Feed, mapping: FileMapping, columns: Sequence[str] | None) -> dic
     return taken
 
 
-def _check_columns(feed: Feed, mapping: FileMapping, taken: Mapping[str, Take], columns: Sequence[str]) -> None:
+def _check_columns(
+    feed: Feed | Reference, mapping: FileMapping, taken: Mapping[str, Take], columns: Sequence[str]
+) -> None:
     hint = "" if mapping.columns else "; if its first line is no header, name the columns with --columns"
     for path, take in taken.items():
         if columns.count(take.column) != 1:

@@ -96,7 +96,7 @@ def test_the_key_of_a_department_is_handed_out_and_works_in_place_of_the_citys(
 
 def test_check_is_content_with_what_is_committed(run: Any) -> None:
     code, printed, _ = run("schemas", "check")
-    wanted, frozen = declared(FEEDS), {one.subject for one in Catalogue.load().by_id.values()}
+    wanted, frozen = declared(FEEDS, feeds.references()), {one.subject for one in Catalogue.load().by_id.values()}
     assert (code, printed.splitlines()) == (
         0,
         [
@@ -114,7 +114,7 @@ def test_check_names_what_is_not_frozen(run: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_freezes_once_and_says_what(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(commands, "freeze", lambda feeds: freeze(feeds, tmp_path))
+    monkeypatch.setattr(commands, "freeze", lambda feeds, references: freeze(feeds, tmp_path, references))
     monkeypatch.setattr(commands, "write_samples", lambda feeds, made: write_samples(feeds, made, tmp_path))
     code, printed, _ = run("schemas", "freeze")
     assert code == 0
@@ -125,7 +125,7 @@ def test_freezes_once_and_says_what(run: Any, monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_a_refused_freeze_is_a_failed_check(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise SchemaProblem("report: cannot read version 1\nreport: cannot read version 2")
 
     monkeypatch.setattr(commands, "freeze", refuse)

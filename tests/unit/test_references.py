@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -12,8 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from schemas.avro import field_of
-from schemas.catalogue import Catalogue, SchemaProblem, check, freeze, incompatibilities
+import feeds
+from operations.publishing import table
+from operations.publishing.mapping import FileMapping
+from operations.publishing.rows import FileProblem
+from operations.publishing.table import check_table
+from schemas.avro import feed_schema, field_of
+from schemas.catalogue import Catalogue, FrozenSchema, SchemaProblem, check, freeze, incompatibilities
 from schemas.feed import DeclarationError, Feed
 from schemas.fields import Area, Instant, Personal, Record, Text
 from schemas.record_codec import encode
@@ -30,6 +36,17 @@ from tests.reference.limits import FROZEN, GRACE_MS, REFERENCE, Limit, Said, cat
 SITES, FLOORS = ["a", "b", ""], [0, -1]
 SQUARE = '{"type": "Polygon", "coordinates": [[[120, 30], [121, 30], [121, 31], [120, 30]]]}'
 WAY = '{"type": "LineString", "coordinates": [[120, 30], [121, 31]]}'
+
+
+class AreaOf(Record):
+    """An area by its name."""
+
+    name: Annotated[Text, Field(description="Name")]
+    shape: Annotated[Area, Field(description="Where it is")]
+
+
+AREAS = Reference(name="toy_area", description="Areas", record=AreaOf, key=("name",), department="Toys")
+FROZEN_AREAS = FrozenSchema(8, AREAS.name, 1, feed_schema(AREAS))
 
 times = st.integers(0, 8).map(lambda n: n * 1000)
 opens = st.none() | times
@@ -264,3 +281,75 @@ def test_a_table_has_one_key_and_one_beginning() -> None:
     assert identity(bare, values) == '["ä\\n",-1,null]'.encode()
     assert identity(REFERENCE, values) == '["ä\\n",-1,5]'.encode()
     assert isinstance(REFERENCE, Reference)
+
+
+HEADER = "site_id,floor,begins,ends,full,use\n"
+
+
+def checked(text: str, name: str = "limits.csv") -> tuple[list[str], dict[bytes, bytes]]:
+    report, rows = check_table(REFERENCE, text.encode(), name, FileMapping(), FROZEN)
+    return report.problems, rows
+
+
+def test_a_file_becomes_the_rows_of_a_table() -> None:
+    text = HEADER + "a,0,,,0.9,daily\na,0,2026-12-31T18:00:00+08:00,2027-01-01T02:00:00+08:00,0.85,event\n"
+    problems, rows = checked(text)
+    assert problems == []
+    assert [*rows] == [b'["a",0,null]', b'["a",0,1798711200000]']
+    values = [read_row(REFERENCE, catalogue(), *row).values or {} for row in rows.items()]
+    assert [(one["full"], one["use"]) for one in values] == [(0.9, "daily"), (0.85, "event")]
+    lines = '{"site_id": "a", "floor": 0, "full": 0.9, "area": ' + SQUARE + "}\n"
+    assert [*checked(lines, "limits.jsonl")[1]] == [b'["a",0,null]']
+    features = {
+        "type": "FeatureCollection",
+        "features": [{"type": "Feature", "properties": {"name": "a"}, "geometry": json.loads(SQUARE)}],
+    }
+    report, areas = check_table(AREAS, json.dumps(features).encode(), "areas.geojson", FileMapping(), FROZEN_AREAS)
+    assert report.problems == []
+    (value,) = areas.values()
+    shape = read_row(AREAS, Catalogue({8: FROZEN_AREAS}), b'["a",null]', value).values
+    assert shape is not None
+    assert json.loads(shape["shape"]) == json.loads(SQUARE)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("a,x,,,0.5,daily", "limits.csv, line 2: floor: x is no whole number"),
+        ("a,0,,,1.5,daily", "limits.csv, line 2: full: 1.5 is above 1.0"),
+        ("a,0,,,0.5,sometimes", "limits.csv, line 2: use: sometimes is none of daily, event, unknown"),
+        (
+            "a,0,2026-01-02T00:00:00Z,2026-01-01T00:00:00Z,0.5,daily",
+            "limits.csv, line 2: ends: 2026-01-01T00:00:00+00:00 is not after begins",
+        ),
+        ("a,0,,,0.5,daily\na,0,,,0.6,daily", "limits.csv, line 3: site_id, floor, begins are those of line 2"),
+        ("a,0", "limits.csv, line 2: 6 columns are expected (there are 2)"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_by_line_and_field(row: str, problem: str) -> None:
+    problems, _ = checked(f"{HEADER}{row}\n")
+    assert problems == [problem]
+
+
+def test_a_shape_that_is_none_is_named() -> None:
+    problems, _ = checked('{"site_id": "a", "floor": 0, "full": 0.9, "area": ' + WAY + "}\n", "limits.jsonl")
+    assert "limits.jsonl, line 1: area: " in problems[0]
+    assert "is a LineString and no Polygon or MultiPolygon" in problems[0]
+    with pytest.raises(FileProblem, match="is no FeatureCollection"):
+        check_table(AREAS, b"[]", "areas.geojson", FileMapping(), FROZEN_AREAS)
+
+
+def test_a_table_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "MOST_ROWS", 1)
+    with pytest.raises(FileProblem, match="has more than 1 rows, which is the most a table may have"):
+        checked(HEADER + "a,0,,,0.9,daily\nb,0,,,0.9,daily\n")
+
+
+@pytest.mark.parametrize("reference", feeds.references().values(), ids=feeds.references())
+def test_the_rows_in_the_folder_of_a_department_are_right(reference: Reference) -> None:
+    path = feeds.rows_of(reference)
+    assert path is not None
+    frozen = Catalogue.load().of(reference.name, feed_schema(reference))
+    report, rows = check_table(reference, path.read_bytes(), path.name, FileMapping(), frozen)
+    assert report.problems == []
+    assert len(rows) == report.rows > 0

@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import partial
 from typing import NoReturn
 
-from kafka import KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from kafka.producer.future import FutureRecordMetadata
 from kafka.protocol.consumer import OffsetSpec
@@ -107,7 +107,7 @@ def run(cluster: Cluster, feeds: Iterable[Feed], catalogue: Catalogue, sleep: Ca
 
 
 def standing_still(cluster: Cluster, feeds: Iterable[Feed], now_ms: int) -> list[str]:
-    """The topics in which time should pass and does not: to a partition nothing has come for a while, and no tick.
+    """The topics in which time should pass and does not: to a partition nothing has come for a while, not even a tick.
 
     Raises
     ------
@@ -117,8 +117,9 @@ def standing_still(cluster: Cluster, feeds: Iterable[Feed], now_ms: int) -> list
     topics = list(ticking(feeds))
     if not topics:
         return []
-    with closing(new_admin(cluster)) as admin:
-        places, _ = leaders(topics, admin.describe_topics(topics))
-        newest = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.MAX_TIMESTAMP))
-    still: list[TopicPartition] = [p for p, one in newest.items() if one.timestamp < now_ms - milliseconds(STILL)]
-    return [topic for topic in topics if any(place.topic == topic for place in still)]
+    with closing(new_admin(cluster, bootstrap_timeout_ms=3000)) as admin:
+        places, unobserved = leaders(topics, admin.describe_topics(topics))
+        newest = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.MAX_TIMESTAMP)) if places else {}
+    still = {one.topic for one in unobserved}
+    still |= {place.topic for place, at in newest.items() if at.timestamp < now_ms - milliseconds(STILL)}
+    return [topic for topic in topics if topic in still]

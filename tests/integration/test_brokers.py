@@ -16,7 +16,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from kafka.errors import TopicAuthorizationFailedError
 
-from citystream.rights import OPERATOR, publisher, rights
+from citystream.rights import CLOCK, OPERATOR, publisher, rights
 from citystream.settings import Settings
 from citystream.stack.stack import Stack
 from streams import checkpoints, deadletters
@@ -36,10 +36,11 @@ FEED, OTHER = "made_up_j", "made_up_k"
 RECORDS, RATE = {FEED: 3_000, OTHER: 1_500}, "30"
 ANOTHERS = f"""
 from dataclasses import replace
+from datetime import timedelta
 
 from bench.made_up import FEEDS
 
-FEED = replace(FEEDS[{OTHER!r}], department="Another")
+FEED = replace(FEEDS[{OTHER!r}], department="Another", delay=timedelta(minutes=1))
 """
 
 
@@ -123,6 +124,7 @@ def test_one_of_three_brokers_is_killed_under_load_and_nobody_writes_what_is_not
     lag = city.being(OPERATOR).python("-m", "citystream.cli", "lag")
     assert lag.returncode == 0, lag.stderr
     refused(city)
+    ticked(city)
     asyncio.run(let_in_by_a_token(city))
 
 
@@ -136,6 +138,20 @@ def refused(city: Secured) -> None:
     with closing(Producer(own)) as producer:
         assert producer.send(OTHER, b"anything").get().offset >= 0
         for topic in (FEED, windows, deadletters.TOPIC, checkpoints.TOPIC):
+            with pytest.raises(TopicAuthorizationFailedError, match=topic):
+                producer.send(topic, b"anything").get()
+
+
+def ticked(city: Secured) -> None:
+    """The clock writes to the feed that asks for ticks, and may write nowhere else."""
+    before = city.ends(OTHER)
+    clock = city.being(CLOCK).begin("clock")
+    city.wait(lambda: all(end > before[place] for place, end in city.ends(OTHER).items()))
+    clock.terminate()
+    assert clock.wait(30) == 0
+    windows = city.installation.feeds[OTHER].aggregates[0].topic
+    with closing(Producer(city.brokers.cluster(CLOCK))) as producer:
+        for topic in (FEED, windows, checkpoints.TOPIC):
             with pytest.raises(TopicAuthorizationFailedError, match=topic):
                 producer.send(topic, b"anything").get()
 

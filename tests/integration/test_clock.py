@@ -13,24 +13,35 @@ from typing import Any, cast
 import pytest
 
 from citystream.stack.process import Launch
+from schemas.alerts import FEED_NAME
 from simulation.world import event_id
 from sinks import queries
 from streams.clock import standing_still
 from streams.publisher import Producer, Publisher
 from tests.city import City, made_up, own_city
+from tests.integration.test_alerts import ALERTS
 from tests.reference.whole import compare
 
 pytestmark = pytest.mark.integration
 
 #: A feed that asks for ticks, and one that does not.
 FEED, OTHER = "made_up_j", "made_up_p"
-#: Windows of two seconds by zone, to which every partition may add.
+#: Windows of two seconds by zone, to which every partition may add, and an alert about a device that falls silent.
 SHORT = f"""
 from dataclasses import replace
 from datetime import timedelta
 
 from bench.made_up import FEEDS
+from schemas.alerts import Category, Severity
+from schemas.expressions import Column
+from schemas.rules import Due, Level, Rule
 
+SILENT = Rule(
+    name="silent",
+    headline="It is silent",
+    category=Category.OTHER,
+    levels=(Level(severity=Severity.MINOR, when=Due(at=Column("observed_at") + 4_000)),),
+)
 SECOND = timedelta(seconds=1)
 BEFORE = FEEDS[{FEED!r}]
 BY_ZONE, _ = BEFORE.aggregates
@@ -39,6 +50,7 @@ FEED = replace(
     disorder=SECOND,
     lateness=SECOND,
     delay=2 * SECOND,
+    alerts=(SILENT,),
     aggregates=(replace(BY_ZONE, name="{FEED}_2s_zone", window=2 * SECOND),),
 )
 """
@@ -47,7 +59,7 @@ FEED = replace(
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
     home = tmp_path_factory.mktemp("clock")
-    with own_city(home, made_up(home / "sources", OTHER, **{FEED: SHORT})) as opened:
+    with own_city(home, made_up(home / "sources", OTHER, **{FEED: SHORT, FEED_NAME: ALERTS})) as opened:
         yield opened
 
 
@@ -85,6 +97,12 @@ def windows(city: City) -> list[int]:
     return [*map(int, found[0])]
 
 
+def alerts(city: City) -> int:
+    """How many have been raised."""
+    with city.installation.server("operator").connect() as client:
+        return int(client.execute(f"SELECT count() FROM city.{FEED_NAME} WHERE msg_type = 'Alert'")[0][0])
+
+
 def all_final(city: City) -> None:
     """Wait until every window is."""
     city.wait(lambda: windows(city)[0] == 0)
@@ -93,7 +111,7 @@ def all_final(city: City) -> None:
 def check(city: City) -> None:
     """Everything is as the reference has it, which knows the ticks that are in the log."""
     city.drain()
-    assert [str(one) for one in compare(city.installation, [FEED]).differences] == []
+    assert [str(one) for one in compare(city.installation, city.feeds).differences] == []
 
 
 def test_windows_end_though_nothing_comes_to_some_partitions_or_to_none(city: City) -> None:
@@ -104,9 +122,11 @@ def test_windows_end_though_nothing_comes_to_some_partitions_or_to_none(city: Ci
     city.drain()
     still, final = windows(city)
     assert (still > 10, final) == (True, 0), "without a clock no window ends: three partitions never moved"
+    assert alerts(city) == 0, "nobody has heard that time passed"
     assert standing_still(city.installation.cluster, [feed], time.time_ns() // 1_000_000) == [FEED]
     start(city, "clock")
     all_final(city)
+    city.wait(lambda: alerts(city) == 1)
     assert standing_still(city.installation.cluster, [feed], time.time_ns() // 1_000_000) == []
     city.process("clock").stop()
     assert sum(city.ends(OTHER).values()) == 0
@@ -124,7 +144,10 @@ def test_windows_end_though_nothing_comes_to_some_partitions_or_to_none(city: Ci
 
 
 def test_kills_a_second_clock_and_a_replay_change_nothing(city: City) -> None:
-    """Each clock is killed, and the processor; what is shown at the end is what one reading of the logs shows."""
+    """Each clock is killed, and the processor; what is shown at the end is what one reading of the logs shows.
+
+    That says each alert again, as a repeat, which the ledger counts.
+    """
     for name in ("clock", "clock-too"):
         start(city, name)
     for number, name in enumerate(("clock", "processor", "clock-too")):
@@ -136,5 +159,6 @@ def test_kills_a_second_clock_and_a_replay_change_nothing(city: City) -> None:
     for name in ("clock", "clock-too"):
         city.process(name).stop()
     check(city)
-    shown = city.snapshot()
-    assert city.undisturbed() == shown
+    shown, again = city.snapshot(), city.undisturbed()
+    assert {**shown, "ledger": []} == {**again, "ledger": []}
+    assert all(balances for _, balances in again["ledger"])

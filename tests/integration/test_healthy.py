@@ -5,7 +5,7 @@ from kafka import KafkaConsumer
 
 from citystream.stack.ports import free_ports
 from citystream.stack.stack import Stack
-from deploy.docker.healthy import is_member
+from deploy.docker.healthy import has_time, is_member
 from streams.cluster import Cluster
 
 pytestmark = pytest.mark.integration
@@ -27,4 +27,6 @@ def test_a_worker_is_healthy_while_it_is_a_member_of_its_group(stack: Stack) -> 
 
 def test_without_a_broker_nobody_is_healthy() -> None:
     (nobody,) = free_ports(1)
-    assert not is_member(Cluster((f"127.0.0.1:{nobody}",)), "healthy-test", "127.0.0.1")
+    cluster = Cluster((f"127.0.0.1:{nobody}",))
+    assert not is_member(cluster, "healthy-test", "127.0.0.1")
+    assert not has_time(cluster)

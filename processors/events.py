@@ -10,7 +10,7 @@ import polars as pl
 
 from processors.observations import Numbers
 from processors.tables import NO_TEXT, Flags, Integers, Letters, Texts
-from schemas.expressions import Component, Expression, to_polars
+from schemas.expressions import Component, Expression, LookedUp, to_polars, written
 from schemas.feed import TEXTS, Feed
 from schemas.measures import Partial
 from schemas.model import COMPONENTS, UUID_HALVES
@@ -58,14 +58,18 @@ class EventColumns:
     def __init__(self, feed: Feed, counts: pl.Expr | None = None) -> None:
         """``counts`` says of a row whether it counts in its topic; all do if it is None."""
         partials = [p for a in feed.aggregates for measure in a.measures for p in measure.partials]
-        read = [leaf for rule in feed.alerts for leaf in read_by(rule) if feed.has(leaf.name)]
+        reads = [leaf for rule in feed.alerts for leaf in read_by(rule)]
+        #: What rules look up, by the column of a frame that it is put into.
+        self.looked_up = {column_of(leaf): leaf for leaf in reads if isinstance(leaf, LookedUp)}
+        read = [leaf for leaf in reads if not isinstance(leaf, LookedUp) and feed.has(leaf.name)]
         if feed.alerts and feed.place is not None:
             read += [Component(feed.place, part) for part in COMPONENTS["place"]]
         entities = [name for rule in feed.alerts for name in rule.of]
         read_texts = [leaf.name for leaf in read if feed.field(leaf.name).kind in TEXTS]
         grouped_by = [name for aggregate in feed.aggregates for name in aggregate.by]
-        keys = dict.fromkeys([feed.key, *grouped_by, *entities, *read_texts])
-        texts = [name for name in keys if feed.field(name).kind in TEXTS]
+        found_texts = [name for name, leaf in self.looked_up.items() if leaf.field.kind in TEXTS]
+        keys = dict.fromkeys([feed.key, *grouped_by, *entities, *read_texts, *found_texts])
+        texts = [name for name in keys if name in found_texts or feed.field(name).kind in TEXTS]
         numbers_grouped_by = [name for name in keys if name not in texts]
         values = dict.fromkeys(partial.value for partial in partials)
         #: Columns of keys, by the name of their field, and how many of them, the first ones, are of texts.
@@ -74,16 +78,19 @@ class EventColumns:
         fields = dict.fromkeys(leaf for leaf in read if leaf.name not in texts)
         #: Columns of the values that rules read.
         self.fields: dict[Expression, int] = {leaf: n for n, leaf in enumerate(fields)}
-        self._fields = [to_polars(leaf).cast(pl.Float64).alias(str(n)) for n, leaf in enumerate(fields)]
+        found = [name for name in self.looked_up if name not in found_texts]
+        self.fields |= {self.looked_up[name]: n for n, name in enumerate(found, len(fields))}
+        numbers = [*map(to_polars, fields), *map(pl.col, found)]
+        self._fields = [number.cast(pl.Float64).alias(str(n)) for n, number in enumerate(numbers)]
         self._values = {value: _FIRST_TEXT + len(keys) + 2 * n for n, value in enumerate(values)}
         halves = [pl.col("event_id").struct.field(half).reinterpret(signed=True) for half in UUID_HALVES]
-        numbers = [
+        cells = [
             *(pl.col("_offset"), pl.col(feed.event_time), *halves, pl.lit(1) if counts is None else counts),
             *(pl.col(name).str.len_bytes().cast(pl.Int64).fill_null(NO_TEXT) for name in texts),
             *(pl.col(name).cast(pl.Int64).fill_null(NO_NUMBER) for name in numbers_grouped_by),
             *(part for value in values for part in _known(value)),
         ]
-        self._numbers = [number.cast(pl.Int64).alias(str(n)) for n, number in enumerate(numbers)]
+        self._numbers = [cell.cast(pl.Int64).alias(str(n)) for n, cell in enumerate(cells)]
         self._joined = [pl.col(name).str.join("") for name in texts]
 
     def value(self, partial: Partial) -> int:
@@ -109,6 +116,11 @@ class EventColumns:
         columns = [texts.number(events.letters, events.cells, _FIRST_TEXT + column) for column in range(self.texts)]
         numbers = events.cells[:, _FIRST_TEXT + self.texts : _FIRST_TEXT + len(self.keys)]
         return replace(events, keys=np.column_stack((*columns, numbers)))
+
+
+def column_of(looked_up: LookedUp) -> str:
+    """The column of a frame that has what was looked up."""
+    return written(looked_up)
 
 
 def _known(value: Expression) -> Sequence[pl.Expr]:

@@ -22,10 +22,12 @@ from schemas.expressions import (
     Component,
     Constant,
     Expression,
+    LookedUp,
     Not,
     Present,
     Scaled,
     When,
+    written,
 )
 
 #: Operations: three push a value by its column, one a constant; the others take their operands from the stack.
@@ -75,7 +77,9 @@ class Programs:
                 self.code.append((_KEPT, self.kept[name]))
             case Column(name) if name in self.texts:
                 self.code.append((_TEXT, self.texts[name]))
-            case Column() | Component():
+            case LookedUp() if written(expression) in self.texts:
+                self.code.append((_TEXT, self.texts[written(expression)]))
+            case Column() | Component() | LookedUp():
                 self.code.append((_VALUE, self.values[expression]))
             case Constant(value):
                 self.code.append((_CONSTANT, self._constant(value)))

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import polars as pl
 
 from processors.events import EventColumns
 from processors.partition import Partition, Rows
+from schemas.expressions import Column, LookedUp
 from streams.decode import Decoder, Wanted, places
 from streams.ending import Stop
 from streams.feed_topics import FeedTopic
+from streams.history import History
 from streams.missing_schemas import GivenUp
-from streams.positions import Position
+from streams.positions import NO_EVENT_TIME, Position
 from streams.wire.fetched_batches import Run
+
+#: Gives what is known of a table for records up to an arrival (ms); raises ``NotYet`` where it is not read so far.
+Histories = Callable[[str, int], History]
 
 
 class Reader:
     """Reads runs of any partitions of a topic, each from where it stands; keeps nothing itself."""
 
-    def __init__(self, topic: FeedTopic, decoder: Decoder) -> None:
+    def __init__(self, topic: FeedTopic, decoder: Decoder, histories: Histories | None = None) -> None:
+        """``histories`` has what is known of a table for records up to an arrival (ms)."""
         self._decoder = decoder
         self._columns = EventColumns(topic.feed, topic.counts)
+        self._event_time = topic.feed.event_time
+        self._histories = histories
+        #: What is looked up, by the row that it is taken from.
+        self._by_row: dict[tuple[str, tuple[Column, ...]], dict[str, LookedUp]] = {}
+        for name, leaf in self._columns.looked_up.items():
+            self._by_row.setdefault((leaf.table, leaf.keys), {})[name] = leaf
 
     def check(self, where: str, start: Position) -> None:
         """Look whether the schemas are here by which a partition was processed up to a position.
@@ -41,13 +55,27 @@ class Reader:
         Raises
         ------
         NotYet
-            A schema is waited for; nothing was read.
+            A schema, or reference data, are waited for; nothing was read.
         """
         given_up = [GivenUp({**at.given_up}, run.next - 1, at.start.newest_schema) for at, run in waiting]
         wanted = [Wanted(run, at.next, verdicts) for (at, run), verdicts in zip(waiting, given_up, strict=True)]
         frame, found = self._decoder.read_together(wanted)
+        if self._columns.looked_up:
+            frame = self._with_looked_up(frame)
         events, newest = self._columns.of(frame), self._decoder.newest_schema
         return [
             Rows(run.start, run.next, events.where(part), decoded.dead, decoded.ticks, verdicts.dead, newest)
             for (_, run), verdicts, decoded, part in zip(waiting, given_up, found, places(found), strict=True)
         ]
+
+    def _with_looked_up(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Rows with what rules look up for them."""
+        assert self._histories is not None
+        arrived, event = frame["_arrived"].to_numpy(), frame[self._event_time].cast(pl.Int64).to_numpy()
+        newest = int(arrived.max()) if frame.height else NO_EVENT_TIME
+        found = []
+        for (table, keys), columns in self._by_row.items():
+            history = self._histories(table, newest)
+            rows = history.rows([frame[key.name] for key in keys], arrived, event)
+            found += [history.column(leaf.field.name, rows).alias(name) for name, leaf in columns.items()]
+        return frame.with_columns(found)

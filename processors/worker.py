@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol
@@ -13,12 +13,13 @@ from tenacity import AsyncRetrying
 from processors import GROUP
 from processors.gathering import FinalPartReader, FinalParts, Flushed, Gathering
 from processors.partition import Output, Partition, Rows, shown_every
-from processors.reading import Reader
+from processors.reading import Histories, Reader
 from schemas import alerts
 from schemas.alerts import Status
 from schemas.catalogue import Catalogue, declared
 from schemas.feed import Aggregate, Feed
 from schemas.record_codec import encode
+from schemas.reference import Reference
 from streams import deadletters, snapshots
 from streams.assignment import Assigned, TopicPartition, locked
 from streams.batchworker import LOOK_EVERY, BatchWorker, Transport
@@ -31,6 +32,7 @@ from streams.group_positions import GroupPositions
 from streams.lifecycle import Moment, Stage, tell
 from streams.missing_schemas import Awaited
 from streams.positions import Position, Snapshot
+from streams.references import References
 from streams.topics import topics
 from streams.transport.app import BatchApp
 from streams.transport.consumer import is_transient
@@ -70,7 +72,7 @@ Read = Rows | FinalParts
 class Processor(BatchWorker[State, Read]):
     """Windows of the assigned partitions and alerts of their rules, written to Kafka.
 
-    ``status`` says of alerts whether they are meant.
+    ``status`` says of alerts whether they are meant; ``histories`` has what rules look up.
     """
 
     command = "citystream process"
@@ -83,6 +85,7 @@ class Processor(BatchWorker[State, Read]):
         *,
         accept_bad: Container[str] = (),
         status: Status = Status.EXERCISE,
+        histories: Histories | None = None,
     ) -> None:
         self.transport: Sending = transport
         self._accept_bad, self._status = accept_bad, status
@@ -91,7 +94,7 @@ class Processor(BatchWorker[State, Read]):
         self._declared = feeds
         self._topics = feed_topics(*feeds.values())
         self._readers = {
-            topic: Reader(one, Decoder(catalogue, one.feed.name, one.feed, Awaited(catalogue), topic))
+            topic: Reader(one, Decoder(catalogue, one.feed.name, one.feed, Awaited(catalogue), topic), histories)
             for topic, one in self._topics.items()
         }
         self._gathered = gathered_topics(*feeds.values())
@@ -239,10 +242,16 @@ def main(
     accept_bad: Container[str] = (),
     alert: Feed | None = None,
     status: Status = Status.EXERCISE,
+    references: Iterable[Reference] = (),
 ) -> None:
     """Process these feeds until a signal ends it; ``accept_bad`` names those to go on with whatever their share of bad
-    records. What their rules say goes to the topic of ``alert``, and says by ``status`` whether it is meant."""
+    records. What their rules say goes to the topic of ``alert`` and says by ``status`` whether it is meant; what they
+    look up is in ``references``."""
     positions = GroupPositions(cluster, GROUP, processed_definitions(*feeds.values()))
     used = {feed.name: feed for feed in [*feeds.values(), *([] if alert is None else [alert])]}
     app = BatchApp(positions, topics(used.values()), instance=instance)
-    app.run(Processor(app, feeds, catalogue, accept_bad=accept_bad, status=status))
+    wanted = {name for feed in feeds.values() for name in feed.tables}
+    tables = References(cluster, [one for one in references if one.name in wanted], catalogue)
+    if wanted:
+        tables.start()
+    app.run(Processor(app, feeds, catalogue, accept_bad=accept_bad, status=status, histories=tables.history))

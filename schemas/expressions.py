@@ -259,6 +259,19 @@ class Carried(Expression):
     name: str
 
 
+@dataclass(frozen=True)
+class LookedUp(Expression):
+    """A field of the row of reference data that counts for a record; null where there is none. Rules alone know it.
+
+    ``keys`` are columns of the record, in the order of the table's ``key_fields``.
+    """
+
+    table: str
+    key_fields: tuple[Field, ...]
+    keys: tuple[Column, ...]
+    field: Field
+
+
 #: The operators whose results may be beyond all doubles.
 ARITHMETIC = ("+", "-", "*", "/")
 
@@ -308,10 +321,10 @@ def greatest(left: Operand, right: Operand) -> Expression:
     return Binary("max", as_expression(left), as_expression(right))
 
 
-def leaves(expression: Expression) -> Iterator[Column | Component | Quantile | Energy | Carried]:
+def leaves(expression: Expression) -> Iterator[Column | Component | Quantile | Energy | Carried | LookedUp]:
     """What an expression reads."""
     match expression:
-        case Column() | Component() | Quantile() | Energy() | Carried():
+        case Column() | Component() | Quantile() | Energy() | Carried() | LookedUp():
             yield expression
         case Binary(_, left, right) | When(left, right):
             yield from leaves(left)
@@ -323,20 +336,20 @@ def leaves(expression: Expression) -> Iterator[Column | Component | Quantile | E
 def columns(expression: Expression) -> Iterator[str]:
     """Names of the fields an expression reads."""
     for leaf in leaves(expression):
-        yield leaf.histogram if isinstance(leaf, Quantile | Energy) else leaf.name
+        match leaf:
+            case Quantile(name, _) | Energy(name, _):
+                yield name
+            case LookedUp(_, _, keys, _):
+                yield from (key.name for key in keys)
+            case Column(name) | Component(name, _) | Carried(name):
+                yield name
 
 
 def written(expression: Expression) -> str:
     """An expression as text, for people and for telling a changed one."""
     match expression:
-        case Column(name):
-            return name
-        case Component(name, part):
-            return f"{name}.{part}"
-        case Constant(str(text)):
-            return _quoted(text)
-        case Constant(value):
-            return str(value)
+        case Column() | Component() | LookedUp() | Constant():
+            return _leaf_written(expression)
         case Binary("min" | "max" as which, left, right):
             return f"{which}({written(left)}, {written(right)})"
         case Binary(operator, left, right):
@@ -360,6 +373,20 @@ def written(expression: Expression) -> str:
     raise TypeError(f"not an expression: {expression!r}")
 
 
+def _leaf_written(leaf: Column | Component | LookedUp | Constant) -> str:
+    match leaf:
+        case Column(name):
+            return name
+        case Component(name, part):
+            return f"{name}.{part}"
+        case LookedUp(table, _, keys, field):
+            return f"{table}[{', '.join(map(written, keys))}].{field.name}"
+        case Constant(str(text)):
+            return _quoted(text)
+        case Constant(value):
+            return str(value)
+
+
 def _quoted(text: str) -> str:
     """A text in quotation marks, which are single ones unless there are some in it: so frozen definitions have it."""
     mark = '"' if "'" in text and '"' not in text else "'"
@@ -376,14 +403,8 @@ def type_of(expression: Expression, fields: Mapping[str, Field]) -> Type:
         A part of it makes no sense.
     """
     match expression:
-        case Column(name):
-            return _type_of_field(_known(name, fields))
-        case Component(name, part):
-            _need_component(_known(name, fields), part)
-            return "number"
-        case Constant(value):
-            as_expression(value)
-            return "text" if isinstance(value, str) else "number"
+        case Column() | Component() | LookedUp() | Constant():
+            return _type_of_leaf(expression, fields)
         case Binary("+" | "-" | "*" | "/" | "min" | "max", left, right):
             _need("number", expression, fields, left, right)
             return "number"
@@ -416,6 +437,22 @@ def type_of(expression: Expression, fields: Mapping[str, Field]) -> Type:
             _need("number", expression, fields, operand)
             return "number"
     raise Mistyped(f"{expression!r} is no expression; {_SAID_OF_TEXTS}")
+
+
+def _type_of_leaf(leaf: Column | Component | LookedUp | Constant, fields: Mapping[str, Field]) -> Type:
+    match leaf:
+        case Column(name):
+            return _type_of_field(_known(name, fields))
+        case LookedUp(_, key_fields, keys, field):
+            for key, known in zip(keys, key_fields, strict=True):
+                _need(_type_of_field(known), leaf, fields, key)
+            return _type_of_field(field)
+        case Component(name, part):
+            _need_component(_known(name, fields), part)
+            return "number"
+        case Constant(value):
+            as_expression(value)
+            return "text" if isinstance(value, str) else "number"
 
 
 def _need_component(field: Field, part: str) -> None:

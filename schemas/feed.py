@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from schemas.expressions import (
     Carried,
     Energy,
     Expression,
+    LookedUp,
     Mistyped,
     Quantile,
     Type,
@@ -27,11 +27,9 @@ from schemas.expressions import (
 )
 from schemas.fields import Record
 from schemas.measures import Measure
-from schemas.model import DeclarationError, Field, Kind, fields_of
-from schemas.rules import Rule, rule_problems
+from schemas.model import NAME, VERSIONED, DeclarationError, Field, Kind, fields_of
+from schemas.rules import Rule, read_by, rule_problems
 
-NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
-VERSIONED = re.compile(r".*_v[0-9]+")
 LONGEST_WINDOW = timedelta(minutes=15)
 #: Of all topics a feed ever had: ClickHouse keeps a partition's number in 16 bits.
 MOST_PARTITIONS = 2**16
@@ -223,6 +221,12 @@ class Feed:
         """The fields that an aggregate groups by."""
         return [self.field(name) for name in aggregate.by]
 
+    @property
+    def tables(self) -> list[str]:
+        """The tables of reference data that its rules look something up in."""
+        read = (leaf for rule in self.alerts for leaf in read_by(rule))
+        return [*dict.fromkeys(leaf.table for leaf in read if isinstance(leaf, LookedUp))]
+
     def gathers(self, aggregate: Aggregate) -> bool:
         """Whether rules watch windows of an aggregate whose groups lie in several partitions."""
         return bool(aggregate.alerts) and self.key not in aggregate.by
@@ -399,6 +403,8 @@ def _alert_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
         yield from rule_problems(rule, (feed.key,), known)
     for aggregate in feed.aggregates:
         for rule in aggregate.alerts:
+            if looked_up := [leaf for leaf in read_by(rule) if isinstance(leaf, LookedUp)]:
+                yield f"the rule {rule.name} looks up {written(looked_up[0])}; only a rule on records can"
             yield from rule_problems(rule, aggregate.by, _windows_as_series(aggregate, known))
 
 

@@ -32,6 +32,10 @@ from schemas.fields import (
     Unit,
 )
 
+#: Names of feeds, tables and rules, and how no other name may end than that of a version.
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+VERSIONED = re.compile(r".*_v[0-9]+")
+
 Kind = Literal["string", "uuid", "int", "float", "bool", "instant", "date", "enum", "place"]
 
 #: The two integers of 64 bits that are a UUID, as a column.

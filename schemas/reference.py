@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from schemas.feed import NAME, VERSIONED
 from schemas.fields import Record
-from schemas.model import DeclarationError, Field, Kind, fields_of
+from schemas.model import NAME, VERSIONED, DeclarationError, Field, Kind, fields_of
 
 #: Rows a table has at most: every worker that looks something up holds all of them, with their history.
 MOST_ROWS = 50_000

@@ -20,14 +20,12 @@ from typing import Any
 
 from schemas.alerts import Category, Severity
 from schemas.expressions import (
-    Carried,
     Column,
     Component,
-    Energy,
     Expression,
+    LookedUp,
     Mistyped,
     Operand,
-    Quantile,
     Type,
     as_expression,
     columns,
@@ -36,6 +34,7 @@ from schemas.expressions import (
     written,
 )
 from schemas.model import DeclarationError, Field, Kind
+from schemas.reference import Reference
 
 #: How much memory one entity may take: hits of ``within`` that are kept.
 MOST_TIMES = 100
@@ -78,6 +77,35 @@ def while_true(begins: Expression, *, until: Expression | None = None) -> Condit
     >>> while_true(Column("status").equals("busy"), until=Column("status").equals("calm"))
     """
     return Condition(begins, ~begins if until is None else until)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What ``lookup`` gives."""
+
+    reference: Reference
+    keys: tuple[Column, ...]
+
+    def column(self, name: str) -> LookedUp:
+        """A field of the row."""
+        key_fields = tuple(self.reference.field(key) for key in self.reference.key)
+        return LookedUp(self.reference.name, key_fields, self.keys, self.reference.field(name))
+
+
+def lookup(reference: Reference, *keys: Column) -> Lookup:
+    """The row of a table of reference data that counts for a record, as ``lookup(LIMITS, SITE).column("full")``.
+
+    It is the row of these keys as it was known when the record arrived, and that holds at its event time. Where there
+    is none all its columns are null: an entity that is not in the table, or not any more, is not judged.
+
+    Raises
+    ------
+    Mistyped
+        There are not as many keys as the table has.
+    """
+    if len(keys) != len(reference.key):
+        raise Mistyped(f"{reference.name} is looked up by {', '.join(reference.key)}, and not by {len(keys)} columns")
+    return Lookup(reference, keys)
 
 
 @dataclass(frozen=True)
@@ -246,11 +274,11 @@ class Rule:
                 yield memory.reset
 
 
-def read_by(rule: Rule) -> Iterator[Column | Component]:
-    """The columns of its series that a rule reads."""
+def read_by(rule: Rule) -> Iterator[Column | Component | LookedUp]:
+    """The columns of its series that a rule reads, and what it looks up."""
     for expression in (*rule.expressions, *rule.remembered):
         for leaf in leaves(expression):
-            if not isinstance(leaf, Carried | Energy | Quantile) and leaf.name not in rule.keep:
+            if isinstance(leaf, LookedUp) or (isinstance(leaf, Column | Component) and leaf.name not in rule.keep):
                 yield leaf
 
 

@@ -88,6 +88,7 @@ def process(
     main(
         city.choose(feeds), city.catalogue, city.cluster, instance,
         accept_bad=accepted, alert=city.feeds.get(ALERTS), status=city.settings.alert_status,
+        references=city.references.values(),
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from schemas.expressions import (
     Component,
     Constant,
     Expression,
+    LookedUp,
     Not,
     Present,
     Scaled,
@@ -37,6 +38,8 @@ Values = Mapping[str, Any]
 Key = tuple[Any, ...]
 
 MILLISECOND = timedelta(milliseconds=1)
+#: In the place of a column's name: looks up a table's field by keys, as was known of it for the record.
+LOOK_UP = "look up"
 
 #: Integers around the edges of buckets, which are less than 1 wide below 64, and the ends.
 EDGES = sorted(
@@ -220,6 +223,8 @@ def evaluate(expression: Expression, values: Values) -> Any:
             return values[name]
         case Constant(value):
             return value
+        case LookedUp(table, _, keys, field):
+            return values[LOOK_UP](table, tuple(values[key.name] for key in keys), field.name)
         case Carried(name):
             return values[name][-1] if values[name] else None
         case When(condition, then):

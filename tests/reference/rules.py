@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from schemas.alerts import Category
 from schemas.expressions import Expression
 from schemas.feed import Aggregate, Feed
 from schemas.rules import Due, Held, Level, Memory, Previous, Rate, Rule, Running
-from tests.reference.partition import MILLISECOND, Key, Logged, Truth, Values, Window, evaluate, is_closed, merge
+from tests.reference.partition import (
+    LOOK_UP,
+    MILLISECOND,
+    Key,
+    Logged,
+    Truth,
+    Values,
+    Window,
+    evaluate,
+    is_closed,
+    merge,
+)
 
 
 @dataclass(frozen=True)
@@ -181,14 +193,18 @@ def alerts(rule: Rule, of: Sequence[str], observations: Iterable[Observation], t
     return sorted(found)
 
 
-def alerts_of(feed: Feed, log: Sequence[Logged], truth: Truth) -> list[Told]:
+#: Table, key, arrival and event time of a record (ms) -> the row that counts for it.
+Tables = Callable[[str, tuple[Any, ...], int, int], Mapping[str, Any] | None]
+
+
+def alerts_of(feed: Feed, log: Sequence[Logged], truth: Truth, tables: Tables | None = None) -> list[Told]:
     """All that the rules of a feed have to say of a partition's log."""
     if truth.max_event_ms is None:
         return []
     passed = truth.max_event_ms - feed.disorder // MILLISECOND
     found = []
     for rule in feed.alerts:
-        found += alerts(rule, rule.of or (feed.key,), _records(feed, log, truth), passed - 1)
+        found += alerts(rule, rule.of or (feed.key,), _records(feed, log, truth, tables), passed - 1)
     for aggregate in feed.aggregates:
         if feed.key in aggregate.by:
             found += _of_windows(feed, aggregate, truth.windows[aggregate.name], truth.max_event_ms)
@@ -212,9 +228,9 @@ def alerts_of_groups(feed: Feed, partitions: Sequence[Truth]) -> list[Told]:
 
 def _add(aggregate: Aggregate, to: Window, window: Window) -> None:
     to.events += window.events
-    for partial in (partial for measure in aggregate.measures for partial in measure.partials):
-        if partial.merge != "histogram":
-            merge(partial, to.partials, window.partials[partial.name])
+    for one in (one for measure in aggregate.measures for one in measure.partials):
+        if one.merge != "histogram":
+            merge(one, to.partials, window.partials[one.name])
 
 
 def _of_windows(feed: Feed, aggregate: Aggregate, windows: Mapping[Key, Window], seen: int) -> list[Told]:
@@ -240,7 +256,7 @@ def _evaluated(results: Mapping[str, Expression], partials: Mapping[str, Any]) -
     return found
 
 
-def _records(feed: Feed, log: Sequence[Logged], truth: Truth) -> list[Observation]:
+def _records(feed: Feed, log: Sequence[Logged], truth: Truth, tables: Tables | None) -> list[Observation]:
     """The records that rules observe: valid, no repeats, and no older than what the watermark has passed."""
     rows, counted = [], set(truth.valid) - set(truth.repeats)
     for logged in log:
@@ -249,5 +265,32 @@ def _records(feed: Feed, log: Sequence[Logged], truth: Truth) -> list[Observatio
             event_ms = logged.values[feed.event_time]
             before = truth.watermarks.get(logged.offset - 1)
             if before is None or event_ms >= before - feed.disorder // MILLISECOND:
-                rows.append(Observation(event_ms, (logged.offset,), logged.values))
+                look_up = partial(_looked_up, tables, logged.arrived_ms, event_ms)
+                rows.append(Observation(event_ms, (logged.offset,), {**logged.values, LOOK_UP: look_up}))
     return rows
+
+
+def _looked_up(tables: Tables | None, arrived: int, event: int, table: str, key: tuple[Any, ...], name: str) -> Any:
+    assert tables is not None
+    row = tables(table, key, arrived, event)
+    return None if row is None else row[name]
+
+
+#: A version of a row: the broker's time, key, beginning and end of validity (ms, or None), and its values or None.
+Version = tuple[int, tuple[Any, ...], int | None, int | None, Mapping[str, Any] | None]
+
+
+def known_of(versions: Sequence[Version], grace: int, key: tuple[Any, ...], arrived: int, event: int) -> Any:
+    """The row that counts for a record: of those known at its arrival that hold at its event time the last to begin."""
+    newest: dict[int | None, tuple[int | None, Mapping[str, Any] | None]] = {}
+    stamp = -(2**62)
+    for at, own, begins, ends, values in versions:
+        stamp = max(stamp, at)
+        if own == key and stamp <= arrived - grace:
+            newest[begins] = ends, values
+    holding = [
+        (-(2**62) if begins is None else begins, values)
+        for begins, (ends, values) in newest.items()
+        if values is not None and (begins is None or begins <= event) and (ends is None or event < ends)
+    ]
+    return max(holding, key=lambda one: one[0])[1] if holding else None

@@ -6,17 +6,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
 from processors import partition as module
 from processors.partition import Output
 from schemas.alerts import Category, Severity
 from schemas.expressions import Absolute, Column, Present
 from schemas.feed import Feed
+from schemas.fields import Instant, Record, Text, Unit
+from schemas.reference import Reference
+from schemas.reference_rows import Row
 from schemas.rules import (
     Due,
     Held,
@@ -24,18 +28,20 @@ from schemas.rules import (
     Rule,
     above,
     below,
+    lookup,
     previous,
     rate,
     running_total,
     while_true,
 )
 from schemas.verdict import instant_ms
+from streams.history import GRACE_MS, History
 from streams.positions import Position, Snapshot, first
 from tests.columns import Staged, process
 from tests.reference.partition import truth
-from tests.reference.rules import Told, alerts_of
-from tests.reference.streams import Log, logs
-from tests.reference.toy import FEED, NOON
+from tests.reference.rules import Told, Version, alerts_of, known_of
+from tests.reference.streams import ARRIVED_AFTER, Log, logs
+from tests.reference.toy import FEED, NOON, Mood, instant
 from tests.unit.test_partition import Decoding, next_run
 
 SECOND = timedelta(seconds=1)
@@ -50,8 +56,26 @@ def minor(when: Any, **more: Any) -> Level:
     return Level(severity=Severity.MINOR, when=when, **more)
 
 
+class Limit(Record):
+    """How much a device may."""
+
+    device_id: Annotated[Text, Field(description="Device")]
+    high: Annotated[int, Field(ge=-(10**6), le=10**6, description="Level"), Unit("1")]
+    mood: Annotated[Mood, Field(description="Mood it should be in")]
+    valid_from: Annotated[Instant | None, Field(description="From when")]
+    valid_to: Annotated[Instant | None, Field(description="Until when")]
+
+
+LIMITS = Reference(
+    name="limits", description="Limits", record=Limit, key=("device_id",), department="Toys", valid_from="valid_from",
+    valid_to="valid_to",
+)  # fmt: skip
+LIMIT = lookup(LIMITS, Column("device_id"))
+
 RULES = (
     rule("high", minor(above(LEVEL, 3, release=2))),
+    rule("limited", minor(above(LEVEL, LIMIT.column("high"), release=2))),
+    rule("wrong_mood", minor(while_true(~MOOD.equals(LIMIT.column("mood")) & ~LIMIT.column("mood").equals("unknown")))),
     rule("loaded", minor(above(LOAD, 0.01), held=Held(lasting=2 * SECOND), clear=Held(times=2))),
     rule(
         "often",
@@ -101,14 +125,17 @@ class World:
     decoder: Any
     position: Position
     expected: list[Told]
+    versions: list[Version]
     snapshots: list[bytes] = field(default_factory=list)
     said: dict[str, Told] = field(default_factory=dict)
 
     def partition(self) -> Staged:
         at = self.position.snapshot
         return Staged(
-            self.feed, 0, self.decoder, self.position, recall=lambda: None if at is None else self.snapshots[at.offset]
-        )
+            self.feed, 0, self.decoder, self.position,
+            recall=lambda: None if at is None else self.snapshots[at.offset],
+            histories=lambda *_: history(self.versions),
+        )  # fmt: skip
 
     def hear(self, output: Output) -> None:
         """Take what was said; what is said again is the same."""
@@ -137,9 +164,38 @@ def told(message: dict[str, Any]) -> Told:
     )  # fmt: skip
 
 
-def world(feed: Feed, log: Log) -> World:
-    expected = alerts_of(feed, log.records, truth(feed, log.records))
-    return World(feed, log, Decoding(feed, log), first("topic-id", feed.definition, 0), expected)
+def history(versions: Sequence[Version]) -> History:
+    rows = [(at, Row(key, begins, values)) for at, key, begins, _, values in versions]
+    return History(LIMITS, rows)
+
+
+@st.composite
+def versions_of_limits(draw: st.DrawFn) -> list[Version]:
+    """What is known of devices, some of it only when their records have arrived."""
+    times = st.sampled_from([None, NOON - 60_000, NOON + 4000, NOON + 15_000])
+    found: list[Version] = []
+    for _ in range(draw(st.integers(0, 6))):
+        at = NOON + ARRIVED_AFTER + draw(st.sampled_from([-(10**6), -20_000, -10_000, -9_999, 0]))
+        begins, ends = draw(times), draw(times)
+        ends = None if begins is not None and ends is not None and ends <= begins else ends
+        key, removed = (draw(st.sampled_from(["d-1", "湖"])),), draw(st.sampled_from([False, False, True]))
+        values = {
+            "device_id": key[0],
+            "high": draw(st.sampled_from([-5, 0, 3, 8])),
+            "mood": draw(st.sampled_from(Mood)).value,
+            "valid_from": None if begins is None else instant(begins),
+            "valid_to": None if ends is None else instant(ends),
+        }
+        found.append((at, key, begins, ends, None if removed else values))
+    return found
+
+
+def world(feed: Feed, log: Log, versions: list[Version]) -> World:
+    expected = alerts_of(
+        feed, log.records, truth(feed, log.records),
+        lambda _, key, arrived, event: known_of(versions, GRACE_MS, key, arrived, event),
+    )  # fmt: skip
+    return World(feed, log, Decoding(feed, log), first("topic-id", feed.definition, 0), expected, versions)
 
 
 #: Batches to take, whether to flush then (all, or by a clock so many seconds on), and whether it is committed.
@@ -168,7 +224,7 @@ def live(here: World, life: Sequence[tuple[int, bool | float, bool]]) -> None:
 def test_any_cut_kill_and_restart_says_what_the_reference_says(feed: Feed, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "FEW_TEXTS", data.draw(st.sampled_from([0, module.FEW_TEXTS])))
-        here = world(feed, data.draw(logs(NOON)))
+        here = world(feed, data.draw(logs(NOON)), data.draw(versions_of_limits()))
         for life in data.draw(st.lists(st.lists(steps, max_size=8), max_size=4)):
             live(here, life)
             here.check(whole=False)

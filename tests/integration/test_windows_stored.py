@@ -131,7 +131,7 @@ def expected(stored: Sequence[Stored]) -> Truth:
     """What has to be shown."""
 
     def read(one: Logged) -> Read:
-        return Read(one.offset, one.key, one.values, one.arrived_ms, b"", tick_ms=one.tick_ms)
+        return Read(**vars(one), value=b"")
 
     return truth(FEED, [(one.number, one.log.end, [*map(read, one.log.records)]) for one in stored])
 

@@ -184,6 +184,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "conditions": language.conditions,
         "groups": language.groups,
         "measures": language.of_windows,
+        "roll-ups": language.roll_ups,
         "states": language.states,
         "observed": language.observed,
         "rules": language.of_rules,

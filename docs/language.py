@@ -16,7 +16,7 @@ import feeds
 from schemas import expressions, feed, measures, rules
 from schemas.alerts import Category, Severity
 from schemas.expressions import Column, Expression, to_polars
-from schemas.feed import Aggregate, DeclarationError, Latest
+from schemas.feed import Aggregate, DeclarationError, Latest, RollUp
 from schemas.rules import Condition, Due, Level, Memory, Rule
 from tests.reference.results import results_of
 from tests.reference.rules import Observation, Told, alerts, kept
@@ -128,6 +128,11 @@ def states() -> str:
     return _word(Latest, _of_entities)
 
 
+def roll_ups() -> str:
+    """What windows are merged to."""
+    return _word(RollUp, _of_an_hour)
+
+
 def _word(word: Callable[..., Any], work_out: Callable[[Any], str]) -> str:
     before, _, rest = (inspect.getdoc(word) or "").partition(">>> ")
     first, *lines = rest.split("\n")
@@ -187,6 +192,19 @@ def _messages(rule: Rule, told: Iterable[Told]) -> str:
 
 def _clock(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%H:%M:%S")
+
+
+def _of_an_hour(rollup: RollUp) -> str:
+    level, rows = measures.total("level", Column("level"), unit="1", description="Level"), []
+    for windows in (2, 3):
+        (found,) = results_of(level, RECORDS * windows).values()
+        capture = windows / 4
+        rows.append((windows * len(RECORDS), found if capture >= rollup.capture else None, capture))
+    table = _table(["events", "level", "capture"], rows)
+    return (
+        "Of an hour with the records above in two of its four windows of 15 min, and of one with them in three, where "
+        f"`level` is their total:\n\n{table}"
+    )
 
 
 def _of_entities(latest: Latest) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from schemas.expressions import (
     Carried,
@@ -30,7 +30,7 @@ from schemas.measures import Measure
 from schemas.model import NAME, VERSIONED, DeclarationError, Field, Kind, fields_of
 from schemas.rules import Rule, read_by, rule_problems
 
-LONGEST_WINDOW = timedelta(minutes=15)
+LONGEST_WINDOW = QUARTER = timedelta(minutes=15)
 #: Of all topics a feed ever had: ClickHouse keeps a partition's number in 16 bits.
 MOST_PARTITIONS = 2**16
 #: Kinds of fields that are texts, and of those that records are grouped by.
@@ -40,7 +40,23 @@ GROUPED: tuple[Kind, ...] = (*TEXTS, "int", "bool")
 _PART = ("window_start", "source_partition", "since", "version", "watermark", "events")
 _SHOWN = ("window_start", "events", "final", "as_of")
 
-__all__ = ["Aggregate", "DeclarationError", "Feed", "Latest", "NotAfter", "Outgrown", "milliseconds"]
+__all__ = ["Aggregate", "DeclarationError", "Feed", "Latest", "NotAfter", "Outgrown", "RollUp", "milliseconds"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollUp:
+    """A view of the windows of an aggregate, merged to hours or days of the city's time zone, with the same measures.
+
+    >>> RollUp(name="gate_1h", to="hour", capture=0.75)
+
+    Its column ``capture`` is the share that arrived of the records there should be: those of each window, at most as
+    many as the aggregate says are ``expected`` of a group, over these in all windows of the hour or day. Where it is
+    less than the ``capture`` that is declared, measures are null.
+    """
+
+    name: str
+    to: Literal["hour", "day"]
+    capture: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +69,7 @@ class Aggregate:
 
     ``events``, the number of events, is always there. ``name`` is the view. ``version`` is raised with every change of
     what the windows hold, so that the new ones can be built beside the old. ``alerts`` are the rules that final windows
-    are held to.
+    are held to. ``rollups`` are merged of the windows; ``expected`` is how many records one of a group should have.
     """
 
     name: str
@@ -63,11 +79,18 @@ class Aggregate:
     description: str
     version: int = 1
     alerts: tuple[Rule, ...] = ()
+    rollups: tuple[RollUp, ...] = ()
+    expected: int = 1
 
     @property
     def topic(self) -> str:
         """The name of this version alone: of its topic, its schema and its table of parts."""
         return self.name if self.version == 1 else f"{self.name}_v{self.version}"
+
+    @property
+    def views(self) -> list[str]:
+        """The names of its view and of those of its roll-ups."""
+        return [self.name, *(rollup.name for rollup in self.rollups)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +296,7 @@ def _check(feed: Feed) -> None:
         *(reason for rule in feed.rules for reason in _rule_problems(rule, known)),
         *(reason for aggregate in feed.aggregates for reason in _name_problems(feed, aggregate)),
         *(reason for aggregate in feed.aggregates for reason in _aggregate_problems(aggregate, known)),
+        *(reason for aggregate in feed.aggregates for reason in _rollup_problems(feed, aggregate)),
         *_alert_problems(feed, known),
     ]
     if reasons:
@@ -325,7 +349,7 @@ def _setting_problems(feed: Feed) -> Iterator[str]:
         yield "outgrown topics end one after the other, the oldest first"
     if feed.earliest.tzinfo is None:
         yield "earliest needs a time zone"
-    names = [aggregate.name for aggregate in feed.aggregates]
+    names = [name for aggregate in feed.aggregates for name in aggregate.views]
     if len(set(names)) != len(names):
         yield "two aggregates have one name"
 
@@ -351,18 +375,19 @@ def _rule_problems(rule: NotAfter, known: Mapping[str, Field]) -> Iterator[str]:
 
 
 def _name_problems(feed: Feed, aggregate: Aggregate) -> Iterator[str]:
-    if not aggregate.name.startswith(f"{feed.name}_") or not NAME.fullmatch(aggregate.name):
-        yield f"the aggregate {aggregate.name} has to be named {feed.name}_<window>[_<group>]"
-    for ending, view in (
-        ("conflicts", "of conflicts"),
-        ("now", "of the latest states"),
-        ("at", "of states at a time"),
-        ("active", "of the active ones"),
-    ):
-        if aggregate.name == f"{feed.name}_{ending}":
-            yield f"{aggregate.name} is the name of the view {view}"
-    if VERSIONED.fullmatch(aggregate.name) or aggregate.version < 1:
-        yield f"the version of {aggregate.name} is a number from 1 on, and no part of its name"
+    taken = {
+        "conflicts": "of conflicts",
+        "now": "of the latest states",
+        "at": "of states at a time",
+        "active": "of the active ones",
+    }
+    for name in aggregate.views:
+        if not name.startswith(f"{feed.name}_") or not NAME.fullmatch(name):
+            yield f"the aggregate {name} has to be named {feed.name}_<window>[_<group>]"
+        if (ending := name.removeprefix(f"{feed.name}_")) in taken:
+            yield f"{name} is the name of the view {taken[ending]}"
+        if VERSIONED.fullmatch(name) or aggregate.version < 1:
+            yield f"the version of {name} is a number from 1 on, and no part of its name"
 
 
 def _aggregate_problems(aggregate: Aggregate, known: Mapping[str, Field]) -> Iterator[str]:
@@ -417,6 +442,22 @@ def _windows_as_series(aggregate: Aggregate, known: Mapping[str, Field]) -> dict
     numbers = [Field(one.name, "float", True, one.description, one.unit) for one in plain]
     own = [Field("events", "int", False, "Events"), Field("window_start", "instant", False, "Start of the window")]
     return {one.name: one for one in [*(known[name] for name in aggregate.by if name in known), *own, *numbers]}
+
+
+def _rollup_problems(feed: Feed, aggregate: Aggregate) -> Iterator[str]:
+    if aggregate.expected < 1:
+        yield f"{aggregate.name} expects {aggregate.expected} records of a window, which is no number from 1 on"
+    if not aggregate.rollups:
+        return
+    if QUARTER % aggregate.window:
+        yield f"{aggregate.name} is rolled up, so its window has to divide a quarter of an hour, where hours begin"
+    if feed.earliest < datetime(1970, 1, 1, tzinfo=UTC):
+        yield f"{aggregate.name} is rolled up, to hours and days since 1970, and earliest is before"
+    if "capture" in (*aggregate.by, *(r.name for measure in aggregate.measures for r in measure.results)):
+        yield f"{aggregate.name} is rolled up, so capture is what arrived and no other column"
+    for rollup in aggregate.rollups:
+        if rollup.to not in ("hour", "day") or not 0 <= rollup.capture <= 1:
+            yield f"{rollup.name} goes to an hour or a day, and its capture is a share between 0 and 1"
 
 
 def _expression_problems(expression: Expression, known: Mapping[str, Field], wanted: Type = "number") -> Iterator[str]:

@@ -6,7 +6,7 @@ on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from schemas.feed import Aggregate, Feed
@@ -24,8 +24,11 @@ def shown(ask: Ask, feed: Feed) -> dict[str, str]:
 
 
 def show(ask: Ask, feed: Feed, aggregate: Aggregate, dialect: Dialect) -> None:
-    """Let the view of an aggregate show what is declared, which has to be built."""
-    ask(aggregate_view(feed, aggregate, dialect))
+    """Let the view of an aggregate, and its roll-ups, show what is declared, which has to be built."""
+    for rollup in (None, *aggregate.rollups):
+        ask(aggregate_view(feed, aggregate, dialect, rollup))
+    for topic in {aggregate.topic, shown(ask, feed).get(aggregate.name, aggregate.topic)}:
+        _drop(ask, topic, aggregate.views, dialect)
     note(ask, feed, aggregate.name, aggregate.topic)
 
 
@@ -36,9 +39,17 @@ def note(ask: Ask, feed: Feed, aggregate: str, topic: str) -> None:
 
 
 def hide(ask: Ask, feed: Feed, aggregate: str, dialect: Dialect) -> None:
-    """Drop the view of an aggregate that is declared no longer."""
-    ask(f"DROP VIEW IF EXISTS city.{aggregate}{dialect.everywhere}")
+    """Drop the view of an aggregate that is declared no longer, and its roll-ups."""
+    _drop(ask, shown(ask, feed)[aggregate], [], dialect)
     ask(
         f"ALTER TABLE raw.shown DELETE WHERE feed = {literal(feed.name)} AND aggregate = {literal(aggregate)} "
         "SETTINGS mutations_sync = 2"
     )
+
+
+def _drop(ask: Ask, topic: str, but: Collection[str], dialect: Dialect) -> None:
+    """Drop the views that show windows of a topic, but for some."""
+    pattern = literal(rf"\braw\.{topic}\b")
+    for (name,) in ask(f"SELECT name FROM system.tables WHERE database = 'city' AND match(as_select, {pattern})"):
+        if name not in but:
+            ask(f"DROP VIEW IF EXISTS city.{name}{dialect.everywhere}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from schemas.expressions import written
-from schemas.feed import Aggregate, Feed, milliseconds
+from schemas.feed import Aggregate, Feed, RollUp, milliseconds
 from schemas.model import Field
 from sinks.dialect import Dialect
 from sinks.sql import ToSql, behind_ms, counted, is_late, literal, merged, read, window_start_ms
@@ -58,10 +58,14 @@ def _shown(field: Field, timezone: str) -> list[TableColumn]:
     return [replace(c, comment=f"{c.comment}, to {field.decimals} decimals") for c in columns]
 
 
-def aggregate_view_columns(feed: Feed, aggregate: Aggregate, timezone: str) -> list[TableColumn]:
-    """Columns of an aggregate's view."""
+def aggregate_view_columns(
+    feed: Feed, aggregate: Aggregate, timezone: str, rollup: RollUp | None = None
+) -> list[TableColumn]:
+    """Columns of an aggregate's view, or of one of its roll-ups."""
+    span = f"the window of {aggregate.window}" if rollup is None else f"the {rollup.to}"
+    share = "Share that arrived of the records there should be"
     return [
-        instant("window_start", f"Start of the window of {aggregate.window}", timezone),
+        instant("window_start", f"Start of {span}", timezone),
         *key_columns(feed, aggregate),
         TableColumn("events", "Int64", "Events counted, repeats left out"),
         *(
@@ -69,6 +73,7 @@ def aggregate_view_columns(feed: Feed, aggregate: Aggregate, timezone: str) -> l
             for measure in aggregate.measures
             for r in measure.results
         ),
+        *([] if rollup is None else [TableColumn("capture", "Float64", f"{share} [1]")]),
         TableColumn("final", "Bool", "No event in time can change the window any more"),
         instant("as_of", "Event time up to which the numbers are complete", timezone),
     ]
@@ -168,8 +173,8 @@ def masked_view(feeds: Iterable[Feed], dialect: Dialect) -> str:
     )  # fmt: skip
 
 
-def aggregate_view(feed: Feed, aggregate: Aggregate, dialect: Dialect) -> str:
-    """Statement creating an aggregate's view.
+def aggregate_view(feed: Feed, aggregate: Aggregate, dialect: Dialect, rollup: RollUp | None = None) -> str:
+    """Statement creating an aggregate's view, or that of one of its roll-ups, which merges its windows once more.
 
     A window is the merge of its parts: what each partition counted in time, and what came too late for that, counted
     from the raw rows. A row is late by the same predicate that kept it out of the stream's part, so it is in one of
@@ -178,7 +183,7 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, dialect: Dialect) -> str:
     A query sees each table as it was when the query came to it, from left to right. So progress stands to the left of
     the parts: what it says is stored is there to be read.
     """
-    columns = aggregate_view_columns(feed, aggregate, dialect.timezone)
+    columns = aggregate_view_columns(feed, aggregate, dialect.timezone, rollup)
     partials = [p for measure in aggregate.measures for p in measure.partials]
     names = ["events", *(p.name for p in partials)]
     keys = ", ".join(aggregate.by)
@@ -207,17 +212,44 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, dialect: Dialect) -> str:
         "FROM (SELECT source_partition, max(p.watermark) AS watermark FROM raw.progress AS p "
         f"WHERE aggregate = {literal(aggregate.topic)} GROUP BY source_partition)"
     )
-    to_sql = ToSql(feed)
-    select = (
-        f"WITH {_seen(feed, aggregate)} AS seen SELECT window_start, {keys}, events"
-        + "".join(
-            f", {to_sql.expression(r.value)} AS {r.name}" for measure in aggregate.measures for r in measure.results
+    start, closes, capture = "window_start", f"toUnixTimestamp64Milli(window_start) + {closes_at(feed, aggregate)}", ""
+    if rollup is not None:
+        end = span_end_ms(rollup)
+        windows = (
+            f"SELECT {keys}, {span_start(rollup, dialect)} AS span_start, sum(fine.events) AS events"
+            + "".join(f", {merged(p)} AS {p.name}" for p in partials)
+            + ", groupUniqArrayArray(fine.partitions) AS partitions, "
+            f"sum(least(fine.events, {aggregate.expected})) AS _arrived FROM ({windows}) AS fine "
+            f"GROUP BY {keys}, span_start"
         )
-        + f", CAST(toUnixTimestamp64Milli(window_start) + {closes_at(feed, aggregate)} <= seen AS Bool) AS final"
+        expected = f"intDiv({end} - toUnixTimestamp64Milli(span_start), {milliseconds(aggregate.window)})"
+        capture = f", _arrived / ({aggregate.expected} * {expected}) AS capture"
+        start, closes = "span_start AS window_start", f"{end} + {milliseconds(feed.lateness + feed.disorder)}"
+    to_sql, least = ToSql(feed), 0 if rollup is None else rollup.capture
+    results = [(r.name, to_sql.expression(r.value)) for measure in aggregate.measures for r in measure.results]
+    select = (
+        f"WITH {_seen(feed, aggregate)} AS seen SELECT {start}, {keys}, events"
+        + "".join(
+            f", {f'if(capture >= {least}, {value}, NULL)' if least else value} AS {name}" for name, value in results
+        )
+        + f"{capture}, CAST({closes} <= seen AS Bool) AS final"
         + f", fromUnixTimestamp64Milli(seen - {milliseconds(feed.disorder)}, {literal(dialect.timezone)}) AS as_of"
         + f" FROM ({progress}) AS progressed CROSS JOIN ({windows}) AS windows"
     )
-    return _view(dialect, f"city.{aggregate.name}", columns, aggregate.description, select)
+    if rollup is None:
+        return _view(dialect, f"city.{aggregate.name}", columns, aggregate.description, select)
+    return _view(dialect, f"city.{rollup.name}", columns, f"{aggregate.description}, by {rollup.to}", select)
+
+
+def span_start(rollup: RollUp, dialect: Dialect) -> str:
+    """Where the hour or the day begins, in the city's time zone, that a window lies in."""
+    zone = literal(dialect.timezone)
+    return f"toDateTime64(toStartOf{rollup.to.title()}(window_start, {zone}), 3, {zone})"
+
+
+def span_end_ms(rollup: RollUp) -> str:
+    """Where it ends; a day may have 23 or 25 hours."""
+    return f"toUnixTimestamp64Milli(add{rollup.to.title()}s(span_start, 1))"
 
 
 def _seen(feed: Feed, aggregate: Aggregate) -> str:

@@ -193,6 +193,14 @@ def _tables(feed: Feed, timezone: str) -> list[dict[str, Any]]:
         view = aggregate_view_columns(feed, aggregate, timezone)
         found += [
             _columns(f"city.{name}", f"{about}; the view", view),
+            *(
+                _columns(
+                    f"city.{one.name}",
+                    f"{about}; by {one.to}",
+                    aggregate_view_columns(feed, aggregate, timezone, one),
+                )
+                for one in aggregate.rollups
+            ),
             _columns(
                 f"raw.{aggregate.topic}", f"{about}; parts by partition", aggregate_columns(feed, aggregate, timezone)
             ),

@@ -10,7 +10,7 @@ from pydantic import Field
 from feeds.parking import DEPARTMENT
 from schemas.alerts import Category, Severity
 from schemas.expressions import Column
-from schemas.feed import Aggregate, Feed, Latest
+from schemas.feed import Aggregate, Feed, Latest, RollUp
 from schemas.fields import Count, EventId, Instant, Location, Record, Text, Unit
 from schemas.measures import share, spread
 from schemas.rules import Held, Level, Rule, above
@@ -80,6 +80,10 @@ FEED = Feed(
                 share("full", OCCUPANCY >= 0.95, description="Share of reports with 0.95 or more of the spots taken"),
             ),
             description="Occupancy by site_id in 15 min",
+            rollups=(
+                RollUp(name="parking_site_1h", to="hour", capture=0.75),
+                RollUp(name="parking_site_1d", to="day", capture=0.75),
+            ),
         ),
     ),
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from schemas.feed import Aggregate
+from schemas.feed import Aggregate, RollUp
 from sinks.before import OTHER, note_shown, partition
 from sinks.dialect import Dialect
 from sinks.ledger_views import ledger_views
@@ -19,7 +19,7 @@ from sinks.migrate import statements
 from sinks.shown import hide, show, shown
 from sinks.tables import PARTS_PARTITION, aggregate_table, shared_tables
 from sinks.views import aggregate_view, masked_view
-from tests.reference.toy import FEED
+from tests.reference.toy import FEED, renamed
 
 pytestmark = pytest.mark.integration
 
@@ -130,10 +130,10 @@ def test_a_row_says_what_a_view_shows(connect: Connect) -> None:
     show(owner.execute, feed, other, dialect)
     for moment in ("CREATE", "INSERT"):
 
-        def killed(statement: str, moment: str = moment) -> Any:
+        def killed(statement: str, *parameters: Any, moment: str = moment) -> Any:
             if statement.startswith(moment):
                 raise Killed
-            return owner.execute(statement)
+            return owner.execute(statement, *parameters)
 
         with pytest.raises(Killed):
             show(killed, feed, first, dialect)
@@ -146,3 +146,25 @@ def test_a_row_says_what_a_view_shows(connect: Connect) -> None:
     hide(owner.execute, feed, first.name, dialect)
     assert shown(owner.execute, feed) == {other.name: other.topic}
     assert owner.execute(f"EXISTS city.{first.name}") == [(0,)]
+
+
+def test_a_roll_up_that_is_declared_no_longer_is_shown_no_longer(connect: Connect) -> None:
+    """Also where the aggregate gets another version, or goes."""
+    owner, dialect = connect("owner"), DIALECTS["one"]
+    feed = replace(renamed(FEED, "toy_rolled"), aggregates=renamed(FEED, "toy_rolled").aggregates[:1])
+    rollups = tuple(RollUp(name=f"toy_rolled_{name}", to="hour") for name in ("1h", "hours"))
+    first = replace(feed.aggregates[0], rollups=rollups)
+    later = replace(first, version=2, rollups=rollups[:1])
+    for database in ("raw", "city"):
+        owner.execute(f"CREATE DATABASE IF NOT EXISTS {database}")
+    for statement in [*shared_tables(dialect), *statements(feed, dialect), aggregate_table(feed, later, dialect)]:
+        owner.execute(statement)
+
+    def there() -> list[str]:
+        return [name for (name,) in owner.execute("SHOW TABLES FROM city LIKE 'toy_rolled_%'") if "conf" not in name]
+
+    for one, expected in ((first, first.views), (later, later.views), (first, first.views)):
+        show(owner.execute, feed, one, dialect)
+        assert there() == sorted(expected)
+    hide(owner.execute, feed, first.name, dialect)
+    assert there() == []

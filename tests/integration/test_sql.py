@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -11,13 +12,17 @@ from hypothesis import strategies as st
 
 from schemas.expressions import Column, Expression, Scaled
 from schemas.expressions import written as as_text
+from schemas.feed import RollUp
 from schemas.measures import BEYOND, energy_mean, quantiles
+from sinks.dialect import Dialect
 from sinks.sql import ToSql, merged, read, written
+from sinks.views import span_end_ms, span_start
+from tests.reference.city import span_of
 from tests.reference.expressions import FEED as MIXED
 from tests.reference.expressions import alike, conditions, numbers, rows
 from tests.reference.partition import EDGES, bucket, evaluate
 from tests.reference.results import results_of
-from tests.reference.toy import FEED, instant
+from tests.reference.toy import FEED, NOON, instant
 
 pytestmark = pytest.mark.integration
 
@@ -111,6 +116,27 @@ def test_a_rebuilt_part_holds_the_sum_the_stream_would_have_written(connect: Cal
         f"SELECT {written(partial, 'total')} AS written, toTypeName(written) FROM (SELECT toInt128('{total}') AS total)"
     )
     assert (found, kind) == (total if abs(total) < 2**63 else BEYOND, "Int64")
+
+
+@pytest.mark.parametrize("to", ["hour", "day"])
+@pytest.mark.parametrize(
+    "zone", ["Asia/Shanghai", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Adelaide"]
+)
+def test_hours_and_days_are_those_of_the_city_also_where_its_clocks_are_changed(
+    connect: Callable[[str], Any], zone: str, to: Literal["hour", "day"]
+) -> None:
+    """At every quarter of an hour of a year."""
+    rollup = RollUp(name="toy_1", to=to)
+    quarters = range(NOON, NOON + 366 * 86_400_000, 900_000)
+    found = connect("operator").execute(
+        f"SELECT toUnixTimestamp64Milli(span_start), {span_end_ms(rollup)} FROM (SELECT number, "
+        f"{span_start(rollup, Dialect(zone))} AS span_start FROM (SELECT number, "
+        f"fromUnixTimestamp64Milli({NOON} + 900000 * toInt64(number), 'UTC') AS window_start "
+        f"FROM numbers({len(quarters)}))) ORDER BY number"
+    )
+    expected = [span_of(rollup, at, ZoneInfo(zone)) for at in quarters]
+    wrong = [one for one in zip(quarters, found, expected, strict=True) if one[1] != one[2]]
+    assert not wrong, wrong[:5]
 
 
 def test_an_expression_means_in_sql_what_it_says(connect: Callable[[str], Any]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -15,10 +16,11 @@ from citystream.installation import Installation
 from citystream.settings import Settings
 from processors.partition import Output
 from schemas.expressions import Column
-from schemas.feed import Aggregate, Latest
+from schemas.feed import Aggregate, Latest, RollUp
 from sinks.clickhouse import Writer
 from sinks.migrate import migrate
 from sinks.rebuild import DAY_MS, Rebuild
+from sinks.shown import hide
 from sinks.topic_rows import FeedReader, PartReader, Unread
 from streams.decode import Decoder
 from streams.feed_topics import topic_of
@@ -29,8 +31,9 @@ from streams.wire.record_batch import packed, split
 from tests.columns import Staged, process
 from tests.reference import found
 from tests.reference.batches import stamped
-from tests.reference.city import Read, Truth, latest, truth
-from tests.reference.partition import Logged
+from tests.reference.city import Read, Shown, Truth, latest, rolled, truth
+from tests.reference.found import FoundWindow
+from tests.reference.partition import Key, Logged
 from tests.reference.streams import ARRIVED_AFTER, Log, logs, wire
 from tests.reference.toy import GROUPED, frozen_catalogue, renamed
 
@@ -38,7 +41,17 @@ pytestmark = pytest.mark.integration
 
 #: Yesterday at noon: raw rows that are too old are not kept.
 BASE = (time.time_ns() // 10**6 // DAY_MS * 2 - 1) * DAY_MS // 2
-FEED = renamed(replace(GROUPED, partitions=2, latest=Latest(by="mood", active=Column("level") >= 3)), "words")
+ROLLUPS = (RollUp(name="toy_1h", to="hour", capture=0.003), RollUp(name="toy_1d", to="day"))
+BY_NOTE, BY_WAIT = GROUPED.aggregates
+FEED = renamed(
+    replace(
+        GROUPED,
+        partitions=2,
+        latest=Latest(by="mood", active=Column("level") >= 3),
+        aggregates=(BY_NOTE, replace(BY_WAIT, rollups=ROLLUPS, expected=2)),
+    ),
+    "words",
+)
 CATALOGUE = frozen_catalogue(FEED)
 
 
@@ -49,9 +62,10 @@ def city(settings: Settings, stack: object) -> Iterator[Installation]:
     migrate(made.server("owner"), [FEED], made.dialect, print)
     yield made
     with made.server("owner").connect() as owner:
-        for name in (a.name for a in FEED.aggregates):
-            owner.execute(f"DROP VIEW city.{name} SYNC")
-            owner.execute(f"DROP TABLE raw.{name} SYNC")
+        for aggregate in FEED.aggregates:
+            hide(owner.execute, FEED, aggregate.name, made.dialect)
+            owner.execute(f"DROP TABLE raw.{aggregate.topic} SYNC")
+        assert owner.execute("SELECT name FROM system.tables WHERE name IN ('words_1h', 'words_1d')") == []
         for ending in ("now", "at", "active"):
             owner.execute(f"DROP VIEW city.words_{ending} SYNC")
         for table in ("city.words", "city.words_conflicts", "raw.words_ledger", "raw.words"):
@@ -140,12 +154,10 @@ def check(city: Installation, wanted: Truth) -> None:
     """Hold every view to the reference, the states at some times of the last seconds."""
     with city.server("analyst").connect() as client:
         for aggregate in FEED.aggregates:
-            shown = {w.key: w for w in found.windows(client, aggregate)}
-            assert shown.keys() == wanted.windows[aggregate.name].keys()
-            for key, window in wanted.windows[aggregate.name].items():
-                there = shown[key]
-                assert (there.events, there.final, there.as_of_ms) == (window.events, window.final, window.as_of_ms)
-                assert dict(there.results) == window.results, (aggregate.name, key)
+            compare(found.windows(client, aggregate), wanted.windows[aggregate.name])
+            for rollup in aggregate.rollups:
+                zone = ZoneInfo(city.settings.timezone)
+                compare(found.windows(client, aggregate, rollup), rolled(FEED, aggregate, rollup, zone, wanted))
         for until in (BASE - 1, BASE, BASE + 1500, BASE + 20_000, None):
             at = "words_now" if until is None else f"words_at(t=fromUnixTimestamp64Milli({until}))"
             states = {mood: row[:-2] for mood, row in latest(FEED, "mood", wanted, until).items()}
@@ -153,6 +165,15 @@ def check(city: Installation, wanted: Truth) -> None:
         level = [one.name for one in FEED.fields].index("level")
         active = {mood: row for mood, row in states.items() if row[level] >= 3}
         assert found.latest(client, FEED, "words_active", "mood") == active
+
+
+def compare(there: Iterable[FoundWindow], wanted: Mapping[Key, Shown]) -> None:
+    shown = {window.key: window for window in there}
+    assert shown.keys() == wanted.keys()
+    for key, window in wanted.items():
+        found = shown[key]
+        assert (found.events, found.final, found.as_of_ms) == (window.events, window.final, window.as_of_ms), key
+        assert dict(found.results) == window.results, key
 
 
 def test_windows_of_parts_and_late_rows_and_windows_built_anew_are_those_of_the_reference(city: Installation) -> None:

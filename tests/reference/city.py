@@ -13,17 +13,20 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 import fastavro
 from kafka import KafkaConsumer, TopicPartition
 
 from schemas.catalogue import FROZEN
-from schemas.feed import Aggregate, Feed
+from schemas.feed import Aggregate, Feed, RollUp
 from schemas.model import COMPONENTS, Field
 from streams.cluster import Cluster
 from tests.reference.partition import MILLISECOND, Key, Logged, Values, is_closed, moved_by
@@ -130,6 +133,9 @@ class Truth:
     windows: dict[str, dict[Key, Shown]] = field(default_factory=dict)
     alerts: list[Told] = field(default_factory=list)
     late: int = 0
+    #: The distinct events, and how far each partition has come (ms).
+    events: Sequence[Event] = ()
+    newest: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -305,6 +311,7 @@ def truth(feed: Feed, partitions: Iterable[Log]) -> Truth:
 
 def _add_events(feed: Feed, result: Truth, events: Sequence[Event], newest: Mapping[int, int]) -> None:
     """The rows of distinct events, and the windows that they add up to."""
+    result.events, result.newest = events, newest
     windows: dict[str, dict[Key, list[Event]]] = {aggregate.name: {} for aggregate in feed.aggregates}
     for event in events:
         starts = [(aggregate, start_of(aggregate, event.values[feed.event_time])) for aggregate in feed.aggregates]
@@ -317,8 +324,38 @@ def _add_events(feed: Feed, result: Truth, events: Sequence[Event], newest: Mapp
     last = [*topics(feed)][-1]
     for aggregate in feed.aggregates:
         result.windows[aggregate.name] = {
-            key: _shown(feed, aggregate, key, there, last, newest) for key, there in windows[aggregate.name].items()
+            key: _shown(feed, aggregate, key[-1], there, last, newest) for key, there in windows[aggregate.name].items()
         }
+
+
+def rolled(feed: Feed, aggregate: Aggregate, rollup: RollUp, zone: ZoneInfo, wanted: Truth) -> dict[Key, Shown]:
+    """The hours or days of a roll-up as its view has to show them, ``capture`` among the results."""
+    spans: dict[Key, list[Event]] = {}
+    for event in wanted.events:
+        begin, _ = span_of(rollup, start_of(aggregate, event.values[feed.event_time]), zone)
+        spans.setdefault((*(event.values[name] for name in aggregate.by), begin), []).append(event)
+    found = {}
+    for key, events in spans.items():
+        _, end = span_of(rollup, key[-1], zone)
+        window = aggregate.window // MILLISECOND
+        counts = Counter(start_of(aggregate, event.values[feed.event_time]) for event in events)
+        there = sum(min(count, aggregate.expected) for count in counts.values())
+        capture = there / (aggregate.expected * ((end - key[-1]) // window))
+        shown = _shown(feed, aggregate, end - window, events, [*topics(feed)][-1], wanted.newest)
+        results = {name: value if capture >= rollup.capture else None for name, value in shown.results.items()}
+        found[key] = replace(shown, results={**results, "capture": capture})
+    return found
+
+
+def span_of(rollup: RollUp, at_ms: int, zone: ZoneInfo) -> tuple[int, int]:
+    """Where the hour or the day of the city begins and ends (ms) that an instant lies in."""
+    local = datetime.fromtimestamp(at_ms / 1000, zone)
+    if rollup.to == "hour":
+        begin = at_ms - (local.minute * 60 + local.second) * 1000 - local.microsecond // 1000
+        return begin, begin + 3_600_000
+    midnight = datetime(local.year, local.month, local.day, tzinfo=zone)
+    begin, end = (round(day.timestamp() * 1000) for day in (midnight, midnight + timedelta(days=1)))
+    return begin, end
 
 
 def latest(feed: Feed, by: str, shown: Truth, until_ms: int | None = None) -> dict[Any, tuple[Any, ...]]:
@@ -360,7 +397,7 @@ def _cells(feed: Feed, values: Values) -> Iterator[Any]:
 
 
 def _shown(
-    feed: Feed, aggregate: Aggregate, key: Key, events: Sequence[Event], last: Topic, newest: Mapping[int, int]
+    feed: Feed, aggregate: Aggregate, start: int, events: Sequence[Event], last: Topic, newest: Mapping[int, int]
 ) -> Shown:
     """A window is final, and its numbers complete, as far as every partition that can still add to it has come.
 
@@ -375,5 +412,5 @@ def _shown(
         results |= results_of(
             measure, [event.values for event in events], lambda event: (event[feed.event_time], event["event_id"])
         )
-    final = is_closed(feed, aggregate, key[-1], seen)
+    final = is_closed(feed, aggregate, start, seen)
     return Shown(events[-1].place, len(events), results, final, seen - feed.disorder // MILLISECOND)

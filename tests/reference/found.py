@@ -10,7 +10,7 @@ from typing import Any
 from clickhouse_driver import Client
 
 from schemas.alerts import FEED_NAME
-from schemas.feed import Aggregate, Feed
+from schemas.feed import Aggregate, Feed, RollUp
 from sinks.tables import LEDGER_BLOCK
 from tests.reference.city import Place
 from tests.reference.partition import Key
@@ -121,12 +121,13 @@ def ledger(client: Client, topic: str) -> dict[str, set[Place]]:
     return found
 
 
-def windows(client: Client, aggregate: Aggregate) -> Iterator[FoundWindow]:
-    """The windows of an aggregate's view."""
+def windows(client: Client, aggregate: Aggregate, rollup: RollUp | None = None) -> Iterator[FoundWindow]:
+    """The windows of an aggregate's view, or the hours or days of a roll-up's."""
     names = [result.name for measure in aggregate.measures for result in measure.results]
+    names += [] if rollup is None else ["capture"]
     query = (
         f"SELECT {', '.join(aggregate.by)}, toUnixTimestamp64Milli(window_start), events, final, "
-        f"toUnixTimestamp64Milli(as_of), {', '.join(names)} FROM city.{aggregate.name}"
+        f"toUnixTimestamp64Milli(as_of), {', '.join(names)} FROM city.{(rollup or aggregate).name}"
     )
     width = len(aggregate.by) + 1
     for row in client.execute(query):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from pydantic import Field
@@ -13,7 +13,7 @@ from pydantic import Field
 from schemas.avro import aggregate_schema, feed_schema, tick_schema
 from schemas.catalogue import TICK, Catalogue, FrozenSchema
 from schemas.expressions import Column, When
-from schemas.feed import Aggregate, Feed, NotAfter
+from schemas.feed import Aggregate, Feed, NotAfter, RollUp
 from schemas.fields import Day, EventId, Instant, Location, Record, Text, Unit
 from schemas.measures import count_where, energy_mean, first, last, quantiles, ratio, share, spread, total
 from schemas.record_codec import encode
@@ -96,6 +96,8 @@ FEED = Feed(
 )
 
 
+Named = TypeVar("Named", Aggregate, RollUp)
+
 #: The same records by what may be null, numbers and conditions.
 GROUPED = replace(
     FEED,
@@ -129,7 +131,11 @@ GROUPED = replace(
 
 def renamed(feed: Feed, name: str) -> Feed:
     """The same feed, of another name."""
-    aggregates = (replace(a, name=a.name.replace(feed.name, name, 1)) for a in feed.aggregates)
+
+    def other(one: Named) -> Named:
+        return replace(one, name=one.name.replace(feed.name, name, 1))
+
+    aggregates = (replace(other(a), rollups=tuple(map(other, a.rollups))) for a in feed.aggregates)
     return replace(feed, name=name, aggregates=tuple(aggregates))
 
 

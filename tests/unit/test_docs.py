@@ -234,7 +234,9 @@ def columns() -> dict[str, set[str]]:
             if feed.latest_active is not None:
                 found[f"{feed.name}_active"] = found[feed.name]
         for aggregate in feed.aggregates:
-            found[aggregate.name] = {column.name for column in aggregate_view_columns(feed, aggregate, zone)}
+            for one in (None, *aggregate.rollups):
+                columns = aggregate_view_columns(feed, aggregate, zone, one)
+                found[(one or aggregate).name] = {column.name for column in columns}
     return found
 
 

@@ -57,6 +57,9 @@ def test_shows_the_whole_contract(run: Any, feed: Any) -> None:
     assert [topic["name"] for topic in found["topics"]] == [*names] == [topic.name for topic in stored([feed])][1:]
     assert [topic["schema_id"] for topic in found["topics"]] == [Catalogue.load().latest(name).id for name in names]
     tables = [table for topic, name in names.items() for table in (f"city.{name}", f"raw.{topic}")]
+    for aggregate in feed.aggregates:
+        after = tables.index(f"city.{aggregate.name}") + 1
+        tables[after:after] = [f"city.{rollup.name}" for rollup in aggregate.rollups]
     endings = ["now", "at(t=...)", "active"][: 2 if feed.latest_active is None else 3]
     tables[2:2] = [f"city.{feed.name}_{ending}" for ending in endings if feed.latest]
     assert [table["name"] for table in found["tables"]] == tables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ from schemas.alerts import Category, Severity
 from schemas.avro import feed_schema
 from schemas.catalogue import FrozenSchema
 from schemas.expressions import Column, Constant, Expression, Mistyped, Present, Quantile, Scaled, When, least, written
-from schemas.feed import Aggregate, DeclarationError, Feed, Latest, NotAfter, Outgrown
+from schemas.feed import Aggregate, DeclarationError, Feed, Latest, NotAfter, Outgrown, RollUp
 from schemas.fields import (
     DAYS,
     INSTANTS,
@@ -254,8 +254,16 @@ def test_two_places_and_a_wide_enum_are_one_record_and_read_as_columns() -> None
     assert rows.select("place", "origin", "wide").rows() == [(here, there, "unknown"), (here, None, "unknown")]
 
 
+HOURS = RollUp(name="toy_1h", to="hour", capture=0.75)
+
+
 def aggregate(**changes: Any) -> dict[str, Any]:
     return {"aggregates": (replace(FEED.aggregates[0], **changes),)}
+
+
+def rolled_up(rollup: RollUp = HOURS, **changes: Any) -> dict[str, Any]:
+    """An aggregate of 5 s with a roll-up."""
+    return aggregate(**{"name": "toy_5s", "window": timedelta(seconds=5), "rollups": (rollup,), **changes})
 
 
 class NoId(Record):
@@ -353,6 +361,20 @@ MISTYPED = [
         *(({"latest": Latest(by=name)},
            f"the latest state goes by {name}, which is {kind}: an entity is told by a text or a whole number")
           for name, kind in (("note", "string or null"), ("weight", "float"), ("place", "place or null"))),
+        (rolled_up(expected=0), "toy_5s expects 0 records of a window, which is no number from 1 on"),
+        (rolled_up(window=timedelta(seconds=32)),
+         "toy_5s is rolled up, so its window has to divide a quarter of an hour, where hours begin"),
+        ({"earliest": datetime(1969, 1, 1, tzinfo=UTC), **rolled_up()},
+         "toy_5s is rolled up, to hours and days since 1970, and earliest is before"),
+        (rolled_up(measures=level("capture")), "toy_5s is rolled up, so capture is what arrived and no other column"),
+        (rolled_up(RollUp(name="toy_1w", to="week")),  # type: ignore[arg-type]
+         "toy_1w goes to an hour or a day, and its capture is a share between 0 and 1"),
+        (rolled_up(RollUp(name="toy_1h", to="hour", capture=75)),
+         "toy_1h goes to an hour or a day, and its capture is a share between 0 and 1"),
+        (rolled_up(RollUp(name="other_1h", to="hour")),
+         "the aggregate other_1h has to be named toy_<window>[_<group>]"),
+        (rolled_up(RollUp(name="toy_5s", to="hour")), "two aggregates have one name"),
+        (rolled_up(RollUp(name="toy_now", to="hour")), "toy_now is the name of the view of the latest states"),
         (aggregate(name="toy_4s_v2"), "the version of toy_4s_v2 is a number from 1 on, and no part of its name"),
         (aggregate(version=0), "the version of toy_4s is a number from 1 on, and no part of its name"),
         ({"ahead": timedelta(seconds=-1)}, "ahead cannot be negative"),
@@ -581,6 +603,14 @@ def test_what_results_do_not_depend_on_leaves_the_definition() -> None:
         FEED, latest=Latest(), department="Others", rate=5.0, silence=timedelta(days=1), retention=timedelta(days=1)
     )
     assert changed.definition == FEED.definition == replace(FEED).definition
+
+
+def test_roll_ups_and_what_is_expected_of_a_window_leave_the_definition() -> None:
+    """They are made of the same parts, so nothing is built anew."""
+    before, after = (
+        replace(FEED, **rolled_up(rollups=rollups, expected=n)) for n, rollups in ((1, ()), (15, (HOURS,)))
+    )
+    assert before.definition == after.definition
 
 
 def test_an_aggregate_is_a_plain_declaration() -> None:

@@ -85,7 +85,9 @@ def _going_on(cluster: Cluster, group: str, before: FeedTopic, after: FeedTopic)
 def _ended(group: str, position: Position, topic: FeedTopic) -> Position:
     """Behind all windows, which have been written; should one be counted into again, that is added to it."""
     at, seen = position.processed, position.max_processed_ms
-    return replace(position, rewind=at, max_event_ms=seen, bad=0, since=at, definition=DEFINITIONS[group](topic))
+    return replace(
+        position, rewind=at, max_event_ms=seen, bad=0, ticks=0, since=at, definition=DEFINITIONS[group](topic)
+    )
 
 
 def _waiting(cluster: Cluster, topic: FeedTopic) -> list[PartitionLag]:

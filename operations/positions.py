@@ -226,7 +226,7 @@ def freeze(one: GroupPartition, counted: int, seen_before: Callable[[int], int])
         return replace(last, rewind=min(last.rewind, last.processed), since=since)
     if last is not None and last.processed >= one.log_start:
         # What is read before the processed offset is not counted, so its exact maximum does not matter.
-        return replace(last, rewind=one.log_start, max_event_ms=last.max_processed_ms, bad=0, since=since)
+        return replace(last, rewind=one.log_start, max_event_ms=last.max_processed_ms, bad=0, ticks=0, since=since)
     seen = seen_before(since)
     return _judging_alike(Position(since, since, seen, one.topic_id, one.definition, 0, seen, since), last)
 
@@ -253,4 +253,4 @@ def rebuilt(one: GroupPartition, last: Position, oldest: tuple[int, int] | None)
     event time (ms) before it; None if no window is open.
     """
     rewind, seen = oldest or (last.processed, last.max_processed_ms)
-    return replace(last, rewind=rewind, max_event_ms=seen, definition=one.definition, bad=0)
+    return replace(last, rewind=rewind, max_event_ms=seen, definition=one.definition, bad=0, ticks=0)

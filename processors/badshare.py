@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from decimal import Decimal
 
 from schemas.feed import Feed
 from schemas.verdict import ahead_of_arrival
 from streams.deadletters import DeadLetter
+from streams.decode import Tick
 from streams.ending import Stop
 from streams.positions import Position
 
-#: A block is what a partition gets in this time at the feed's declared rate, within these numbers of offsets: single
+#: A block is what a partition gets in this time at the feed's declared rate, within these numbers of records: single
 #: records must not decide, and no feed may become dead letters for hours.
 BLOCK_OF = timedelta(minutes=10)
 FEWEST, MOST = 1_000, 10_000
@@ -25,17 +27,19 @@ class TooManyBad(Stop):
 
 
 def block_size(feed: Feed) -> int:
-    """Offsets over which the share is taken, in blocks that begin at multiples of it."""
+    """Records over which the share is taken, in blocks that begin at multiples of it."""
     return round(min(MOST, max(FEWEST, feed.rate / feed.partitions * BLOCK_OF.total_seconds())))
 
 
 def most_bad(feed: Feed, size: int) -> int:
-    """How many offsets of a block of a size may be bad; 29% of 1,500 are 435, which floats make 434.99999999999994."""
+    """How many records of a block of a size may be bad; 29% of 1,500 are 435, which floats make 434.99999999999994."""
     return int(Decimal(str(feed.bad_ratio)) * size)
 
 
 class BadShare:
-    """Counts the bad offsets of each block of one partition, from the block of its rewind offset on.
+    """Counts the bad records of each block of one partition, from the block of its rewind offset on.
+
+    Records are numbered by their offsets less the ticks before them: a feed of few records may have many more ticks.
 
     It depends on the log alone at which offset a block has too many. What lies below the processed offset was passed
     by an earlier life of the worker, which was told to, and is not judged again.
@@ -47,23 +51,34 @@ class BadShare:
         self._size = block_size(feed)
         self._allowed = most_bad(feed, self._size)
         self._judged_from = None if accept else start.processed
-        self._block, self._in_block = start.rewind // self._size, start.bad
-        self._ranges = [(start.rewind - start.bad, start.rewind)]
+        self._ticks: list[int] = []
+        self._ticks_before = start.ticks
+        number = self._number(start.rewind)
+        self._block, self._in_block = number // self._size, start.bad
+        self._ranges = [(number - start.bad, number)]
 
-    def add(self, dead: Iterable[DeadLetter], from_offset: int) -> None:
-        """Count dead letters, in the order of the log, from an offset on.
+    def add(self, dead: Iterable[DeadLetter], ticks: Sequence[Tick], from_offset: int) -> None:
+        """Count dead letters, in the order of the log, from an offset on, with the ticks there.
 
         Raises
         ------
         TooManyBad
             A block holds a larger share of bad records than the feed allows, whatever the rest of it will be.
         """
+        self._ticks += [offset for offset, _ in ticks if offset >= from_offset]
         for letter in dead:
-            first, end = max(letter.offset, from_offset), letter.last_offset + 1
+            offset = max(letter.offset, from_offset)
+            first = self._number(offset)
+            end, ticks_before = first + letter.last_offset + 1 - offset, offset - first
             self._note(first, end)
             for block in range(first // self._size, (end - 1) // self._size + 1):
                 begin = max(first, block * self._size)
-                self._count(block, begin, min(end, (block + 1) * self._size) - begin, letter.cause)
+                bad = min(end, (block + 1) * self._size) - begin
+                self._count(block, begin, bad, ticks_before, letter.cause)
+
+    def _number(self, offset: int) -> int:
+        """The number of the record at an offset."""
+        return offset - self._ticks_before - bisect_left(self._ticks, offset)
 
     def _note(self, first: int, end: int) -> None:
         """Neighbours are one range: many bad records are so in a row."""
@@ -73,15 +88,15 @@ class BadShare:
         else:
             self._ranges.append((first, end))
 
-    def _count(self, block: int, begin: int, bad: int, cause: str) -> None:
+    def _count(self, block: int, begin: int, bad: int, ticks_before: int, cause: str) -> None:
         if block != self._block:
             self._block, self._in_block = block, 0
         room = self._allowed - self._in_block
         self._in_block += bad
-        decided = begin + room
+        decided = begin + room + ticks_before
         if 0 <= room < bad and self._judged_from is not None and decided >= self._judged_from:
             raise TooManyBad(
-                f"{self._where}: {self._allowed + 1:,} of the records from offset {block * self._size} to {decided} "
+                f"{self._where}: {self._allowed + 1:,} of the records up to offset {decided} "
                 f"are bad, more than {self._feed.bad_ratio:.0%} of a block of {self._size:,} ({_short(cause)}). "
                 f"{self._advice(cause)}, and start the worker again; or go on with: citystream process --accept-bad "
                 f"{self._feed.name}, which makes dead letters of them"
@@ -93,11 +108,15 @@ class BadShare:
             return f"The clock of {who} is probably fast: have it set by the network's time"
         return f"Have {who} mend the publisher, or freeze the schema it uses"
 
-    def before(self, rewind: int) -> int:
-        """Bad offsets before a new rewind offset, in its block; older ones are forgotten."""
-        block = rewind // self._size * self._size
+    def before(self, rewind: int) -> tuple[int, int]:
+        """Bad records before a new rewind offset, in its block, and all ticks before it; older ones are forgotten."""
+        number = self._number(rewind)
+        del self._ticks[: rewind - self._ticks_before - number]
+        self._ticks_before = rewind - number
+        block = number // self._size * self._size
         self._ranges = [(first, end) for first, end in self._ranges[:-1] if end > block] + self._ranges[-1:]
-        return sum(max(0, min(rewind, end) - max(block, first)) for first, end in self._ranges)
+        bad = sum(max(0, min(number, end) - max(block, first)) for first, end in self._ranges)
+        return bad, self._ticks_before
 
 
 def _short(cause: str) -> str:

@@ -146,7 +146,7 @@ class Partition:
             raise LogGap(f"{self._where}: offsets {self.next} to {rows.start - 1} were not delivered")
         if rows.next <= self.next:
             return
-        self._bad.add(rows.dead, self.next)
+        self._bad.add(rows.dead, rows.ticks, self.next)
         events, dead, ticks = self._columns.numbered(rows.events, self._texts), rows.dead, rows.ticks
         if self.next < self._written < rows.next:
             border = int(np.searchsorted(events.cells[:, OFFSET], self._written))
@@ -294,7 +294,7 @@ class Partition:
             windows.close(self._max_event_ms)
         oldest = self._oldest()
         rewind, seen = min(oldest, self._snapshot_needs) if self._watching else oldest
-        bad = self._bad.before(rewind)
+        bad, ticks = self._bad.before(rewind)
         return replace(
             self.start,
             processed=self.next,
@@ -302,6 +302,7 @@ class Partition:
             max_event_ms=seen,
             max_processed_ms=self._max_event_ms,
             bad=bad,
+            ticks=ticks,
             given_up=newest(self.given_up),
             newest_schema=self._newest_schema,
         )

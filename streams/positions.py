@@ -45,9 +45,9 @@ class Position:
     """Where a worker stands in one partition.
 
     ``max_event_ms`` is the running maximum of event time over the valid records before ``rewind``,
-    ``max_processed_ms`` the one before ``processed``, and ``bad`` how many records before ``rewind`` are bad in the
-    block of offsets it lies in. ``since`` is the offset from which on this life of the partition counts: 0 until a
-    position is frozen; an earlier life counted what comes before it.
+    ``max_processed_ms`` the one before ``processed``, ``ticks`` how many ticks lie before ``rewind``, and ``bad`` how
+    many records before it are bad in the block it lies in. ``since`` is the offset from which on this life of the
+    partition counts: 0 until a position is frozen; an earlier life counted what comes before it.
 
     Whether a schema's files are there is the one thing about a record that the log does not say, so a processor's
     position does: ``given_up`` are the schema ids it gave up, each with the offset up to which what names it is dead,
@@ -71,6 +71,7 @@ class Position:
     newest_schema: int = 0
     paused: str = ""
     snapshot: Snapshot | None = None
+    ticks: int = 0
 
     def renewed(self, definition: str) -> Position:
         """The same, with this definition where the release before wrote the same one in its own way."""
@@ -97,6 +98,7 @@ class Position:
                 "schema": self.newest_schema,
                 "paused": _fitting(self.paused),
                 **({} if self.snapshot is None else {"snapshot": self.snapshot}),
+                **({"ticks": self.ticks} if self.ticks else {}),
             },
             ensure_ascii=False,
             separators=(",", ":"),
@@ -135,6 +137,7 @@ def parse(where: str, processed: int, metadata: str) -> Position | None:
             int(fields.get("schema", 0)),
             str(fields.get("paused", "")),
             Snapshot(*map(int, fields["snapshot"])) if "snapshot" in fields else None,
+            int(fields.get("ticks", 0)),
         )
     except Newer as newer:
         raise PositionProblem(f"{where}: the position {newer}") from None

@@ -630,7 +630,7 @@ def test_too_many_bad_records_stop_the_worker_at_the_one_that_decides_it(ratio: 
     """If half of a block of ten may be bad, the sixth decides, whatever follows."""
     partition = fresh(BAD_LOG, replace(FEED, bad_ratio=ratio))
     assert process(partition, next_run(BAD_LOG, 0, allowed)) == allowed
-    said = f"toy/0: {allowed + 1} of the records from offset 0 to {allowed} are bad, more than {ratio:.0%} of a block"
+    said = f"toy/0: {allowed + 1} of the records up to offset {allowed} are bad, more than {ratio:.0%} of a block"
     with pytest.raises(TooManyBad, match=said) as stopped:
         process(partition, next_run(BAD_LOG, allowed, 1))
     assert "Have Toys mend the publisher" in str(stopped.value)
@@ -643,7 +643,19 @@ def test_a_fast_clock_is_said_to_its_department() -> None:
     bad = BadShare(FEED, 0, first(TOPIC_ID, FEED.definition, 0), accept=False)
     letters = [DeadLetter("toy", 0, n, n, "VALIDATE", ahead_of_arrival(FEED), b"", b"", NOON) for n in range(6)]
     with pytest.raises(TooManyBad, match="The clock of Toys is probably fast: have it set by the network's time"):
-        bad.add(letters, 0)
+        bad.add(letters, [], 0)
+
+
+@pytest.mark.usefixtures("blocks_of_ten")
+def test_ticks_neither_hide_bad_records_nor_make_few_of_them_many() -> None:
+    """Nine ticks after each record: the sixth bad one of ten decides, and one is not many."""
+    letters = [DeadLetter("toy", 0, 10 * n, 10 * n, "DECODE", "broken", b"", b"", NOON) for n in range(6)]
+    ticks = [(offset, NOON) for offset in range(60) if offset % 10]
+    bad = BadShare(FEED, 0, first(TOPIC_ID, FEED.definition, 0), accept=False)
+    bad.add(letters[:5], ticks[:45], 0)
+    assert bad.before(50) == (5, 45)
+    with pytest.raises(TooManyBad, match="6 of the records up to offset 50 are bad"):
+        bad.add(letters[5:], ticks[45:], 50)
 
 
 @pytest.mark.usefixtures("blocks_of_ten")
@@ -675,9 +687,11 @@ def test_one_bad_record_at_the_end_of_a_block_does_not_stop_a_worker_that_starts
 
 
 def decides(log: Log, allowed: int, from_offset: int) -> int | None:
-    """The first offset from there on at which more than so many of a block of ten are known to be bad."""
-    for start in range(0, log.end, 10):
-        bad = [r.offset for r in log.records[start : start + 10] if r.values is None]
+    """The first offset from there on at which more than so many of a block of ten are known to be bad; ticks are no
+    part of a block."""
+    records = [record for record in log.records if not record.is_tick]
+    for start in range(0, len(records), 10):
+        bad = [r.offset for r in records[start : start + 10] if r.values is None]
         if len(bad) > allowed and bad[allowed] >= from_offset:
             return bad[allowed]
     return None
@@ -703,7 +717,7 @@ def test_any_cuts_and_restarts_stop_at_the_same_record(ratio: float, allowed: in
                 break
             run = next_run(log, at, count)
             if expected is not None and run.next > expected:
-                with pytest.raises(TooManyBad, match=f" to {expected} are bad"):
+                with pytest.raises(TooManyBad, match=f" up to offset {expected} are bad"):
                     process(partition, run)
                 break
             process(partition, run)
@@ -717,23 +731,26 @@ def test_any_cuts_and_restarts_stop_at_the_same_record(ratio: float, allowed: in
     if partition.start.rewind == log.end:
         return
     expected = decides(log, allowed, partition.start.processed)
-    with pytest.raises(TooManyBad, match=f" to {expected} are bad") if expected is not None else nullcontext():
+    with (
+        pytest.raises(TooManyBad, match=f" up to offset {expected} are bad") if expected is not None else nullcontext()
+    ):
         process(partition, next_run(log, partition.start.rewind, log.end))
 
 
 def bad_log(data: st.DataObject) -> Log:
-    """Stretches of good and of bad records of one device, a second apart."""
-    stretches = data.draw(st.lists(st.tuples(st.booleans(), st.integers(1, 12)), min_size=1, max_size=8))
-    good = [is_good for is_good, length in stretches for _ in range(length)]
-    records = tuple(
-        Logged(
-            n, b"d-1", wire(n, "d-1", NOON + 1000 * n, ("calm", 1, None, None, None)) if is_good else None,
-            NOON + ARRIVED_AFTER,
-        )
-        for n, is_good in enumerate(good)
-    )  # fmt: skip
-    cuts = sorted({0, *data.draw(st.lists(st.integers(0, len(good) - 1), max_size=20))})
-    return Log(records, tuple(cuts))
+    """Stretches of good and of bad records of one device, and of ticks, a second apart."""
+    kinds = st.sampled_from(["good", "bad", "tick"])
+    stretches = data.draw(st.lists(st.tuples(kinds, st.integers(1, 12)), min_size=1, max_size=8))
+    kind = [one for one, length in stretches for _ in range(length)]
+
+    def record(n: int) -> Logged:
+        if kind[n] == "tick":
+            return Logged(n, None, None, NOON + ARRIVED_AFTER, delay_ms=ARRIVED_AFTER - 1000 * n)
+        values = wire(n, "d-1", NOON + 1000 * n, ("calm", 1, None, None, None)) if kind[n] == "good" else None
+        return Logged(n, b"d-1", values, NOON + ARRIVED_AFTER)
+
+    cuts = sorted({0, *data.draw(st.lists(st.integers(0, len(kind) - 1), max_size=20))})
+    return Log(tuple(map(record, range(len(kind)))), tuple(cuts))
 
 
 def test_waiting_dead_letters_are_counted_in_bytes() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from schemas.feed import Feed
-from sinks import before
+from schemas.reference import Reference
+from sinks import before, references
 from sinks.clickhouse import Server, patiently, waiting
 from sinks.dialect import Dialect
 from sinks.ledger_views import ledger_views
@@ -78,7 +79,13 @@ def layout(owner: Server, say: Callable[[str], None]) -> int:
         return max(1, int(ask("SELECT max(version) FROM raw.layout")[0][0])) if noted else 1
 
 
-def migrate(owner: Server, feeds: Iterable[Feed], dialect: Dialect, say: Callable[[str], None]) -> None:
+def migrate(
+    owner: Server,
+    feeds: Iterable[Feed],
+    dialect: Dialect,
+    say: Callable[[str], None],
+    tables: Iterable[Reference] = (),
+) -> None:
     """Create what is missing; waits for a server that is away.
 
     A view goes on showing the version it shows, because another one has to be built first; and a new one of a feed
@@ -92,6 +99,8 @@ def migrate(owner: Server, feeds: Iterable[Feed], dialect: Dialect, say: Callabl
             ask(statement)
         for feed in feeds:
             _migrate(ask, feed, dialect, say)
+        for statement in (statement for table in tables for statement in references.statements(table, dialect)):
+            ask(statement)
         for statement in [masked_view(feeds, dialect), *ledger_views(feeds, dialect)]:
             ask(statement)
         ask(f"INSERT INTO raw.layout (version) VALUES ({LAYOUT})")

@@ -244,21 +244,21 @@ def shared_tables(dialect: Dialect) -> list[str]:
     return [
         dialect.table(
             "raw.quarantine",
-            _body(quarantine_columns(dialect.timezone)),
+            body(quarantine_columns(dialect.timezone)),
             "ReplacingMergeTree(arrived_at)",
             "topic, source_partition, source_offset",
             "Records that could not be processed",
         ),
         dialect.table(
             "raw.redriven",
-            f"{_body(REDRIVEN)}, redriven_at DateTime64(3, {zone}) DEFAULT now64(3) COMMENT 'When'",
+            f"{body(REDRIVEN)}, redriven_at DateTime64(3, {zone}) DEFAULT now64(3) COMMENT 'When'",
             "ReplacingMergeTree",
             "topic, source_partition, source_offset",
             "Quarantined records that were published again",
         ),
         dialect.table(
             "raw.control",
-            _body(CONTROL),
+            body(CONTROL),
             "ReplacingMergeTree",
             "topic, source_partition, source_offset, last_offset",
             CONTROL_COMMENT,
@@ -266,7 +266,7 @@ def shared_tables(dialect: Dialect) -> list[str]:
         f"ALTER TABLE raw.control MODIFY COMMENT {literal(CONTROL_COMMENT)}",
         dialect.table(
             "raw.withdrawn",
-            f"{_body(WITHDRAWN)}, withdrawn_at SimpleAggregateFunction(min, DateTime64(3, {zone})) DEFAULT now64(3) "
+            f"{body(WITHDRAWN)}, withdrawn_at SimpleAggregateFunction(min, DateTime64(3, {zone})) DEFAULT now64(3) "
             "COMMENT 'When'",
             "AggregatingMergeTree",
             "topic, source_partition, publication",
@@ -281,7 +281,7 @@ def shared_tables(dialect: Dialect) -> list[str]:
         ),
         dialect.table(
             "raw.shown",
-            f"{_body(SHOWN)}, noted_at DateTime64(3, {zone}) DEFAULT now64(3) COMMENT 'When'",
+            f"{body(SHOWN)}, noted_at DateTime64(3, {zone}) DEFAULT now64(3) COMMENT 'When'",
             "ReplacingMergeTree",
             "feed, aggregate",
             "Which windows the view of each aggregate shows; the row that came last counts",
@@ -295,7 +295,7 @@ def shared_tables(dialect: Dialect) -> list[str]:
         ),
         dialect.table(
             "raw.ledger",
-            _body(LEDGER),
+            body(LEDGER),
             "AggregatingMergeTree",
             "topic, source_partition, block, kind",
             f"Which offsets arrived, as a set for each block of {LEDGER_BLOCK} offsets",
@@ -327,7 +327,7 @@ def feed_tables(feed: Feed, dialect: Dialect) -> list[str]:
     statements = [
         dialect.table(
             f"raw.{feed.name}",
-            f"{_body(columns)}, {late_column(feed)}, version UInt64 MATERIALIZED {FIRST}, "
+            f"{body(columns)}, {late_column(feed)}, version UInt64 MATERIALIZED {FIRST}, "
             f"INDEX late_rows {behind_ms(feed)} TYPE minmax GRANULARITY 1",
             "ReplacingMergeTree(version)",
             f"{feed.key}, {feed.event_time}, event_id",
@@ -360,7 +360,7 @@ def aggregate_table(feed: Feed, aggregate: Aggregate, dialect: Dialect, suffix: 
     """
     return dialect.table(
         f"raw.{aggregate.topic}{suffix}",
-        _body(aggregate_columns(feed, aggregate, dialect.timezone)),
+        body(aggregate_columns(feed, aggregate, dialect.timezone)),
         "ReplacingMergeTree(version)",
         ", ".join([*aggregate.by, "window_start", "source_partition", "since"]),
         aggregate.description,
@@ -370,5 +370,6 @@ def aggregate_table(feed: Feed, aggregate: Aggregate, dialect: Dialect, suffix: 
     )
 
 
-def _body(columns: Iterable[TableColumn]) -> str:
+def body(columns: Iterable[TableColumn]) -> str:
+    """Columns as they stand in the statement that makes their table."""
     return ", ".join(column.declaration for column in columns)

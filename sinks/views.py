@@ -105,13 +105,13 @@ def conflict_view(feed: Feed, dialect: Dialect) -> str:
         f"Events of the last {CONFLICTS_SHOWN // timedelta(hours=1)} hours, by arrival, that share an event_id under "
         f"different {feed.key} or {feed.event_time}; each of them counts"
     )
-    return _view(dialect, f"city.{feed.name}_conflicts", columns, about, select)
+    return view(dialect, f"city.{feed.name}_conflicts", columns, about, select)
 
 
 def feed_view(feed: Feed, dialect: Dialect) -> str:
     """Statement creating a feed's view."""
     columns, values = view_columns(feed, dialect.timezone), _values(feed, dialect)
-    return _view(dialect, f"city.{feed.name}", columns, feed.description, f"SELECT {values} FROM raw.{feed.name} FINAL")
+    return view(dialect, f"city.{feed.name}", columns, feed.description, f"SELECT {values} FROM raw.{feed.name} FINAL")
 
 
 def latest_views(feed: Feed, dialect: Dialect) -> list[str]:
@@ -127,7 +127,7 @@ def latest_views(feed: Feed, dialect: Dialect) -> list[str]:
     moment = f"{{t:DateTime64(3, {literal(dialect.timezone)})}}"
     views = [("now", "", ""), ("at", f"WHERE {time} <= {moment} ", " up to t, as is known today")]
     statements = [
-        _view(
+        view(
             dialect,
             f"city.{feed.name}_{ending}",
             columns,
@@ -142,7 +142,7 @@ def latest_views(feed: Feed, dialect: Dialect) -> list[str]:
     if (active := feed.latest_active) is not None:
         about = f"{feed.description}; the newest of each {by} that is active: {written(active)}"
         select = f"SELECT {_names(columns)} FROM city.{feed.name}_now WHERE {ToSql(feed).expression(active)}"
-        statements.append(_view(dialect, f"city.{feed.name}_active", columns, about, select))
+        statements.append(view(dialect, f"city.{feed.name}_active", columns, about, select))
     return statements
 
 
@@ -167,7 +167,7 @@ def masked_view(feeds: Iterable[Feed], dialect: Dialect) -> str:
     open_to_all = [feed.name for feed in feeds if not any(field.personal for field in feed.fields)]
     is_open = f"has([{', '.join(map(literal, open_to_all))}]::Array(String), topic)"
     names = [c.name if c.name not in BYTES else f"if({is_open}, {c.name}, NULL) AS {c.name}" for c in columns]
-    return _view(
+    return view(
         dialect, MASKED, columns, "The quarantine, without bytes that may name a person",
         f"SELECT {', '.join(names)} FROM {QUARANTINE} FINAL",
     )  # fmt: skip
@@ -237,8 +237,8 @@ def aggregate_view(feed: Feed, aggregate: Aggregate, dialect: Dialect, rollup: R
         + f" FROM ({progress}) AS progressed CROSS JOIN ({windows}) AS windows"
     )
     if rollup is None:
-        return _view(dialect, f"city.{aggregate.name}", columns, aggregate.description, select)
-    return _view(dialect, f"city.{rollup.name}", columns, f"{aggregate.description}, by {rollup.to}", select)
+        return view(dialect, f"city.{aggregate.name}", columns, aggregate.description, select)
+    return view(dialect, f"city.{rollup.name}", columns, f"{aggregate.description}, by {rollup.to}", select)
 
 
 def span_start(rollup: RollUp, dialect: Dialect) -> str:
@@ -274,9 +274,10 @@ def _come_to(aggregate: Aggregate, topic: FeedTopic) -> str:
     return f"arrayMin(number -> progress[number], {numbers})"
 
 
-def _view(
+def view(
     dialect: Dialect, name: str, columns: list[TableColumn], description: str, select: str, settings: str = FIXED
 ) -> str:
+    """Statement creating a view that reads ``raw`` for whoever may ask it."""
     body = ", ".join(f"{c.name} {c.type} COMMENT {literal(c.comment)}" for c in columns)
     return (
         f"CREATE OR REPLACE VIEW {name}{dialect.everywhere} ({body}) {SECURITY} AS {select} {settings} "

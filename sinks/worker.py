@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -16,9 +16,11 @@ import polars as pl
 
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
+from schemas.reference import Reference
 from sinks import GROUP
 from sinks.clickhouse import Abandoned, Server, Writer
 from sinks.processor_verdicts import ProcessorVerdicts
+from sinks.references import RowReader
 from sinks.tables import CONTROL, PROGRESS, UNDECLARED, TableColumn
 from sinks.topic_rows import PartReader, Read, TopicReader, Unread, definitions, readers
 from streams.assignment import Assigned
@@ -29,7 +31,7 @@ from streams.feed_topics import FeedPartition, feed_definitions
 from streams.group_positions import GroupPositions
 from streams.lifecycle import Moment, Stage, tell
 from streams.positions import LogGap, Position
-from streams.topics import topics
+from streams.topics import of_references, topics
 from streams.transport.app import BatchApp
 from streams.wire.fetched_batches import Run
 
@@ -245,13 +247,17 @@ def main(
     instance: str | None = None,
     *,
     processor: str,
+    references: Collection[Reference] = (),
 ) -> None:
-    """Move these feeds, their aggregates and the dead letters until a signal ends it.
+    """Move these feeds, their aggregates, the dead letters and the reference data until a signal ends it.
 
     ``processor`` is the group whose definitions of the feeds have to be the same, and whose verdicts are followed.
     """
     other = GroupPositions(cluster, processor, feed_definitions(*feeds.values()))
-    own = GroupPositions(cluster, GROUP, definitions(feeds.values()), agrees_with=other)
-    app = BatchApp(own, topics(feeds.values()), instance=instance)
+    tables = [RowReader(reference, catalogue, timezone) for reference in references]
+    own_definitions = definitions(feeds.values()) | {table.topic: "1" for table in tables}
+    own = GroupPositions(cluster, GROUP, own_definitions, agrees_with=other)
+    app = BatchApp(own, [*topics(feeds.values()), *of_references(references, feeds.values())], instance=instance)
     verdicts = ProcessorVerdicts(catalogue, other.committed)
-    app.run(Sink(app, readers(feeds, catalogue, timezone, verdicts), Writer(server, log.warning)))
+    found = [*readers(feeds, catalogue, timezone, verdicts), *tables]
+    app.run(Sink(app, found, Writer(server, log.warning)))

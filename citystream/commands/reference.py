@@ -79,7 +79,10 @@ def show_rows(name: Name, output: OutputOption = Output.TABLE) -> None:
     """
     city = Installation.load()
     reference = _chosen(city, name)
-    show(shown(reference, city.catalogue, current(city.cluster, reference)), output)
+    rows = shown(reference, city.catalogue, current(city.cluster, reference))
+    if output is Output.TABLE:  # which rounds what was measured; what was decided is shown as it is
+        rows = [{name: str(v) if isinstance(v, float) else v for name, v in row.items()} for row in rows]
+    show(rows, output)
 
 
 def _chosen(city: Installation, name: str) -> Reference:

@@ -83,7 +83,8 @@ def status(output: OutputOption = Output.TABLE) -> None:
     services = Stack(city.settings).status()
     down = [one.name for one in services if one.state is not State.UP]
     todo = [f"{', '.join(down)}: what is down is started by: citystream up"] if down else []
-    wanted = {PROCESSOR: city.processed_topics, SINK: [t.name for t in topics.stored(city.feeds.values())]}
+    stored = [topic.name for topic in topics.stored(city.feeds.values())]
+    wanted = {PROCESSOR: city.processed_topics, SINK: [*stored, *city.references]}
     workers: list[ProcessStatus] = []
     now_ms = time.time_ns() // 1_000_000
     try:

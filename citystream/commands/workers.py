@@ -93,7 +93,7 @@ def process(
 
 
 def move(feeds: Feeds = None, instance: Instance = None) -> None:
-    """Move feeds, their aggregates and the dead letters into ClickHouse until Ctrl-C.
+    """Move feeds, their aggregates, the dead letters and the reference data into ClickHouse until Ctrl-C.
 
     Example: citystream sink --instance sink-1
     """
@@ -102,7 +102,8 @@ def move(feeds: Feeds = None, instance: Instance = None) -> None:
 
     city = Installation.load()
     chosen, server, zone = city.choose(feeds), city.server("sink"), city.settings.timezone
-    main(chosen, city.catalogue, city.cluster, server, zone, instance, processor=processors.GROUP)
+    tables = city.references.values()
+    main(chosen, city.catalogue, city.cluster, server, zone, instance, processor=processors.GROUP, references=tables)
 
 
 def _begin() -> None:

@@ -39,6 +39,7 @@ from schemas.record_codec import decode
 from simulation import simulator
 from sinks.clickhouse import patiently
 from sinks.clickhouse import waiting as waiting_for_clickhouse
+from sinks.references import view_columns as reference_view_columns
 from sinks.views import aggregate_view_columns, conflict_view_columns, view_columns
 from streams import publications, waiting
 from streams.cluster import Cluster
@@ -237,16 +238,20 @@ def columns() -> dict[str, set[str]]:
             for one in (None, *aggregate.rollups):
                 columns = aggregate_view_columns(feed, aggregate, zone, one)
                 found[(one or aggregate).name] = {column.name for column in columns}
+    for table in city.references.values():
+        found[table.name] = {column.name for column in reference_view_columns(table, zone)}
+        found[f"{table.name}_at"] = {*found[table.name], "t"}
     return found
 
 
 @pytest.mark.parametrize("query", SQL, ids=lambda query: re.sub(r"\W+", " ", query)[:40])
 def test_queries_name_views_and_columns_there_are(query: str) -> None:
     plain = re.sub(r"'[^']*'", "", query)
-    (view,) = re.findall(r"city\.(\w+)", plain)
+    views = re.findall(r"city\.(\w+)", plain)
+    assert views
     aliases = set(re.findall(r"AS (\w+)", plain))
     words = set(re.findall(r"(?<![\w.])([a-z]\w*)\b(?!\(|\.)", plain))
-    assert words - aliases <= columns()[view]
+    assert words - aliases <= {name for view in views for name in columns()[view]}
 
 
 def test_there_are_queries() -> None:

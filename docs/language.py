@@ -23,7 +23,8 @@ from tests.reference.rules import Observation, Told, alerts, kept
 
 NUMBERS = (
     Column, Column.component, Expression.__add__, Expression.__sub__, Expression.__mul__, Expression.__truediv__,
-    expressions.least, expressions.greatest, expressions.Absolute, expressions.Scaled, expressions.When,
+    Expression.otherwise, expressions.least, expressions.greatest, expressions.Absolute, expressions.Scaled,
+    expressions.When,
 )  # fmt: skip
 CONDITIONS = (
     Expression.__lt__, Expression.__le__, Expression.__gt__, Expression.__ge__, Expression.equals, Expression.is_in,

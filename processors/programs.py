@@ -34,10 +34,11 @@ from schemas.expressions import (
 _VALUE, _TEXT, _KEPT, _CONSTANT = range(4)
 _ADD, _SUBTRACT, _MULTIPLY, _DIVIDE, _MIN, _MAX = range(4, 10)
 _LESS, _AT_MOST, _MORE, _AT_LEAST, _EQUAL, _AND, _OR = range(10, 17)
-_NOT, _ABSOLUTE, _PRESENT, _WHEN, _SCALED = range(17, 22)
+_NOT, _ABSOLUTE, _PRESENT, _WHEN, _SCALED, _OTHERWISE = range(17, 23)
 _BINARY = {
     "+": _ADD, "-": _SUBTRACT, "*": _MULTIPLY, "/": _DIVIDE, "min": _MIN, "max": _MAX, "<": _LESS, "<=": _AT_MOST,
     ">": _MORE, ">=": _AT_LEAST, "==": _EQUAL, "and": _AND, "or": _OR,
+    "otherwise": _OTHERWISE,
 }  # fmt: skip
 #: How deep a stack may get.
 DEEPEST = 64
@@ -165,7 +166,7 @@ def work_out(machine: Any, begin: int, end: int, rows: Any, row: int, room: Any)
             stack[top] = scaled if abs(scaled) <= 4503599627370496.0 else np.nan
         else:
             top -= 1
-            if operation in (_AND, _OR, _WHEN):
+            if operation in (_AND, _OR, _WHEN, _OTHERWISE):
                 stack[top] = _with_null(operation, stack[top], stack[top + 1])
             else:
                 stack[top] = _of_numbers(operation, stack[top], stack[top + 1])
@@ -179,6 +180,8 @@ def _with_null(operation: int, left: float, right: float) -> float:
         return 0.0 if left == 0.0 or right == 0.0 else left + right - 1.0
     if operation == _OR:
         return 1.0 if left == 1.0 or right == 1.0 else left + right
+    if operation == _OTHERWISE:
+        return right if np.isnan(left) else left
     return right if left == 1.0 else np.nan
 
 

@@ -21,7 +21,7 @@ from schemas.model import COMPONENTS, DeclarationError, Field, Kind
 
 LARGEST = 2**52
 
-Arithmetic = Literal["+", "-", "*", "/", "min", "max"]
+Arithmetic = Literal["+", "-", "*", "/", "min", "max", "otherwise"]
 Comparison = Literal["<", "<=", ">", ">=", "=="]
 Junction = Literal["and", "or"]
 #: What an expression is.
@@ -119,6 +119,13 @@ class Expression:
         >>> ~Column("open")
         """
         return Not(self)
+
+    def otherwise(self, other: Operand) -> Binary:
+        """A number, or another one where it is null.
+
+        >>> Column("load").otherwise(0)
+        """
+        return Binary("otherwise", self, as_expression(other))
 
     def equals(self, other: Operand) -> Binary:
         """True where two numbers or two texts are equal.
@@ -405,7 +412,7 @@ def type_of(expression: Expression, fields: Mapping[str, Field]) -> Type:
     match expression:
         case Column() | Component() | LookedUp() | Constant():
             return _type_of_leaf(expression, fields)
-        case Binary("+" | "-" | "*" | "/" | "min" | "max", left, right):
+        case Binary("+" | "-" | "*" | "/" | "min" | "max" | "otherwise", left, right):
             _need("number", expression, fields, left, right)
             return "number"
         case Binary("<" | "<=" | ">" | ">=", left, right):
@@ -519,6 +526,7 @@ _IN_POLARS: Mapping[str, Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
     "+": add, "-": sub, "*": mul, "/": _quotient,
     "min": _extreme(pl.min_horizontal), "max": _extreme(pl.max_horizontal),
     "<": lt, "<=": le, ">": gt, ">=": ge, "==": eq, "and": and_, "or": or_,
+    "otherwise": pl.coalesce,
 }  # fmt: skip
 
 
@@ -531,7 +539,7 @@ def to_polars(expression: Expression) -> pl.Expr:
             return pl.col(name).struct.field(part)
         case Constant(value):
             return pl.lit(value)
-        case Binary(operator, left, right) if operator in ("and", "or", *ARITHMETIC):
+        case Binary(operator, left, right) if operator in ("and", "or", "otherwise", *ARITHMETIC):
             return _IN_POLARS[operator](to_polars(left), to_polars(right))
         case Binary(operator, left, right):
             return _IN_POLARS[operator](_compared(left), _compared(right))

@@ -84,6 +84,12 @@ class ToSql:
                 return f"({self.expression(left)} / {number})"
             case Binary("/", left, right):
                 return f"(toFloat64({self.expression(left)}) / nullIf({self.expression(right)}, 0))"
+            case Binary("otherwise", left, right):
+                sides = [is_whole(side, self._kinds) for side in (left, right)]
+                texts = [self.expression(side) for side in (left, right)]
+                if not all(sides):
+                    texts = [f"toFloat64({text})" for text in texts]
+                return f"coalesce({', '.join(texts)})"
             case Binary("min" | "max" as which, left, right):
                 extreme = f"if(isNull(l) OR isNull(r), NULL, {'least' if which == 'min' else 'greatest'}(l, r))"
                 return f"arrayMap((l, r) -> {extreme}, [{'], ['.join(self._compared(left, right))}])[1]"

@@ -8,12 +8,13 @@ from typing import Annotated
 from pydantic import Field
 
 from feeds.parking import DEPARTMENT
+from feeds.parking.parking_limit import REFERENCE
 from schemas.alerts import Category, Severity
 from schemas.expressions import Column
 from schemas.feed import Aggregate, Feed, Latest, RollUp
 from schemas.fields import Count, EventId, Instant, Location, Record, Text, Unit
 from schemas.measures import share, spread
-from schemas.rules import Held, Level, Rule, above
+from schemas.rules import Held, Level, Rule, above, lookup
 
 
 class ParkingSite(Record):
@@ -38,6 +39,8 @@ class ParkingSite(Record):
     place: Location
 
 
+#: Some car parks have a limit of their own, for always or while an event lasts.
+LIMIT = lookup(REFERENCE, Column("site_id"))
 OCCUPANCY = Column("occupied_spot_number") / Column("total_spot_number")
 
 FEED = Feed(
@@ -63,7 +66,11 @@ FEED = Feed(
             levels=(
                 Level(
                     severity=Severity.MODERATE,
-                    when=above(OCCUPANCY, 0.95, release=0.05),
+                    when=above(
+                        OCCUPANCY,
+                        LIMIT.column("full").otherwise(0.95),
+                        release=LIMIT.column("release").otherwise(0.05),
+                    ),
                     held=Held(lasting=timedelta(minutes=10)),
                 ),
             ),

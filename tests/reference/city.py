@@ -28,6 +28,7 @@ from kafka import KafkaConsumer, TopicPartition
 from schemas.catalogue import FROZEN
 from schemas.feed import Aggregate, Feed, RollUp
 from schemas.model import COMPONENTS, Field
+from schemas.reference import Reference
 from streams.cluster import Cluster
 from tests.reference.partition import MILLISECOND, Key, Logged, Values, is_closed, moved_by
 from tests.reference.partition import Truth as PartitionTruth
@@ -35,9 +36,11 @@ from tests.reference.partition import problems as broken_fields
 from tests.reference.partition import truth as truth_of_partition
 from tests.reference.partition import window_start as start_of
 from tests.reference.results import results_of
-from tests.reference.rules import Told, alerts_of, alerts_of_groups
+from tests.reference.rules import Tables, Told, Version, alerts_of, alerts_of_groups, known_of
 from tests.reference.topics import Topic, topics
 
+#: How much older than a record's arrival what is looked up for it is, in ms.
+GRACE_MS = 10_000
 #: Partition and offset.
 Place = tuple[int, int]
 
@@ -263,10 +266,28 @@ def read_topic(
             yield number, end, records
 
 
-def truth(feed: Feed, partitions: Iterable[Log]) -> Truth:
+def tables(cluster: Cluster, references: Iterable[Reference], schemas: Schemas) -> Tables:
+    """What is known of tables of reference data, by their topics."""
+    versions: dict[str, list[Version]] = {}
+    for one in references:
+        ((_, _, records),) = read_topic(cluster, one.name, schemas)
+        versions[one.name] = []
+        for record in records:
+            *key, begins = json.loads(record.key or b"[null]")
+            if key:
+                ends = None if record.values is None or one.valid_to is None else record.values[one.valid_to]
+                versions[one.name].append((record.arrived_ms, tuple(key), begins, ends, record.values))
+
+    def look(table: str, key: tuple[Any, ...], arrived: int, event: int) -> Any:
+        return known_of(versions[table], GRACE_MS, key, arrived, event)
+
+    return look
+
+
+def truth(feed: Feed, partitions: Iterable[Log], known: Tables | None = None) -> Truth:
     """Go through a feed's topics: the number, end and records of each of their partitions.
 
-    What its topic does not count moves no maximum, and is late for every window.
+    What its topic does not count moves no maximum, and is late for every window. ``known`` is what its rules look up.
     """
     result = Truth()
     first: dict[tuple[Any, ...], Event] = {}
@@ -276,7 +297,7 @@ def truth(feed: Feed, partitions: Iterable[Log]) -> Truth:
         result.ends[number] = end
         if feed.raises_alerts:
             apart.append(truth_of_partition(feed, records))
-            result.alerts += alerts_of(feed, records, apart[-1])
+            result.alerts += alerts_of(feed, records, apart[-1], known)
         result.control |= {(number, offset) for offset in range(end)} - {(number, r.offset) for r in records}
         topic = next(one for one in topics(feed) if number in one.numbers)
         seen = BEGINNING

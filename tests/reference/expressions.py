@@ -86,7 +86,7 @@ def _turned(condition: Expression) -> Expression:
 numbers: st.SearchStrategy[Expression] = st.recursive(
     st.sampled_from([*map(Column, "abxyt"), *map(Column("p").component, ("longitude", "latitude")), LARGE]),
     lambda inner: st.one_of(
-        st.builds(Binary, st.sampled_from(["+", "-", "/", "min", "max"]), inner, inner),
+        st.builds(Binary, st.sampled_from(["+", "-", "/", "min", "max", "otherwise"]), inner, inner),
         st.builds(Absolute, inner),
         st.builds(Binary, st.just("*"), inner, st.sampled_from([*FACTORS, Column("x")])),
         st.builds(Binary, st.sampled_from(["+", "-"]), inner, st.builds(Constant, st.integers(-3, 3))),

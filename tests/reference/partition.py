@@ -247,6 +247,9 @@ def evaluate(expression: Expression, values: Values) -> Any:
             sides = {evaluate(left, values), evaluate(right, values)}
             decides = junction == "or"
             return decides if decides in sides else None if None in sides else not decides
+        case Binary("otherwise", left, right):
+            known = evaluate(left, values)
+            return evaluate(right, values) if known is None else known
         case Binary(operator, left, right):
             return binary(operator, evaluate(left, values), evaluate(right, values))
     raise TypeError(expression)

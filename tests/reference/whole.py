@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from citystream.installation import Installation
 from sinks.ledger import accounts
 from streams.lag import measure
-from tests.reference.city import Log, Schemas, Truth, read_feed, truth
+from tests.reference.city import Log, Schemas, Truth, read_feed, tables, truth
 from tests.reference.compare import Difference, differences, strangers
 from tests.reference.topics import topics
 
@@ -54,7 +54,9 @@ def compare(
         for name in names:
             say(f"computing {name} from its topics")
             feed = installation.feeds[name]
-            expected = truth(feed, logs[name] if logs else read_feed(installation.cluster, feed, schemas))
+            used = [installation.references[table] for table in feed.tables]
+            known = tables(installation.cluster, used, schemas)
+            expected = truth(feed, logs[name] if logs else read_feed(installation.cluster, feed, schemas), known)
             log = measure(installation.cluster, "sink", [topic.name for topic in topics(feed)])
             (account,) = accounts(client, {name: feed}, log)
             found.differences += differences(client, feed, expected, account)

@@ -481,8 +481,6 @@ def test_a_rule_that_makes_no_sense_is_refused(refused: Rule, reason: str) -> No
     [
         ({"alerts": (rule(), rule())}, "two rules are named r"),
         ({"alerts": (rule(),), **aggregate(alerts=(rule(),))}, "two rules are named r"),
-        (aggregate(by=("mood",), alerts=(rule(),)), "the rule r is of toy_4s, whose windows lie in several partitions: "
-         "only one that groups by device_id can have rules"),
         (aggregate(measures=(quantiles("n", LEVEL, (0.5,), unit="1", description=D),),
                    alerts=(rule(replace(HIGH, when=above(Column("n_p50"), 5))),)),
          "the rule r at Minor needs (n_p50 >= 5): n_p50 is no field of the record"),

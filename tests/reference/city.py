@@ -273,8 +273,9 @@ def tables(cluster: Cluster, references: Iterable[Reference], schemas: Schemas) 
         ((_, _, records),) = read_topic(cluster, one.name, schemas)
         versions[one.name] = []
         for record in records:
-            *key, begins = json.loads(record.key or b"[null]")
-            if key:
+            members = json.loads(record.key or b"[]")
+            if members:
+                *key, begins = members
                 ends = None if record.values is None or one.valid_to is None else record.values[one.valid_to]
                 versions[one.name].append((record.arrived_ms, tuple(key), begins, ends, record.values))
 

@@ -2,6 +2,9 @@
 
 An *instant* is all that happens to an entity at one event time: its observations, in the order of their offsets, and
 then what falls due. A message says how an instant left the alert, so none is sent twice for one time.
+
+Programs (``processors.programs``) are worked out here, too: numba keeps what it compiled until the file of a kernel
+changes, and looks at no other file, so kernels call none of another module.
 """
 
 from __future__ import annotations
@@ -11,7 +14,13 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from processors.programs import DEEPEST, work_out
+#: Operations: three push a value by its column, one a constant; the others take their operands from the stack.
+VALUE, TEXT, KEPT, CONSTANT = range(4)
+ADD, SUBTRACT, MULTIPLY, DIVIDE, MIN, MAX = range(4, 10)
+LESS, AT_MOST, MORE, AT_LEAST, EQUAL, AND, OR = range(10, 17)
+NOT, ABSOLUTE, PRESENT, WHEN, SCALED, OTHERWISE = range(17, 23)
+#: How deep a stack may get.
+DEEPEST = 64
 
 #: In the place of a time that never comes, and of one that never was.
 NEVER, BEFORE_ALL = 2**63 - 1, -(2**62)
@@ -249,3 +258,90 @@ def _speak(own: Any, entity: int, now: int, levels: Any, said: Any) -> bool:
     said[LAST] = own[OBSERVED]
     own[SPOKEN], own[SENT], own[KIND] = top, now, does
     return True
+
+
+@njit(nogil=True, cache=True)
+def work_out(machine: Any, begin: int, end: int, rows: Any, row: int, room: Any) -> Any:
+    """What a program comes to at a row.
+
+    ``machine`` is all code and the constants, ``rows`` are times, values and texts, and ``room`` is what is kept and
+    room for a stack.
+    """
+    code, constants = machine
+    _, values, texts = rows
+    kept, stack = room
+    top = -1
+    for at in range(begin, end):
+        operation, argument = code[at, 0], code[at, 1]
+        if operation <= CONSTANT:
+            top += 1
+            if operation == VALUE:
+                stack[top] = values[row, argument]
+            elif operation == TEXT:
+                stack[top] = texts[row, argument] if texts[row, argument] >= 0 else np.nan
+            elif operation == KEPT:
+                stack[top] = kept[argument]
+            else:
+                stack[top] = constants[argument]
+        elif operation == NOT:
+            stack[top] = 1.0 - stack[top]
+        elif operation == ABSOLUTE:
+            stack[top] = abs(stack[top])
+        elif operation == PRESENT:
+            stack[top] = 0.0 if np.isnan(stack[top]) else 1.0
+        elif operation == SCALED:
+            scaled = np.floor(stack[top] * constants[argument] + 0.5)
+            stack[top] = scaled if abs(scaled) <= 4503599627370496.0 else np.nan
+        else:
+            top -= 1
+            if operation in (AND, OR, WHEN, OTHERWISE):
+                stack[top] = _with_null(operation, stack[top], stack[top + 1])
+            else:
+                stack[top] = _of_numbers(operation, stack[top], stack[top + 1])
+    return stack[0]
+
+
+@njit(nogil=True, cache=True)
+def _with_null(operation: int, left: float, right: float) -> float:
+    """What says something of null: 1 and 0 decide, whatever the other is."""
+    if operation == AND:
+        return 0.0 if left == 0.0 or right == 0.0 else left + right - 1.0
+    if operation == OR:
+        return 1.0 if left == 1.0 or right == 1.0 else left + right
+    if operation == OTHERWISE:
+        return right if np.isnan(left) else left
+    return right if left == 1.0 else np.nan
+
+
+@njit(nogil=True, cache=True)
+def _of_numbers(operation: int, left: float, right: float) -> Any:
+    """Arithmetic, and what compares; what is beyond all doubles is not compared."""
+    if operation == ADD:
+        return left + right
+    if operation == SUBTRACT:
+        return left - right
+    if operation == MULTIPLY:
+        return left * right
+    if operation == DIVIDE:
+        return left / right if right != 0.0 else np.nan
+    if not (np.isfinite(left) and np.isfinite(right)):
+        return np.nan
+    if operation == MIN:
+        return min(left, right)
+    if operation == MAX:
+        return max(left, right)
+    return _compared(operation, left, right)
+
+
+@njit(nogil=True, cache=True)
+def _compared(operation: int, left: float, right: float) -> Any:
+    holds = left == right
+    if operation == LESS:
+        holds = left < right
+    elif operation == AT_MOST:
+        holds = left <= right
+    elif operation == MORE:
+        holds = left > right
+    elif operation == AT_LEAST:
+        holds = left >= right
+    return 1.0 if holds else 0.0

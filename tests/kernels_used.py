@@ -14,7 +14,7 @@ from types import ModuleType
 from numba.core.dispatcher import Dispatcher
 
 import feeds
-from processors import automata, programs, tables, windows
+from processors import automata, tables, windows
 from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from schemas.pseudonyms import replaced
@@ -31,7 +31,7 @@ from streams.wire.record_batch import packed
 from tests.columns import Staged, process
 from tests.reference.batches import batch, run, stamped
 
-KERNELS: tuple[ModuleType, ...] = (automata, column_writer, kernel, programs, tables, windows)
+KERNELS: tuple[ModuleType, ...] = (automata, column_writer, kernel, tables, windows)
 START = datetime(2024, 5, 6, 7, tzinfo=UTC)
 RECORDS = 300
 

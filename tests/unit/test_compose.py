@@ -9,12 +9,14 @@ import sys
 import threading
 import tomllib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import typer
 import yaml
+from numba.core.dispatcher import Dispatcher
 
 import feeds
 import processors
@@ -30,6 +32,7 @@ from streams import topics
 from streams.cluster import Cluster
 from streams.topics import MAX_BATCH
 from streams.transport.sending import LARGEST_BODY
+from tests.kernels_used import KERNELS
 
 TEXT = (PROJECT / "docker-compose.yml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
@@ -347,6 +350,14 @@ def test_a_new_container_finds_the_kernels_compiled(tmp_path: Path) -> None:
         "column_writer.write_records", "tables.number_rows", "tables.number_texts", "windows.merge_events",
     } <= compiled  # fmt: skip
     assert not python("-m", "tests.kernels_used")
+
+
+@pytest.mark.parametrize("module", KERNELS, ids=lambda module: module.__name__)
+def test_a_kernel_calls_none_of_another_module(module: ModuleType) -> None:
+    """What numba has kept of a kernel stays in use until the kernel's own file changes."""
+    kernels = [one for one in vars(module).values() if isinstance(one, Dispatcher)]
+    assert kernels
+    assert {one.py_func.__module__ for one in kernels} == {module.__name__}
 
 
 def test_without_an_engine_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

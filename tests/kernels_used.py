@@ -24,6 +24,7 @@ from simulation import simulator
 from sinks.topic_rows import FeedReader, PartReader, Unread
 from streams.decode import Decoder
 from streams.feed_topics import topic_of
+from streams.history import History
 from streams.positions import first
 from streams.wire import column_writer, kernel
 from streams.wire.column_writer import encode_bodies
@@ -46,7 +47,11 @@ def take_all_ways(feed: Feed, catalogue: Catalogue) -> None:
     good = batch([(key, value, []) for key, value in values], 0, "lz4", arrived)
     some = batch([(k, v[: len(v) - (n % 10 == 0)], []) for n, (k, v) in enumerate(values)], RECORDS, "lz4", arrived)
     found = run(good, some, topic=feed.name)
-    partition = Staged(feed, 0, Decoder(catalogue, feed.name, feed), first("id", feed.definition, 0))
+    tables = feeds.references()
+    partition = Staged(
+        feed, 0, Decoder(catalogue, feed.name, feed), first("id", feed.definition, 0),
+        histories=lambda name, _: History(tables[name], []),
+    )  # fmt: skip
     assert process(partition, found) == 2 * RECORDS
     FeedReader(topic_of(feed, 0), catalogue, "UTC").read([Unread(found, 0, 0)])
     output = partition.flush()

@@ -189,7 +189,8 @@ class Processor(BatchWorker[State, Read]):
         """Write what is left of these until Kafka has it all, or the partitions were taken away."""
         topics = {
             deadletters.TOPIC,
-            *([alerts.FEED_NAME, snapshots.TOPIC] if self._alert is not None else []),
+            *(alerts.FEED_NAME for change in changes.values() if change.alerts),
+            *(snapshots.TOPIC for change in changes.values() if change.snapshot is not None),
             *(one.place.topic for one in changes),
             *(topic for change in changes.values() for topic, _, _ in change.parts),
         }

@@ -37,6 +37,7 @@ from sinks.worker import Sink
 from streams import deadletters
 from streams.assignment import TopicPartition
 from streams.decode import Decoder
+from streams.history import History
 from streams.lag import PartitionLag
 from streams.positions import NO_EVENT_TIME, Position
 from streams.publisher import Publisher
@@ -144,7 +145,10 @@ def process_all(city: Installation, feed: Feed, log: Log) -> None:
         tp = TopicPartition(feed.name, number)
         position = Position(0, 0, NO_EVENT_TIME, "id", feed.definition)
         while position.processed < log.ends[tp]:
-            partition = Staged(feed, number, decoder, position, accept_bad=True)
+            partition = Staged(
+                feed, number, decoder, position, accept_bad=True,
+                histories=lambda name, _: History(city.references[name], []),
+            )  # fmt: skip
             for run in log.runs(tp, position.rewind):
                 process(partition, run)
                 if log.random.random() < 0.5 and run.next < log.ends[tp]:

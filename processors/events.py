@@ -11,9 +11,9 @@ import polars as pl
 from processors.observations import Numbers
 from processors.tables import NO_TEXT, Flags, Integers, Letters, Texts
 from schemas.expressions import Component, Expression, LookedUp, to_polars, written
-from schemas.feed import TEXTS, Feed
+from schemas.feed import Feed
 from schemas.measures import Partial
-from schemas.model import COMPONENTS, UUID_HALVES
+from schemas.model import COMPONENTS, TEXTS, UUID_HALVES
 from schemas.rules import read_by
 from streams.wire.column_writer import spans
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,13 @@ import polars as pl
 from processors.messages import message
 from processors.observations import Observations
 from processors.rules import Watch
-from processors.tables import Texts
-from processors.watching import Unpacked, packed, unpacked, windows_as_series
+from processors.tables import FEW_TEXTS, Texts
+from processors.watching import SNAPSHOT_EVERY, Unpacked, packed, unpacked, windows_as_series
 from schemas.alerts import Message, Status
 from schemas.catalogue import Catalogue
-from schemas.feed import TEXTS, milliseconds
+from schemas.feed import milliseconds
 from schemas.measures import BEYOND, Partial
+from schemas.model import TEXTS
 from schemas.verdict import part_rules
 from streams.decode import Decoder, Wanted
 from streams.feed_topics import feed_topics
@@ -27,9 +27,6 @@ from streams.gathered import GatheredTopic
 from streams.positions import NO_EVENT_TIME, LogGap, Position
 from streams.wire.column_writer import Columns
 from streams.wire.fetched_batches import Run
-
-#: How often at most what is held is written, and how many texts are held before it is looked which are in use.
-SNAPSHOT_EVERY, FEW_TEXTS = timedelta(seconds=30), 4096
 
 #: Start of a window (ms), and its group.
 Key = tuple[Any, ...]

@@ -13,8 +13,8 @@ from processors.badshare import BadShare
 from processors.events import COUNTS, OFFSET, EventColumns, Events
 from processors.gathering import group_of
 from processors.repeats import Repeats
-from processors.tables import Texts
-from processors.watching import Watching
+from processors.tables import FEW_TEXTS, Texts
+from processors.watching import SNAPSHOT_EVERY, Watching
 from processors.windows import Windows, no_events, some
 from schemas.alerts import Message, Status
 from schemas.feed import Aggregate, Feed, milliseconds
@@ -29,10 +29,6 @@ from streams.wire.column_writer import Columns
 
 #: How often a window is written anew while it is open, and the bounds of the time between.
 SEEN_CHANGES, SHORTEST, LONGEST = 60, timedelta(seconds=1), timedelta(seconds=5)
-#: How often at most what the rules hold is written.
-SNAPSHOT_EVERY = timedelta(seconds=30)
-#: Texts that are held before it is looked which of them are in use.
-FEW_TEXTS = 4096
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from processors import automata
 from processors.observations import Numbers, Observations
 from processors.programs import Programs, substituted
-from processors.tables import Integers, Table, Texts
+from processors.tables import Integers, Table, Texts, longer
 from schemas.expressions import Column, Component, Expression
 from schemas.feed import Feed, milliseconds
 from schemas.rules import Due, Held, Memory, Previous, Rate, Rule, Running
@@ -190,7 +190,7 @@ class Watch:
         held = len(self._integers)
         if len(self._entities) > held:
             room = 2 * len(self._entities)
-            self._integers, self._numbers = _longer(self._integers, room), _longer(self._numbers, room)
+            self._integers, self._numbers = longer(self._integers, room), longer(self._numbers, room)
             compiled = self.compiled
             automata.begin_all(self._integers[held:], self._numbers[held:], compiled.levels, compiled.memories)
 
@@ -273,9 +273,3 @@ class Watch:
         self.through = int(said["through"])
         self._hold(*tables)
         self.renumber(texts.number_all(said["texts"]))
-
-
-def _longer(state: Any, size: int) -> Any:
-    longer = np.zeros((size, *state.shape[1:]), state.dtype)
-    longer[: len(state)] = state
-    return longer

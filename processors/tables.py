@@ -21,6 +21,8 @@ Letters = npt.NDArray[np.uint8]
 
 #: Rows and bytes a table has room for at first, and slots for each row: the more are free, the shorter the search.
 ROOM, LETTERS, SLOTS = 64, 1024, 2
+#: Texts that are held before it is looked which of them are in use.
+FEW_TEXTS = 4096
 #: The number, and the span, of a text that is null.
 NO_TEXT = -1
 #: Nobody outside knows it, so nobody can publish keys that fall into one slot. No result depends on it.
@@ -133,6 +135,13 @@ class Texts:
             )
             self.letters = np.empty_like(letters)
             self.number(letters, before, 0)
+
+
+def longer(state: Any, size: int) -> Any:
+    """The same rows with zeros behind them, ``size`` in all."""
+    found = np.zeros((size, *state.shape[1:]), state.dtype)
+    found[: len(state)] = state
+    return found
 
 
 def _room(rows: int) -> int:

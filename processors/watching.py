@@ -10,6 +10,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ from schemas.persisted import Newer, check_version
 from streams.positions import NO_EVENT_TIME
 from streams.snapshots import NoSnapshot
 
-#: Of what a snapshot holds.
-VERSION = 1
+#: Of what a snapshot holds, and how often at most one is written.
+VERSION, SNAPSHOT_EVERY = 1, timedelta(seconds=30)
 #: Event times lie far above it, and spans taken off it do not overflow.
 _LONG_AGO = NO_EVENT_TIME // 2
 
@@ -59,11 +60,13 @@ class Watching:
         self._disorder, self._lateness = milliseconds(feed.disorder), milliseconds(feed.lateness)
         self._status = status
         self._texts = columns.texts
-        self._each = [Watch(rule, _of_records(feed, columns)) for rule in feed.alerts]
+        records = _of_records(feed, columns)
+        self._each = [Watch(rule, records) for rule in feed.alerts]
         self._final = {
-            one.name: [Watch(rule, _of_own_windows(feed, windows[one.name])) for rule in one.alerts]
+            one.name: [Watch(rule, series) for rule in one.alerts]
             for one in feed.aggregates
             if one.alerts and not feed.gathers(one)
+            for series in [_of_own_windows(feed, windows[one.name])]
         }
         self._watches = [*self._each, *(watch for watches in self._final.values() for watch in watches)]
         self._waiting: list[Waiting] = []

@@ -12,7 +12,7 @@ from numba import njit
 
 from processors.events import EVENT_MS, HIGH, LOW, NO_NUMBER, OFFSET, EventColumns, Events
 from processors.observations import Observations
-from processors.tables import NO_TEXT, Flags, Integers, Table, Texts
+from processors.tables import NO_TEXT, Flags, Integers, Table, Texts, longer
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, LEVELS, NO_BUCKET, ORDERED_BY, Buckets
 from streams.ending import Stop
@@ -69,7 +69,7 @@ class Windows:
             events, seen, start = events.where(on_time), seen[on_time], start[on_time]
         groups, _ = self._groups.number(np.column_stack((start, events.keys[:, self._by])))
         if len(self._groups) > len(self._state):
-            self._state = _longer(self._state, 2 * len(self._groups))
+            self._state = longer(self._state, 2 * len(self._groups))
         merge_events(groups, self._state, events.cells, seen, self._program)
         for histograms in self._histograms.values():
             histograms.add(groups, events)
@@ -223,7 +223,7 @@ class Histograms:
             bucket = np.where(bucket <= 0, NO_BUCKET, (bits >> BUCKET_SHIFT) - FIRST_BUCKET)
         numbers, _ = self._buckets.number(np.column_stack((groups[known], bucket)))
         if len(self._buckets) > len(self._counts):
-            self._counts = _longer(self._counts, 2 * len(self._buckets))
+            self._counts = longer(self._counts, 2 * len(self._buckets))
         np.add.at(self._counts, numbers, 1)
 
     def renumber(self, groups: Integers) -> None:
@@ -263,12 +263,6 @@ def _with_lists(parts: Columns, lists: Mapping[str, tuple[Integers, Integers]]) 
         items.append(of)
         begin += len(of)
     return replace(parts, cells=cells, items=np.concatenate(items))
-
-
-def _longer(state: Integers, size: int) -> Integers:
-    longer = np.zeros((size, *state.shape[1:]), np.int64)
-    longer[: len(state)] = state
-    return longer
 
 
 @njit(nogil=True, cache=True)

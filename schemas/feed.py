@@ -27,14 +27,13 @@ from schemas.expressions import (
 )
 from schemas.fields import Record
 from schemas.measures import Measure
-from schemas.model import NAME, VERSIONED, DeclarationError, Field, Kind, fields_of
+from schemas.model import NAME, TEXTS, VERSIONED, DeclarationError, Field, Kind, fields_of, milliseconds
 from schemas.rules import Rule, read_by, rule_problems
 
 LONGEST_WINDOW = QUARTER = timedelta(minutes=15)
 #: Of all topics a feed ever had: ClickHouse keeps a partition's number in 16 bits.
 MOST_PARTITIONS = 2**16
-#: Kinds of fields that are texts, and of those that records are grouped by.
-TEXTS: tuple[Kind, ...] = ("string", "enum")
+#: Kinds of fields that records are grouped by.
 GROUPED: tuple[Kind, ...] = (*TEXTS, "int", "bool")
 #: Columns that every part of a window has on its topic, and every window in its view.
 _PART = ("window_start", "source_partition", "since", "version", "watermark", "events")
@@ -466,8 +465,3 @@ def _expression_problems(expression: Expression, known: Mapping[str, Field], wan
             yield f"{written(expression)}, which is a {found} and no {wanted}"
     except Mistyped as reason:
         yield f"{written(expression)}: {reason}"
-
-
-def milliseconds(span: timedelta) -> int:
-    """A span in whole milliseconds."""
-    return span // timedelta(milliseconds=1)

@@ -7,7 +7,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from enum import StrEnum
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -38,6 +38,8 @@ VERSIONED = re.compile(r".*_v[0-9]+")
 
 Kind = Literal["string", "uuid", "int", "float", "bool", "instant", "date", "enum", "place"]
 
+#: Kinds of fields that are texts.
+TEXTS: tuple[Kind, ...] = ("string", "enum")
 #: The two integers of 64 bits that are a UUID, as a column.
 UUID_HALVES = ("high", "low")
 #: What a field of several numbers is made of, as a column.
@@ -85,6 +87,11 @@ class Field:
     shape: Literal["area", "line"] | None = None
     default: Any = None
     has_default: bool = False
+
+
+def milliseconds(span: timedelta) -> int:
+    """A span in whole milliseconds."""
+    return span // timedelta(milliseconds=1)
 
 
 def fields_of(record: type[Record]) -> tuple[Field, ...]:

@@ -33,7 +33,7 @@ from schemas.expressions import (
     type_of,
     written,
 )
-from schemas.model import DeclarationError, Field, Kind
+from schemas.model import TEXTS, Field, Kind, milliseconds
 from schemas.reference import Reference
 
 #: How much memory one entity may take: hits of ``within`` that are kept.
@@ -250,7 +250,7 @@ class Rule:
             "keep": {name: _memory_definition(memory) for name, memory in self.keep.items()},
             "levels": [_level_definition(level) for level in self.levels],
             "shows": {name: written(value) for name, value in self.shows.items()},
-            "remembers_ms": _ms(self.remembers),
+            "remembers_ms": milliseconds(self.remembers),
         }
 
     def fingerprint(self, series: Mapping[str, Any]) -> str:
@@ -298,7 +298,7 @@ def _level_definition(level: Level) -> dict[str, Any]:
 
 
 def _held(held: Held) -> list[int | None]:
-    return [held.times, _ms(held.lasting), None if held.within is None else _ms(held.within)]
+    return [held.times, milliseconds(held.lasting), None if held.within is None else milliseconds(held.within)]
 
 
 def _memory_definition(memory: Memory) -> list[Any]:
@@ -308,11 +308,7 @@ def _memory_definition(memory: Memory) -> list[Any]:
         case Running(value, reset):
             return ["running total", written(value), None if reset is None else written(reset)]
         case Rate(value, per):
-            return ["rate", written(value), _ms(per)]
-
-
-def _ms(span: timedelta) -> int:
-    return span // timedelta(milliseconds=1)
+            return ["rate", written(value), milliseconds(per)]
 
 
 def rule_problems(rule: Rule, entity: tuple[str, ...], series: Mapping[str, Field]) -> Iterator[str]:
@@ -326,7 +322,7 @@ def rule_problems(rule: Rule, entity: tuple[str, ...], series: Mapping[str, Fiel
     if any(level.severity is Severity.UNKNOWN for level in rule.levels):
         yield f"{where} has to say how severe a level is"
     for name in rule.of or entity:
-        if name not in series or series[name].kind not in ("string", "enum") or series[name].nullable:
+        if name not in series or series[name].kind not in TEXTS or series[name].nullable:
             yield f"{where} is of {name}, which is no string or enum that is never null"
     if rule.of and not set(entity) <= set(rule.of):
         yield (
@@ -411,6 +407,6 @@ def _typed(expression: Expression, wanted: Type | None, known: Mapping[str, Fiel
 
 
 __all__ = [
-    "Condition", "DeclarationError", "Due", "Held", "Level", "Memory", "Rule", "above", "below", "previous", "rate",
+    "Condition", "Due", "Held", "Level", "Memory", "Rule", "above", "below", "previous", "rate",
     "running_total", "while_true",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from operations.positions import freeze, rebuilt, rebuilt_from
 from processors import partition as module
 from processors.badshare import BadShare, TooManyBad, block_size, most_bad
 from processors.partition import Output
+from processors.tables import FEW_TEXTS
 from schemas.feed import Aggregate, Feed
 from schemas.verdict import ahead_of_arrival
 from streams.deadletters import DeadLetter
@@ -204,7 +205,7 @@ def test_any_cut_into_batches_runs_and_flushes_gives_the_windows_of_the_referenc
     feed: Feed, base: int, data: st.DataObject
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "FEW_TEXTS", data.draw(st.sampled_from([0, module.FEW_TEXTS])))
+        patch.setattr(module, "FEW_TEXTS", data.draw(st.sampled_from([0, FEW_TEXTS])))
         here = world(feed, data.draw(logs(base)))
         live(here, data.draw(st.lists(steps, max_size=10)))
         here.committed = None

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from processors import partition as module
 from processors.partition import Output
+from processors.tables import FEW_TEXTS
 from schemas.alerts import Category, Severity
 from schemas.expressions import Absolute, Column, Present
 from schemas.feed import Feed
@@ -223,7 +224,7 @@ def live(here: World, life: Sequence[tuple[int, bool | float, bool]]) -> None:
 @given(st.data())
 def test_any_cut_kill_and_restart_says_what_the_reference_says(feed: Feed, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "FEW_TEXTS", data.draw(st.sampled_from([0, module.FEW_TEXTS])))
+        patch.setattr(module, "FEW_TEXTS", data.draw(st.sampled_from([0, FEW_TEXTS])))
         here = world(feed, data.draw(logs(NOON)), data.draw(versions_of_limits()))
         for life in data.draw(st.lists(st.lists(steps, max_size=8), max_size=4)):
             live(here, life)

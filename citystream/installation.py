@@ -15,6 +15,7 @@ from citystream.secrets import secret
 from citystream.settings import Settings, SettingsError, load_settings
 from schemas.catalogue import Catalogue, SchemaProblem
 from schemas.feed import Feed
+from schemas.question import Question
 from schemas.reference import Reference
 from streams.cluster import Cluster
 
@@ -48,6 +49,11 @@ class Installation:
     def references(self) -> dict[str, Reference]:
         """All declared tables of reference data."""
         return declared.references()
+
+    @cached_property
+    def questions(self) -> dict[str, Question]:
+        """All questions that departments ask."""
+        return declared.questions()
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -150,7 +156,7 @@ class Installation:
                 f"the tables and views here were made by a newer release: their layout is {found}, and this release "
                 f"knows up to {LAYOUT}; go on with that release or a later one, see Upgrades in docs/operator.md"
             )
-        migrate(owner, self.feeds.values(), self.dialect, say, self.references.values())
+        migrate(owner, self.feeds.values(), self.dialect, say, self.references.values(), self.questions.values())
         tables = topics.of_references(self.references.values(), self.feeds.values())
         created = topics.create(self.cluster, [*topics.topics(self.feeds.values()), *tables])
         if created:

@@ -18,6 +18,7 @@ from bench.city import ROW, ratios
 from citystream.rights import rights
 from citystream.settings import Settings, variable
 from docs import language
+from sinks.questions import question_columns
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("citystream", "operations", "simulation", "feeds", "processors", "sinks", "streams", "schemas")
@@ -173,9 +174,23 @@ def rights_table() -> str:
     )
 
 
+def asked() -> str:
+    """Every question that a department asks: what it asks, how, and the columns of the answer."""
+    parts = []
+    for question in declared.questions().values():
+        rows = [f"| `{column.name}` | {column.comment} |" for column in question_columns(question, Settings().timezone)]
+        parts += [
+            f"### {question.asks}\n",
+            f"```sql\n{question.query}\n```\n",
+            *("| column | meaning |", "| --- | --- |", *rows, ""),
+        ]
+    return "\n".join(parts).rstrip()
+
+
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"bench": measurements},
     "ARCHITECTURE.md": {"imports": import_graph},
+    "docs/analyst.md": {"questions": asked},
     "docs/operator.md": {"settings": settings_table, "brokers": brokers, "rights": rights_table},
     "docs/language.md": {
         "refused": language.refused,

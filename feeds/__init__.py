@@ -1,6 +1,6 @@
-"""What the city publishes: a folder a department, a file a feed or a table of reference data.
+"""What the city publishes: a folder a department, a file a feed or a table of reference data, one with its questions.
 
-``load`` and ``references`` find them; no name appears anywhere else.
+``load``, ``references`` and ``questions`` find them; no name appears anywhere else.
 """
 
 from __future__ import annotations
@@ -8,14 +8,20 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import traceback
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from schemas.feed import DeclarationError, Feed
+from schemas.question import Question
 from schemas.reference import Reference
 
 #: How the file of a table's rows may end, in the folder ``reference`` of its department.
 ROWS = (".csv", ".jsonl", ".geojson")
+#: The file of a department's questions.
+ASKED = "questions"
+
+Declared = Feed | Reference | Question
 
 
 def load() -> dict[str, Feed]:
@@ -43,6 +49,21 @@ def references() -> dict[str, Reference]:
     return {name: one for name, one in declarations()[0].items() if isinstance(one, Reference)}
 
 
+def questions() -> dict[str, Question]:
+    """Every question that a department asks, by its name.
+
+    Raises
+    ------
+    DeclarationError
+        One has the name of another view.
+    """
+    found = {name: one for name, one in declarations()[0].items() if isinstance(one, Question)}
+    taken = {view for one in declarations()[0].values() if not isinstance(one, Question) for view in one.views}
+    for name in sorted(found.keys() & taken):
+        raise DeclarationError(f"question {name}: it has the name of another view of city")
+    return found
+
+
 def rows_of(reference: Reference) -> Path | None:
     """The file of a table's rows in the folder of its department, if there is one."""
     for folder in __path__:
@@ -53,28 +74,40 @@ def rows_of(reference: Reference) -> Path | None:
 
 
 @cache
-def declarations() -> tuple[dict[str, Feed | Reference], dict[str, DeclarationError]]:
-    """Everything declared by the name of its file, and what is wrong with the others."""
-    found: dict[str, Feed | Reference] = {}
+def declarations() -> tuple[dict[str, Declared], dict[str, DeclarationError]]:
+    """Everything declared by its name, and what is wrong with the files of the others by theirs."""
+    found: dict[str, Declared] = {}
     wrong: dict[str, DeclarationError] = {}
     for module in pkgutil.walk_packages(__path__, "feeds."):
         if not module.ispkg:
             name = module.name.rpartition(".")[2]
             try:
-                found[name] = _declared(module.name, name)
+                declared = _declared(module.name, name)
+                for twice in declared.keys() & found.keys():
+                    raise DeclarationError(f"{twice} is declared twice")  # noqa: TRY301
+                found |= declared
             except Exception as error:  # noqa: BLE001  whatever a file raises is a mistake in that file
                 wrong[name] = _problem(f"{module.name.replace('.', '/')}.py", error)
     return found, wrong
 
 
-def _declared(module: str, name: str) -> Feed | Reference:
+def _declared(module: str, name: str) -> Mapping[str, Declared]:
     if module.count(".") != 2:
         raise DeclarationError(f"belongs into the folder of its department: feeds/<department>/{name}.py")
     file = importlib.import_module(module)
+    if name == ASKED:
+        return _asked(getattr(file, "QUESTIONS", ()))
     declared = getattr(file, "FEED", None) or getattr(file, "REFERENCE", None)
     if not isinstance(declared, Feed | Reference) or declared.name != name:
         raise DeclarationError(f"has to declare FEED = Feed(name='{name}', ...), or REFERENCE = Reference(...)")
-    return declared
+    return {name: declared}
+
+
+def _asked(asked: Sequence[Question]) -> Mapping[str, Question]:
+    found = {one.name: one for one in asked if isinstance(one, Question)}
+    if not found or len(found) < len(asked):
+        raise DeclarationError("has to declare QUESTIONS = (Question(...), ...), each with a name of its own")
+    return found
 
 
 def _problem(file: str, error: Exception) -> DeclarationError:

@@ -226,6 +226,13 @@ class Feed:
         return any(field.name == name for field in self.fields)
 
     @property
+    def views(self) -> list[str]:
+        """The names of all its views."""
+        states = [] if self.latest is None else ["now", "at"] if self.latest.active is None else ["now", "at", "active"]
+        own = [f"{self.name}_{ending}" for ending in ("conflicts", *states)]
+        return [self.name, *own, *(view for aggregate in self.aggregates for view in aggregate.views)]
+
+    @property
     def latest_by(self) -> str | None:
         """The field that tells the entities apart whose newest states have views; None if there are none."""
         return None if self.latest is None else self.latest.by or self.key

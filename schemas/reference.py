@@ -44,6 +44,11 @@ class Reference:
         for reason in _problems(self):
             raise DeclarationError(f"reference {self.name}: {reason}")
 
+    @property
+    def views(self) -> list[str]:
+        """The names of its views."""
+        return [self.name, f"{self.name}_at"]
+
     def field(self, name: str) -> Field:
         """The description of the field of a name."""
         return next(field for field in self.fields if field.name == name)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from schemas.feed import Feed
+from schemas.question import Question
 from schemas.reference import Reference
 from sinks import before, references
 from sinks.clickhouse import Server, patiently, waiting
 from sinks.dialect import Dialect
 from sinks.ledger_views import ledger_views
+from sinks.questions import ask_all
 from sinks.shown import Ask, show, shown
 from sinks.sql import literal
 from sinks.tables import feed_columns, feed_tables, shared_tables
@@ -85,6 +87,7 @@ def migrate(
     dialect: Dialect,
     say: Callable[[str], None],
     tables: Iterable[Reference] = (),
+    questions: Iterable[Question] = (),
 ) -> None:
     """Create what is missing; waits for a server that is away.
 
@@ -103,6 +106,7 @@ def migrate(
             ask(statement)
         for statement in [masked_view(feeds, dialect), *ledger_views(feeds, dialect)]:
             ask(statement)
+        ask_all(ask, questions, dialect)
         ask(f"INSERT INTO raw.layout (version) VALUES ({LAYOUT})")
 
 

@@ -275,12 +275,18 @@ def _come_to(aggregate: Aggregate, topic: FeedTopic) -> str:
 
 
 def view(
-    dialect: Dialect, name: str, columns: list[TableColumn], description: str, select: str, settings: str = FIXED
+    dialect: Dialect,
+    name: str,
+    columns: list[TableColumn],
+    description: str,
+    select: str,
+    settings: str = FIXED,
+    security: str = SECURITY,
 ) -> str:
-    """Statement creating a view that reads ``raw`` for whoever may ask it."""
+    """Statement creating a view, which reads ``raw`` for whoever may ask it."""
     body = ", ".join(f"{c.name} {c.type} COMMENT {literal(c.comment)}" for c in columns)
     return (
-        f"CREATE OR REPLACE VIEW {name}{dialect.everywhere} ({body}) {SECURITY} AS {select} {settings} "
+        f"CREATE OR REPLACE VIEW {name}{dialect.everywhere} ({body}) {security} AS {select} {settings} "
         f"COMMENT {literal(description)}"
     )
 

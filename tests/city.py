@@ -32,6 +32,7 @@ from citystream.stack.process import Launch, Process
 from citystream.stack.stack import Stack
 from schemas.catalogue import Catalogue, freeze
 from schemas.feed import Feed
+from schemas.question import Question
 from schemas.reference import Reference
 from simulation.faults import Fault
 from simulation.running import Simulation, SystemClock
@@ -115,6 +116,10 @@ class Deployed(Installation):
 
     @cached_property
     def references(self) -> dict[str, Reference]:
+        return {}
+
+    @cached_property
+    def questions(self) -> dict[str, Question]:
         return {}
 
     @cached_property

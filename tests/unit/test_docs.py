@@ -39,6 +39,7 @@ from schemas.record_codec import decode
 from simulation import simulator
 from sinks.clickhouse import patiently
 from sinks.clickhouse import waiting as waiting_for_clickhouse
+from sinks.questions import question_columns
 from sinks.references import view_columns as reference_view_columns
 from sinks.views import aggregate_view_columns, conflict_view_columns, view_columns
 from streams import publications, waiting
@@ -241,6 +242,8 @@ def columns() -> dict[str, set[str]]:
     for table in city.references.values():
         found[table.name] = {column.name for column in reference_view_columns(table, zone)}
         found[f"{table.name}_at"] = {*found[table.name], "t"}
+    for question in city.questions.values():
+        found[question.name] = {column.name for column in question_columns(question, zone)} | {*question.parameters}
     return found
 
 

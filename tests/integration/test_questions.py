@@ -1,0 +1,178 @@
+"""Questions on a real ClickHouse: each of a small made-up input, of which the answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from itertools import count
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import pytest
+
+import feeds
+from citystream.installation import Installation
+from schemas.feed import Feed
+from schemas.model import Field
+from schemas.question import Question
+from sinks.questions import ask_all
+
+pytestmark = pytest.mark.integration
+
+QUESTIONS = feeds.questions()
+ZONE = ZoneInfo("Asia/Shanghai")
+#: Midnight of the city's day that everything happens on.
+DAY = datetime(2026, 3, 2, tzinfo=ZONE)
+#: Of fields of which a row says nothing.
+PLAIN: Mapping[str, Any] = {"string": "it", "int": 0, "float": 0.0, "bool": False, "instant": DAY}
+
+Row = dict[str, Any]
+Connect = Callable[[str], Any]
+
+
+def at(clock: str) -> datetime:
+    """A time of the day, as 08:15 or 08:15:30."""
+    hours, minutes, seconds = (*map(int, clock.split(":")), 0)[:3]
+    return DAY + timedelta(hours=hours, minutes=minutes, seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is stored of each feed, and what is answered, from the beginning of the day to its end."""
+
+    stored: Mapping[str, Sequence[Row]]
+    answer: Sequence[tuple[Any, ...]]
+    parameters: Mapping[str, str] | None = None
+
+
+def full(clock: str, occupied: int, **more: Any) -> Row:
+    return {
+        "site_id": "p-1",
+        "total_spot_number": 100,
+        "occupied_spot_number": occupied,
+        "observed_at": at(clock),
+    } | more
+
+
+def alert(clock: str, does: str, severity: str, onset: str, entity: str, **more: Any) -> Row:
+    own = {"alert_id": f"{entity} {onset}", "sent": at(clock), "msg_type": does, "severity": severity}
+    return own | {"onset": at(onset), "rule": "congestion", "entity": entity} | more
+
+
+def call(clock: str, address: str, **more: Any) -> Row:
+    own = {"incident_id": f"{address} {clock}", "status": "reported", "changed_at": at(clock), "reported_at": at(clock)}
+    return own | {"address": address, "beat_id": "beat-1"} | more
+
+
+CASES: dict[str, Case] = {
+    "parking_minutes_full": Case(
+        {
+            "parking_site": [
+                full("08:00", 95), full("08:05", 96), full("08:10", 94), full("08:15", 100), full("08:20", 100),
+                full("08:30", 10), full("23:59", 100), full("24:00", 100),
+                full("08:00", 95, site_id="p-2", total_spot_number=None),
+            ]
+        },
+        [(date(2026, 3, 2), "p-1", 10 + 15 + 15, 60)],
+    ),
+    "traffic_congestion": Case(
+        {
+            "alert": [
+                alert("08:40", "Alert", "Moderate", "08:15", "s-1"), alert("09:10", "Update", "Severe", "08:15", "s-1"),
+                alert("10:00", "Cancel", "Severe", "08:15", "s-1"), alert("11:00", "Alert", "Moderate", "10:45", "s-1"),
+                alert("08:40", "Alert", "Moderate", "08:20", "s-2", rule="another"),
+                alert("24:10", "Alert", "Moderate", "23:50", "s-3"),
+            ]
+        },
+        [("s-1", at("08:15"), at("10:00"), "Severe"), ("s-1", at("10:45"), None, "Moderate")],
+    ),
+    "police_repeated_calls": Case(
+        {
+            "police_incident": [
+                call("08:00", "a" * 32), call("08:30", "a" * 32), call("08:59:59", "a" * 32, beat_id="beat-2"),
+                call("12:00", "a" * 32, status="closed"),
+                call("08:00", "b" * 32), call("08:30", "b" * 32), call("09:00", "b" * 32),
+            ]
+        },
+        [("a" * 32, "beat-2", 3, 3, at("08:00"), at("08:59:59"))],
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def city(stack: object, settings: Any) -> Iterator[Installation]:
+    """An installation with every view, whose tables are left empty."""
+    made = Installation(settings)
+    made.prepare(lambda _: None)
+    yield made
+    empty(made)
+
+
+def empty(city: Installation) -> None:
+    with city.server("owner").connect() as owner:
+        for name, feed in city.feeds.items():
+            for table in (name, *(aggregate.topic for aggregate in feed.aggregates)):
+                owner.execute(f"TRUNCATE TABLE raw.{table}")
+        owner.execute("ALTER TABLE raw.progress DELETE WHERE 1 SETTINGS mutations_sync = 2")
+
+
+def store(client: Any, feed: Feed, rows: Sequence[Row]) -> None:
+    """Rows that all came late, so that windows are made of them when somebody asks; event time has come far."""
+    numbers, now = count(), datetime.now(UTC)
+    made = []
+    for row in rows:
+        unknown = row.keys() - {field.name for field in feed.fields}
+        assert not unknown, unknown
+        number = next(numbers)
+        values = [value for field in feed.fields for value in cells(field, row, number)]
+        made.append((*values, 0, number, now, 2**61))
+    names = [name for field in feed.fields for name in columns(field)]
+    stored = ", ".join([*names, "source_partition", "source_offset", "arrived_at", "seen_before"])
+    client.execute(f"INSERT INTO raw.{feed.name} ({stored}) VALUES", made)
+    progress = [(one.topic, partition, 2**61) for one in feed.aggregates for partition in range(feed.partitions)]
+    client.execute("INSERT INTO raw.progress (aggregate, source_partition, watermark) VALUES", progress)
+
+
+def columns(field: Field) -> list[str]:
+    return [f"{field.name}_{part}" for part in ("longitude", "latitude")] if field.kind == "place" else [field.name]
+
+
+def cells(field: Field, row: Row, number: int) -> Sequence[Any]:
+    if field.kind == "place":
+        return row.get(field.name) or (None, None)
+    if field.kind == "uuid":
+        return [row.get(field.name, UUID(int=number + 1))]
+    default = field.symbols[0] if field.symbols else None if field.nullable else PLAIN[field.kind]
+    return [row.get(field.name, default)]
+
+
+def test_every_question_has_a_case() -> None:
+    assert CASES.keys() == QUESTIONS.keys()
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+def test_a_question_is_answered(city: Installation, connect: Connect, question: Question) -> None:
+    """By the analyst."""
+    case = CASES[question.name]
+    empty(city)
+    for feed, rows in case.stored.items():
+        store(connect("owner"), city.feeds[feed], rows)
+    span = {"since": f"{DAY:%F %T}", "until": f"{DAY + timedelta(days=1):%F %T}"}
+    values = {name: (case.parameters or span)[name] for name in question.parameters}
+    asked = ", ".join(f"{name}='{value}'" for name, value in values.items())
+    found = connect("analyst").execute(f"SELECT * FROM city.{question.name}{f'({asked})' if asked else ''}")
+    assert found == list(case.answer)
+
+
+def test_a_question_shows_nobody_more_than_they_may_see_and_goes_when_it_is_asked_no_more(
+    city: Installation, connect: Connect
+) -> None:
+    owner = connect("owner")
+    there = "SELECT name FROM system.tables WHERE database = 'city' AND position(create_table_query, 'INVOKER') > 0"
+    assert {name for (name,) in owner.execute(there)} == set(QUESTIONS)
+    first, *_ = QUESTIONS.values()
+    ask_all(owner.execute, [first], city.dialect)
+    assert owner.execute(there) == [(first.name,)]
+    ask_all(owner.execute, QUESTIONS.values(), city.dialect)

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from schemas.department import Department
 from schemas.expressions import Column
 from schemas.feed import Aggregate, Feed
 from schemas.fields import Count, EventId, Instant, Location, Place, Record, Text, Unit
@@ -23,6 +24,7 @@ from schemas.measures import Measure, count_where, quantiles, share, spread, tot
 from simulation import Simulator
 from simulation.world import HEIGHT, SOUTH, WEST, WIDTH, arrivals, event_id
 
+DEPARTMENT = Department(name="Bench", contact="bench@city.example", purpose="Measurements")
 ZONES = tuple(f"zone-{number:02d}" for number in range(12))
 
 
@@ -168,9 +170,8 @@ def _feed(name: str, kind: Kind, rate: float, disorder: int) -> Feed:
         record=kind.record,
         key="device_id",
         event_time="observed_at",
-        department="Bench",
+        department=DEPARTMENT,
         batch=1,
-        stage="connected",
         rate=rate,
         silence=timedelta(minutes=5),
         disorder=timedelta(seconds=disorder),

@@ -98,13 +98,13 @@ def rights(feeds: Iterable[Feed], references: Iterable[Reference] = ()) -> list[
     topics(PROCESSOR, write, tables)
     published = [feed for feed in feeds if not feed.by_workers]
     topics(CLOCK, write, clock.ticking(feeds))
-    for department in sorted({feed.department for feed in published}):
-        own = [topic_for(feed) for feed in published if feed.department == department]
+    for department in sorted({feed.department.name for feed in published}):
+        own = [topic_for(feed) for feed in published if feed.department.name == department]
         topics(publisher(department), write, [*own, publications.TOPIC])
         topics(publisher(department), read, [publications.TOPIC])
     for reference in references:
-        topics(publisher(reference.department), write, [reference.name])
-        topics(publisher(reference.department), read, [reference.name])
+        topics(publisher(reference.department.name), write, [reference.name])
+        topics(publisher(reference.department.name), read, [reference.name])
     return found
 
 

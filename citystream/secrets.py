@@ -71,7 +71,7 @@ def pseudonym_key(settings: Settings, feed: Feed) -> bytes | None:
     if not any(field.personal for field in feed.fields):
         return None
     try:
-        return department_key(secret(settings, "pseudonym_key"), feed.department)
+        return department_key(secret(settings, "pseudonym_key"), feed.department.name)
     except OtherDepartment as error:
         raise SettingsError(f"{variable('pseudonym_key')}: {error}") from None
 

@@ -103,7 +103,7 @@ class BadShare:
             )
 
     def _advice(self, cause: str) -> str:
-        who = self._feed.department
+        who = self._feed.department.name
         if ahead_of_arrival(self._feed) in cause:
             return f"The clock of {who} is probably fast: have it set by the network's time"
         return f"Have {who} mend the publisher, or freeze the schema it uses"

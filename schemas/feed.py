@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, Literal
 
+from schemas.department import Department, contract_problems
 from schemas.expressions import (
     Carried,
     Energy,
@@ -136,7 +137,11 @@ class Feed:
     ``outgrown`` are the topics of the feed before the present one, oldest first. ``open_groups`` is how many groups of
     an aggregate may be open in a partition, in all its windows together, or how many entities a rule may watch there:
     they are held in memory. ``alerts`` are the rules that its records are held to. One that is written ``by_workers``
-    is published by nobody else.
+    is published by nobody else. ``licence`` is the address of that under which anybody may have its data; without one
+    they are for the roles of the city.
+
+    ``department``, ``batch``, ``rate`` and ``silence`` are its contract. Whether it is connected is no part of it: that
+    is seen by what arrives (``sinks/catalogue.py``).
     """
 
     name: str
@@ -144,9 +149,8 @@ class Feed:
     record: type[Record]
     key: str
     event_time: str
-    department: str
+    department: Department
     batch: int
-    stage: str
     rate: float
     silence: timedelta
     disorder: timedelta
@@ -164,6 +168,7 @@ class Feed:
     bad_ratio: float = 0.5
     open_groups: int = 100_000
     by_workers: bool = False
+    licence: str | None = None
     fields: tuple[Field, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -333,6 +338,9 @@ def _place_problems(feed: Feed) -> Iterator[str]:
 
 
 def _setting_problems(feed: Feed) -> Iterator[str]:
+    yield from contract_problems(feed.batch, feed.licence, [field.name for field in feed.fields if field.personal])
+    if feed.rate <= 0 or feed.silence <= timedelta(0):
+        yield "rate and silence have to be more than nothing"
     if feed.disorder < timedelta(0) or feed.lateness < timedelta(0):
         yield "disorder and lateness cannot be negative"
     if feed.allowance < timedelta(0):

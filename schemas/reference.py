@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from schemas.department import Department, contract_problems
 from schemas.fields import Record
 from schemas.model import NAME, VERSIONED, DeclarationError, Field, Kind, fields_of
 
@@ -28,15 +29,18 @@ class Reference:
     instants, a row holds for events from the one until before the other; null is open. Of the rows of a key that hold,
     the one that begins last is taken: a row for an evening stands before the one for always. A row that is published
     with the key and beginning of another one takes its place, and a file without it takes it away.
+    ``licence`` is the address of that under which anybody may have it; without one it is for the roles of the city.
     """
 
     name: str
     description: str
     record: type[Record]
     key: tuple[str, ...]
-    department: str
+    department: Department
+    batch: int = 1
     valid_from: str | None = None
     valid_to: str | None = None
+    licence: str | None = None
     fields: tuple[Field, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +60,7 @@ class Reference:
 
 def _problems(reference: Reference) -> Iterator[str]:
     known = {field.name: field for field in reference.fields}
+    yield from contract_problems(reference.batch, reference.licence, [])
     if not NAME.fullmatch(reference.name) or VERSIONED.fullmatch(reference.name):
         yield "a name is lower-case words joined by underscores, without a version"
     if not reference.key:

@@ -42,7 +42,7 @@ def list_feeds(output: OutputOption = Output.TABLE) -> None:
     Example: citystream feeds list
     """
     feeds = Installation.load().feeds.values()
-    rows = [_summary(feed) for feed in sorted(feeds, key=lambda f: (f.batch, f.department, f.name))]
+    rows = [_summary(feed) for feed in sorted(feeds, key=lambda f: (f.batch, f.department.name, f.name))]
     if output is Output.JSON:
         _print_json(rows)
     else:
@@ -87,7 +87,7 @@ def department_key(feed: Annotated[str, typer.Argument(help="A feed with persona
     key = pseudonym_key(city.settings, chosen)
     if key is None:
         raise SettingsError(f"{feed} has no personal fields and needs no key")
-    typer.echo(handed_out(key, chosen.department))
+    typer.echo(handed_out(key, chosen.department.name))
     typer.echo(f"citystream: its pseudonyms begin with {key_id(key)}", err=True)
 
 
@@ -95,6 +95,9 @@ def describe(feed: Feed, catalogue: Catalogue, timezone: str) -> dict[str, Any]:
     """Everything about a feed as plain data; spans in seconds, column comments with units in brackets."""
     return {
         **_summary(feed),
+        "contact": feed.department.contact,
+        "purpose": feed.department.purpose,
+        "licence": feed.licence,
         "key": feed.key,
         "event_time": feed.event_time,
         "disorder_seconds": feed.disorder.total_seconds(),
@@ -112,9 +115,8 @@ def describe(feed: Feed, catalogue: Catalogue, timezone: str) -> dict[str, Any]:
 def _summary(feed: Feed) -> dict[str, Any]:
     return {
         "name": feed.name,
-        "department": feed.department,
+        "department": feed.department.name,
         "batch": feed.batch,
-        "stage": feed.stage,
         "events_per_second": feed.rate,
         "silence_seconds": feed.silence.total_seconds(),
         "retention_days": feed.retention / timedelta(days=1),

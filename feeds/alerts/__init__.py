@@ -1,3 +1,7 @@
 """What the rules of all departments raise."""
 
-DEPARTMENT = "Operations centre"
+from schemas.department import Department
+
+DEPARTMENT = Department(
+    name="Operations centre", contact="duty@operations-centre.example", purpose="Watching over the city"
+)

@@ -20,7 +20,6 @@ FEED = Feed(
     event_time="sent",
     department=DEPARTMENT,
     batch=1,
-    stage="connected",
     rate=0.1,
     silence=timedelta(days=1),
     disorder=timedelta(minutes=5),

@@ -51,7 +51,6 @@ FEED = Feed(
     event_time="observed_at",
     department=DEPARTMENT,
     batch=1,
-    stage="connected",
     rate=10,
     silence=timedelta(minutes=5),
     disorder=timedelta(seconds=30),

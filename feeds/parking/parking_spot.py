@@ -45,7 +45,6 @@ FEED = Feed(
     event_time="observed_at",
     department=DEPARTMENT,
     batch=1,
-    stage="connected",
     rate=60,
     silence=timedelta(minutes=2),
     disorder=timedelta(seconds=10),

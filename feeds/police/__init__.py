@@ -1,3 +1,5 @@
 """Police."""
 
-DEPARTMENT = "Police"
+from schemas.department import Department
+
+DEPARTMENT = Department(name="Police", contact="data@police.example", purpose="Answering calls, and planning of beats")

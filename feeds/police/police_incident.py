@@ -72,7 +72,6 @@ FEED = Feed(
     event_time="changed_at",
     department=DEPARTMENT,
     batch=2,
-    stage="connected",
     rate=1,
     silence=timedelta(minutes=5),
     disorder=timedelta(seconds=30),

@@ -90,7 +90,6 @@ FEED = Feed(
     event_time="date_observed_to",
     department=DEPARTMENT,
     batch=1,
-    stage="connected",
     rate=1300 * 8 / 60,
     silence=timedelta(minutes=3),
     disorder=timedelta(seconds=10),

@@ -51,7 +51,7 @@ FEED = replace(
 )
 """
 #: The declaration of alerts, in a city that has no other of the project's feeds.
-ALERTS = inspect.getsource(alert).replace("from feeds.alerts import DEPARTMENT\n", 'DEPARTMENT = "City"\n')
+ALERTS = inspect.getsource(alert).replace("from feeds.alerts", "from bench.made_up")
 
 
 @pytest.fixture(scope="module")

@@ -39,8 +39,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 from bench.made_up import FEEDS
+from schemas.department import Department
 
-FEED = replace(FEEDS[{OTHER!r}], department="Another", delay=timedelta(minutes=1))
+OTHERS = Department(name="Another", contact="another@city.example", purpose="Tests")
+FEED = replace(FEEDS[{OTHER!r}], department=OTHERS, delay=timedelta(minutes=1))
 """
 
 
@@ -72,7 +74,7 @@ class Secured(City):
 
     def department(self, feed: str) -> str:
         """The user that publishes a feed."""
-        return publisher(self.installation.feeds[feed].department)
+        return publisher(self.installation.feeds[feed].department.name)
 
 
 @pytest.fixture

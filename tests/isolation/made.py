@@ -12,6 +12,7 @@ from uuid import UUID
 
 from pydantic import Field
 
+from schemas.department import Department
 from schemas.expressions import Column
 from schemas.feed import Aggregate, Feed
 from schemas.fields import EventId, Instant, Record, Text, Unit
@@ -52,9 +53,8 @@ def _feed(name: str) -> Feed:
         record=Report,
         key="device_id",
         event_time="observed_at",
-        department=f"The {name} department",
+        department=Department(name=f"The {name} department", contact=f"{name}@city.example", purpose="Tests"),
         batch=1,
-        stage="connected",
         rate=RATE,
         silence=timedelta(hours=1),
         disorder=timedelta(seconds=2),

@@ -15,6 +15,7 @@ from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.fields import Area, Day, Instant, Line, Location, Record, Text, Unit
 from schemas.reference import Reference
 from schemas.reference_rows import encoded
+from tests.reference.toy import DEPARTMENT
 
 GRACE_MS = 10_000
 
@@ -47,7 +48,7 @@ REFERENCE = Reference(
     description="Limits of toy sites",
     record=Limit,
     key=("site_id", "floor"),
-    department="Toys",
+    department=DEPARTMENT,
     valid_from="begins",
     valid_to="ends",
 )

@@ -12,12 +12,14 @@ from pydantic import Field
 
 from schemas.avro import aggregate_schema, feed_schema, tick_schema
 from schemas.catalogue import TICK, Catalogue, FrozenSchema
+from schemas.department import Department
 from schemas.expressions import Column, When
 from schemas.feed import Aggregate, Feed, NotAfter, RollUp
 from schemas.fields import Day, EventId, Instant, Location, Record, Text, Unit
 from schemas.measures import count_where, energy_mean, first, last, quantiles, ratio, share, spread, total
 from schemas.record_codec import encode
 
+DEPARTMENT = Department(name="Toys", contact="toys@city.example", purpose="Tests")
 SECOND = 1000
 #: An instant on no border of anything, in ms.
 NOON = int(datetime(2024, 5, 1, 12, tzinfo=UTC).timestamp()) * SECOND
@@ -58,9 +60,8 @@ FEED = Feed(
     record=Toy,
     key="device_id",
     event_time="observed_at",
-    department="Toys",
+    department=DEPARTMENT,
     batch=1,
-    stage="connected",
     rate=1.0,
     silence=timedelta(minutes=1),
     disorder=timedelta(seconds=2),

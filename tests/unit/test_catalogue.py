@@ -14,6 +14,7 @@ import feeds as declared
 from schemas import catalogue as module
 from schemas.avro import feed_schema, field_of
 from schemas.catalogue import AHEAD, Catalogue, FrozenSchema, SchemaProblem, check, freeze
+from schemas.department import Department
 from schemas.expressions import Column
 from schemas.feed import Aggregate, Feed
 from schemas.fields import Day, EventId, Instant, Location, Record
@@ -55,9 +56,8 @@ def toy(**changes: Any) -> dict[str, Feed]:
         record=create_model("Report", __base__=Report, **changes) if changes else Report,
         key="device_id",
         event_time="observed_at",
-        department="Works",
+        department=Department(name="Works", contact="works@city.example", purpose="Tests"),
         batch=1,
-        stage="trial",
         rate=1,
         silence=timedelta(minutes=1),
         disorder=timedelta(0),

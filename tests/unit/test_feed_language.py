@@ -338,6 +338,10 @@ MISTYPED = [
         ({"lateness": timedelta(seconds=-1)}, "disorder and lateness cannot be negative"),
         ({"bad_ratio": 0.0}, "bad_ratio is a share between 0 and 1"),
         ({"bad_ratio": 1.1}, "bad_ratio is a share between 0 and 1"),
+        ({"batch": 0}, "batch is a number from 1 on"),
+        ({"rate": 0.0}, "rate and silence have to be more than nothing"),
+        ({"silence": timedelta(0)}, "rate and silence have to be more than nothing"),
+        ({"licence": "mine"}, "the licence 'mine' is no address of its text that begins with https://"),
         ({"open_groups": 0}, "open_groups is a number from 1 on"),
         ({"partitions": 0}, "a topic has at least one partition"),
         ({"outgrown": (Outgrown(partitions=0, until=instant(NOON)),)}, "a topic has at least one partition"),
@@ -598,7 +602,14 @@ def test_another_key_changes_the_definition() -> None:
 
 def test_what_results_do_not_depend_on_leaves_the_definition() -> None:
     changed = replace(
-        FEED, latest=Latest(), department="Others", rate=5.0, silence=timedelta(days=1), retention=timedelta(days=1)
+        FEED,
+        latest=Latest(),
+        department=replace(FEED.department, name="Others"),
+        batch=2,
+        rate=5.0,
+        silence=timedelta(days=1),
+        retention=timedelta(days=1),
+        licence="https://example.org/open",
     )
     assert changed.definition == FEED.definition == replace(FEED).definition
 
@@ -620,6 +631,19 @@ def test_a_pseudonym_keeps_the_bounds_of_the_shortest_personal_field_there_may_b
     model = one_field(Annotated[str, Personal(), Field(min_length=32, max_length=32, description=D)])
     assert fields_of(model)[0].personal
     assert model.model_validate({"it": pseudonym(b"k" * 32, "Wensan Road 1")})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"name": " "}, "needs a name"),
+        ({"contact": "the third door"}, "is no mail address, and no web page that begins with https://"),
+        ({"purpose": ""}, "needs a purpose"),
+    ],
+)
+def test_a_department_that_says_too_little_is_refused(changes: dict[str, str], reason: str) -> None:
+    with pytest.raises(DeclarationError, match=reason):
+        replace(FEED.department, **changes)
 
 
 @pytest.mark.parametrize(("pause_ms", "silent"), [(0, False), (60_000, False), (60_001, True)])

@@ -92,5 +92,7 @@ def test_the_key_of_a_feed_is_the_same_from_the_citys_and_from_what_was_handed_o
 
     assert pseudonym_key(of(CITY), POLICE) == KEY == pseudonym_key(of(handed_out(KEY, "Police")), POLICE)
     with pytest.raises(SettingsError, match=r"^CITYSTREAM_PSEUDONYM_KEY: the pseudonym key is that of Police"):
-        pseudonym_key(of(handed_out(KEY, "Police")), replace(POLICE, department="Courts"))
+        pseudonym_key(
+            of(handed_out(KEY, "Police")), replace(POLICE, department=replace(POLICE.department, name="Courts"))
+        )
     assert pseudonym_key(Settings(home=tmp_path), feeds.load()["traffic_flow"]) is None

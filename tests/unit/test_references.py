@@ -45,7 +45,7 @@ class AreaOf(Record):
     shape: Annotated[Area, Field(description="Where it is")]
 
 
-AREAS = Reference(name="toy_area", description="Areas", record=AreaOf, key=("name",), department="Toys")
+AREAS = Reference(name="toy_area", description="Areas", record=AreaOf, key=("name",), department=toy.DEPARTMENT)
 FROZEN_AREAS = FrozenSchema(8, AREAS.name, 1, feed_schema(AREAS))
 
 times = st.integers(0, 8).map(lambda n: n * 1000)

@@ -24,7 +24,7 @@ def may(operation: ACLOperation, user: str) -> set[str]:
 def test_a_topic_of_records_is_written_by_its_department_and_where_it_asks_for_ticks_by_the_clock() -> None:
     for feed in PUBLISHED:
         writers = {r.user for r in rights(FEEDS) if r.operation is ACLOperation.WRITE and r.name == feed.name}
-        assert writers == {publisher(feed.department)} | ({CLOCK} if feed.delay is not None else set())
+        assert writers == {publisher(feed.department.name)} | ({CLOCK} if feed.delay is not None else set())
 
 
 def test_windows_alerts_positions_and_dead_letters_are_written_by_workers_alone() -> None:
@@ -48,7 +48,7 @@ def test_a_feed_that_grew_is_written_where_it_is_now_and_read_wherever_it_was() 
     old, new = feed_topics(grown)
     found = {(r.user, r.operation) for r in rights([grown]) if r.name == old}
     assert found == {("processor", ACLOperation.READ), ("sink", ACLOperation.READ)}
-    assert (publisher(grown.department), ACLOperation.WRITE) in {
+    assert (publisher(grown.department.name), ACLOperation.WRITE) in {
         (r.user, r.operation) for r in rights([grown]) if r.name == new
     }
 

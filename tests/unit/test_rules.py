@@ -42,7 +42,7 @@ from tests.columns import Staged, process
 from tests.reference.partition import truth
 from tests.reference.rules import Told, Version, alerts_of, known_of
 from tests.reference.streams import ARRIVED_AFTER, Log, logs
-from tests.reference.toy import FEED, NOON, Mood, instant
+from tests.reference.toy import DEPARTMENT, FEED, NOON, Mood, instant
 from tests.unit.test_partition import Decoding, next_run
 
 SECOND = timedelta(seconds=1)
@@ -68,7 +68,7 @@ class Limit(Record):
 
 
 LIMITS = Reference(
-    name="limits", description="Limits", record=Limit, key=("device_id",), department="Toys", valid_from="valid_from",
+    name="limits", description="Limits", record=Limit, key=("device_id",), department=DEPARTMENT, valid_from="valid_from",
     valid_to="valid_to",
 )  # fmt: skip
 LIMIT = lookup(LIMITS, Column("device_id"))

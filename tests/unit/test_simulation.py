@@ -20,6 +20,7 @@ from pydantic import Field
 import feeds
 from schemas.avro import feed_schema
 from schemas.catalogue import Catalogue, FrozenSchema
+from schemas.department import Department
 from schemas.feed import Feed
 from schemas.fields import EventId, Instant, Personal, Record, Text
 from schemas.record_codec import decode
@@ -62,9 +63,8 @@ def declare(name: str) -> Feed:
         record=Fix,
         key="device",
         event_time="at",
-        department="Test",
+        department=Department(name="Test", contact="test@city.example", purpose="Tests"),
         batch=1,
-        stage="connected",
         rate=1,
         silence=timedelta(seconds=30),
         disorder=timedelta(seconds=10),

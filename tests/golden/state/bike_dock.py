@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from schemas.department import Department
 from schemas.expressions import Column
 from schemas.feed import Aggregate, Feed, NotAfter
 from schemas.fields import EventId, Instant, Record, Text
@@ -50,9 +51,8 @@ FEED = Feed(
     record=BikeDock,
     key="dock_id",
     event_time="changed_at",
-    department="Bikes",
+    department=Department(name="Bikes", contact="bikes@city.example", purpose="Lending bikes"),
     batch=1,
-    stage="connected",
     rate=10.0,
     silence=timedelta(minutes=5),
     disorder=timedelta(seconds=2),

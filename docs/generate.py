@@ -202,6 +202,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "roll-ups": language.roll_ups,
         "states": language.states,
         "observed": language.observed,
+        "looked up": language.looked_up,
         "rules": language.of_rules,
         "refused rule": language.refused_rule,
     },

@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import takewhile
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
+from pydantic import Field
 
 import feeds
 from schemas import expressions, feed, measures, rules
 from schemas.alerts import Category, Severity
 from schemas.expressions import Column, Expression, to_polars
 from schemas.feed import Aggregate, DeclarationError, Latest, RollUp
+from schemas.fields import Record, Text, Unit
+from schemas.reference import Reference
 from schemas.rules import Condition, Due, Level, Memory, Rule
+from tests.reference.partition import LOOK_UP
 from tests.reference.results import results_of
 from tests.reference.rules import Observation, Told, alerts, kept
 
@@ -36,7 +40,7 @@ MEASURES = (
 )  # fmt: skip
 WATCHED = (
     rules.Rule, rules.Level, rules.above, rules.below, rules.while_true, rules.Held, rules.Due, rules.previous,
-    rules.running_total, rules.rate,
+    rules.running_total, rules.rate, rules.lookup,
 )  # fmt: skip
 SIGNS = {
     "__add__": "+", "__sub__": "-", "__mul__": "*", "__truediv__": "/", "__lt__": "<", "__le__": "<=", "__gt__": ">",
@@ -63,6 +67,18 @@ OBSERVED: dict[int, dict[str, Any]] = {
     60: {"level": 2, "status": "closed"},
     100: {"level": 5, "status": "calm"},
 }
+
+
+class Limit(Record):
+    """How high a level may be."""
+
+    status: Annotated[Text, Field(description="Status")]
+    most: Annotated[int, Field(description="Level"), Unit("1")]
+
+
+#: What examples of rules look up, and its rows.
+LIMITS = Reference(name="limits", description="Limits", record=Limit, key=("status",), department="Toys")
+ROWS = [{"status": "busy", "most": 6}, {"status": "calm", "most": 4}]
 
 
 def refused() -> str:
@@ -119,6 +135,11 @@ def observed() -> str:
     return _table(["observed_at", *OBSERVED[0]], rows)
 
 
+def looked_up() -> str:
+    """What rules look up here, as a table."""
+    return _table(ROWS[0], (row.values() for row in ROWS))
+
+
 def of_rules() -> str:
     """What a rule is made of."""
     return "\n\n".join(_word(word, _of_observations) for word in WATCHED)
@@ -138,9 +159,9 @@ def _word(word: Callable[..., Any], work_out: Callable[[Any], str]) -> str:
     before, _, rest = (inspect.getdoc(word) or "").partition(">>> ")
     first, *lines = rest.split("\n")
     more = [line.removeprefix("... ") for line in takewhile(lambda line: line.startswith("... "), lines)]
-    example, after = "\n".join([first, *more]), "\n".join(lines[len(more) :])
+    example, after = "\n".join([first, *more]), "\n".join(lines[len(more) :]).partition("\nRaises\n")[0]
     name = SIGNS.get(word.__name__, word.__name__)
-    names = {**vars(expressions), **vars(measures), **vars(feed), **vars(rules)}
+    names = {**vars(expressions), **vars(measures), **vars(feed), **vars(rules), "LIMITS": LIMITS}
     found = work_out(eval(example, names))  # noqa: S307 - this project's own docstring
     texts = [f"### `{name}`", _plain(before), f"```python\n{example}\n```", found, _plain(after)]
     return "\n\n".join(filter(None, texts))
@@ -167,9 +188,10 @@ def _of_groups(aggregate: Aggregate) -> str:
 
 
 def _of_observations(word: Memory | Rule | Level | Condition | Due) -> str:
+    own = {"device_id": "d-1", LOOK_UP: _look_up}
     rows = [
-        Observation(NOON + 1000 * second, (), {**values, "observed_at": NOON + 1000 * second, "device_id": "d-1"})
-        for second, values in OBSERVED.items()
+        Observation(at, (), {**values, "observed_at": at, **own})
+        for at, values in ((NOON + 1000 * second, values) for second, values in OBSERVED.items())
     ]
     if isinstance(word, Memory):
         return "At the records above: " + ", ".join(f"`{_shown(value)}`" for value in kept(word, rows))
@@ -177,6 +199,10 @@ def _of_observations(word: Memory | Rule | Level | Condition | Due) -> str:
     if not isinstance(level, Rule):
         level = Rule(name="of", headline="It", category=Category.OTHER, levels=(level,))
     return _messages(level, alerts(level, ("device_id",), rows, NOON + 1000 * THROUGH))
+
+
+def _look_up(_table: str, key: tuple[Any, ...], name: str) -> Any:
+    return next((row[name] for row in ROWS if row["status"] == key[0]), None)
 
 
 def _messages(rule: Rule, told: Iterable[Told]) -> str:

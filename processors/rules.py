@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from processors import automata
 from processors.observations import Numbers, Observations
 from processors.programs import Programs, substituted
 from processors.tables import Integers, Table, Texts, longer
-from schemas.expressions import Column, Component, Expression
+from schemas.expressions import Column, Component, Constant, Expression, LookedUp, When, written
 from schemas.feed import Feed, milliseconds
 from schemas.rules import Due, Held, Memory, Previous, Rate, Rule, Running
 from streams.ending import Stop
@@ -81,7 +81,7 @@ class Compiled:
         self.programs = Programs(series.values, series.texts, {name: n for n, name in enumerate(rule.keep)})
         self.memories = np.array([self._memory(one) for one in rule.keep.values()], np.int64).reshape(-1, 6)
         #: Those that keep the number of a text.
-        self.text_memories = [n for n, one in enumerate(rule.keep.values()) if _is_text(one, series)]
+        self.text_memories = [*_texts_kept(rule, series)]
         self.levels = np.zeros((len(rule.levels), automata.LEVEL_COLUMNS), np.int64)
         shows = {name: self._program(value) for name, value in rule.shows.items()}
         for n, level in enumerate(rule.levels):
@@ -118,9 +118,23 @@ class Compiled:
                 return [automata.RATE, *self._program(value), *NONE, milliseconds(per)]
 
 
-def _is_text(memory: Memory, series: Series) -> bool:
-    value = memory.value
-    return isinstance(memory, Previous) and isinstance(value, Column) and value.name in series.texts
+def _texts_kept(rule: Rule, series: Series) -> Iterator[int]:
+    texts = {*series.texts}
+    for n, (name, memory) in enumerate(rule.keep.items()):
+        if isinstance(memory, Previous) and _is_text(memory.value, texts):
+            texts.add(name)
+            yield n
+
+
+def _is_text(value: Expression, texts: Collection[str]) -> bool:
+    match value:
+        case When(_, then):
+            return _is_text(then, texts)
+        case Column() | LookedUp():
+            return written(value) in texts
+        case Constant(constant):
+            return isinstance(constant, str)
+    return False
 
 
 def _held(held: Held) -> list[int]:

@@ -93,7 +93,9 @@ class Lookup:
 
 
 def lookup(reference: Reference, *keys: Column) -> Lookup:
-    """The row of a table of reference data that counts for a record, as ``lookup(LIMITS, SITE).column("full")``.
+    """The row of a table of reference data that counts for a record; ``column`` is a field of it.
+
+    >>> above(Column("level"), lookup(LIMITS, Column("status")).column("most"))
 
     It is the row of these keys as it was known when the record arrived, and that holds at its event time. Where there
     is none all its columns are null: an entity that is not in the table, or not any more, is not judged.
@@ -227,9 +229,10 @@ class Rule:
     ... )
 
     ``headline`` is what an alert says. ``of`` are the fields that make an entity, the feed's key or the groups of the
-    aggregate unless they are given. ``keep`` names what is remembered of it, which expressions then read as columns; it
-    is worked out at every observation. ``shows`` are numbers an alert carries. ``levels`` go from the mildest to the
-    gravest. An entity without an alert that nothing is due of is forgotten when it was not observed for ``remembers``.
+    aggregate unless they are given. ``keep`` names what is remembered of it, which expressions then read as columns,
+    and so does what is kept behind it; it is worked out at every observation. ``shows`` are numbers an alert carries.
+    ``levels`` go from the mildest to the gravest. An entity without an alert that nothing is due of is forgotten when
+    it was not observed for ``remembers``.
     """
 
     name: str
@@ -247,9 +250,9 @@ class Rule:
         return {
             "name": self.name,
             "of": list(self.of),
-            "keep": {name: _memory_definition(memory) for name, memory in self.keep.items()},
+            "keep": [[name, *_memory_definition(memory)] for name, memory in self.keep.items()],
             "levels": [_level_definition(level) for level in self.levels],
-            "shows": {name: written(value) for name, value in self.shows.items()},
+            "shows": [[name, written(value)] for name, value in self.shows.items()],
             "remembers_ms": milliseconds(self.remembers),
         }
 
@@ -340,20 +343,28 @@ def rule_problems(rule: Rule, entity: tuple[str, ...], series: Mapping[str, Fiel
 
 
 def _keep_problems(rule: Rule, series: Mapping[str, Field]) -> Iterator[str]:
+    known = dict(series)
     for name, memory in rule.keep.items():
         if name in series:
             yield f"keeps {name}, which is a column already"
         wanted: Type | None = None if isinstance(memory, Previous) else "number"
-        yield from (f"keeps of {name} {reason}" for reason in _typed(memory.value, wanted, series))
+        yield from (f"keeps of {name} {reason}" for reason in _typed(memory.value, wanted, known))
         if isinstance(memory, Running) and memory.reset is not None:
-            yield from (f"resets {name} by {reason}" for reason in _typed(memory.reset, "condition", series))
+            yield from (f"resets {name} by {reason}" for reason in _typed(memory.reset, "condition", known))
         if isinstance(memory, Rate) and memory.per <= timedelta(0):
             yield f"keeps {name} per no time"
+        known[name] = _kept_field(name, memory, known)
+    for leaf in (leaf for leaf in read_by(rule) if isinstance(leaf, LookedUp)):
+        for key in (key.name for key in leaf.keys if key.name in rule.keep):
+            yield f"looks up {written(leaf)} by {key}, which it keeps and is no field of the record"
 
 
 def kept_fields(rule: Rule, series: Mapping[str, Field]) -> dict[str, Field]:
     """What a rule keeps, as columns."""
-    return {name: _kept_field(name, memory, series) for name, memory in rule.keep.items()}
+    known = dict(series)
+    for name, memory in rule.keep.items():
+        known[name] = _kept_field(name, memory, known)
+    return {name: known[name] for name in rule.keep}
 
 
 def _kept_field(name: str, memory: Memory, series: Mapping[str, Field]) -> Field:
@@ -407,6 +418,6 @@ def _typed(expression: Expression, wanted: Type | None, known: Mapping[str, Fiel
 
 
 __all__ = [
-    "Condition", "Due", "Held", "Level", "Memory", "Rule", "above", "below", "previous", "rate",
+    "Condition", "Due", "Held", "Level", "Memory", "Rule", "above", "below", "lookup", "previous", "rate",
     "running_total", "while_true",
 ]  # fmt: skip

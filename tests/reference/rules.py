@@ -111,7 +111,9 @@ class _Entity:
         forgotten = self.observed is not None and now - self.observed >= self.rule.remembers // MILLISECOND
         if forgotten and self.severity is None and all(one.due is None for one in self.levels):
             self.__init__(self.rule, self.whose)  # type: ignore[misc]
-        known = {**values, **{name: self.remember(name, one, now, values) for name, one in self.rule.keep.items()}}
+        known = dict(values)
+        for name, memory in self.rule.keep.items():
+            known[name] = self.remember(name, memory, now, known)
         for level in self.levels:
             level.see(now, known)
         self.numbers = {name: evaluate(value, known) for name, value in self.rule.shows.items()}

@@ -22,6 +22,7 @@ from pydantic import (
     field_validator,
 )
 
+from feeds.parking.parking_limit import REFERENCE
 from schemas.alerts import Category, Severity
 from schemas.avro import feed_schema
 from schemas.catalogue import FrozenSchema
@@ -47,7 +48,7 @@ from schemas.measures import Measure, count_where, quantiles, spread, total
 from schemas.model import fields_of
 from schemas.pseudonyms import pseudonym
 from schemas.record_codec import encode
-from schemas.rules import Due, Held, Level, Memory, Rule, above, previous, rate, running_total, while_true
+from schemas.rules import Due, Held, Level, Memory, Rule, above, lookup, previous, rate, running_total, while_true
 from streams.wire.column_reader import ColumnReader
 from tests.reference.toy import FEED, NOON, Mood, Toy, instant, record
 
@@ -431,6 +432,7 @@ def held(**changes: Any) -> Rule:
     return rule(replace(HIGH, clear=Held(**changes)))
 
 
+FULL_OF = lookup(REFERENCE, Column("kept"))
 WITHIN = "the rule r at Minor is held within a time, which takes two times at least, some time, and no lasting"
 RULES_REFUSED = [
     (rule(levels=()), "the rule r has no level"),
@@ -451,6 +453,12 @@ RULES_REFUSED = [
     (keeping(running_total(LEVEL, reset=LEVEL)), "the rule r resets kept by level, which is a number and no condition"),
     (keeping(rate(OPEN, per=timedelta(1))), "the rule r keeps of kept open, which is a condition and no number"),
     (keeping(rate(LEVEL, per=timedelta(0))), "the rule r keeps kept per no time"),
+    (rule(keep={"first": previous(Column("second")), "second": previous(LEVEL)}),
+     "the rule r keeps of first second: second is no field of the record"),
+    (rule(keep={"first": previous(MOOD), "second": running_total(Column("first"))}),
+     "the rule r keeps of second first, which is a text and no number"),
+    (rule(replace(HIGH, when=above(LEVEL, FULL_OF.column("full"))), keep={"kept": previous(Column("device_id"))}),
+     "the rule r looks up parking_limit[kept].full by kept, which it keeps and is no field of the record"),
     (rule(replace(DUE, when=Due(at=MOOD))), "the rule r at Minor is due at mood, which is a text and no number"),
     (rule(replace(DUE, when=Due(at=LEVEL, start=LEVEL))),
      "the rule r at Minor waits for level, which is a number and no condition"),

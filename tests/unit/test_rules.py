@@ -17,7 +17,7 @@ from processors import partition as module
 from processors.partition import Output
 from processors.tables import FEW_TEXTS
 from schemas.alerts import Category, Severity
-from schemas.expressions import Absolute, Column, Present
+from schemas.expressions import Absolute, Column, Present, When
 from schemas.feed import Feed
 from schemas.fields import Instant, Record, Text, Unit
 from schemas.reference import Reference
@@ -104,6 +104,25 @@ RULES = (
         shows={"net": Column("net")},
     ),
     rule("steep", minor(while_true(Column("slope") > 1)), keep={"slope": rate(LEVEL, per=SECOND)}),
+    rule(
+        "back",
+        minor(while_true(Column("before_that").equals(MOOD) & ~Column("before").equals(MOOD))),
+        keep={"before": previous(When(LEVEL < 8, MOOD)), "before_that": previous(Column("before"))},
+    ),
+    rule(
+        "drifted",
+        minor(above(Absolute(Column("drift")), 6, release=2)),
+        keep={
+            "was": previous(LEVEL),
+            "was_at": previous(AT),
+            "before": previous(MOOD),
+            "drift": running_total(
+                When(AT - Column("was_at") <= 1500, LEVEL - Column("was")), reset=~MOOD.equals(Column("before"))
+            ),
+            "speed": rate(Column("drift"), per=SECOND),
+        },
+        shows={"drift": Column("drift"), "speed": Column("speed")},
+    ),
     rule("unknown", minor(while_true(~Present(LOAD))), remembers=2 * SECOND),
     rule("short", minor(above(LEVEL, 3), held=Held(times=3)), remembers=SECOND),
 )

@@ -68,8 +68,8 @@ class Limit(Record):
 
 
 LIMITS = Reference(
-    name="limits", description="Limits", record=Limit, key=("device_id",), department=DEPARTMENT, valid_from="valid_from",
-    valid_to="valid_to",
+    name="limits", description="Limits", record=Limit, key=("device_id",), department=DEPARTMENT,
+    valid_from="valid_from", valid_to="valid_to",
 )  # fmt: skip
 LIMIT = lookup(LIMITS, Column("device_id"))
 

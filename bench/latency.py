@@ -10,6 +10,7 @@ from uuid import UUID
 from bench.process import FEED
 from citystream.installation import Installation
 from simulation import simulator
+from simulation.world import World
 from streams.publisher import Producer, Publisher
 
 LOOK_EVERY_SECONDS = 0.02
@@ -20,7 +21,7 @@ def probe(city: Installation, probes: int) -> list[float]:
     """Seconds each of some probes took from publishing to being counted in the view of a one-minute window."""
     feed, random = city.feeds[FEED], Random(1)
     client = city.server("operator").connect()
-    template = next(simulator(feed)(datetime.now(UTC), random))
+    template = next(simulator(feed)(World(datetime.now(UTC), 1)))
     waits = []
     with Publisher(Producer(city.cluster), feed, city.catalogue.latest(FEED), None) as publisher:
         for number in range(probes):

@@ -28,6 +28,7 @@ from schemas.record_codec import encode
 from schemas.verdict import instant_ms
 from simulation import simulator
 from simulation.faults import Fault, Sending, corrupted, plan
+from simulation.world import World
 from streams.publisher import topic_for
 
 #: Event time at which it begins: seven in the morning of a weekday in the city.
@@ -92,10 +93,11 @@ def make(city: Installation, file: Path, seconds: float, every: int) -> None:
 
 
 def _made(city: Installation, feed: Feed, every: int) -> Iterator[Made]:
-    random, harm = (Random(f"{SEED}/{feed.name}/{purpose}") for purpose in ("events", "harm"))
+    world = World(START, SEED)
+    harm = world.random(f"{feed.name}/harm")
     frozen, topic = city.catalogue.latest(feed.name), topic_for(feed)
     simulate = made_up.SIMULATORS.get(feed.name) or simulator(feed)
-    records = (record for number, record in enumerate(simulate(START, random)) if number % every == 0)
+    records = (record for number, record in enumerate(simulate(world)) if number % every == 0)
     for sending in plan(feed, records, SHARES, harm, lambda: START):
         values = replaced(feed, KEY, sending.record.model_dump())
         value = encode(frozen, values)

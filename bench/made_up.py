@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from random import Random
@@ -22,7 +22,7 @@ from schemas.feed import Aggregate, Feed
 from schemas.fields import Count, EventId, Instant, Location, Place, Record, Text, Unit
 from schemas.measures import Measure, count_where, quantiles, share, spread, total
 from simulation import Simulator
-from simulation.world import HEIGHT, SOUTH, WEST, WIDTH, arrivals, event_id
+from simulation.world import HEIGHT, SOUTH, WEST, WIDTH, World, arrivals, event_id
 
 DEPARTMENT = Department(name="Bench", contact="bench@city.example", purpose="Measurements")
 ZONES = tuple(f"zone-{number:02d}" for number in range(12))
@@ -139,9 +139,10 @@ SHAPES: dict[str, tuple[Kind, float, int, int]] = {
 }
 
 
-def _simulator(kind: Kind, rate: float, devices: int) -> Simulator:
-    def simulate(start: datetime, random: Random) -> Iterator[Record]:
-        for at in arrivals(start, random, lambda _: rate):
+def _simulator(name: str, kind: Kind, rate: float, devices: int) -> Simulator:
+    def simulate(world: World) -> Iterator[Record]:
+        random = world.random(name)
+        for at in arrivals(world.start, random, lambda _: rate):
             device = random.randrange(devices)
             values = {
                 "event_id": event_id(random),
@@ -181,7 +182,7 @@ def _feed(name: str, kind: Kind, rate: float, disorder: int) -> Feed:
 
 
 FEEDS = {name: _feed(name, kind, rate, disorder) for name, (kind, rate, _, disorder) in SHAPES.items()}
-SIMULATORS = {name: _simulator(kind, rate, devices) for name, (kind, rate, devices, _) in SHAPES.items()}
+SIMULATORS = {name: _simulator(name, kind, rate, devices) for name, (kind, rate, devices, _) in SHAPES.items()}
 
 
 def declarations(names: Iterable[str], module: str = __name__) -> dict[str, str]:

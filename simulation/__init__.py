@@ -7,17 +7,17 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from random import Random
 
 from schemas.feed import Feed
 from schemas.fields import Record
 from simulation.plausible import records
+from simulation.world import World
 
-#: When a feed's first record happens, and from which chance it comes.
-START, SEED = datetime(2026, 1, 5, tzinfo=UTC), 0
+#: The world of samples.
+FIRST = World(datetime(2026, 1, 5, tzinfo=UTC), 0)
 
-#: Yields records in order of event time, from a start on, for ever; the same for the same source of chance.
-Simulator = Callable[[datetime, Random], Iterator[Record]]
+#: Yields what a feed tells of a world, in order of event time, from its start on, for ever.
+Simulator = Callable[[World], Iterator[Record]]
 
 
 def simulator(feed: Feed) -> Simulator:
@@ -31,4 +31,4 @@ def simulator(feed: Feed) -> Simulator:
 
 def first(feed: Feed) -> Record:
     """The first record of a feed, the same each time."""
-    return next(iter(simulator(feed)(START, Random(SEED))))
+    return next(iter(simulator(feed)(FIRST)))

@@ -13,6 +13,7 @@ from typing import Any
 
 from schemas.feed import Feed
 from schemas.fields import Record
+from simulation.world import whole_ms
 
 
 class Fault(StrEnum):
@@ -121,7 +122,7 @@ def plan(
                 delay(number, record, Fault.DUPLICATES, random.choice((0, 1)) * random.random() * LONGEST_REPEAT)
             case Fault.SKEW:
                 ahead = feed.allowance + timedelta(minutes=1) + LONGEST_SKEW * random.random()
-                wrong = _whole_ms(max(at, now()) + ahead)
+                wrong = whole_ms(max(at, now()) + ahead)
                 yield Sending(at, record.model_copy(update={feed.event_time: wrong}), Fault.SKEW)
             case fault:
                 yield Sending(at, record, fault)
@@ -164,7 +165,3 @@ def _event_time(feed: Feed, record: Record) -> datetime:
     value: Any = getattr(record, feed.event_time)
     assert isinstance(value, datetime)
     return value
-
-
-def _whole_ms(at: datetime) -> datetime:
-    return at.replace(microsecond=at.microsecond // 1000 * 1000)

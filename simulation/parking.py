@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, cycle
 from random import Random
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from feeds.parking.parking_site import ParkingSite
 from feeds.parking.parking_spot import ParkingSpot, SpotStatus
 from schemas.fields import Place
-from simulation.world import HEIGHT, SOUTH, WEST, WIDTH, arrivals, bump, city_hour, event_id, poisson
+from simulation.world import World, area, arrivals, bump, city_hour, event_id, place
 
 SITES = 600
 REPORT_EVERY = timedelta(minutes=1)
@@ -26,6 +26,8 @@ RATE = 60.0
 #: Share of changes that are a sensor failing or coming back, a spot being closed or opened, and about how many are so.
 OUT_OF_USE_CHANGES = 0.004
 OUT_OF_USE = 500
+#: Nothing but an incident fills a car park further than this, nor do its drivers want more.
+CALM = 0.84
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Site:
     use: Use
     spots: int
     demand: float
+    area: str
     place: Place
     has_gate_counter: bool
     has_display: bool
@@ -56,7 +59,8 @@ def sites() -> tuple[Site, ...]:
                 use=random.choice(uses),
                 spots=random.randint(100, 1900),
                 demand=0.8 + 0.2 * east + random.uniform(-0.1, 0.1),
-                place=Place(longitude=round(WEST + WIDTH * east, 6), latitude=round(SOUTH + HEIGHT * north, 6)),
+                area=area(east, north),
+                place=place(east, north),
                 has_gate_counter=random.random() < 0.9,
                 has_display=random.random() < 0.95,
                 tells_total=number % 20 != 19,
@@ -66,47 +70,21 @@ def sites() -> tuple[Site, ...]:
 
 
 def fullness(site: Site, at: datetime) -> float:
-    """Share of its spots that drivers want at a time; above 1 at the sights on a fine weekend."""
+    """Share of its spots that drivers want at a time; most at the sights on a fine weekend."""
     hour, weekend = city_hour(at)
     match site.use:
         case "homes":
-            wanted = 0.95 - (0.25 if weekend else 0.5) * bump(hour, 13.5, 5)
+            wanted = 0.75 - (0.2 if weekend else 0.4) * bump(hour, 13.5, 5)
         case "offices":
-            wanted = 0.1 + (0.1 if weekend else 0.8) * bump(hour, 13, 5)
+            wanted = 0.1 + (0.1 if weekend else 0.65) * bump(hour, 13, 5)
         case "shops":
-            wanted = 0.1 + (0.75 if weekend else 0.4) * bump(hour, 15, 4) + 0.2 * bump(hour, 19.5, 2)
+            wanted = 0.1 + (0.6 if weekend else 0.3) * bump(hour, 15, 4) + 0.15 * bump(hour, 19.5, 2)
         case "sights":
-            wanted = 0.05 + (0.95 if weekend else 0.55) * bump(hour, 13.5, 4)
-    return site.demand * wanted
+            wanted = 0.05 + (0.75 if weekend else 0.45) * bump(hour, 13.5, 4)
+    return min(CALM, site.demand * wanted)
 
 
-def parking_site(start: datetime, random: Random) -> Iterator[ParkingSite]:
-    """600 car parks around the West Lake, each reporting once a minute; what is taken follows the gate counts."""
-    taken = [round(site.spots * fullness(site, start) * random.uniform(0.95, 1.05)) for site in sites()]
-    begin = start
-    while True:
-        for number, site in enumerate(sites()):
-            at = begin + timedelta(milliseconds=number * 60_000 // SITES)
-            missing = site.spots * fullness(site, at) - taken[number]
-            churn = site.spots * 0.002
-            entrances = poisson(random, churn + max(missing, 0) * 0.05)
-            exits = min(taken[number] + entrances, poisson(random, churn + max(-missing, 0) * 0.05))
-            taken[number] += entrances - exits
-            yield ParkingSite(
-                event_id=event_id(random),
-                site_id=site.id,
-                total_spot_number=site.spots if site.tells_total else None,
-                occupied_spot_number=taken[number],
-                available_spot_number=max(0, site.spots - taken[number]) if site.has_display else None,
-                vehicle_entrance_count=entrances if site.has_gate_counter else None,
-                vehicle_exit_count=exits if site.has_gate_counter else None,
-                observed_at=at,
-                place=site.place,
-            )
-        begin += REPORT_EVERY
-
-
-def _changes(at: datetime) -> float:
+def _rate(at: datetime) -> float:
     """Changes a second: five times the mean in the rush hours, a broad noon at weekends."""
     hour, weekend = city_hour(at)
     if weekend:
@@ -114,56 +92,126 @@ def _changes(at: datetime) -> float:
     return RATE * (0.52 + 4.5 * (bump(hour, 8, 0.7) + bump(hour, 18, 0.7)))
 
 
-class _Lot:
+class Lot:
     """The spots of one site."""
 
-    def __init__(self, site: Site, at: datetime, random: Random) -> None:
+    def __init__(self, site: Site, at: datetime) -> None:
         self.site = site
-        wanted = fullness(site, at)
-        self.states = [SpotStatus.OCCUPIED if random.random() < wanted else SpotStatus.FREE for _ in range(site.spots)]
-        self.taken = self.states.count(SpotStatus.OCCUPIED)
+        taken = round(site.spots * fullness(site, at))
+        self.occupied, self.free = list(range(taken)), list(range(taken, site.spots))
 
-    def pick(self, at: datetime, random: Random) -> tuple[int, SpotStatus]:
-        """A spot and what it becomes: drivers come while the site is emptier than wanted, and go while it is fuller."""
-        missing = fullness(self.site, at) - self.taken / self.site.spots
-        before = SpotStatus.FREE if random.random() < 0.5 + 4 * missing else SpotStatus.OCCUPIED
-        for _ in range(50):
-            spot = random.randrange(self.site.spots)
-            if self.states[spot] is before:
-                break
-        return spot, SpotStatus.OCCUPIED if self.states[spot] is SpotStatus.FREE else SpotStatus.FREE
-
-    def set(self, spot: int, status: SpotStatus) -> None:
-        """Change a spot."""
-        self.taken += (status is SpotStatus.OCCUPIED) - (self.states[spot] is SpotStatus.OCCUPIED)
-        self.states[spot] = status
+    def fills(self, at: datetime, random: Random) -> bool:
+        """Whether the next driver comes: more do while the site is emptier than wanted, and go while it is fuller."""
+        taken = len(self.occupied)
+        missing = fullness(self.site, at) - taken / self.site.spots
+        return taken + 1 <= CALM * self.site.spots and random.random() < 0.5 + 4 * missing
 
 
-def parking_spot(start: datetime, random: Random) -> Iterator[ParkingSpot]:
-    """The 600,000 spots of the car parks that report as parking_site, each as full as its car park is wanted."""
-    lots = [_Lot(site, start, random) for site in sites()]
-    weights = list(accumulate(site.spots for site in sites()))
-    out_of_use: deque[tuple[_Lot, int]] = deque()
-    for at in arrivals(start, random, _changes):
+class Change(NamedTuple):
+    """What a spot becomes, and how many cars came for it: one, none, or one less as it goes."""
+
+    at: datetime
+    site: Site
+    spot: int
+    status: SpotStatus
+    cars: int = 0
+
+
+def _one_of(spots: list[int], random: Random) -> int:
+    """Take one out of some spots."""
+    at = random.randrange(len(spots))
+    spots[at], spots[-1] = spots[-1], spots[at]
+    return spots.pop()
+
+
+def _drive(at: datetime, lot: Lot, random: Random, *, fills: bool) -> Iterator[Change]:
+    """A car comes or goes, if there is a spot or a car for it."""
+    before, after = (lot.free, lot.occupied) if fills else (lot.occupied, lot.free)
+    if before:
+        spot = _one_of(before, random)
+        after.append(spot)
+        yield (
+            Change(at, lot.site, spot, SpotStatus.OCCUPIED, 1)
+            if fills
+            else Change(at, lot.site, spot, SpotStatus.FREE, -1)
+        )
+
+
+def changes(world: World) -> Iterator[Change]:
+    """Every change of a spot, as cars come and go, sensors fail and spots are closed: what both feeds tell of."""
+    random, lots = world.random("cars"), [Lot(site, world.start) for site in sites()]
+    weights = list(accumulate(lot.site.spots for lot in lots))
+    out_of_use: deque[tuple[Lot, int]] = deque()
+    for at in arrivals(world.start, random, _rate):
+        lot = random.choices(lots, cum_weights=weights)[0]
         if random.random() >= OUT_OF_USE_CHANGES:
-            lot = random.choices(lots, cum_weights=weights)[0]
-            spot, status = lot.pick(at, random)
+            yield from _drive(at, lot, random, fills=lot.fills(at, random))
         elif len(out_of_use) > random.randrange(2 * OUT_OF_USE):
-            (lot, spot), status = out_of_use.popleft(), SpotStatus.FREE
-        else:
-            lot = random.choices(lots, cum_weights=weights)[0]
-            spot, status = random.randrange(lot.site.spots), random.choice((SpotStatus.CLOSED, SpotStatus.UNKNOWN))
+            lot, spot = out_of_use.popleft()
+            lot.free.append(spot)
+            yield Change(at, lot.site, spot, SpotStatus.FREE)
+        elif lot.free:
+            spot = _one_of(lot.free, random)
             out_of_use.append((lot, spot))
-        if lot.states[spot] is status:
-            continue
-        lot.set(spot, status)
+            yield Change(at, lot.site, spot, random.choice((SpotStatus.CLOSED, SpotStatus.UNKNOWN)))
+
+
+@dataclass
+class Count:
+    """What a car park knows of itself: spots taken and free, and cars that came and went since its last report."""
+
+    taken: int
+    free: int
+    came: int = 0
+    went: int = 0
+
+    def take(self, change: Change) -> None:
+        """Count a change."""
+        self.taken += change.cars
+        self.came += change.cars > 0
+        self.went += change.cars < 0
+        self.free += 1 if change.status is SpotStatus.FREE else -1
+
+
+def parking_site(world: World) -> Iterator[ParkingSite]:
+    """600 car parks around the West Lake, each reporting once a minute what is taken, and what came and went since."""
+    random = world.random("parking_site")
+    lots = (Lot(site, world.start) for site in sites())
+    counts = {lot.site.id: Count(len(lot.occupied), len(lot.free)) for lot in lots}
+    coming = changes(world)
+    change = next(coming)
+    for turn, site in enumerate(cycle(sites())):
+        at = world.start + turn * REPORT_EVERY / SITES
+        while change.at <= at:
+            counts[change.site.id].take(change)
+            change = next(coming)
+        now = counts[site.id]
+        yield ParkingSite(
+            event_id=event_id(random),
+            site_id=site.id,
+            total_spot_number=site.spots if site.tells_total else None,
+            occupied_spot_number=now.taken,
+            available_spot_number=now.free if site.has_display else None,
+            vehicle_entrance_count=now.came if site.has_gate_counter else None,
+            vehicle_exit_count=now.went if site.has_gate_counter else None,
+            observed_at=at,
+            place=site.place,
+        )
+        counts[site.id] = Count(now.taken, now.free)
+
+
+def parking_spot(world: World) -> Iterator[ParkingSpot]:
+    """The 600,000 spots of the car parks that report as parking_site, each as full as its car park is wanted."""
+    random = world.random("parking_spot")
+    for change in changes(world):
+        site = change.site
         yield ParkingSpot(
             event_id=event_id(random),
-            site_id=lot.site.id,
-            spot_id=f"{lot.site.id}-{spot:04d}",
-            status=status,
-            observed_at=at,
-            place=lot.site.place,
+            site_id=site.id,
+            spot_id=f"{site.id}-{change.spot:04d}",
+            status=change.status,
+            observed_at=change.at,
+            place=site.place,
         )
 
 

@@ -13,7 +13,7 @@ from rstr import Rstr
 from schemas.feed import Feed
 from schemas.fields import INT32, Record
 from schemas.model import Field
-from simulation.world import HEIGHT, SOUTH, WEST, WIDTH, arrivals, event_id
+from simulation.world import World, arrivals, event_id, place
 
 #: How many entities a feed tells of, and other texts a field holds.
 ENTITIES = 40
@@ -23,9 +23,10 @@ UNKNOWN = 0.05
 HIGH = 1000
 
 
-def records(feed: Feed, start: datetime, random: Random) -> Iterator[Record]:
+def records(feed: Feed, world: World) -> Iterator[Record]:
     """Valid records at the declared rate: each value between its bounds, every instant that of the event."""
-    for at in arrivals(start, random, lambda _: feed.rate):
+    random = world.random(feed.name)
+    for at in arrivals(world.start, random, lambda _: feed.rate):
         value = {field.name: _value(field, feed, at, random) for field in feed.fields}
         yield feed.record.model_validate_json(json.dumps(value))
 
@@ -54,8 +55,7 @@ def _value(field: Field, feed: Feed, at: datetime, random: Random) -> Any:
         case "enum":
             return random.choice(field.symbols)
         case "place":
-            east, north = random.random(), random.random()
-            return {"longitude": round(WEST + WIDTH * east, 6), "latitude": round(SOUTH + HEIGHT * north, 6)}
+            return place(random.random(), random.random()).model_dump()
 
 
 def _text(field: Field, random: Random) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import cycle
+from operator import attrgetter
 from random import Random
 
-from feeds.police.police_incident import IncidentStatus, PoliceIncident
-from schemas.fields import Place
-from simulation.world import HEIGHT, SOUTH, WEST, WIDTH, arrivals, bump, city_hour, event_id
+from feeds.police.police_incident import MOST_WAIT, IncidentStatus, PoliceIncident
+from simulation.world import COLUMNS, World, area, arrivals, bump, city_hour, event_id, in_order, place
 
 #: Records a second, the mean of a day; four to an incident.
 RATE = 1.0
 STEPS = (IncidentStatus.REPORTED, IncidentStatus.DISPATCHED, IncidentStatus.ON_SCENE, IncidentStatus.CLOSED)
-BEATS = 24
+#: A patrol is on its way within this share of the longest wait that is allowed, but for an incident that is staged.
+CALM = 0.9
 STREETS = ("Wensan Road", "Tianmushan Road", "Shuguang Road", "Longjing Road", "Gudun Road", "Lingyin Road")
 #: Category: how often of 100, and its usual priority.
 CATEGORIES = {
@@ -41,25 +42,27 @@ def _steps(at: datetime, remoteness: float, priority: int | None, random: Random
     hour, weekend = city_hour(at)
     traffic = 1 if weekend else 1 + 0.6 * (bump(hour, 8, 1.5) + bump(hour, 18, 1.5))
     medians = (40 * (priority or 3) ** 0.7, 420 * remoteness * traffic, 1500)
+    longest = (CALM * (priority or 1) * MOST_WAIT / 1000, 3600, 3600)
     yield at
-    for median in medians:
-        at += timedelta(milliseconds=round(1000 * min(3600, random.lognormvariate(0, 0.45) * median)))
+    for median, most in zip(medians, longest, strict=True):
+        at += timedelta(milliseconds=round(1000 * min(most, random.lognormvariate(0, 0.45) * median)))
         yield at
 
 
-def _incident(at: datetime, random: Random) -> Iterator[PoliceIncident]:
+def _addresses(random: Random) -> Iterator[str]:
+    """Where calls come from, each as long after its last call as any other."""
+    addresses = [f"{street} {number}" for street in STREETS for number in range(1, 401)]
+    random.shuffle(addresses)
+    return cycle(addresses)
+
+
+def _incident(at: datetime, address: str, random: Random) -> Iterator[PoliceIncident]:
     """The records of one incident."""
-    beat = random.randrange(BEATS)
     category = random.choices(list(CATEGORIES), [often for often, _ in CATEGORIES.values()])[0]
     priority = CATEGORIES[category][1]
     incident = f"xihu-{at:%Y%m%d}-{random.getrandbits(40):010x}"
-    column, row = beat % 6, beat // 6
-    place = Place(
-        longitude=round(WEST + WIDTH * (column + random.random()) / 6, 6),
-        latitude=round(SOUTH + HEIGHT * (row + random.random()) / 4, 6),
-    )
-    address = f"{random.choice(STREETS)} {random.randint(1, 400)}"
-    steps = _steps(at, 0.8 + 0.1 * abs(column - 3), priority, random)
+    east, north = random.random(), random.random()
+    steps = _steps(at, 0.8 + 0.1 * abs(int(COLUMNS * east) - COLUMNS // 2), priority, random)
     for status, changed in zip(STEPS, steps, strict=True):
         yield PoliceIncident(
             event_id=event_id(random),
@@ -69,21 +72,20 @@ def _incident(at: datetime, random: Random) -> Iterator[PoliceIncident]:
             status=status,
             changed_at=changed,
             reported_at=at,
-            beat_id=f"xihu-beat-{beat + 1:02d}",
+            beat_id=area(east, north),
             address=address,
-            place=place,
+            place=place(east, north),
         )
 
 
-def police_incident(start: datetime, random: Random) -> Iterator[PoliceIncident]:
+def police_incident(world: World) -> Iterator[PoliceIncident]:
     """24 beats around the West Lake; each incident is reported, dispatched to, reached and closed."""
-    waiting: list[tuple[datetime, str, PoliceIncident]] = []
-    for at in arrivals(start - BEFORE, random, _reports):
-        while waiting and waiting[0][0] <= at:
-            yield heapq.heappop(waiting)[2]
-        for record in _incident(at, random):
-            if record.changed_at >= start:
-                heapq.heappush(waiting, (record.changed_at, record.event_id, record))
+    random = world.random("police_incident")
+    reports = zip(arrivals(world.start - BEFORE, random, _reports), _addresses(random), strict=False)
+    incidents = (list(_incident(at, address, random)) for at, address in reports)
+    for record in in_order(incidents, attrgetter("changed_at")):
+        if record.changed_at >= world.start:
+            yield record
 
 
 SIMULATORS = {"police_incident": police_incident}

@@ -15,6 +15,7 @@ from typing import Protocol
 from schemas.feed import Feed
 from simulation import Simulator, simulator
 from simulation.faults import Fault, Sending, corrupted, plan
+from simulation.world import World, whole_ms
 from streams.publisher import Publisher
 
 
@@ -92,15 +93,14 @@ class Simulation:
         clock: Clock,
         simulator: Callable[[Feed], Simulator] = simulator,
     ) -> None:
-        self._start = start.astimezone(UTC).replace(microsecond=start.microsecond // 1000 * 1000)
+        self._world = World(whole_ms(start), seed)
         self._rate = rate
-        self._seed = seed
         self._faults = faults
         self._clock = clock
         self._simulator = simulator
         self._feeds = list(feeds)
         self._tallies = {
-            feed.name: Tally(publishers[feed.name], self._random(f"{feed.name}/harm")) for feed in self._feeds
+            feed.name: Tally(publishers[feed.name], self._world.random(f"{feed.name}/harm")) for feed in self._feeds
         }
 
     def run(self, events: int | None = None, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -124,20 +124,15 @@ class Simulation:
         ]
 
     def _sendings(self, feed: Feed) -> Iterator[tuple[Sending, Tally]]:
-        records = self._simulator(feed)(self._start, self._random(feed.name))
-        tally = self._tallies[feed.name]
-        for sending in plan(feed, records, self._faults, self._random(f"{feed.name}/faults"), self._clock.now):
+        records, tally = self._simulator(feed)(self._world), self._tallies[feed.name]
+        for sending in plan(feed, records, self._faults, self._world.random(f"{feed.name}/faults"), self._clock.now):
             yield sending, tally
-
-    def _random(self, purpose: str) -> Random:
-        """A source for each purpose, so that a feed is the same whatever runs beside it."""
-        return Random(f"{self._seed}/{self._start.isoformat()}/{purpose}")
 
     def _moment(self, due: datetime, begun: datetime) -> datetime:
         """When something is sent that is due in the simulation."""
         if self._rate is None:
             return due
-        return max(due, begun + (due - self._start) / self._rate)
+        return max(due, begun + (due - self._world.start) / self._rate)
 
     def _wait(self, moment: datetime, stopped: Callable[[], bool]) -> bool:
         """Wait for a moment; false if the run was stopped."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from itertools import islice
-from random import Random
 from types import ModuleType
 
 from numba.core.dispatcher import Dispatcher
@@ -21,6 +20,7 @@ from schemas.pseudonyms import replaced
 from schemas.record_codec import encode
 from schemas.verdict import instant_ms
 from simulation import simulator
+from simulation.world import World
 from sinks.topic_rows import FeedReader, PartReader, Unread
 from streams.decode import Decoder
 from streams.feed_topics import topic_of
@@ -40,7 +40,7 @@ RECORDS = 300
 def take_all_ways(feed: Feed, catalogue: Catalogue) -> None:
     """Process and store records of a feed, every tenth of them cut off."""
     frozen = catalogue.latest(feed.name)
-    simulated = islice(simulator(feed)(START, Random(1)), RECORDS)
+    simulated = islice(simulator(feed)(World(START, 1)), RECORDS)
     made = [replaced(feed, bytes(32), record.model_dump()) for record in simulated]
     values = [(one[feed.key].encode(), encode(frozen, one)) for one in made]
     arrived = max(instant_ms(one[feed.event_time]) for one in made)

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from itertools import islice
-from random import Random
 from threading import Event
 from typing import Any
 
@@ -22,6 +21,7 @@ from schemas.feed import milliseconds
 from schemas.fields import INSTANTS, Record
 from schemas.record_codec import encode, prefix
 from simulation import simulator
+from simulation.world import World
 from sinks.ledger import Account, accounts
 from sinks.queries import quarantine
 from streams.deadletters import LONGEST, TOPIC, DeadLetter
@@ -47,7 +47,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
 def simulated(city: City, seed: int, count: int) -> list[Any]:
     """Records of the feed in a window of their own for each seed."""
     simulate = simulator(city.installation.feeds[FEED])
-    return list(islice(simulate(START + seed * timedelta(hours=1), Random(seed)), count))
+    return list(islice(simulate(World(START + seed * timedelta(hours=1), seed)), count))
 
 
 def producer(city: City, transaction: str | None = None) -> KafkaProducer:

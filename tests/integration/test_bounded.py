@@ -7,7 +7,6 @@ import time
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from random import Random
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -19,6 +18,7 @@ from citystream.stack import clickhouse
 from citystream.stack.stack import Stack
 from schemas.record_codec import encode
 from simulation import simulator
+from simulation.world import World
 from sinks.ledger import accounts
 from streams.lag import measure
 from streams.transport.sending import Packed, Sender
@@ -41,7 +41,7 @@ def body(city: City) -> Body:
     """Records of a batch; sent again and again, they are repeats."""
     feed, frozen = city.installation.feeds[FEED], city.installation.catalogue.latest(FEED)
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 2**20)
-    for number, record in enumerate(islice(simulator(feed)(START, Random(1)), RECORDS)):
+    for number, record in enumerate(islice(simulator(feed)(World(START, 1)), RECORDS)):
         taken = builder.append(number, 0, getattr(record, feed.key).encode(), encode(frozen, record), [])
         assert taken is not None
     return Body(bytes(builder.build())[HEADER.size :], RECORDS)

@@ -8,7 +8,6 @@ from contextlib import closing, contextmanager
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from random import Random
 from threading import Event, Thread
 from typing import Any
 
@@ -19,6 +18,7 @@ from schemas.catalogue import FrozenSchema, freeze
 from schemas.feed import Feed
 from schemas.fields import Record
 from simulation import simulator
+from simulation.world import World
 from streams.publisher import Producer, Publisher
 from tests.city import START, WORKERS, City, copy_sources, declare_only, feed_file, feed_in, feeds_in, own_city
 
@@ -147,7 +147,7 @@ class Load:
         key = load_secrets(self._city.settings).pseudonym_key.get_secret_value().encode()
         with closing(Producer(self._city.installation.cluster)) as producer:
             olds, news = (Publisher(producer, f, v, key) for f, v in ((feed, old), (self._newer, self._frozen)))
-            ordinary, changed = simulator(feed)(START, Random(1)), self._changed()
+            ordinary, changed = simulator(feed)(World(START, 1)), self._changed()
             while not self._end.wait(0.1):
                 for record in islice(ordinary, AT_ONCE):
                     olds.publish(record)
@@ -159,7 +159,7 @@ class Load:
             assert olds.failed == news.failed == 0
 
     def _changed(self) -> Iterator[tuple[Record, int | None]]:
-        for number, record in zip(count(), simulator(self._newer)(START, Random(2)), strict=False):
+        for number, record in zip(count(), simulator(self._newer)(World(START, 2)), strict=False):
             crew = TOO_LARGE if number % 50 == 0 else number % 99 + 1 if number % 3 else None
             status = {"status": self._newer.record.model_fields["status"].annotation("cancelled")}  # type: ignore[misc]
             yield record.model_copy(update={"crew": crew} | (status if number % 7 == 0 else {})), crew

@@ -18,7 +18,7 @@ from schemas.fields import Record
 from simulation import Simulator
 from simulation.faults import Fault
 from simulation.running import Simulation, SystemClock
-from simulation.world import event_id
+from simulation.world import World, event_id
 from streams.feed_topics import feed_topics
 from streams.lag import LagMeter
 from streams.positions import parse
@@ -92,8 +92,8 @@ NAME = "meter"
 def readings(feed: Feed) -> Simulator:
     """Fifty readings a second."""
 
-    def simulate(start: datetime, random: Random) -> Iterator[Record]:
-        at = start
+    def simulate(world: World) -> Iterator[Record]:
+        random, at = world.random(feed.name), world.start
         while True:
             meter = random.randrange(40)
             values: dict[str, Any] = {"event_id": event_id(random), "read_at": at, "level": random.randrange(1000)}
@@ -262,7 +262,7 @@ def go_on(city: Deployment, old: Feed, sent: list[tuple[bytes, bytes]]) -> datet
     with publisher(city, city.feed, sent) as opened, publisher(city, old, sent) as forgotten:
         for key, value in again:
             opened.send(key, value)
-        for belated in islice(readings(city.feed)(ended - timedelta(seconds=1), random), RATE):
+        for belated in islice(readings(city.feed)(World(ended - timedelta(seconds=1), SEED)), RATE):
             opened.publish(belated)
         start = datetime.now(UTC) - timedelta(seconds=1)
         for number in range(AFTER):
@@ -276,8 +276,8 @@ def go_on(city: Deployment, old: Feed, sent: list[tuple[bytes, bytes]]) -> datet
                 city.kill(name)
                 city.start(name)
         last = datetime.fromtimestamp(int(datetime.now(UTC).timestamp()), UTC)
-        for meter in range(40):
-            opened.publish(next(readings(city.feed)(last, random)).model_copy(update={"meter_id": f"m-{meter}"}))
+        for meter, reading in enumerate(islice(readings(city.feed)(World(last, SEED)), 40)):
+            opened.publish(reading.model_copy(update={"meter_id": f"m-{meter}", "read_at": last}))
     return last
 
 

@@ -28,6 +28,7 @@ from schemas.feed import Feed
 from schemas.verdict import instant_ms
 from simulation import simulator
 from simulation.faults import Fault, corrupted, plan
+from simulation.world import World
 from sinks.clickhouse import Writer
 from sinks.ledger import accounts
 from sinks.migrate import migrate
@@ -99,7 +100,7 @@ class Log:
 def events(feed: Feed, start: datetime, half: int) -> Iterator[Any]:
     """Simulated events at equal distances."""
     instants = [declared.name for declared in feed.fields if declared.kind == "instant"]
-    for number, record in enumerate(simulator(feed)(start, Random(half))):
+    for number, record in enumerate(simulator(feed)(World(start, half))):
         moved = start + number * APART - getattr(record, feed.event_time)
         changed = {name: at + moved for name in instants if (at := getattr(record, name)) is not None}
         yield record.model_copy(update=changed)

@@ -35,6 +35,7 @@ from schemas.verdict import instant_ms
 from simulation import simulator
 from simulation.faults import parse_faults
 from simulation.running import Simulation, SystemClock
+from simulation.world import World
 from sinks.ledger import Account, accounts
 from streams.lag import measure
 from streams.publisher import OnResult, Producer, Publisher
@@ -126,7 +127,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
 
 def events(city: City, day: int) -> Iterator[Any]:
     """The same events on each day, at equal distances."""
-    simulated = islice(simulator(city.installation.feeds[FEED])(FIRST_DAY, Random(SEED)), EVENTS)
+    simulated = islice(simulator(city.installation.feeds[FEED])(World(FIRST_DAY, SEED)), EVENTS)
     for number, record in enumerate(simulated):
         yield record.model_copy(update={"observed_at": FIRST_DAY + timedelta(days=day) + number * APART})
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -32,6 +31,7 @@ from citystream.settings import Settings
 from citystream.stack.stack import Stack
 from schemas.fields import Record
 from simulation import simulator
+from simulation.world import World
 from streams import deadletters, publications
 from streams.lag import LagMeter
 from streams.publisher import Producer, Publisher
@@ -120,7 +120,7 @@ class City:
         self._workers = workers
         self.live: dict[str, list[Record]] = {data.feed: [] for data in DATA_SETS}
         self._simulators = {
-            name: simulator(self.installation.feeds[name])(LIVE_FROM, Random(n))
+            name: simulator(self.installation.feeds[name])(World(LIVE_FROM, n))
             for n, name in enumerate(self.live, 1994)
         }
 

@@ -9,7 +9,6 @@ from contextlib import closing
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -21,6 +20,7 @@ from schemas.catalogue import AHEAD, Catalogue, FrozenSchema, freeze
 from schemas.fields import Record
 from schemas.record_codec import encode, prefix
 from simulation import simulator
+from simulation.world import World
 from sinks.ledger import Account, accounts
 from streams.lag import measure
 from streams.publisher import Producer, Publisher
@@ -96,7 +96,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
 
 def simulated(city: City, feed: str, seed: int, count: int, hours: int) -> list[Record]:
     start = START + timedelta(hours=hours)
-    return list(islice(simulator(city.installation.feeds[feed])(start, Random(seed)), count))
+    return list(islice(simulator(city.installation.feeds[feed])(World(start, seed)), count))
 
 
 def publish(city: City, feed: str, frozen: FrozenSchema, records: list[Record]) -> None:

@@ -3,7 +3,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,6 +15,7 @@ from schemas.feed import Aggregate, Feed
 from schemas.fields import Record
 from schemas.record_codec import encode
 from simulation import simulator
+from simulation.world import World
 
 pytestmark = pytest.mark.integration
 
@@ -110,7 +110,7 @@ class Reader:
 
 def simulated(feed: Feed, count: int) -> list[Any]:
     """Records of a feed."""
-    return list(itertools.islice(simulator(feed)(datetime(2026, 1, 5, tzinfo=UTC), Random(1)), count))
+    return list(itertools.islice(simulator(feed)(World(datetime(2026, 1, 5, tzinfo=UTC), 1)), count))
 
 
 def values(record: Record) -> tuple[Any, ...]:

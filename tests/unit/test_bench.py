@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from schemas.pseudonyms import replaced
 from schemas.record_codec import decode, encode
 from schemas.verdict import instant_ms
 from simulation import simulator
+from simulation.world import World
 from streams import publisher
 from tests.reference.partition import bucket, evaluate
 
@@ -41,7 +41,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> ManyFeeds:
 
 def records(city: ManyFeeds, feed: Feed, count: int) -> list[dict[str, Any]]:
     frozen = city.catalogue.latest(feed.name)
-    made = islice(simulator(feed)(load.START, Random(1)), count)
+    made = islice(simulator(feed)(World(load.START, 1)), count)
     return [decode(city.catalogue, encode(frozen, replaced(feed, load.KEY, one.model_dump()))) for one in made]
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import Any
 from unittest.mock import create_autospec
 
@@ -37,6 +36,7 @@ from schemas.feed import DeclarationError, Feed
 from schemas.fields import Record
 from schemas.record_codec import decode
 from simulation import simulator
+from simulation.world import World
 from sinks.clickhouse import patiently
 from sinks.clickhouse import waiting as waiting_for_clickhouse
 from sinks.questions import question_columns
@@ -298,7 +298,7 @@ def test_its_schemas_can_be_frozen(joined: Feed, frozen: Catalogue) -> None:
 
 def test_it_can_be_simulated_without_a_word_more(joined: Feed) -> None:
     start = datetime(2026, 3, 2, tzinfo=UTC)
-    records: list[Record] = list(islice(simulator(joined)(start, Random(1)), 100))
+    records: list[Record] = list(islice(simulator(joined)(World(start, 1)), 100))
     times = [getattr(record, joined.event_time) for record in records]
     assert times == sorted(times)
     assert times[0] >= start

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from itertools import islice
-from random import Random
 
 import pytest
 
@@ -13,6 +12,7 @@ from schemas.feed import Feed
 from schemas.pseudonyms import replaced
 from schemas.verdict import instant_ms, problems
 from simulation import plausible, simulator
+from simulation.world import World
 from tests.reference import toy
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -21,8 +21,8 @@ FEEDS = [*feeds.load().values(), toy.FEED]
 
 @pytest.mark.parametrize("feed", FEEDS, ids=lambda feed: feed.name)
 def test_any_feed_can_be_simulated_from_its_declaration(feed: Feed) -> None:
-    made = list(islice(plausible.records(feed, START, Random(1)), 300))
-    assert made == list(islice(plausible.records(feed, START, Random(1)), 300))
+    made = list(islice(plausible.records(feed, World(START, 1)), 300))
+    assert made == list(islice(plausible.records(feed, World(START, 1)), 300))
     times = [getattr(record, feed.event_time) for record in made]
     assert times == sorted(times)
     assert times[0] >= START

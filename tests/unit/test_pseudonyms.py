@@ -6,7 +6,6 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from random import Random
 
 import pytest
 from hypothesis import given
@@ -29,6 +28,7 @@ from schemas.pseudonyms import (
 )
 from schemas.verdict import instant_ms, problems
 from simulation import simulator
+from simulation.world import World
 
 CITY = "the key of the whole city, which is long"
 KEY, NEXT = (department_key(CITY + words, "Police") for words in ("", ", and the next one"))
@@ -71,7 +71,7 @@ def test_a_pseudonym_says_which_key_it_was_made_with(text: str) -> None:
 def test_a_changed_key_can_be_seen_and_links_nothing_and_both_are_valid() -> None:
     assert key_id(KEY) != key_id(NEXT)
     assert pseudonym(KEY, ADDRESS)[KEY_DIGITS:] != pseudonym(NEXT, ADDRESS)[KEY_DIGITS:]
-    record = next(iter(simulator(POLICE)(datetime(2026, 1, 5, tzinfo=UTC), Random(1)))).model_dump()
+    record = next(iter(simulator(POLICE)(World(datetime(2026, 1, 5, tzinfo=UTC), 1)))).model_dump()
     for key in (KEY, NEXT):
         values = replaced(POLICE, key, record)
         assert problems(POLICE, values, record["incident_id"].encode(), instant_ms(record["changed_at"])) == []

@@ -28,7 +28,7 @@ from schemas.verdict import instant_ms, problems
 from simulation import Simulator
 from simulation.faults import USUAL, Fault, FaultsError, Sending, corrupted, parse_faults, plan
 from simulation.running import Simulation, SystemClock
-from simulation.world import event_id
+from simulation.world import World, event_id
 from streams.publisher import Publisher
 
 NOW = datetime(2026, 3, 18, 2, tzinfo=UTC)
@@ -43,16 +43,15 @@ class Fix(Record):
     address: Annotated[Text, Field(description="Where"), Personal()]
 
 
-def simulate(start: datetime, random: Random) -> Iterator[Fix]:
+def of_fixes(feed: Feed) -> Simulator:
     """Ten devices in turn, one event a second."""
-    number = 0
-    while True:
-        at = start + timedelta(seconds=number)
-        yield Fix(event_id=event_id(random), device=f"d{number % 10}", at=at, address=SECRET)
-        number += 1
 
+    def simulate(world: World) -> Iterator[Fix]:
+        random = world.random(feed.name)
+        for number in count():
+            at = world.start + timedelta(seconds=number)
+            yield Fix(event_id=event_id(random), device=f"d{number % 10}", at=at, address=SECRET)
 
-def of_fixes(_: Feed) -> Simulator:
     return simulate
 
 
@@ -137,7 +136,7 @@ class Run:
 
 
 def planned(shares: str, count: int = 20_000) -> list[Sending]:
-    records = simulate(NOW, Random(1))
+    records = of_fixes(FIRST)(World(NOW, 1))
     return list(islice(plan(FIRST, records, parse_faults(shares), Random(2), lambda: NOW), count))
 
 
@@ -325,7 +324,7 @@ def test_late_is_beyond_disorder_and_lateness() -> None:
 
 def test_a_wrong_clock_is_beyond_what_the_feed_allows_even_in_old_events() -> None:
     long_after = NOW + timedelta(days=300)
-    records = simulate(NOW, Random(1))
+    records = of_fixes(FIRST)(World(NOW, 1))
     for sending in islice(plan(FIRST, records, {Fault.SKEW: 1.0}, Random(2), lambda: long_after), 100):
         assert isinstance(sending.record, Fix)
         found = problems(FIRST, sending.record.model_dump(), sending.record.device.encode(), instant_ms(long_after))

@@ -6,7 +6,6 @@ import io
 import math
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from random import Random
 from typing import Any
 
 import fastavro
@@ -25,6 +24,7 @@ from schemas.pseudonyms import replaced
 from schemas.record_codec import NotDecodable, decode, encode, prefix
 from schemas.verdict import AND, ColumnarVerdict, instant_ms, problems, rules
 from simulation import simulator
+from simulation.world import World
 from streams.wire.column_reader import ColumnReader
 from tests.reference import toy
 from tests.reference.partition import problems as broken_fields
@@ -139,7 +139,7 @@ class Subject:
         self.reader = ColumnReader(self.frozen)
         self.writer = unbounded(self.frozen.schema)
         self.verdict = ColumnarVerdict(rules(feed))
-        simulated = simulator(feed)(START, Random(1))
+        simulated = simulator(feed)(World(START, 1))
         self.good = [on_the_wire(feed, replaced(feed, b"k", next(simulated).model_dump())) for _ in range(20)]
 
     def encode(self, values: Mapping[str, Any]) -> bytes:

@@ -17,13 +17,15 @@ import feeds
 from schemas import expressions, feed, measures, rules
 from schemas.alerts import Category, Severity
 from schemas.expressions import Column, Expression, to_polars
-from schemas.feed import Aggregate, DeclarationError, Latest, RollUp
+from schemas.feed import Aggregate, DeclarationError, Latest, RollUp, Spans
 from schemas.fields import Record, Text, Unit
 from schemas.reference import Reference
 from schemas.rules import Condition, Due, Level, Memory, Rule
 from tests.reference.partition import LOOK_UP
 from tests.reference.results import results_of
 from tests.reference.rules import Observation, Told, alerts, kept
+from tests.reference.spans import Change, spans
+from tests.reference.toy import DEPARTMENT
 
 NUMBERS = (
     Column, Column.component, Expression.__add__, Expression.__sub__, Expression.__mul__, Expression.__truediv__,
@@ -77,7 +79,7 @@ class Limit(Record):
 
 
 #: What examples of rules look up, and its rows.
-LIMITS = Reference(name="limits", description="Limits", record=Limit, key=("status",), department="Toys")
+LIMITS = Reference(name="limits", description="Limits", record=Limit, key=("status",), department=DEPARTMENT)
 ROWS = [{"status": "busy", "most": 6}, {"status": "calm", "most": 4}]
 
 
@@ -147,7 +149,7 @@ def of_rules() -> str:
 
 def states() -> str:
     """What is kept of each entity."""
-    return _word(Latest, _of_entities)
+    return "\n\n".join([_word(Latest, _of_entities), _word(Spans, _of_states)])
 
 
 def roll_ups() -> str:
@@ -237,6 +239,20 @@ def _of_an_hour(rollup: RollUp) -> str:
 def _of_entities(latest: Latest) -> str:
     newest = {record[latest.by or "status"]: record for record in RECORDS}
     return f"Of the records above:\n\n{_table(RECORDS[0], (record.values() for record in newest.values()))}"
+
+
+def _of_states(word: Spans) -> str:
+    changes = [Change("d-1", NOON + 1000 * second, (), values[word.of]) for second, values in OBSERVED.items()]
+    rows = [
+        (
+            _clock(one.first.time), one.first.state, one.before,
+            None if one.ended is None else _clock(one.ended),
+            None if one.ended is None else (one.ended - one.first.time) / 1000,
+        )
+        for one in spans(changes, NOON, NOON + 1000 * THROUGH)
+    ]  # fmt: skip
+    table = _table(["observed_at", word.of, "before", "ended", "duration"], rows)
+    return f"Of the records of one device that stand at the [rules](#rules):\n\n{table}"
 
 
 def _table(names: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -39,8 +39,10 @@ GROUPED: tuple[Kind, ...] = (*TEXTS, "int", "bool")
 #: Columns that every part of a window has on its topic, and every window in its view.
 _PART = ("window_start", "source_partition", "since", "version", "watermark", "events")
 _SHOWN = ("window_start", "events", "final", "as_of")
+#: Columns that a view of spans has beside those of its feed.
+_OF_SPANS = ("before", "ended", "duration")
 
-__all__ = ["Aggregate", "DeclarationError", "Feed", "Latest", "NotAfter", "Outgrown", "RollUp", "milliseconds"]
+__all__ = ["Aggregate", "DeclarationError", "Feed", "Latest", "NotAfter", "Outgrown", "RollUp", "Spans", "milliseconds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,23 @@ class Latest:
     active: Expression | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spans:
+    """From when to when each entity was in each state, as a view ``<feed>_spans(since=..., until=...)``.
+
+    >>> Spans(of="status")
+
+    ``of`` is the field that says the state, and ``by`` the one that tells entities apart, the feed's key unless it is
+    given. The view has the first event of each state, in the order of ``Latest``, with the state ``before`` it, when it
+    ``ended`` and its ``duration``; these are null where nothing is known of before, and while it lasts. Events from
+    ``since`` on, and before ``until``, take part, and the newest event of each entity before ``since``, whose state
+    held then.
+    """
+
+    of: str
+    by: str | None = None
+
+
 @dataclass(frozen=True)
 class NotAfter:
     """A rule: the instant ``earlier`` is not after the instant ``later``; true where either is null."""
@@ -159,6 +178,7 @@ class Feed:
     delay: timedelta | None = None
     aggregates: tuple[Aggregate, ...] = ()
     latest: Latest | None = None
+    spans: Spans | None = None
     rules: tuple[NotAfter, ...] = ()
     alerts: tuple[Rule, ...] = ()
     retention: timedelta = timedelta(days=7)
@@ -234,7 +254,8 @@ class Feed:
     def views(self) -> list[str]:
         """The names of all its views."""
         states = [] if self.latest is None else ["now", "at"] if self.latest.active is None else ["now", "at", "active"]
-        own = [f"{self.name}_{ending}" for ending in ("conflicts", *states)]
+        spans = [] if self.spans is None else ["spans"]
+        own = [f"{self.name}_{ending}" for ending in ("conflicts", *states, *spans)]
         return [self.name, *own, *(view for aggregate in self.aggregates for view in aggregate.views)]
 
     @property
@@ -304,6 +325,7 @@ def _check(feed: Feed) -> None:
         *_place_problems(feed),
         *_setting_problems(feed),
         *_latest_problems(feed, known),
+        *_span_problems(feed, known),
         *(reason for rule in feed.rules for reason in _rule_problems(rule, known)),
         *(reason for aggregate in feed.aggregates for reason in _name_problems(feed, aggregate)),
         *(reason for aggregate in feed.aggregates for reason in _aggregate_problems(aggregate, known)),
@@ -373,13 +395,35 @@ def _latest_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
     if feed.latest_active is not None:
         wrong = _expression_problems(feed.latest_active, known, "condition")
         yield from (f"the latest state is active by {reason}" for reason in wrong)
-    if name is None or name == feed.key:
+    if name is not None:
+        yield from (f"the latest state {reason}" for reason in _told_problems(name, known))
+
+
+def _span_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
+    if feed.spans is None:
         return
+    name = feed.spans.of
     if name not in known:
-        yield f"the latest state goes by {name}, which is no field of the record"
+        yield f"its spans are of {name}, which is no field of the record"
     elif known[name].kind not in GROUPED or known[name].nullable:
-        kind = f"{known[name].kind} or null" if known[name].nullable else known[name].kind
-        yield f"the latest state goes by {name}, which is {kind}: an entity is told by a text or a whole number"
+        yield f"its spans are of {name}, which is {_kind(known[name])}: a state is one of few values, and never null"
+    elif name == (feed.spans.by or feed.key):
+        yield f"its spans are of {name}, by which they tell entities apart"
+    yield from (f"a span {reason}" for reason in _told_problems(feed.spans.by or feed.key, known))
+    for column in (column for column in _OF_SPANS if column in known):
+        yield f"its spans have a column {column}, which is a field of the record already"
+
+
+def _told_problems(name: str, known: Mapping[str, Field]) -> Iterator[str]:
+    """Why entities are not told apart by a field."""
+    if name not in known:
+        yield f"goes by {name}, which is no field of the record"
+    elif known[name].kind not in GROUPED or known[name].nullable:
+        yield f"goes by {name}, which is {_kind(known[name])}: an entity is told by a text or a whole number"
+
+
+def _kind(field: Field) -> str:
+    return f"{field.kind} or null" if field.nullable else field.kind
 
 
 def _rule_problems(rule: NotAfter, known: Mapping[str, Field]) -> Iterator[str]:
@@ -394,6 +438,7 @@ def _name_problems(feed: Feed, aggregate: Aggregate) -> Iterator[str]:
         "now": "of the latest states",
         "at": "of states at a time",
         "active": "of the active ones",
+        "spans": "of spans",
     }
     for name in aggregate.views:
         if not name.startswith(f"{feed.name}_") or not NAME.fullmatch(name):

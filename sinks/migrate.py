@@ -16,7 +16,7 @@ from sinks.questions import ask_all
 from sinks.shown import Ask, show, shown
 from sinks.sql import literal
 from sinks.tables import feed_columns, feed_tables, shared_tables
-from sinks.views import conflict_view, feed_view, latest_views, masked_view
+from sinks.views import conflict_view, feed_view, latest_views, masked_view, span_views
 from streams.feed_topics import FeedTopic
 
 #: Of all tables and views together: raised with every change that a release before does not understand.
@@ -30,6 +30,7 @@ def statements(feed: Feed, dialect: Dialect) -> list[str]:
         feed_view(feed, dialect),
         conflict_view(feed, dialect),
         *latest_views(feed, dialect),
+        *span_views(feed, dialect),
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from schemas.expressions import written
-from schemas.feed import Aggregate, Feed, RollUp, milliseconds
+from schemas.feed import Aggregate, Feed, RollUp, Spans, milliseconds
 from schemas.model import Field
 from sinks.dialect import Dialect
 from sinks.sql import ToSql, behind_ms, counted, is_late, literal, merged, read, window_start_ms
@@ -37,6 +37,9 @@ FIXED = "SETTINGS " + ", ".join(
         *(f"{kind}_overflow_mode = 'throw'" for kind in ("group_by", "join", "set", "distinct", "sort", "read")),
     ]
 )
+
+#: All of a query sees a table as at one moment.
+ONE_MOMENT = "enable_shared_storage_snapshot_in_query = 1"
 
 #: Raw rows that conflicts are looked for in, by arrival: all of them would take too much memory.
 CONFLICTS_SHOWN = timedelta(days=1)
@@ -135,7 +138,7 @@ def latest_views(feed: Feed, dialect: Dialect) -> list[str]:
             f"SELECT {values} FROM {table} WHERE ({by}, {time}) IN "
             f"(SELECT {by}, max({time}) FROM {table} {until}GROUP BY {by}) "
             f"ORDER BY {by}, toUInt128(event_id) DESC, {feed.key} DESC, version DESC LIMIT 1 BY {by}",
-            f"{FIXED}, enable_shared_storage_snapshot_in_query = 1",
+            f"{FIXED}, {ONE_MOMENT}",
         )
         for ending, until, about in views
     ]
@@ -144,6 +147,56 @@ def latest_views(feed: Feed, dialect: Dialect) -> list[str]:
         select = f"SELECT {_names(columns)} FROM city.{feed.name}_now WHERE {ToSql(feed).expression(active)}"
         statements.append(view(dialect, f"city.{feed.name}_active", columns, about, select))
     return statements
+
+
+def span_columns(feed: Feed, spans: Spans, timezone: str) -> list[TableColumn]:
+    """Columns of a feed's view of spans."""
+    (state,) = field_columns(feed.field(spans.of), timezone)
+    return [
+        *view_columns(feed, timezone),
+        TableColumn("before", f"Nullable({state.type})", f"The {spans.of} before; null where none is known"),
+        instant("ended", f"When the next {spans.of} began; null while this one lasts", timezone, nullable=True),
+        TableColumn("duration", "Nullable(Float64)", "How long it lasted; null while it does [s]"),
+    ]
+
+
+def span_views(feed: Feed, dialect: Dialect) -> list[str]:
+    """The statement creating the view of a feed's spans, if it has them.
+
+    The states that held at the beginning are found as in ``latest_views``.
+    """
+    if feed.spans is None:
+        return []
+    state, by, time, table = feed.spans.of, feed.spans.by or feed.key, feed.event_time, f"raw.{feed.name}"
+    columns, values = span_columns(feed, feed.spans, dialect.timezone), _values(feed, dialect)
+    since, until = (f"{{{name}:DateTime64(3, {literal(dialect.timezone)})}}" for name in ("since", "until"))
+    held = (
+        f"SELECT {values} FROM {table} WHERE ({by}, {time}) IN "
+        f"(SELECT {by}, max({time}) FROM {table} WHERE {time} < {since} GROUP BY {by}) "
+        f"ORDER BY {by}, toUInt128(event_id) DESC, {feed.key} DESC, version DESC LIMIT 1 BY {by}"
+    )
+    events = f"{held} UNION ALL SELECT {values} FROM {table} FINAL WHERE {time} >= {since} AND {time} < {until}"
+    whole = "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING"
+    in_order = f"(PARTITION BY {by} ORDER BY {time}, toUInt128(event_id), {feed.key} {whole})"
+    changes = (
+        f"SELECT *, lagInFrame(toNullable({state})) OVER {in_order} AS before FROM ({events}) "
+        f"QUALIFY ifNull(before != {state}, true)"
+    )
+    select = (
+        f"SELECT *, leadInFrame(toNullable({time})) OVER {in_order} AS ended, "
+        f"(toUnixTimestamp64Milli(ended) - toUnixTimestamp64Milli({time})) / 1000 AS duration FROM ({changes}) "
+        f"QUALIFY ifNull(ended > {since}, true)"
+    )
+    return [
+        view(
+            dialect,
+            f"city.{feed.name}_spans",
+            columns,
+            f"{feed.description}; from when to when each {by} was in each {state}, from since to until",
+            select,
+            f"{FIXED}, {ONE_MOMENT}",
+        )
+    ]
 
 
 def _values(feed: Feed, dialect: Dialect) -> str:

@@ -22,7 +22,7 @@ from schemas.feed import Aggregate, Feed
 from schemas.model import Field
 from schemas.pseudonyms import handed_out, key_id
 from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_columns
-from sinks.views import aggregate_view_columns, view_columns
+from sinks.views import aggregate_view_columns, span_columns, view_columns
 from streams import deadletters
 from streams.feed_topics import FeedPartition
 from streams.topics import stored
@@ -190,6 +190,10 @@ def _tables(feed: Feed, timezone: str) -> list[dict[str, Any]]:
             name = f"{feed.name}_{ending}"
             about = f"{feed.description}; the newest of each {by}{until}"
             found.append(_columns(f"city.{name}", about, view_columns(feed, timezone)))
+    if feed.spans is not None:
+        name = f"city.{feed.name}_spans(since=..., until=...)"
+        about = f"{feed.description}; from when to when each {feed.spans.of} lasted"
+        found.append(_columns(name, about, span_columns(feed, feed.spans, timezone)))
     for aggregate in feed.aggregates:
         name, about = aggregate.name, aggregate.description
         view = aggregate_view_columns(feed, aggregate, timezone)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from feeds.parking import DEPARTMENT
 from schemas.expressions import Column
-from schemas.feed import Aggregate, Feed, Latest
+from schemas.feed import Aggregate, Feed, Latest, Spans
 from schemas.fields import EventId, Instant, Location, Record, Text
 from schemas.measures import count_where
 
@@ -51,6 +51,7 @@ FEED = Feed(
     delay=timedelta(seconds=30),
     lateness=timedelta(seconds=60),
     latest=Latest(by="spot_id"),
+    spans=Spans(of="status", by="spot_id"),
     aggregates=(
         Aggregate(
             name="parking_spot_15m",

@@ -11,7 +11,7 @@ from pydantic import Field
 from feeds.police import DEPARTMENT
 from schemas.alerts import Category, Severity
 from schemas.expressions import Column, Expression, When
-from schemas.feed import Aggregate, Feed, Latest, NotAfter
+from schemas.feed import Aggregate, Feed, Latest, NotAfter, Spans
 from schemas.fields import Coarse, EventId, Instant, Location, Personal, Record, Text
 from schemas.measures import count_where, quantiles
 from schemas.rules import Due, Level, Rule, previous, while_true
@@ -79,6 +79,7 @@ FEED = Feed(
     lateness=timedelta(minutes=2),
     rules=(NotAfter("reported_at", "changed_at"),),
     latest=Latest(),
+    spans=Spans(of="status"),
     alerts=(
         Rule(
             name="overdue_dispatch",

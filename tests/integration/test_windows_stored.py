@@ -16,7 +16,7 @@ from citystream.installation import Installation
 from citystream.settings import Settings
 from processors.partition import Output
 from schemas.expressions import Column
-from schemas.feed import Aggregate, Latest, RollUp
+from schemas.feed import Aggregate, Latest, RollUp, Spans
 from sinks.clickhouse import Writer
 from sinks.migrate import migrate
 from sinks.rebuild import DAY_MS, Rebuild
@@ -31,7 +31,7 @@ from streams.wire.record_batch import packed, split
 from tests.columns import Staged, process
 from tests.reference import found
 from tests.reference.batches import stamped
-from tests.reference.city import Read, Shown, Truth, latest, rolled, truth
+from tests.reference.city import Read, Shown, Truth, latest, rolled, states, truth
 from tests.reference.found import FoundWindow
 from tests.reference.partition import Key, Logged
 from tests.reference.streams import ARRIVED_AFTER, Log, logs, wire
@@ -48,6 +48,7 @@ FEED = renamed(
         GROUPED,
         partitions=2,
         latest=Latest(by="mood", active=Column("level") >= 3),
+        spans=Spans(of="mood"),
         aggregates=(BY_NOTE, replace(BY_WAIT, rollups=ROLLUPS, expected=2)),
     ),
     "words",
@@ -66,7 +67,7 @@ def city(settings: Settings, stack: object) -> Iterator[Installation]:
             hide(owner.execute, FEED, aggregate.name, made.dialect)
             owner.execute(f"DROP TABLE raw.{aggregate.topic} SYNC")
         assert owner.execute("SELECT name FROM system.tables WHERE name IN ('words_1h', 'words_1d')") == []
-        for ending in ("now", "at", "active"):
+        for ending in ("now", "at", "active", "spans"):
             owner.execute(f"DROP VIEW city.words_{ending} SYNC")
         for table in ("city.words", "city.words_conflicts", "raw.words_ledger", "raw.words"):
             owner.execute(f"DROP TABLE {table} SYNC")
@@ -160,10 +161,13 @@ def check(city: Installation, wanted: Truth) -> None:
                 compare(found.windows(client, aggregate, rollup), rolled(FEED, aggregate, rollup, zone, wanted))
         for until in (BASE - 1, BASE, BASE + 1500, BASE + 20_000, None):
             at = "words_now" if until is None else f"words_at(t=fromUnixTimestamp64Milli({until}))"
-            states = {mood: row[:-2] for mood, row in latest(FEED, "mood", wanted, until).items()}
-            assert found.latest(client, FEED, at, "mood") == states, at
+            newest = {mood: row[:-2] for mood, row in latest(FEED, "mood", wanted, until).items()}
+            assert found.latest(client, FEED, at, "mood") == newest, at
+        for since, until in ((BASE - 5000, BASE + 1500), (BASE, BASE + 60_000), (BASE + 1500, BASE + 3000)):
+            there = found.spans(client, FEED, "mood", since, until)
+            assert there == states(FEED, "mood", "device_id", wanted, since, until), (since, until)
         level = [one.name for one in FEED.fields].index("level")
-        active = {mood: row for mood, row in states.items() if row[level] >= 3}
+        active = {mood: row for mood, row in newest.items() if row[level] >= 3}
         assert found.latest(client, FEED, "words_active", "mood") == active
 
 

@@ -37,6 +37,7 @@ from tests.reference.partition import truth as truth_of_partition
 from tests.reference.partition import window_start as start_of
 from tests.reference.results import results_of
 from tests.reference.rules import Tables, Told, Version, alerts_of, alerts_of_groups, known_of
+from tests.reference.spans import Change, spans
 from tests.reference.topics import Topic, topics
 
 #: How much older than a record's arrival what is looked up for it is, in ms.
@@ -390,6 +391,17 @@ def latest(feed: Feed, by: str, shown: Truth, until_ms: int | None = None) -> di
         if until_ms is None or rank[0] <= until_ms:
             found[values[by]] = max((rank, row), found.get(values[by], (rank, row)))
     return {entity: row for entity, (_, row) in found.items()}
+
+
+def states(feed: Feed, of: str, by: str, shown: Truth, since: int, until: int) -> set[tuple[Any, ...]]:
+    """Event id, key, state, the state before, and when it ended (ms) of each state from one time to another."""
+    names = [name for described in feed.fields for name in _columns(described)]
+    changes = []
+    for row in shown.rows.values():
+        values = dict(zip(names, row, strict=False))
+        rank = values["event_id"], values[feed.key]
+        changes.append(Change(values[by], values[feed.event_time], rank, values[of]))
+    return {(*one.first.rank, one.first.state, one.before, one.ended) for one in spans(changes, since, until)}
 
 
 def _columns(described: Field) -> list[str]:

@@ -41,7 +41,7 @@ from sinks.clickhouse import patiently
 from sinks.clickhouse import waiting as waiting_for_clickhouse
 from sinks.questions import question_columns
 from sinks.references import view_columns as reference_view_columns
-from sinks.views import aggregate_view_columns, conflict_view_columns, view_columns
+from sinks.views import aggregate_view_columns, conflict_view_columns, span_columns, view_columns
 from streams import publications, waiting
 from streams.cluster import Cluster
 from streams.publisher import Publisher
@@ -235,6 +235,9 @@ def columns() -> dict[str, set[str]]:
             found[f"{feed.name}_at"] = {*found[feed.name], "t"}
             if feed.latest_active is not None:
                 found[f"{feed.name}_active"] = found[feed.name]
+        if feed.spans is not None:
+            named = {column.name for column in span_columns(feed, feed.spans, zone)}
+            found[f"{feed.name}_spans"] = {*named, "since", "until"}
         for aggregate in feed.aggregates:
             for one in (None, *aggregate.rollups):
                 columns = aggregate_view_columns(feed, aggregate, zone, one)

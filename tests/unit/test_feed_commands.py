@@ -61,7 +61,8 @@ def test_shows_the_whole_contract(run: Any, feed: Any) -> None:
         after = tables.index(f"city.{aggregate.name}") + 1
         tables[after:after] = [f"city.{rollup.name}" for rollup in aggregate.rollups]
     endings = ["now", "at(t=...)", "active"][: 2 if feed.latest_active is None else 3]
-    tables[2:2] = [f"city.{feed.name}_{ending}" for ending in endings if feed.latest]
+    endings = [*(endings if feed.latest else []), *(["spans(since=..., until=...)"] if feed.spans else [])]
+    tables[2:2] = [f"city.{feed.name}_{ending}" for ending in endings]
     assert [table["name"] for table in found["tables"]] == tables
     assert all(column["comment"] for table in found["tables"] for column in table["columns"])
 

@@ -27,7 +27,7 @@ from schemas.alerts import Category, Severity
 from schemas.avro import feed_schema
 from schemas.catalogue import FrozenSchema
 from schemas.expressions import Column, Constant, Expression, Mistyped, Present, Quantile, Scaled, When, least, written
-from schemas.feed import Aggregate, DeclarationError, Feed, Latest, NotAfter, Outgrown, RollUp
+from schemas.feed import Aggregate, DeclarationError, Feed, Latest, NotAfter, Outgrown, RollUp, Spans
 from schemas.fields import (
     DAYS,
     INSTANTS,
@@ -279,6 +279,10 @@ class Rounded(Toy):
     place: Annotated[Location, Coarse(2)]
 
 
+class Ended(Toy):
+    ended: Annotated[Instant | None, Field(description=D)]
+
+
 class Whose(Toy):
     owner: Annotated[Text, Field(description=D), Personal()]
 
@@ -366,6 +370,16 @@ MISTYPED = [
         *(({"latest": Latest(by=name)},
            f"the latest state goes by {name}, which is {kind}: an entity is told by a text or a whole number")
           for name, kind in (("note", "string or null"), ("weight", "float"), ("place", "place or null"))),
+        ({"spans": Spans(of="nothing")}, "its spans are of nothing, which is no field of the record"),
+        *(({"spans": Spans(of=name)},
+           f"its spans are of {name}, which is {kind}: a state is one of few values, and never null")
+          for name, kind in (("note", "string or null"), ("weight", "float"), ("observed_at", "instant"))),
+        ({"spans": Spans(of="device_id")}, "its spans are of device_id, by which they tell entities apart"),
+        ({"spans": Spans(of="mood", by="note")},
+         "a span goes by note, which is string or null: an entity is told by a text or a whole number"),
+        ({"spans": Spans(of="mood"), "record": Ended},
+         "its spans have a column ended, which is a field of the record already"),
+        (rolled_up(RollUp(name="toy_spans", to="hour")), "toy_spans is the name of the view of spans"),
         (rolled_up(expected=0), "toy_5s expects 0 records of a window, which is no number from 1 on"),
         (rolled_up(window=timedelta(seconds=32)),
          "toy_5s is rolled up, so its window has to divide a quarter of an hour, where hours begin"),
@@ -612,6 +626,7 @@ def test_what_results_do_not_depend_on_leaves_the_definition() -> None:
     changed = replace(
         FEED,
         latest=Latest(),
+        spans=Spans(of="mood"),
         department=replace(FEED.department, name="Others"),
         batch=2,
         rate=5.0,

@@ -30,8 +30,8 @@ from streams.topics import states
 
 log = logging.getLogger("citystream")
 
-#: How long one fetch waits for records, in ms, and how long the reader waits when the brokers are away, in s.
-POLL_MS, PAUSE_SECONDS = 100, 1.0
+#: How long one fetch waits for records at most, in ms, and how long the reader waits when the brokers are away, in s.
+POLL_MS, PAUSE_SECONDS = 1000, 1.0
 #: A mark of a table is written no sooner than so many seconds after the last one.
 MARK_EVERY_SECONDS = 1.0
 #: Before all times, in ms.
@@ -154,7 +154,7 @@ class References:
                 self._ended.wait(PAUSE_SECONDS)
 
     def _consumer(self) -> KafkaConsumer:
-        consumer = new_consumer(self._cluster, auto_offset_reset="none")
+        consumer = new_consumer(self._cluster, auto_offset_reset="none", fetch_max_wait_ms=POLL_MS)
         consumer.assign([TopicPartition(name, 0) for name in self._logs])
         for name, one in self._logs.items():
             place = TopicPartition(name, 0)

@@ -7,14 +7,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from feeds.parking import DEPARTMENT
-from feeds.parking.parking_limit import REFERENCE
+from feeds.parking import DEPARTMENT, parking_capacity, parking_limit
 from schemas.alerts import Category, Severity
-from schemas.expressions import Column
+from schemas.expressions import Absolute, Column, When
 from schemas.feed import Aggregate, Feed, Latest, RollUp
 from schemas.fields import Count, EventId, Instant, Location, Record, Text, Unit
 from schemas.measures import share, spread
-from schemas.rules import Held, Level, Rule, above, lookup
+from schemas.rules import Held, Level, Rule, above, lookup, previous, running_total
 
 
 class ParkingSite(Record):
@@ -39,9 +38,51 @@ class ParkingSite(Record):
     place: Location
 
 
+SITE, AT, TAKEN = Column("site_id"), Column("observed_at"), Column("occupied_spot_number")
+OCCUPANCY = TAKEN / Column("total_spot_number")
+#: Spots there, also of a car park that does not tell.
+SPOTS = Column("total_spot_number").otherwise(lookup(parking_capacity.REFERENCE, SITE).column("spot_number"))
 #: Some car parks have a limit of their own, for always or while an event lasts.
-LIMIT = lookup(REFERENCE, Column("site_id"))
-OCCUPANCY = Column("occupied_spot_number") / Column("total_spot_number")
+LIMIT = lookup(parking_limit.REFERENCE, SITE)
+
+FULL = Rule(
+    name="parking_full",
+    headline="Car park full",
+    category=Category.TRANSPORT,
+    levels=(
+        Level(
+            severity=Severity.MODERATE,
+            when=above(
+                TAKEN / SPOTS,
+                LIMIT.column("full").otherwise(0.95),
+                release=LIMIT.column("release").otherwise(0.05),
+            ),
+            held=Held(lasting=timedelta(minutes=10)),
+        ),
+    ),
+    shows={"free": SPOTS - TAKEN},
+)
+
+#: What one report says goes with the one before where none is missing between them; ms.
+LONGEST_STEP, PAUSE = 90_000, 600_000
+GATES = Column("vehicle_entrance_count") - Column("vehicle_exit_count")
+SINCE_BEFORE = AT - Column("was_at")
+
+#: By how many vehicles the gates went away from the spots. A missing report adds nothing, and a pause begins anew.
+DRIFT = Rule(
+    name="gate_drift",
+    headline="Gate counters and spots do not agree",
+    category=Category.INFRASTRUCTURE,
+    keep={
+        "was": previous(TAKEN),
+        "was_at": previous(AT),
+        "drift": running_total(
+            When(SINCE_BEFORE <= LONGEST_STEP, GATES - (TAKEN - Column("was"))), reset=SINCE_BEFORE > PAUSE
+        ),
+    },
+    levels=(Level(severity=Severity.MINOR, when=above(Absolute(Column("drift")), 20, release=10)),),
+    shows={"drift": Column("drift"), "taken": TAKEN},
+)
 
 FEED = Feed(
     name="parking_site",
@@ -57,25 +98,7 @@ FEED = Feed(
     delay=timedelta(seconds=60),
     lateness=timedelta(seconds=90),
     latest=Latest(),
-    alerts=(
-        Rule(
-            name="parking_full",
-            headline="Car park full",
-            category=Category.TRANSPORT,
-            levels=(
-                Level(
-                    severity=Severity.MODERATE,
-                    when=above(
-                        OCCUPANCY,
-                        LIMIT.column("full").otherwise(0.95),
-                        release=LIMIT.column("release").otherwise(0.05),
-                    ),
-                    held=Held(lasting=timedelta(minutes=10)),
-                ),
-            ),
-            shows={"free": Column("total_spot_number") - Column("occupied_spot_number")},
-        ),
-    ),
+    alerts=(FULL, DRIFT),
     aggregates=(
         Aggregate(
             name="parking_site_15m",

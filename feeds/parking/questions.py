@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from schemas.fields import Day, Record, Text, Unit
+from schemas.fields import Count, Day, Record, Text, Unit
 from schemas.question import Question
 
 
@@ -19,7 +19,80 @@ class MinutesFull(Record):
     minutes_known: Annotated[int, Field(description="How long it reported how many were"), Unit("min")]
 
 
+class Turnover(Record):
+    """A car park over a time."""
+
+    site_id: Annotated[Text, Field(description="Parking site")]
+    spots: Annotated[Count, Field(description="Spots that are known of it"), Unit("{spot}")]
+    stays: Annotated[Count, Field(description="Times that a car left a spot")]
+    turnover: Annotated[float, Field(description="Stays over spots"), Unit("1")]
+    dwell_p50: Annotated[float | None, Field(description="How long half of the cars stayed at most"), Unit("s")]
+    dwell_p90: Annotated[float | None, Field(description="How long nine of ten cars stayed at most"), Unit("s")]
+
+
+class Balance(Record):
+    """What gates, spots and the count of a car park say over one time."""
+
+    site_id: Annotated[Text, Field(description="Parking site")]
+    reports: Annotated[Count, Field(description="Reports of the site in the time")]
+    gates: Annotated[int | None, Field(description="Vehicles that came in less those that went out"), Unit("{vehicle}")]
+    counted: Annotated[int, Field(description="By how much the taken spots of its reports went up"), Unit("{spot}")]
+    sensed: Annotated[int | None, Field(description="By how much those of its sensors went up"), Unit("{spot}")]
+    gate_drift: Annotated[int | None, Field(description="Gates less what was counted"), Unit("{vehicle}")]
+    sensor_drift: Annotated[int | None, Field(description="What was sensed less what was counted"), Unit("{spot}")]
+    drifts: Annotated[bool, Field(description="One of them is 20 or more away")]
+
+
+SPAN = {"since": "2026-03-02 00:00:00", "until": "2026-03-03 00:00:00"}
+
 QUESTIONS = (
+    Question(
+        name="parking_turnover",
+        asks="How often was each spot of a car park used, and how long did cars stay that left?",
+        parameters=SPAN,
+        answer=Turnover,
+        sql="""
+            SELECT site_id, uniqExact(spot_id) AS spots, countIf(is_over) AS stays, stays / spots AS turnover,
+                quantileExactOrNullIf(0.5)(assumeNotNull(duration), is_over) AS dwell_p50,
+                quantileExactOrNullIf(0.9)(assumeNotNull(duration), is_over) AS dwell_p90
+            FROM (
+                SELECT site_id, spot_id, duration, status = 'occupied' AND duration IS NOT NULL AS is_over
+                FROM city.parking_spot_spans(since={since:DateTime64(3)}, until={until:DateTime64(3)})
+            )
+            GROUP BY site_id
+            ORDER BY site_id
+        """,
+    ),
+    Question(
+        name="parking_balance",
+        asks="Do the gates of each car park agree with its own count, and its sensors?",
+        parameters=SPAN,
+        answer=Balance,
+        sql="""
+            WITH gate AS (
+                SELECT site_id, count() AS reports, sumOrNull(vehicle_entrance_count - vehicle_exit_count) AS gates
+                FROM city.parking_site
+                WHERE observed_at > {since:DateTime64(3)} AND observed_at <= {until:DateTime64(3)}
+                GROUP BY site_id
+            ), sensor AS (
+                SELECT site_id, toNullable(sum(multiIf(
+                    status = 'occupied', 1, before = 'occupied' OR before IS NULL AND status = 'free', -1, 0
+                ))) AS sensed
+                FROM city.parking_spot_spans(since={since:DateTime64(3)}, until={until:DateTime64(3)})
+                WHERE observed_at >= {since:DateTime64(3)}
+                GROUP BY site_id
+            )
+            SELECT site_id, reports, gates,
+                toInt64(after.occupied_spot_number) - earlier.occupied_spot_number AS counted, sensed,
+                gates - counted AS gate_drift, sensed - counted AS sensor_drift,
+                ifNull(abs(gate_drift) >= 20, false) OR ifNull(abs(sensor_drift) >= 20, false) AS drifts
+            FROM gate
+            INNER JOIN city.parking_site_at(t={since:DateTime64(3)}) AS earlier USING site_id
+            INNER JOIN city.parking_site_at(t={until:DateTime64(3)}) AS after USING site_id
+            LEFT JOIN sensor USING site_id
+            ORDER BY site_id
+        """,
+    ),
     Question(
         name="parking_minutes_full",
         asks="How many minutes was each car park full on each day?",

@@ -56,6 +56,14 @@ def full(clock: str, occupied: int, **more: Any) -> Row:
     } | more
 
 
+def spot(clock: str, number: int, status: str, **more: Any) -> Row:
+    return {"site_id": "p-1", "spot_id": f"p-1-{number}", "status": status, "observed_at": at(clock)} | more
+
+
+def gate(clock: str, occupied: int, came: int | None, went: int | None, **more: Any) -> Row:
+    return full(clock, occupied, vehicle_entrance_count=came, vehicle_exit_count=went, **more)
+
+
 def alert(clock: str, does: str, severity: str, onset: str, entity: str, **more: Any) -> Row:
     own = {"alert_id": f"{entity} {onset}", "sent": at(clock), "msg_type": does, "severity": severity}
     return own | {"onset": at(onset), "rule": "congestion", "entity": entity} | more
@@ -76,6 +84,32 @@ CASES: dict[str, Case] = {
             ]
         },
         [(date(2026, 3, 2), "p-1", 10 + 15 + 15, 60)],
+    ),
+    "parking_turnover": Case(
+        {
+            "parking_spot": [
+                spot("-1:00", 1, "occupied"), spot("01:00", 1, "free"), spot("02:00", 1, "occupied"),
+                spot("02:10", 1, "occupied"), spot("02:30", 1, "free"), spot("23:00", 1, "occupied"),
+                spot("24:30", 1, "free"), spot("05:00", 2, "occupied"), spot("05:10", 2, "closed"),
+                spot("06:00", 3, "free", site_id="p-2"),
+            ]
+        },
+        [("p-1", 2, 3, 1.5, 1800.0, 7200.0), ("p-2", 1, 0, 0.0, None, None)],
+    ),
+    "parking_balance": Case(
+        {
+            "parking_site": [
+                gate("00:00", 50, 9, 9), gate("08:00", 55, 8, 3), gate("24:00", 52, 2, 28),
+                gate("00:00", 50, None, None, site_id="p-2"), gate("24:00", 52, None, None, site_id="p-2"),
+                gate("12:00", 1, 0, 0, site_id="p-3"),
+            ],
+            "parking_spot": [
+                spot("-1:00", 1, "occupied"), spot("01:00", 1, "free"), spot("02:00", 1, "occupied"),
+                spot("03:00", 2, "free"), spot("04:00", 2, "occupied"), spot("04:10", 2, "occupied"),
+                spot("05:00", 3, "occupied"), spot("06:00", 4, "occupied"), spot("06:10", 4, "closed"),
+            ],
+        },
+        [("p-1", 2, -21, 2, 1, -23, -1, True), ("p-2", 1, None, 2, None, None, None, False)],
     ),
     "traffic_congestion": Case(
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import islice, pairwise
@@ -16,7 +17,7 @@ import pytest
 
 import feeds
 from feeds import rows_of
-from feeds.parking import parking_limit, parking_site
+from feeds.parking import parking_capacity, parking_limit, parking_site
 from feeds.police import police_incident
 from schemas.catalogue import Catalogue, check
 from schemas.expressions import to_polars
@@ -29,6 +30,8 @@ from simulation import parking, police, simulator, traffic
 from simulation.world import World
 from streams.wire.column_reader import ColumnReader
 from tests.reference import toy
+from tests.reference.partition import LOOK_UP
+from tests.reference.rules import Observation, Told, alerts
 
 CITY = ZoneInfo("Asia/Shanghai")
 WEDNESDAY = datetime(2026, 3, 18, tzinfo=CITY)
@@ -320,3 +323,50 @@ def test_only_arrivals_on_scene_have_a_response_time() -> None:
     )
     times = rows.select(t=to_polars(police_incident.RESPONSE_TIME))["t"].to_list()
     assert times == [None, 600_000, None]
+
+
+SITE = FEEDS["parking_site"]
+
+
+def said(feed: Feed, name: str, *reports: dict[str, Any], looked_up: Mapping[str, Any] | None = None) -> list[Told]:
+    """What a rule says of records of a feed, of which each is told what differs from the first, up to an hour later."""
+    (rule,) = (one for one in feed.alerts if one.name == name)
+    values: dict[str, Any] = {LOOK_UP: lambda table, _key, _name: (looked_up or {}).get(table)}
+    rows = list[Observation]()
+    for n, report in enumerate(reports):
+        values = {**values, **report}
+        rows.append(Observation(values[feed.event_time], (n,), values))
+    return alerts(rule, rule.of or (feed.key,), rows, rows[-1].time + 3_600_000)
+
+
+def test_gates_drift_by_what_is_reported_in_a_row() -> None:
+    """A report that is missing, or tells nothing of the gates, adds nothing; a pause begins anew."""
+    minute, first = 60_000, {"site_id": "p-1", "occupied_spot_number": 50}
+
+    def report(at: int, taken: int, came: int | None, went: int | None) -> dict[str, Any]:
+        gates = {"vehicle_entrance_count": came, "vehicle_exit_count": went}
+        return {**first, **gates, "observed_at": at * minute, "occupied_spot_number": taken}
+
+    right = [report(0, 50, 99, 0), report(1, 55, 5, 0), report(3, 20, 30, 0), report(4, 20, None, None)]
+    wrong = [report(5, 20, 19, 0), report(6, 21, 2, 0), report(7, 21, 0, 11)]
+    assert said(SITE, "gate_drift", *right, *wrong[:1]) == []
+    found = said(SITE, "gate_drift", *right, *wrong)
+    assert [(one.kind, one.sent, one.numbers[0]) for one in found] == [
+        ("Alert", 6 * minute, 20.0), ("Cancel", 7 * minute, 9.0)
+    ]  # fmt: skip
+    pause = [report(20, 21, 30, 0), report(21, 21, 19, 0)]
+    assert [one.kind for one in said(SITE, "gate_drift", *right, *wrong[:2], *pause)] == ["Alert", "Cancel"]
+
+
+def test_a_car_park_that_does_not_tell_its_spots_is_full_by_those_that_are_known_of_it() -> None:
+    report = {"site_id": "p-1", "observed_at": 0, "occupied_spot_number": 95, "total_spot_number": None}
+    assert said(SITE, "parking_full", report) == []
+    (found,) = said(SITE, "parking_full", report, looked_up={"parking_capacity": 100})
+    assert (found.kind, found.numbers[0]) == ("Alert", 5.0)
+
+
+def test_the_spots_of_car_parks_that_do_not_tell_them_are_known() -> None:
+    file = rows_of(parking_capacity.REFERENCE)
+    assert file is not None
+    known = {row["site_id"]: int(row["spot_number"]) for row in csv.DictReader(file.open())}
+    assert known == {site.id: site.spots for site in parking.sites() if not site.tells_total}

@@ -24,6 +24,7 @@ from kafka.admin import (
 from kafka.errors import NoError
 
 from processors import GROUP as PROCESSOR
+from schemas import alerts
 from schemas.feed import Feed
 from schemas.reference import Reference
 from sinks import GROUP as SINK
@@ -34,27 +35,34 @@ from streams.feed_topics import feed_topics
 from streams.gathered import gathered_topics
 from streams.publisher import topic_for
 
-OWNER, OPERATOR, CLOCK = "owner", "operator", "clock"
+OWNER, OPERATOR, CLOCK, SUBSCRIBER = "owner", "operator", "clock", "subscriber"
 ALL = "*"
 _PUBLISHER = "publisher-"
-_OURS = re.compile(rf"User:({PROCESSOR}|{SINK}|{OPERATOR}|{CLOCK}|{_PUBLISHER}.*)")
+_OURS = re.compile(rf"User:({PROCESSOR}|{SINK}|{OPERATOR}|{CLOCK}|{SUBSCRIBER}|{_PUBLISHER}.*)")
 _ANY = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
 _ALLOWED = ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ALLOW, _ANY)
 
 
 @dataclass(frozen=True)
 class Right:
-    """A user may do something with a topic or a group, or with all of them; in Kafka's own words."""
+    """A user may do something with a topic or a group, with all of them, or with those whose names begin so; in Kafka's
+    own words."""
 
     user: str
     operation: ACLOperation
     kind: ResourceType
     name: str
+    pattern: ACLResourcePatternType = ACLResourcePatternType.LITERAL
+
+    @property
+    def names(self) -> str:
+        """What it is for, as people read it: a name, or how names begin."""
+        return self.name if self.pattern is ACLResourcePatternType.LITERAL else f"{self.name}*"
 
     @property
     def acl(self) -> ACL:
         """The same as an access control list of Kafka's."""
-        place = ResourcePattern(self.kind, self.name)
+        place = ResourcePattern(self.kind, self.name, self.pattern)
         return ACL(f"User:{self.user}", ALL, self.operation, ACLPermissionType.ALLOW, place)
 
 
@@ -98,6 +106,8 @@ def rights(feeds: Iterable[Feed], references: Iterable[Reference] = ()) -> list[
     topics(PROCESSOR, write, tables)
     published = [feed for feed in feeds if not feed.by_workers]
     topics(CLOCK, write, clock.ticking(feeds))
+    topics(SUBSCRIBER, read, [topic for topic in ours if topic == alerts.FEED_NAME])
+    found.append(Right(SUBSCRIBER, read, ResourceType.GROUP, f"{SUBSCRIBER}-", ACLResourcePatternType.PREFIXED))
     for department in sorted({feed.department.name for feed in published}):
         own = [topic_for(feed) for feed in published if feed.department.name == department]
         topics(publisher(department), write, [*own, publications.TOPIC])

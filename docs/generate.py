@@ -166,7 +166,7 @@ def rights_table() -> str:
     """What each user may do in Kafka for the declared feeds."""
     found = defaultdict[tuple[str, str, str], list[str]](list)
     for right in rights(declared.load().values(), declared.references().values()):
-        found[right.user, right.operation.name.lower(), right.kind.name.lower()].append(f"`{right.name}`")
+        found[right.user, right.operation.name.lower(), right.kind.name.lower()].append(f"`{right.names}`")
     rows = ["| user | may | what |", "| --- | --- | --- |"]
     return "\n".join(
         rows

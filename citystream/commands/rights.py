@@ -27,7 +27,7 @@ def show(*, apply: Apply = False) -> None:
     city = Installation.load()
     wanted = rights(city.choose(None).values(), city.references.values())
     for right in wanted:
-        typer.echo(f"{right.user:<28} {right.operation.name.lower():<9} {right.kind.name.lower():<6} {right.name}")
+        typer.echo(f"{right.user:<28} {right.operation.name.lower():<9} {right.kind.name.lower():<6} {right.names}")
     if apply:
         new, old = give(city.cluster, wanted)
         typer.echo(f"{len(wanted)} rights: {new} are new, {old} others of these users were taken away", err=True)

@@ -1,10 +1,11 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from kafka.admin import ACLOperation, ResourceType
+from kafka.admin import ACLOperation, ACLResourcePatternType, ResourceType
 
 import feeds
-from citystream.rights import CLOCK, publisher, rights
+from citystream.rights import CLOCK, SUBSCRIBER, publisher, rights
+from schemas.alerts import FEED_NAME
 from schemas.feed import Outgrown
 from streams import checkpoints, deadletters, publications, snapshots
 from streams.feed_topics import feed_topics
@@ -31,6 +32,15 @@ def test_windows_alerts_positions_and_dead_letters_are_written_by_workers_alone(
     writers = {r.user for r in rights(FEEDS) if r.operation is ACLOperation.WRITE and r.name in OF_WORKERS}
     assert writers == {"processor", "sink"}
     assert may(ACLOperation.WRITE, "sink") == {checkpoints.TOPIC}
+
+
+def test_subscribers_read_alerts_alone_in_groups_that_are_no_worker_s() -> None:
+    """A member of a worker's group would take partitions from it."""
+    found = {(r.operation, r.kind, r.name, r.pattern) for r in rights(FEEDS) if r.user == SUBSCRIBER}
+    assert found == {
+        (ACLOperation.READ, ResourceType.TOPIC, FEED_NAME, ACLResourcePatternType.LITERAL),
+        (ACLOperation.READ, ResourceType.GROUP, "subscriber-", ACLResourcePatternType.PREFIXED),
+    }
 
 
 def test_every_topic_of_a_feed_is_read_by_both_workers() -> None:

@@ -111,6 +111,8 @@ def traffic_flow(world: World) -> Iterator[TrafficFlow]:
                 segment_id=segment.id,
                 lane=lane + 1,
                 district=segment.district,
+                road_id=segment.road_id,
+                distance_along=segment.metres,
                 intensity=vehicles,
                 occupancy=round(load, 3),
                 average_vehicle_speed=speed if vehicles else None,

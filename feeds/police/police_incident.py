@@ -11,10 +11,10 @@ from pydantic import Field
 from feeds.police import DEPARTMENT
 from schemas.alerts import Category, Severity
 from schemas.expressions import Column, Expression, When
-from schemas.feed import Aggregate, Feed, Latest, NotAfter, Spans
+from schemas.feed import Aggregate, Feed, Latest, NotAfter, RollUp, Spans
 from schemas.fields import Coarse, EventId, Instant, Location, Personal, Record, Text
-from schemas.measures import count_where, quantiles
-from schemas.rules import Due, Level, Rule, previous, while_true
+from schemas.measures import Measure, count_where, quantiles
+from schemas.rules import Due, Held, Level, Rule, above, previous, while_true
 
 
 class IncidentStatus(StrEnum):
@@ -45,6 +45,19 @@ class PoliceIncident(Record):
 STATUS = Column("status")
 RESPONSE_TIME = When(STATUS.equals(IncidentStatus.ON_SCENE.value), Column("changed_at") - Column("reported_at"))
 
+IS_CALL = STATUS.equals(IncidentStatus.REPORTED.value)
+MEASURES: tuple[Measure, ...] = (
+    count_where("incidents", IS_CALL, description="Incidents reported"),
+    quantiles(
+        "response_time",
+        RESPONSE_TIME,
+        (0.5, 0.9),
+        unit="s",
+        divisor=1000,
+        description="time from report to arrival on scene",
+    ),
+)
+
 BEFORE = Column("before")
 #: What may come before a status; a report comes first.
 STEPS = {
@@ -52,13 +65,29 @@ STEPS = {
     IncidentStatus.ON_SCENE: (IncidentStatus.DISPATCHED,),
     IncidentStatus.CLOSED: (IncidentStatus.DISPATCHED, IncidentStatus.ON_SCENE),
 }
-#: Milliseconds that an incident may wait for a patrol, for each step of its priority.
-MOST_WAIT = 180_000
+#: Milliseconds that an incident may wait for a patrol, for each step of its priority; without one it has the last.
+MOST_WAIT, LAST = 180_000, 5
+PRIORITY = Column("priority").otherwise(LAST)
+
+#: Calls from one place in three different five minutes of an hour; over when an hour passed without one.
+REPEATED = Rule(
+    name="repeated_calls",
+    headline="Calls again and again from one place",
+    category=Category.SECURITY,
+    levels=(
+        Level(
+            severity=Severity.MINOR,
+            when=above(Column("calls"), 1),
+            held=Held(times=3, within=timedelta(hours=1)),
+            clear=Held(lasting=timedelta(hours=1)),
+        ),
+    ),
+)
 
 
 def _is_illegal() -> Expression:
     """Whether a status follows one that it may not follow."""
-    found = STATUS.equals(IncidentStatus.REPORTED.value) & ~BEFORE.equals(IncidentStatus.REPORTED.value)
+    found = IS_CALL & ~BEFORE.equals(IncidentStatus.REPORTED.value)
     for status, allowed in STEPS.items():
         found |= STATUS.equals(status.value) & ~BEFORE.is_in(*(one.value for one in (status, *allowed)))
     return found
@@ -89,13 +118,13 @@ FEED = Feed(
                 Level(
                     severity=Severity.SEVERE,
                     when=Due(
-                        at=Column("reported_at") + Column("priority") * MOST_WAIT,
-                        start=STATUS.equals(IncidentStatus.REPORTED.value),
+                        at=Column("reported_at") + PRIORITY * MOST_WAIT,
+                        start=IS_CALL,
                         done=~STATUS.is_in(IncidentStatus.REPORTED.value, IncidentStatus.UNKNOWN.value),
                     ),
                 ),
             ),
-            shows={"priority": Column("priority")},
+            shows={"priority": PRIORITY},
         ),
         Rule(
             name="illegal_transition",
@@ -111,20 +140,27 @@ FEED = Feed(
             by=("beat_id", "category"),
             window=timedelta(minutes=15),
             version=2,
-            measures=(
-                count_where(
-                    "incidents", STATUS.equals(IncidentStatus.REPORTED.value), description="Incidents reported"
-                ),
-                quantiles(
-                    "response_time",
-                    RESPONSE_TIME,
-                    (0.5, 0.9),
-                    unit="s",
-                    divisor=1000,
-                    description="time from report to arrival on scene",
-                ),
-            ),
+            measures=MEASURES,
             description="Incidents and response times by beat_id and category in 15 min",
+        ),
+        Aggregate(
+            name="police_incident_15m_beat",
+            by=("beat_id",),
+            window=timedelta(minutes=15),
+            measures=MEASURES,
+            description="Incidents and response times by beat_id in 15 min",
+            rollups=(
+                RollUp(name="police_incident_1h_beat", to="hour"),
+                RollUp(name="police_incident_1d_beat", to="day"),
+            ),
+        ),
+        Aggregate(
+            name="police_incident_5m_address",
+            by=("address",),
+            window=timedelta(minutes=5),
+            measures=(count_where("calls", IS_CALL, description="Incidents reported from there"),),
+            description="Calls by address in 5 min",
+            alerts=(REPEATED,),
         ),
     ),
 )

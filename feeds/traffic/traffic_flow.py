@@ -10,10 +10,10 @@ from pydantic import Field
 from feeds.traffic import DEPARTMENT
 from schemas.alerts import Category, Severity
 from schemas.expressions import Column
-from schemas.feed import Aggregate, Feed, NotAfter
+from schemas.feed import Aggregate, Feed, NotAfter, RollUp
 from schemas.fields import Count, EventId, Instant, Location, Record, Text, Unit
-from schemas.measures import Measure, ratio, total
-from schemas.rules import Held, Level, Rule, above
+from schemas.measures import Measure, ratio, share, total
+from schemas.rules import Due, Held, Level, Rule, above
 
 
 class TrafficFlow(Record):
@@ -23,6 +23,12 @@ class TrafficFlow(Record):
     segment_id: Annotated[Text, Field(description="Road segment")]
     lane: Annotated[int, Field(ge=0, le=31, description="Lane, counted from the kerb; 0 is the whole carriageway")]
     district: Annotated[Text, Field(description="District the segment lies in")]
+    road_id: Annotated[Text | None, Field(description="Road the segment is a piece of")] = None
+    distance_along: Annotated[
+        float | None,
+        Field(ge=0, le=10_000_000, description="From the beginning of the road to the middle of the segment"),
+        Unit("m"),
+    ] = None
     intensity: Annotated[Count, Field(description="Vehicles counted in the period"), Unit("{vehicle}")]
     occupancy: Annotated[float | None, Field(ge=0, le=1, description="Share of the period the detector was covered")]
     average_vehicle_speed: Annotated[
@@ -39,6 +45,9 @@ VEHICLES = Column("intensity")
 SPEED = Column("average_vehicle_speed")
 FREE_FLOW = Column("free_flow_speed")
 
+#: Share of the period from which on a detector counts as covered.
+COVERED = 0.8
+
 MEASURES: tuple[Measure, ...] = (
     total("vehicles", VEHICLES, unit="{vehicle}", description="Vehicles counted"),
     ratio("speed", SPEED * VEHICLES, VEHICLES, unit="km/h", scale=100, description="Speed, weighted by vehicles"),
@@ -52,6 +61,13 @@ MEASURES: tuple[Measure, ...] = (
     ),
 )
 
+
+#: Of a lane whose detector is covered while nobody passes.
+STANDING = share(
+    "standing",
+    VEHICLES.equals(0) & (Column("occupancy") >= COVERED),
+    description="Share of reports without a vehicle while the detector was covered",
+)
 
 #: Twice and four times as long on the way as on the empty road, for half an hour.
 CONGESTION = Rule(
@@ -71,14 +87,48 @@ CONGESTION = Rule(
 )
 
 
-def _aggregate(minutes: int, by: str, suffix: str = "", alerts: tuple[Rule, ...] = ()) -> Aggregate:
+#: For three minutes nobody passes on four of five lanes, and yet they are not empty.
+STANDSTILL = Rule(
+    name="standstill",
+    headline="Traffic stands still",
+    category=Category.TRANSPORT,
+    levels=(Level(severity=Severity.SEVERE, when=above(Column("standing"), 0.8, release=0.3), held=Held(times=3)),),
+    shows={"vehicles": Column("vehicles")},
+)
+
+#: No lane of a segment reports for three minutes. An empty road goes on reporting that nobody came.
+DETECTOR_SILENT = Rule(
+    name="detector_silent",
+    headline="Detectors are silent",
+    category=Category.INFRASTRUCTURE,
+    levels=(Level(severity=Severity.MINOR, when=Due(at=Column("date_observed_to") + 180_000)),),
+)
+
+
+def _aggregate(
+    minutes: int,
+    by: str,
+    suffix: str = "",
+    *,
+    version: int = 1,
+    more: tuple[Measure, ...] = (),
+    alerts: tuple[Rule, ...] = (),
+    rolled_up: bool = False,
+) -> Aggregate:
     return Aggregate(
         name=f"traffic_flow_{minutes}m{suffix}",
         by=(by,),
         window=timedelta(minutes=minutes),
-        measures=MEASURES,
+        version=version,
+        measures=(*MEASURES, *more),
         description=f"Traffic by {by} in {minutes} min",
         alerts=alerts,
+        rollups=(
+            RollUp(name=f"traffic_flow_1h{suffix}", to="hour", capture=0.75),
+            RollUp(name=f"traffic_flow_1d{suffix}", to="day", capture=0.75),
+        )
+        if rolled_up
+        else (),
     )
 
 
@@ -96,10 +146,12 @@ FEED = Feed(
     delay=timedelta(seconds=30),
     lateness=timedelta(seconds=30),
     rules=(NotAfter("date_observed_from", "date_observed_to"),),
+    alerts=(DETECTOR_SILENT,),
     aggregates=(
-        _aggregate(1, "segment_id"),
+        _aggregate(1, "segment_id", version=2, more=(STANDING,), alerts=(STANDSTILL,)),
         _aggregate(1, "district", "_district"),
-        _aggregate(15, "segment_id", alerts=(CONGESTION,)),
-        _aggregate(15, "district", "_district"),
+        _aggregate(15, "segment_id", alerts=(CONGESTION,), rolled_up=True),
+        _aggregate(15, "road_id", "_road", rolled_up=True),
+        _aggregate(15, "district", "_district", rolled_up=True),
     ),
 )

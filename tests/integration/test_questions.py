@@ -69,6 +69,16 @@ def alert(clock: str, does: str, severity: str, onset: str, entity: str, **more:
     return own | {"onset": at(onset), "rule": "congestion", "entity": entity} | more
 
 
+def flow(clock: str, segment: str, vehicles: int, occupancy: float | None = None, **more: Any) -> Row:
+    own = {"segment_id": segment, "date_observed_to": at(clock), "intensity": vehicles, "occupancy": occupancy}
+    return own | {"district": "west", "road_id": segment[:3], "distance_along": 100.0 * int(segment[-1])} | more
+
+
+def step(clock: str, incident: str, status: str, reported: str, **more: Any) -> Row:
+    own = {"incident_id": incident, "status": status, "changed_at": at(clock), "reported_at": at(reported)}
+    return own | {"beat_id": "beat-1", "priority": 1} | more
+
+
 def call(clock: str, address: str, **more: Any) -> Row:
     own = {"incident_id": f"{address} {clock}", "status": "reported", "changed_at": at(clock), "reported_at": at(clock)}
     return own | {"address": address, "beat_id": "beat-1"} | more
@@ -121,6 +131,83 @@ CASES: dict[str, Case] = {
             ]
         },
         [("s-1", at("08:15"), at("10:00"), "Severe"), ("s-1", at("10:45"), None, "Moderate")],
+    ),
+    "traffic_spread": Case(
+        {
+            "traffic_flow": [
+                *(flow("07:59", f"r-1-{n}", 1) for n in (4, 2, 3, 1, 5, 6)), flow("07:59", "r-2-1", 1),
+                flow("06:00", "r-2-2", 1), flow("07:59", "r-3-1", 1, road_id=None),
+            ],
+            "alert": [
+                alert("07:45", "Alert", "Moderate", "07:30", "r-1-3"),
+                alert("07:50", "Alert", "Severe", "07:15", "r-1-2"),
+                alert("08:01", "Cancel", "Severe", "07:15", "r-1-2"),
+                alert("08:10", "Alert", "Severe", "08:00", "r-1-5"),
+                alert("08:30", "Alert", "Severe", "08:15", "r-1-4"),
+                alert("07:00", "Alert", "Severe", "06:45", "r-1-6"),
+                alert("07:59", "Cancel", "Severe", "06:45", "r-1-6"),
+                *(alert("07:45", "Alert", "Moderate", "07:30", segment) for segment in ("r-2-1", "r-2-2", "r-3-1")),
+            ],
+        },
+        [
+            ("r-1", 2, 200.0, 300.0, at("07:15"), "r-1-2"), ("r-1", 1, 500.0, 500.0, at("08:00"), "r-1-5"),
+            ("r-2", 1, 100.0, 100.0, at("07:30"), "r-2-1"),
+        ],
+        {"at": f"{at('08:00'):%F %T}"},
+    ),
+    "traffic_state": Case(
+        {
+            "traffic_flow": [
+                flow("07:57", "r-1-1", 9, 0.2), flow("07:57:01", "r-1-2", 0, 0.0), flow("07:59", "r-1-2", 0, 0.1),
+                flow("07:59", "r-1-3", 0, 0.9), flow("08:00", "r-1-3", 0, 0.9), flow("08:00", "r-1-4", 3, 0.9),
+                flow("08:00", "r-1-5", 0), flow("08:01", "r-1-1", 9, 0.2),
+            ]
+        },
+        [
+            (segment, "r-1", "west", state, vehicles, covered, at(last))
+            for segment, state, vehicles, covered, last in (
+                ("r-1-1", "silent", 0, None, "07:57"), ("r-1-2", "empty", 0, 0.05, "07:59"),
+                ("r-1-3", "standing", 0, 0.9, "08:00"), ("r-1-4", "flowing", 3, 0.9, "08:00"),
+                ("r-1-5", "unknown", 0, None, "08:00"),
+            )
+        ],
+        {"at": f"{at('08:00'):%F %T}"},
+    ),
+    "police_overdue_dispatch": Case(
+        {
+            "police_incident": [
+                step("08:00", "i-1", "reported", "08:00"), step("08:03", "i-1", "dispatched", "08:00"),
+                step("08:00", "i-2", "reported", "08:00"), step("08:03:01", "i-2", "on_scene", "08:00"),
+                step("08:00", "i-3", "reported", "08:00", priority=None),
+                step("08:15:01", "i-3", "dispatched", "08:00", priority=None),
+                step("23:50", "i-4", "reported", "23:50", priority=5), step("-1:00", "i-5", "reported", "-1:00"),
+            ]
+        },
+        [(1, 2, 1, 0, 181.0, 181.0), (5, 2, 1, 1, 901.0, 901.0)],
+    ),
+    "police_time_in_status": Case(
+        {
+            "police_incident": [
+                step("-1:59", "i-1", "reported", "-1:59"), step("00:00:30", "i-1", "dispatched", "-1:59"),
+                step("00:01", "i-1", "dispatched", "-1:59"), step("00:10:30", "i-1", "on_scene", "-1:59"),
+                step("08:00", "i-2", "reported", "08:00"), step("08:00:30", "i-2", "dispatched", "08:00"),
+            ]
+        },
+        [("dispatched", 1, 600.0, 600.0), ("reported", 2, 90.0, 90.0)],
+    ),
+    "police_illegal_steps": Case(
+        {
+            "police_incident": [
+                step("08:00", "i-1", "reported", "08:00"), step("08:01", "i-1", "on_scene", "08:00"),
+                step("08:02", "i-1", "closed", "08:00"), step("08:03", "i-1", "dispatched", "08:00"),
+                step("08:00", "i-2", "reported", "08:00"), step("08:01", "i-2", "dispatched", "08:00"),
+                step("08:02", "i-2", "closed", "08:00"), step("08:00", "i-3", "closed", "08:00"),
+            ]
+        },
+        [
+            ("i-1", "beat-1", "reported", "on_scene", at("08:01")),
+            ("i-1", "beat-1", "closed", "dispatched", at("08:03")),
+        ],
     ),
     "police_repeated_calls": Case(
         {

@@ -25,6 +25,7 @@ from schemas.feed import Feed, milliseconds
 from schemas.fields import Record
 from schemas.pseudonyms import replaced
 from schemas.record_codec import decode, encode
+from schemas.rules import Rule
 from schemas.verdict import AND, ColumnarVerdict, instant_ms, problems, rules
 from simulation import parking, police, simulator, traffic
 from simulation.world import World
@@ -328,15 +329,20 @@ def test_only_arrivals_on_scene_have_a_response_time() -> None:
 SITE = FEEDS["parking_site"]
 
 
-def said(feed: Feed, name: str, *reports: dict[str, Any], looked_up: Mapping[str, Any] | None = None) -> list[Told]:
-    """What a rule says of records of a feed, of which each is told what differs from the first, up to an hour later."""
-    (rule,) = (one for one in feed.alerts if one.name == name)
+def said(feed: Feed, name: str, *rows: dict[str, Any], looked_up: Mapping[str, Any] | None = None) -> list[Told]:
+    """What a rule says of records or windows of a feed, of which each is told what differs from the one before, up to
+    two hours later."""
+    watched: list[tuple[Rule, tuple[str, ...], str, int]] = []
+    watched += ((rule, (feed.key,), feed.event_time, 0) for rule in feed.alerts)
+    for one in feed.aggregates:
+        watched += ((rule, one.by, "window_start", milliseconds(one.window)) for rule in one.alerts)
+    ((rule, entity, time, window),) = (one for one in watched if one[0].name == name)
     values: dict[str, Any] = {LOOK_UP: lambda table, _key, _name: (looked_up or {}).get(table)}
-    rows = list[Observation]()
-    for n, report in enumerate(reports):
-        values = {**values, **report}
-        rows.append(Observation(values[feed.event_time], (n,), values))
-    return alerts(rule, rule.of or (feed.key,), rows, rows[-1].time + 3_600_000)
+    observed = list[Observation]()
+    for n, row in enumerate(rows):
+        values = {**values, **row}
+        observed.append(Observation(values[time] + window, (n,), values))
+    return alerts(rule, rule.of or entity, observed, observed[-1].time + 7_200_000)
 
 
 def test_gates_drift_by_what_is_reported_in_a_row() -> None:
@@ -370,3 +376,51 @@ def test_the_spots_of_car_parks_that_do_not_tell_them_are_known() -> None:
     assert file is not None
     known = {row["site_id"]: int(row["spot_number"]) for row in csv.DictReader(file.open())}
     assert known == {site.id: site.spots for site in parking.sites() if not site.tells_total}
+
+
+MINUTE = 60_000
+FLOW, INCIDENT = FEEDS["traffic_flow"], FEEDS["police_incident"]
+
+
+def spoken(told: list[Told]) -> list[tuple[str, float]]:
+    """What was done, and in which minute."""
+    return [(one.kind, one.sent / MINUTE) for one in told]
+
+
+def test_a_segment_whose_detectors_say_nothing_is_silent_and_an_empty_one_is_not() -> None:
+    empty: list[dict[str, Any]] = [
+        {"segment_id": "s-1", "lane": n % 2, "intensity": 0, "date_observed_to": n * MINUTE} for n in range(9)
+    ]
+    assert spoken(said(FLOW, "detector_silent", *empty)) == [("Alert", 11)]
+    again = [*empty, {"date_observed_to": 20 * MINUTE}]
+    assert spoken(said(FLOW, "detector_silent", *again)) == [("Alert", 11), ("Cancel", 20), ("Alert", 23)]
+
+
+def test_traffic_stands_still_where_nobody_passes_covered_detectors() -> None:
+    shares = [0.0, 1.0, 1.0, None, 0.9, 0.6, 0.5, 0.4]
+    windows = [
+        {"segment_id": "s-1", "standing": one, "vehicles": 0, "window_start": n * MINUTE}
+        for n, one in enumerate(shares)
+    ]
+    assert spoken(said(FLOW, "standstill", *windows)) == [("Alert", 5), ("Cancel", 8)]
+
+
+def test_an_incident_without_a_priority_is_overdue_as_one_of_the_last() -> None:
+    report = {"incident_id": "i-1", "status": "reported", "reported_at": 0, "changed_at": 0}
+    assert spoken(said(INCIDENT, "overdue_dispatch", {**report, "priority": 1})) == [("Alert", 3)]
+    assert spoken(said(INCIDENT, "overdue_dispatch", {**report, "priority": None})) == [("Alert", 15)]
+
+
+def test_a_place_calls_again_and_again_with_three_five_minutes_of_an_hour() -> None:
+    def windows(*calls: tuple[int, int]) -> list[dict[str, Any]]:
+        return [{"address": "a", "calls": many, "window_start": at * MINUTE} for at, many in calls]
+
+    assert said(INCIDENT, "repeated_calls", *windows((0, 9), (5, 1), (60, 0), (65, 1))) == []
+    often = windows((0, 1), (30, 0), (35, 2), (60, 1), (65, 0), (90, 1), (95, 0))
+    assert spoken(said(INCIDENT, "repeated_calls", *often)) == [("Alert", 65), ("Cancel", 160)]
+
+
+def test_where_a_segment_is_along_its_road_is_told() -> None:
+    segments = {(r.road_id, r.distance_along, r.segment_id) for r in simulated("traffic_flow")}
+    assert {segment for _, _, segment in sorted(segments)} == {segment.id for segment in traffic.segments()}
+    assert [segment for *_, segment in sorted(segments)] == sorted(segment.id for segment in traffic.segments())

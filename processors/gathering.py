@@ -13,11 +13,11 @@ import polars as pl
 from processors.messages import message
 from processors.observations import Observations
 from processors.rules import Watch
-from processors.tables import FEW_TEXTS, Texts
-from processors.watching import SNAPSHOT_EVERY, Unpacked, packed, unpacked, windows_as_series
+from processors.tables import FEW_TEXTS, NO_TEXT, Texts
+from processors.watching import SNAPSHOT_EVERY, Unpacked, ended_by, packed, unpacked, windows_as_series
 from schemas.alerts import Message, Status
 from schemas.catalogue import Catalogue
-from schemas.feed import milliseconds
+from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.measures import BEYOND, Partial
 from schemas.model import TEXTS
 from schemas.verdict import part_rules
@@ -65,6 +65,58 @@ class FinalPartReader:
         return [FinalParts(run.start, run.next, one.rows) for (_, run), one in zip(waiting, found, strict=True)]
 
 
+class MergedWindows:
+    """Final windows of an aggregate, merged of their parts, as rules observe them."""
+
+    def __init__(self, feed: Feed, aggregate: Aggregate) -> None:
+        partials = [partial for measure in aggregate.measures for partial in measure.partials]
+        #: Those that rules can read.
+        self.partials = [one for one in partials if one.merge in ("sum", "min", "max")]
+        self._by, self._window = aggregate.by, milliseconds(aggregate.window)
+        self._texts = [name for name in aggregate.by if feed.field(name).kind in TEXTS]
+        self._numbers = [name for name in aggregate.by if name not in self._texts]
+        values = ["window_start", "events", *(one.name for one in self.partials), *self._numbers]
+        self.series = windows_as_series(feed, aggregate, self._texts, values)
+
+    def merged(self, parts: Sequence[Part]) -> list[float | None]:
+        """Events and partials of all parts of a window."""
+        return [
+            sum(part[0] or 0 for part in parts),
+            *(merged(one, [part[1 + n] for part in parts]) for n, one in enumerate(self.partials)),
+        ]
+
+    def observations(self, windows: Sequence[Sequence[Any]], texts: Texts) -> Observations:
+        """Windows at their ends; each is its start (ms), its group, events and the partials."""
+        width = 1 + len(self._by)
+        groups = [dict(zip(self._by, one[1:width], strict=True)) for one in windows]
+        found = np.full((len(windows), len(self._texts)), NO_TEXT, np.int64)
+        for column, name in enumerate(self._texts):
+            known = [n for n, group in enumerate(groups) if group[name] is not None]
+            found[known, column] = texts.number_all([groups[n][name] for n in known])
+        values = [
+            [one[0], *one[width:], *(group[name] for name in self._numbers)]
+            for one, group in zip(windows, groups, strict=True)
+        ]
+        shape = len(windows), 2 + len(self.partials) + len(self._numbers)
+        numbers = np.array(values, np.float64).reshape(shape)  # None becomes NaN
+        ends = np.array([one[0] + self._window for one in windows], np.int64)
+        return Observations(ends, found, numbers)
+
+
+def come_to_by_all(feed: Feed, come_to: Mapping[int, int]) -> int:
+    """The maximum of event time that every partition has come to which may add to a window.
+
+    An outgrown topic speaks for itself until it is settled; from then on the next one does.
+    """
+    *outgrown, present = feed_topics(feed).values()
+    seen = min(come_to.get(number, NO_EVENT_TIME) for number in range(present.first, present.end))
+    for topic in reversed(outgrown):
+        own = min(come_to.get(number, NO_EVENT_TIME) for number in range(topic.first, topic.end))
+        assert topic.beyond is not None
+        seen = own if own < topic.beyond else max(topic.beyond, seen)
+    return seen
+
+
 class Gathering:
     """State of a partition in which groups come together: final parts by window, and the rules on them.
 
@@ -77,15 +129,8 @@ class Gathering:
     ) -> None:
         self.start, self.next = start, start.rewind
         self._topic, self._status = topic, status
-        feed, aggregate = topic.feed, topic.aggregate
-        partials = [partial for measure in aggregate.measures for partial in measure.partials]
-        self._partials = [one for one in partials if one.merge in ("sum", "min", "max")]
-        kinds = {name: feed.field(name).kind for name in aggregate.by}
-        self._text_keys = [name for name in aggregate.by if kinds[name] in TEXTS]
-        self._number_keys = [name for name in aggregate.by if name not in self._text_keys]
-        values = ["window_start", "events", *(one.name for one in self._partials), *self._number_keys]
-        series = windows_as_series(feed, aggregate, self._text_keys, values)
-        self._watches = [Watch(rule, series) for rule in aggregate.alerts]
+        self._windows = MergedWindows(topic.feed, topic.aggregate)
+        self._watches = [Watch(rule, self._windows.series) for rule in topic.aggregate.alerts]
         self._recall: Callable[[], bytes | None] | None = recall
         self._texts, self._many_texts = Texts(), FEW_TEXTS
         self._parts: dict[Key, dict[tuple[int, int], Part]] = {}
@@ -132,7 +177,7 @@ class Gathering:
 
     def _add(self, rows: pl.DataFrame) -> None:
         columns = ["window_start", "source_partition", "since", "watermark", "events", *self._topic.aggregate.by]
-        columns += [one.name for one in self._partials]
+        columns += [one.name for one in self._windows.partials]
         window, by = milliseconds(self._topic.aggregate.window), len(self._topic.aggregate.by)
         for start, source, since, watermark, events, *more in rows.select(columns).iter_rows():
             if events and start + window > self._through:
@@ -142,52 +187,25 @@ class Gathering:
                 self._come_to[source] = max(watermark, self._come_to.get(source, NO_EVENT_TIME))
 
     def _seen(self) -> int:
-        """The maximum of event time that every partition has come to which may add to a window.
-
-        An outgrown topic speaks for itself until it is settled; from then on the next one does.
-        """
-        *outgrown, present = feed_topics(self._topic.feed).values()
-        seen = min(self._come_to.get(number, NO_EVENT_TIME) for number in range(present.first, present.end))
-        for topic in reversed(outgrown):
-            own = min(self._come_to.get(number, NO_EVENT_TIME) for number in range(topic.first, topic.end))
-            assert topic.beyond is not None
-            seen = own if own < topic.beyond else max(topic.beyond, seen)
-        return seen
+        return come_to_by_all(self._topic.feed, self._come_to)
 
     def _advance(self) -> list[Message]:
         seen, feed = self._seen(), self._topic.feed
         if seen == NO_EVENT_TIME:
             return []
-        self._through = max(self._through, seen - milliseconds(feed.disorder + feed.lateness))
+        self._through = max(self._through, ended_by(feed, seen))
         window = milliseconds(self._topic.aggregate.window)
         final = sorted(
             (key for key in self._parts if key[0] + window <= self._through), key=lambda key: (key[0], str(key[1:]))
         )
-        rows = self._observations([(key, [*self._parts.pop(key).values()]) for key in final], window)
+        rows = self._windows.observations(
+            [(*key, *self._windows.merged([*self._parts.pop(key).values()])) for key in final], self._texts
+        )
         return [
             message(watch.compiled.rule, watch.compiled.series, said, self._status)
             for watch in self._watches
             for said in watch.advance(rows, self._through, self._texts)
         ]
-
-    def _observations(self, windows: Sequence[tuple[Key, list[Part]]], window: int) -> Observations:
-        by = self._topic.aggregate.by
-        groups = [dict(zip(by, key[1:], strict=True)) for key, _ in windows]
-        texts = np.full((len(windows), len(self._text_keys)), -1, np.int64)
-        for column, name in enumerate(self._text_keys):
-            known = [n for n, group in enumerate(groups) if group[name] is not None]
-            texts[known, column] = self._texts.number_all([groups[n][name] for n in known])
-        values = [
-            [key[0], sum(part[0] or 0 for part in parts), *self._merged(parts), *(group[n] for n in self._number_keys)]
-            for (key, parts), group in zip(windows, groups, strict=True)
-        ]
-        width = 2 + len(self._partials) + len(self._number_keys)
-        numbers = np.array(values, np.float64).reshape(len(windows), width)  # None becomes NaN
-        ends = np.array([key[0] + window for key, _ in windows], np.int64)
-        return Observations(ends, texts, numbers)
-
-    def _merged(self, parts: Sequence[Part]) -> list[float | None]:
-        return [merged(one, [part[1 + n] for part in parts]) for n, one in enumerate(self._partials)]
 
     def flush(self, now: float | None = None) -> Flushed | None:
         """What there is to say since the last flush, or None if nothing came."""

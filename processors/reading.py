@@ -30,10 +30,6 @@ class Reader:
         self._columns = EventColumns(topic.feed, topic.counts)
         self._event_time = topic.feed.event_time
         self._histories = histories
-        #: What is looked up, by the row that it is taken from.
-        self._by_row: dict[tuple[str, tuple[Column, ...]], dict[str, LookedUp]] = {}
-        for name, leaf in self._columns.looked_up.items():
-            self._by_row.setdefault((leaf.table, leaf.keys), {})[name] = leaf
 
     def check(self, where: str, start: Position) -> None:
         """Look whether the schemas are here by which a partition was processed up to a position.
@@ -61,21 +57,25 @@ class Reader:
         wanted = [Wanted(run, at.next, verdicts) for (at, run), verdicts in zip(waiting, given_up, strict=True)]
         frame, found = self._decoder.read_together(wanted)
         if self._columns.looked_up:
-            frame = self._with_looked_up(frame)
+            assert self._histories is not None
+            frame = with_looked_up(frame, self._columns, self._event_time, self._histories)
         events, newest = self._columns.of(frame), self._decoder.newest_schema
         return [
             Rows(run.start, run.next, events.where(part), decoded.dead, decoded.ticks, verdicts.dead, newest)
             for (_, run), verdicts, decoded, part in zip(waiting, given_up, found, places(found), strict=True)
         ]
 
-    def _with_looked_up(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Rows with what rules look up for them."""
-        assert self._histories is not None
-        arrived, event = frame["_arrived"].to_numpy(), frame[self._event_time].cast(pl.Int64).to_numpy()
-        newest = int(arrived.max()) if frame.height else NO_EVENT_TIME
-        found = []
-        for (table, keys), columns in self._by_row.items():
-            history = self._histories(table, newest)
-            rows = history.rows([frame[key.name] for key in keys], arrived, event)
-            found += [history.column(leaf.field.name, rows).alias(name) for name, leaf in columns.items()]
-        return frame.with_columns(found)
+
+def with_looked_up(frame: pl.DataFrame, columns: EventColumns, event_time: str, histories: Histories) -> pl.DataFrame:
+    """Rows, with when they ``_arrived`` (ms), and beside them what rules look up for them."""
+    by_row: dict[tuple[str, tuple[Column, ...]], dict[str, LookedUp]] = {}
+    for name, leaf in columns.looked_up.items():
+        by_row.setdefault((leaf.table, leaf.keys), {})[name] = leaf
+    arrived, event = frame["_arrived"].to_numpy(), frame[event_time].cast(pl.Int64).to_numpy()
+    newest = int(arrived.max()) if frame.height else NO_EVENT_TIME
+    found = []
+    for (table, keys), leaves in by_row.items():
+        history = histories(table, newest)
+        rows = history.rows([frame[key.name] for key in keys], arrived, event)
+        found += [history.column(leaf.field.name, rows).alias(name) for name, leaf in leaves.items()]
+    return frame.with_columns(found)

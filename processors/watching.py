@@ -57,10 +57,10 @@ class Watching:
     """
 
     def __init__(self, feed: Feed, columns: EventColumns, windows: Mapping[str, Windows], status: Status) -> None:
-        self._disorder, self._lateness = milliseconds(feed.disorder), milliseconds(feed.lateness)
+        self._feed = feed
         self._status = status
         self._texts = columns.texts
-        records = _of_records(feed, columns)
+        records = records_as_series(feed, columns)
         self._each = [Watch(rule, records) for rule in feed.alerts]
         self._final = {
             one.name: [Watch(rule, series) for rule in one.alerts]
@@ -83,8 +83,8 @@ class Watching:
         if not self._each:
             return
         taken = min(watch.through for watch in self._each)
-        in_time = events.event_ms >= np.maximum(seen, _LONG_AGO) - self._disorder
         rows = Observations(events.event_ms, events.keys[:, : self._texts], events.values)
+        in_time = come_in_time(self._feed, events.event_ms, seen)
         found = Waiting(events.cells[:, OFFSET], seen, rows).where(in_time & (events.event_ms > taken))
         if len(found):
             self._waiting.append(found)
@@ -104,7 +104,7 @@ class Watching:
     def _of_records(self, max_event_ms: int, texts: Texts) -> Iterator[Message]:
         if not self._each:
             return
-        through = self._passed(max_event_ms)
+        through = passed_by(self._feed, max_event_ms)
         waiting = _joined(self._waiting)
         passed = waiting.rows.times <= through if waiting else np.zeros(0, np.bool_)
         self._waiting = [] if waiting is None or passed.all() else [waiting.where(~passed)]
@@ -114,7 +114,7 @@ class Watching:
             yield from self._messages(watch, rows, through, texts)
 
     def _of_windows(self, max_event_ms: int, texts: Texts) -> Iterator[Message]:
-        through = max_event_ms - self._disorder - self._lateness
+        through = ended_by(self._feed, max_event_ms)
         for name, watches in self._final.items():
             closed, self._closed[name] = self._closed[name], []
             for watch in watches:
@@ -124,10 +124,6 @@ class Watching:
     def _messages(self, watch: Watch, rows: Observations, through: int, texts: Texts) -> Iterator[Message]:
         for said in watch.advance(rows, through, texts):
             yield message(watch.compiled.rule, watch.compiled.series, said, self._status)
-
-    def _passed(self, max_event_ms: int) -> int:
-        """Up to when everything has come; a record may still come that is as old as the disorder allows."""
-        return max_event_ms - self._disorder - 1
 
     def oldest(self) -> tuple[int, int] | None:
         """Smallest offset of what waits and the maximum of event time before it, or None."""
@@ -166,8 +162,8 @@ class Watching:
         found = Unpacked({}, {}) if snapshot is None else unpacked(snapshot)
         for watch in self._watches:
             if not found.recall(watch, texts) and max_event_ms != NO_EVENT_TIME:
-                late = self._disorder + (1 if watch in self._each else self._lateness)
-                watch.through = max_event_ms - late
+                passed = passed_by if watch in self._each else ended_by
+                watch.through = passed(self._feed, max_event_ms)
 
 
 def packed(watches: Sequence[Watch], texts: Texts, more: Mapping[str, Any]) -> bytes:
@@ -253,7 +249,24 @@ def _sorted(rows: list[Observations]) -> Observations:
     return found.where(np.argsort(found.times, kind="stable"))
 
 
-def _of_records(feed: Feed, columns: EventColumns) -> Series:
+def come_in_time(feed: Feed, event_ms: Integers, seen: Integers) -> Flags:
+    """Which records come before the watermark has passed them; ``seen`` is the maximum of event time before each."""
+    found: Flags = event_ms >= np.maximum(seen, _LONG_AGO) - milliseconds(feed.disorder)
+    return found
+
+
+def passed_by(feed: Feed, max_event_ms: int) -> int:
+    """Up to when all records have come; one may still come that is as old as the disorder allows."""
+    return max_event_ms - milliseconds(feed.disorder) - 1
+
+
+def ended_by(feed: Feed, max_event_ms: int) -> int:
+    """Up to which end all windows are final."""
+    return max_event_ms - milliseconds(feed.disorder + feed.lateness)
+
+
+def records_as_series(feed: Feed, columns: EventColumns) -> Series:
+    """Records as rules observe them."""
     return Series(
         feed=feed,
         view=feed.name,

@@ -35,6 +35,8 @@ COMMANDS = {
     "rights": "rights",
     "dead-letters": "dead_letters",
     "sql": "sql",
+    "alerts": "alerts",
+    "rules": "rules",
     "registry": "registry",
 }
 

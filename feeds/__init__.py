@@ -1,12 +1,15 @@
 """What the city publishes: a folder a department, a file a feed or a table of reference data, one with its questions.
 
-``load``, ``references`` and ``questions`` find them; no name appears anywhere else.
+``load``, ``references`` and ``questions`` find them; no name appears anywhere else. ``declared_in`` reads a file that
+is none of them.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -89,6 +92,32 @@ def declarations() -> tuple[dict[str, Declared], dict[str, DeclarationError]]:
             except Exception as error:  # noqa: BLE001  whatever a file raises is a mistake in that file
                 wrong[name] = _problem(f"{module.name.replace('.', '/')}.py", error)
     return found, wrong
+
+
+def declared_in(path: Path) -> Feed:
+    """The feed that a file declares, wherever it lies; nothing else changes by it.
+
+    Raises
+    ------
+    DeclarationError
+        It declares none.
+    """
+    try:
+        return _feed_of(path)
+    except Exception as error:  # noqa: BLE001  as in ``declarations``
+        raise _problem(path.name, error) from None
+
+
+def _feed_of(path: Path) -> Feed:
+    spec = importlib.util.spec_from_file_location(f"tried_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise DeclarationError("is no file of Python")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where pydantic looks annotations up
+    spec.loader.exec_module(module)
+    feed = getattr(module, "FEED", None)
+    if not isinstance(feed, Feed):
+        raise DeclarationError(f"has to declare FEED = Feed(name='{path.stem}', ...)")
+    return feed
 
 
 def _declared(module: str, name: str) -> Mapping[str, Declared]:

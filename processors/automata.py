@@ -33,7 +33,7 @@ LATEST = 9e15
 SPOKEN, BEGAN, SENT, OBSERVED, KIND, _LEVELS = range(6)
 #: Cells of a level's integers: whether it holds, since when; when the run began that would begin or end it, and of how
 #: many observations it is; when it falls due. The last hits follow.
-_HOLDS, _SINCE, _RUN, _HITS, _DUE, _RING = range(6)
+HOLDS, SINCE, RUN, HITS, DUE, _RING = range(6)
 #: Columns of a rule's levels: kind, the three programs, what begins and what ends it (times, lasting, within or -1),
 #: its first cell, how many hits it keeps.
 KIND_OF, PROGRAMS, HELD, CLEAR, CELL, RING, LEVEL_COLUMNS = 0, 1, 7, 10, 13, 14, 15
@@ -67,7 +67,7 @@ def begin(integers: Any, numbers: Any, levels: Any, memories: Any) -> None:
     integers[SENT] = integers[BEGAN] = integers[OBSERVED] = BEFORE_ALL
     integers[KIND] = -1
     for level in range(len(levels)):
-        integers[levels[level, CELL] + _DUE] = NEVER
+        integers[levels[level, CELL] + DUE] = NEVER
     for memory in range(len(memories)):
         if memories[memory, 0] == RUNNING:
             numbers[2 * memory] = 0.0
@@ -86,7 +86,7 @@ def due(integers: Any, count: int, levels: Any) -> Any:
     found = np.full(count, NEVER, np.int64)
     for entity in range(count):
         for level in range(len(levels)):
-            found[entity] = min(found[entity], integers[entity, levels[level, CELL] + _DUE])
+            found[entity] = min(found[entity], integers[entity, levels[level, CELL] + DUE])
     return found
 
 
@@ -97,7 +97,7 @@ def is_idle(integers: Any, through: int, remembers: int, levels: Any) -> bool:
         return False
     nothing_due = True
     for level in range(len(levels)):
-        nothing_due = nothing_due and integers[levels[level, CELL] + _DUE] == NEVER
+        nothing_due = nothing_due and integers[levels[level, CELL] + DUE] == NEVER
     return nothing_due
 
 
@@ -131,7 +131,7 @@ def observe(state: Any, visited: Any, rows: Any, through: int, rule: Any, out: A
         while True:
             now = NEVER
             for level in range(len(levels)):
-                now = min(now, own[levels[level, CELL] + _DUE])
+                now = min(now, own[levels[level, CELL] + DUE])
             if row < ends[n]:
                 now = min(now, times[row])
             if now > through:
@@ -184,56 +184,56 @@ def _step(level: Any, cells: Any, machine: Any, rows: Any, row: int, room: Any) 
     if level[KIND_OF] == DEADLINE:
         start, done = level[PROGRAMS + 2 : PROGRAMS + 4], level[PROGRAMS + 4 : PROGRAMS + 6]
         if done[0] == done[1] or work_out(machine, done[0], done[1], rows, row, room) == 1.0:
-            cells[_HOLDS], cells[_DUE] = 0, NEVER
+            cells[HOLDS], cells[DUE] = 0, NEVER
         if start[0] == start[1] or work_out(machine, start[0], start[1], rows, row, room) == 1.0:
             at = work_out(machine, level[PROGRAMS], level[PROGRAMS + 1], rows, row, room)
-            cells[_DUE] = max(now, np.int64(np.floor(at))) if abs(at) <= LATEST else NEVER
+            cells[DUE] = max(now, np.int64(np.floor(at))) if abs(at) <= LATEST else NEVER
         return
-    program = PROGRAMS + 2 if cells[_HOLDS] == 1 else PROGRAMS
-    held = level[CLEAR : CLEAR + 3] if cells[_HOLDS] == 1 else level[HELD : HELD + 3]
+    program = PROGRAMS + 2 if cells[HOLDS] == 1 else PROGRAMS
+    held = level[CLEAR : CLEAR + 3] if cells[HOLDS] == 1 else level[HELD : HELD + 3]
     result = work_out(machine, level[program], level[program + 1], rows, row, room)
     if result == 1.0:
         _hit(cells, now, held[TIMES], held[LASTING], held[WITHIN])
     elif result == 0.0 and held[WITHIN] < 0:
-        cells[_HITS], cells[_DUE] = 0, NEVER
+        cells[HITS], cells[DUE] = 0, NEVER
 
 
 @njit(nogil=True, cache=True)
 def _hit(cells: Any, now: int, times: int, lasting: int, within: int) -> None:
     """Count an observation in for which the condition is true that would turn a level."""
-    cells[_HITS] += 1
+    cells[HITS] += 1
     if within >= 0:
         for place in range(times - 1):
             cells[_RING + place] = cells[_RING + place + 1]
         cells[_RING + times - 1] = now
-        cells[_RUN] = cells[_RING]
-        if cells[_HITS] >= times and now - cells[_RUN] <= within:
+        cells[RUN] = cells[_RING]
+        if cells[HITS] >= times and now - cells[RUN] <= within:
             _turn(cells)
         return
-    if cells[_HITS] == 1:
-        cells[_RUN] = now
-        cells[_DUE] = now + lasting if lasting > 0 else NEVER
-    if cells[_HITS] >= times and now - cells[_RUN] >= lasting:
+    if cells[HITS] == 1:
+        cells[RUN] = now
+        cells[DUE] = now + lasting if lasting > 0 else NEVER
+    if cells[HITS] >= times and now - cells[RUN] >= lasting:
         _turn(cells)
 
 
 @njit(nogil=True, cache=True)
 def _turn(cells: Any) -> None:
     """Let a level hold that did not, since its run began, or not hold any more."""
-    cells[_HOLDS] = 1 - cells[_HOLDS]
-    cells[_SINCE] = cells[_RUN]
-    cells[_HITS], cells[_DUE] = 0, NEVER
+    cells[HOLDS] = 1 - cells[HOLDS]
+    cells[SINCE] = cells[RUN]
+    cells[HITS], cells[DUE] = 0, NEVER
 
 
 @njit(nogil=True, cache=True)
 def _fall_due(level: Any, cells: Any, now: int) -> None:
-    if cells[_DUE] > now:
+    if cells[DUE] > now:
         return
-    cells[_DUE] = NEVER
+    cells[DUE] = NEVER
     if level[KIND_OF] == DEADLINE:
-        if cells[_HOLDS] == 0:
-            cells[_HOLDS], cells[_SINCE] = 1, now
-    elif cells[_HITS] >= level[(CLEAR if cells[_HOLDS] == 1 else HELD) + TIMES]:
+        if cells[HOLDS] == 0:
+            cells[HOLDS], cells[SINCE] = 1, now
+    elif cells[HITS] >= level[(CLEAR if cells[HOLDS] == 1 else HELD) + TIMES]:
         _turn(cells)
 
 
@@ -243,8 +243,8 @@ def _speak(own: Any, entity: int, now: int, levels: Any, said: Any) -> bool:
     top, began = -1, NEVER
     for level in range(len(levels)):
         cell = levels[level, CELL]
-        if own[cell + _HOLDS] == 1:
-            top, began = level, min(began, own[cell + _SINCE])
+        if own[cell + HOLDS] == 1:
+            top, began = level, min(began, own[cell + SINCE])
     before = own[SPOKEN]
     if top == before:
         return False

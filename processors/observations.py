@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,3 +27,12 @@ class Observations:
     def where(self, wanted: Flags | Integers) -> Observations:
         """Some of the rows."""
         return Observations(self.times[wanted], self.texts[wanted], self.values[wanted])
+
+
+def together(rows: Sequence[Observations]) -> Observations:
+    """Rows of one series, one after the other."""
+    return Observations(
+        np.concatenate([one.times for one in rows]),
+        np.concatenate([one.texts for one in rows]),
+        np.concatenate([one.values for one in rows]),
+    )

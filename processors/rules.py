@@ -71,6 +71,21 @@ class Said:
     place: tuple[float, float] | None
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How a level of a rule stands with an entity; times are in ms.
+
+    It ``holds`` or not, since when. ``hits`` observations ``run``, since a time, that would turn it, and it is ``due``
+    to turn at another; None where there is none.
+    """
+
+    holds: bool
+    since: int | None
+    hits: int
+    run: int | None
+    due: int | None
+
+
 class Compiled:
     """A rule over a series as tables of numbers for ``automata``."""
 
@@ -199,6 +214,35 @@ class Watch:
         found = [self._said(row, shows, texts) for row, shows in zip(said[:count], shown[:count], strict=True)]
         self._forget()
         return sorted(found, key=lambda one: (one.sent, *one.entity.values()))
+
+    def due(self) -> int:
+        """When the next thing falls due of anybody (ms); ``automata.NEVER`` if nothing does."""
+        return int(automata.due(self._integers, len(self._entities), self.compiled.levels).min(initial=automata.NEVER))
+
+    def standing(self, entity: int) -> list[Standing]:
+        """How each level stands with one of those watched, numbered from 0."""
+        found = []
+        for level in self.compiled.levels:
+            cell = int(level[automata.CELL])
+            holds, since, run, hits, due = self._integers[entity, cell : cell + 5].tolist()
+            found.append(
+                Standing(
+                    holds=holds == 1,
+                    since=since if holds else None,
+                    hits=hits,
+                    run=run if hits else None,
+                    due=None if due == automata.NEVER else due,
+                )
+            )
+        return found
+
+    def shown(self, entity: int) -> dict[str, float]:
+        """What was worked out to be shown at the last observation of one of those watched, numbered from 0."""
+        cells = self._numbers[entity, 2 * len(self.compiled.memories) :]
+        return dict(zip(self.compiled.shown, cells.tolist(), strict=True))
+
+    def __len__(self) -> int:
+        return len(self._entities)
 
     def _make_room(self) -> None:
         held = len(self._integers)

@@ -17,7 +17,7 @@ import numpy as np
 
 from processors.events import OFFSET, EventColumns, Events
 from processors.messages import message
-from processors.observations import Numbers, Observations
+from processors.observations import Numbers, Observations, together
 from processors.rules import Series, Watch
 from processors.tables import NO_TEXT, Flags, Integers, Texts
 from processors.windows import Windows
@@ -228,15 +228,7 @@ def _joined(waiting: list[Waiting]) -> Waiting | None:
     return Waiting(
         np.concatenate([one.offsets for one in waiting]),
         np.concatenate([one.seen for one in waiting]),
-        _together(rows),
-    )
-
-
-def _together(rows: list[Observations]) -> Observations:
-    return Observations(
-        np.concatenate([one.times for one in rows]),
-        np.concatenate([one.texts for one in rows]),
-        np.concatenate([one.values for one in rows]),
+        together(rows),
     )
 
 
@@ -245,7 +237,7 @@ def _in_order(waiting: Waiting) -> Observations:
 
 
 def _sorted(rows: list[Observations]) -> Observations:
-    found = _together(rows)
+    found = together(rows)
     return found.where(np.argsort(found.times, kind="stable"))
 
 

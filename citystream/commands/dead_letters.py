@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -16,13 +15,13 @@ from zoneinfo import ZoneInfo
 import typer
 
 from citystream.commands.output import Output, OutputOption, show
+from citystream.commands.times import given
 from citystream.installation import Installation
 from citystream.progress import heard
 from citystream.settings import SettingsError
 from operations.redriving.corrections import Correction, exported, read_corrections
 from operations.redriving.outcome import Outcome, Result
 from schemas.record_codec import NotDecodable, decode
-from schemas.verdict import instant_ms
 from sinks.quarantine import Place, Quarantine, Selection, reader_of
 from sinks.queries import quarantine, quarantined_record
 from streams import deadletters
@@ -172,23 +171,12 @@ def _selection(
     offset: int | None,
 ) -> Selection:
     zone = ZoneInfo(city.settings.timezone)
-    since_ms, until_ms = _instant("since", since, zone), _instant("until", until, zone)
+    since_ms, until_ms = given("since", since, zone), given("until", until, zone)
     return Selection(list(city.choose(feeds)), cause, since_ms, until_ms, partition, offset)
 
 
 def _quarantine(city: Installation, selection: Selection) -> Quarantine:
     return Quarantine(city.server(reader_of(city.feeds[name] for name in selection.topics)))
-
-
-def _instant(name: str, text: str | None, zone: ZoneInfo) -> int | None:
-    """Milliseconds of a time that a person gave."""
-    if text is None:
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise SettingsError(f"--{name}: {text} is no time such as 2026-03-29T08:00:00") from None
-    return instant_ms(at if at.tzinfo else at.replace(tzinfo=zone))
 
 
 def _corrections(city: Installation, file: Path) -> dict[Place, Correction]:

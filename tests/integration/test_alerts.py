@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from datetime import timedelta
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from feeds import declared_in
 from feeds.alerts import alert
+from operations import rules
+from operations.trying import Trial, try_rule
 from schemas.alerts import FEED_NAME
+from schemas.feed import Feed
+from schemas.verdict import instant_ms
 from tests.city import START, City, made_up, own_city
 from tests.reference.whole import compare
 
@@ -25,7 +34,8 @@ from schemas.alerts import Category, Severity
 from schemas.expressions import Column
 from schemas.rules import Due, Held, Level, Rule, above, previous, while_true
 
-INWARD, SECONDS = Column("inward"), 1000
+#: What is simulated goes up to 2^31.
+INWARD, SECONDS = Column("inward") / 1e8, 1000
 
 
 def rule(name, *whens, **more):
@@ -85,3 +95,79 @@ def test_alerts_are_those_of_the_reference_over_kills(city: City) -> None:
     assert shown, "something is active"
     assert shown == client.execute(f"{ids} ORDER BY ALL")
     client.disconnect()
+
+
+def both(city: City, name: str, declared: Mapping[str, Feed], since: datetime, until: datetime) -> Trial:
+    """A rule tried on a span of the past."""
+    (found,) = (one for one in rules.declared(declared) if one.rule.name == name)
+    with city.installation.server("operator").connect() as client:
+        return try_rule(client, found, {}, instant_ms(since), instant_ms(until))
+
+
+def said(messages: Iterable[Mapping[str, Any]], since: datetime) -> list[tuple[Any, ...]]:
+    """What messages from a time on say, but for whether they are meant and the SQL that shows more."""
+    texts = ("event_id", "alert_id", "msg_type", "severity", "entity", "numbers", "references")
+    times = ("sent", "onset", "observed_from", "observed_to")
+    return sorted(
+        (*(str(one[name]) for name in texts), *(instant_ms(one[name]) for name in times))
+        for one in messages
+        if one["sent"] >= since
+    )
+
+
+@pytest.mark.parametrize("name", ["busy", "silent", "jumped", "full", "crowded"])
+def test_a_rule_tried_on_the_past_says_what_it_has_said(city: City, name: str) -> None:
+    """Of any span that begins behind all it remembers, to the byte; a stricter one says more."""
+    feeds, end = city.installation.feeds, START + timedelta(hours=1)
+    for since, until in ((START, end), (START + timedelta(minutes=7), START + timedelta(minutes=19))):
+        trial = both(city, name, feeds, since, until)
+        assert trial.present
+        assert said(trial.tried, since) == said(trial.present, since)
+        assert {pair.raised_by for pair in trial.pairs} == {"both"}
+
+
+def test_a_stricter_rule_says_more_and_one_from_a_file_is_tried(city: City, tmp_path: Path) -> None:
+    stricter = tmp_path / f"{WATCHED}.py"
+    stricter.write_text(RULES.replace("above(INWARD, 12, release=4)", "above(INWARD, 9, release=4)"))
+    since = START + timedelta(minutes=5)
+    trial = both(city, "busy", {WATCHED: declared_in(stricter)}, since, START + timedelta(minutes=15))
+    kinds = Counter(pair.raised_by for pair in trial.pairs)
+    assert kinds["tried"] > 50
+    assert kinds["both"] > 50
+    assert not kinds["present"]
+    words = ("rules", "try", "busy", "--since", since.isoformat(), "--until", "2024-05-06T07:15:00+00:00")
+    shown = city.command(*words, "--file", str(stricter))
+    assert f"{kinds['tried']} only by the one tried" in shown.stdout, shown.stderr
+    (tmp_path / "odd.py").write_text("FEED = 1")
+    refused = city.command(*words, "--file", str(tmp_path / "odd.py"))
+    assert (refused.returncode, "odd.py: has to declare FEED" in refused.stderr) == (1, True)
+    refused = city.command("rules", "try", "bussy", "--since", since.isoformat())
+    assert (refused.returncode, "there is no rule bussy; busy is meant, perhaps" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["busy", "silent", "jumped", "full", "crowded"])
+def test_an_alert_is_explained_by_what_was_observed(city: City, name: str) -> None:
+    done = city.command("alerts", "history", "--rule", name, "--limit", "1000", "-o", "json")
+    said = json.loads(done.stdout)
+    chosen = [one for one in said if one["msg_type"] == "Cancel"] or said
+    assert chosen, done.stderr
+    for message in chosen[:: len(chosen) // 3 + 1]:
+        why = json.loads(city.command("alerts", "explain", message["alert_id"], "-o", "json").stdout)
+        assert why["agree"], message
+        kinds = [step["msg_type"] for step in why["steps"] if step["msg_type"]]
+        assert kinds[-1] == message["msg_type"]
+        assert "Alert" in kinds
+        shown = city.command("alerts", "explain", message["alert_id"][:13])
+        assert "Alert Minor" in shown.stdout, shown.stderr
+        assert "not what was said" not in shown.stdout
+        whole = city.command("alerts", "show", message["alert_id"])
+        assert message["alert_id"] in whole.stdout
+
+
+def test_who_is_in_alarm_is_shown_the_gravest_and_oldest_first(city: City) -> None:
+    rows = json.loads(city.command("alerts", "active", "-o", "json").stdout)
+    order = [(-["Minor", "Severe"].index(row["severity"]), row["onset"]) for row in rows]
+    assert rows
+    assert order == sorted(order)
+    refused = city.command("alerts", "show", "nothing")
+    assert (refused.returncode, "there is no alert nothing" in refused.stderr) == (2, True)

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
+from random import SystemRandom
 from types import FrameType
 
 from rich.console import Console, ConsoleDimensions
@@ -23,7 +25,7 @@ from citystream.settings import variable
 from citystream.stack.process import Launch, Process, StackError
 from citystream.stack.stack import Stack, State
 from processors import GROUP as PROCESSOR
-from schemas.feed import Feed, milliseconds
+from schemas.feed import milliseconds
 from sinks import GROUP as SINK
 from sinks.ledger import Account, accounts
 from sinks.queries import newest_event_ms
@@ -58,8 +60,7 @@ class Crew:
             needed = f"{name}_password"
         else:
             feed = self.city.feeds[name.removeprefix("simulator-")]
-            words = ["simulate", feed.name, "--rate", str(RATE), "--start", self._start(feed).isoformat()]
-            needed = "pseudonym_key"
+            words, needed = ["simulate", feed.name, "--rate", str(RATE), *self._world], "pseudonym_key"
         given = {name: os.environ[name] for name in map(variable, (needed, "kafka_password")) if name in os.environ}
         return Launch((sys.executable, "-m", "citystream.stack.tethered", str(os.getpid()), *words), given)
 
@@ -105,14 +106,17 @@ class Crew:
             newest = [(newest_event_ms(client, feed), delay) for feed, delay in asking]
         return bool(asking) and all(ms is not None and now_ms - milliseconds(delay) <= ms for ms, delay in newest)
 
-    def _start(self, feed: Feed) -> datetime:
-        """Where the simulation goes on: after the newest stored event, at most ``HEAD_START`` ago."""
+    @cached_property
+    def _world(self) -> list[str]:
+        """The world that all simulators tell of, as words of their commands.
+
+        It begins after the newest event that is stored, at most ``HEAD_START`` ago.
+        """
         with self.city.server("operator").connect() as client:
-            newest = newest_event_ms(client, feed)
-        earliest = datetime.now(UTC) - HEAD_START
-        if newest is None:
-            return earliest
-        return max(earliest, datetime.fromtimestamp(newest / 1000, UTC) + timedelta(seconds=1))
+            newest = [newest_event_ms(client, feed) for feed in self.city.feeds.values() if not feed.by_workers]
+        stored = [datetime.fromtimestamp(ms / 1000, UTC) + timedelta(seconds=1) for ms in newest if ms is not None]
+        start = max([datetime.now(UTC) - HEAD_START, *stored])
+        return ["--seed", str(SystemRandom().randrange(2**32)), "--start", start.isoformat(), "--incidents", "all"]
 
 
 def run(city: Installation, seconds: float | None, say: Callable[[str], None]) -> bool:

@@ -10,11 +10,12 @@ from functools import partial
 
 from schemas.feed import Feed
 from schemas.fields import Record
+from simulation.incidents import USUAL
 from simulation.plausible import records
 from simulation.world import World
 
-#: The world of samples.
-FIRST = World(datetime(2026, 1, 5, tzinfo=UTC), 0)
+#: The world of samples, in which there is some of everything.
+FIRST = World(datetime(2026, 1, 5, tzinfo=UTC), 0, USUAL)
 
 #: Yields what a feed tells of a world, in order of event time, from its start on, for ever.
 Simulator = Callable[[World], Iterator[Record]]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import accumulate, cycle
+from operator import attrgetter, itemgetter
 from random import Random
 from typing import Literal, NamedTuple
 
 from feeds.parking.parking_site import ParkingSite
 from feeds.parking.parking_spot import ParkingSpot, SpotStatus
 from schemas.fields import Place
-from simulation.world import World, area, arrivals, bump, city_hour, event_id, place
+from simulation.incidents import Going, Incident, Staging, concert, expected, staged
+from simulation.world import Kind, World, area, arrivals, bump, city_hour, event_id, in_order, metres, place, whole_ms
 
 SITES = 600
-REPORT_EVERY = timedelta(minutes=1)
+REPORT_EVERY = MINUTE = timedelta(minutes=1)
 
 Use = Literal["homes", "offices", "shops", "sights"]
 
@@ -26,8 +29,14 @@ RATE = 60.0
 #: Share of changes that are a sensor failing or coming back, a spot being closed or opened, and about how many are so.
 OUT_OF_USE_CHANGES = 0.004
 OUT_OF_USE = 500
-#: Nothing but an incident fills a car park further than this, nor do its drivers want more.
-CALM = 0.84
+#: Nothing but an incident fills a car park further than this, nor do its drivers want more; one that does, so far.
+CALM, FULL = 0.84, 0.98
+#: How long it takes to fill it, and to empty it again.
+RAMP = timedelta(minutes=15)
+#: Cars that a gate counts too many at each report, and then too few.
+DRIFT = 3
+#: People that come in a car.
+IN_A_CAR = 3
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,11 @@ def sites() -> tuple[Site, ...]:
     return tuple(found)
 
 
+@cache
+def _by_id() -> dict[str, Site]:
+    return {site.id: site for site in sites()}
+
+
 def fullness(site: Site, at: datetime) -> float:
     """Share of its spots that drivers want at a time; most at the sights on a fine weekend."""
     hour, weekend = city_hour(at)
@@ -96,15 +110,27 @@ class Lot:
     """The spots of one site."""
 
     def __init__(self, site: Site, at: datetime) -> None:
-        self.site = site
+        self.site, self._at, self._wanted = site, at, fullness(site, at)
         taken = round(site.spots * fullness(site, at))
         self.occupied, self.free = list(range(taken)), list(range(taken, site.spots))
 
     def fills(self, at: datetime, random: Random) -> bool:
         """Whether the next driver comes: more do while the site is emptier than wanted, and go while it is fuller."""
         taken = len(self.occupied)
-        missing = fullness(self.site, at) - taken / self.site.spots
+        missing = self.wanted(at) - taken / self.site.spots
         return taken + 1 <= CALM * self.site.spots and random.random() < 0.5 + 4 * missing
+
+    def wanted(self, at: datetime) -> float:
+        """Share of its spots that drivers want, which changes from minute to minute."""
+        if at - self._at >= MINUTE:
+            self._at, self._wanted = at, fullness(self.site, at)
+        return self._wanted
+
+    def missing(self, at: datetime, filling: Incident) -> float:
+        """Cars that have to come for it to be as full as is staged then; less than none if some have to go."""
+        calm = self.wanted(at)
+        done = min(at - filling.begins, filling.ends - at, RAMP) / RAMP
+        return self.site.spots * (calm + (FULL - calm) * done) - len(self.occupied)
 
 
 class Change(NamedTuple):
@@ -139,12 +165,20 @@ def _drive(at: datetime, lot: Lot, random: Random, *, fills: bool) -> Iterator[C
 
 def changes(world: World) -> Iterator[Change]:
     """Every change of a spot, as cars come and go, sensors fail and spots are closed: what both feeds tell of."""
-    random, lots = world.random("cars"), [Lot(site, world.start) for site in sites()]
-    weights = list(accumulate(lot.site.spots for lot in lots))
+    random, lots = world.random("cars"), {site.id: Lot(site, world.start) for site in sites()}
+    weights = list(accumulate(site.spots for site in sites()))
     out_of_use: deque[tuple[Lot, int]] = deque()
-    for at in arrivals(world.start, random, _rate):
-        lot = random.choices(lots, cum_weights=weights)[0]
-        if random.random() >= OUT_OF_USE_CHANGES:
+    going = Going(_fillings(world))
+    usual: Iterator[tuple[datetime, str]] = ((at, "") for at in arrivals(world.start, random, _rate))
+    for at, pushed in heapq.merge(usual, _pushes(world), key=itemgetter(0)):
+        lot = lots[pushed or random.choices(sites(), cum_weights=weights)[0].id]
+        if (filling := going.of(lot.site.id, at)) is not None:
+            missing = lot.missing(at, filling)
+            if not pushed or abs(missing) >= 1:
+                yield from _drive(at, lot, random, fills=missing > 0)
+        elif pushed:
+            continue
+        elif random.random() >= OUT_OF_USE_CHANGES:
             yield from _drive(at, lot, random, fills=lot.fills(at, random))
         elif len(out_of_use) > random.randrange(2 * OUT_OF_USE):
             lot, spot = out_of_use.popleft()
@@ -154,6 +188,23 @@ def changes(world: World) -> Iterator[Change]:
             spot = _one_of(lot.free, random)
             out_of_use.append((lot, spot))
             yield Change(at, lot.site, spot, random.choice((SpotStatus.CLOSED, SpotStatus.UNKNOWN)))
+
+
+def _fillings(world: World) -> Iterator[Incident]:
+    kinds = (Kind.CAR_PARK_FILLS, Kind.CONCERT)
+    return (one for one in incidents(world) if one.kind in kinds and one.entity in _by_id())
+
+
+def _pushes(world: World) -> Iterator[tuple[datetime, str]]:
+    """When a car may come or go because a car park is staged to fill, or to empty again."""
+    return in_order(map(_ramps, _fillings(world)), itemgetter(0))
+
+
+def _ramps(filling: Incident) -> Iterator[tuple[datetime, str]]:
+    often = 2 * _by_id()[filling.entity].spots
+    for begin in (filling.begins, filling.ends - RAMP):
+        for number in range(often):
+            yield whole_ms(begin + number * RAMP / often), filling.entity
 
 
 @dataclass
@@ -178,14 +229,20 @@ def parking_site(world: World) -> Iterator[ParkingSite]:
     random = world.random("parking_site")
     lots = (Lot(site, world.start) for site in sites())
     counts = {lot.site.id: Count(len(lot.occupied), len(lot.free)) for lot in lots}
-    coming = changes(world)
+    coming, going = changes(world), Going(incidents(world))
     change = next(coming)
     for turn, site in enumerate(cycle(sites())):
         at = world.start + turn * REPORT_EVERY / SITES
         while change.at <= at:
             counts[change.site.id].take(change)
             change = next(coming)
-        now = counts[site.id]
+        now, incident = counts[site.id], going.of(site.id, at)
+        counts[site.id] = Count(now.taken, now.free)
+        if incident is not None and incident.kind is Kind.SITE_SILENT:
+            continue
+        if incident is not None and incident.kind is Kind.GATE_DRIFTS:
+            early = at < incident.begins + (incident.ends - incident.begins) / 2
+            now = replace(now, came=now.came + DRIFT * early, went=now.went + DRIFT * (not early))
         yield ParkingSite(
             event_id=event_id(random),
             site_id=site.id,
@@ -197,7 +254,6 @@ def parking_site(world: World) -> Iterator[ParkingSite]:
             observed_at=at,
             place=site.place,
         )
-        counts[site.id] = Count(now.taken, now.free)
 
 
 def parking_spot(world: World) -> Iterator[ParkingSpot]:
@@ -215,4 +271,63 @@ def parking_spot(world: World) -> Iterator[ParkingSpot]:
         )
 
 
+def incidents(world: World) -> Iterator[Incident]:
+    """What is staged at car parks."""
+    return staged(world, STAGINGS)
+
+
+def _some(random: Random, which: Callable[[Site], object]) -> Site:
+    return random.choice([site for site in sites() if which(site)])
+
+
+def _filling(kind: Kind, site: Site, begins: datetime, ends: datetime) -> Incident:
+    rule, found_by = expected("parking_full", begins + RAMP, REPORT_EVERY)
+    return Incident(
+        kind=kind, entity=site.id, begins=begins, ends=ends, place=site.place, rule=rule, found_by=found_by
+    )  # fmt: skip
+
+
+def _fills(at: datetime, random: Random) -> list[Incident]:
+    """Full for longer than the rule takes."""
+    site, full = _some(random, attrgetter("tells_total")), timedelta(minutes=random.randint(20, 60))
+    return [_filling(Kind.CAR_PARK_FILLS, site, at, at + 2 * RAMP + full)]
+
+
+def _drifts(at: datetime, random: Random) -> list[Incident]:
+    site, ends = _some(random, attrgetter("has_gate_counter")), at + timedelta(minutes=random.randint(80, 120))
+    rule, _ = expected("gate_drift", at)
+    found_by = None if rule is None else at + (ends - at) / 2
+    return [
+        Incident(
+            kind=Kind.GATE_DRIFTS, entity=site.id, begins=at, ends=ends, place=site.place, rule=rule, found_by=found_by
+        )
+    ]
+
+
+def _silent(at: datetime, random: Random) -> list[Incident]:
+    site, ends = random.choice(sites()), at + timedelta(minutes=random.randint(10, 30))
+    return [Incident(kind=Kind.SITE_SILENT, entity=site.id, begins=at, ends=ends, place=site.place)]
+
+
+def _concert(at: datetime, random: Random) -> list[Incident]:
+    """The nearest car parks fill, so many as the people have cars."""
+    given, near = concert(at, random), list[Incident]()
+    cars = given.people / IN_A_CAR
+    for site in sorted(filter(attrgetter("tells_total"), sites()), key=lambda site: metres(given.place, site.place)):
+        if cars > 0:
+            near.append(_filling(Kind.CONCERT, site, given.begins, given.ends))
+            cars -= (FULL - fullness(site, at)) * site.spots
+    return [
+        Incident(kind=Kind.CONCERT, entity=given.venue, begins=given.begins, ends=given.ends, place=given.place),
+        *near,
+    ]
+
+
+REST = timedelta(hours=1)
+STAGINGS = {
+    Kind.CAR_PARK_FILLS: Staging(_fills, REST),
+    Kind.GATE_DRIFTS: Staging(_drifts, timedelta(days=30)),
+    Kind.SITE_SILENT: Staging(_silent, REST),
+    Kind.CONCERT: Staging(_concert, REST),
+}
 SIMULATORS = {"parking_site": parking_site, "parking_spot": parking_spot}

@@ -6,7 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 from random import Random
@@ -76,9 +76,9 @@ class Report:
 class Simulation:
     """One run of some feeds.
 
-    ``start`` is the event time to begin at and ``rate`` how many times faster than reality it goes, None for as fast as
-    can be. The same seed and start give the same events. An event is sent when its time has come on the clock, never
-    before: a start in the past publishes history until it has caught up, and goes on at the pace of the clock.
+    ``rate`` is how many times faster than reality it goes, None for as fast as can be. The same ``world`` gives the
+    same events. An event is sent when its time has come on the clock, never before: a start in the past publishes
+    history until it has caught up, and goes on at the pace of the clock.
     """
 
     def __init__(
@@ -86,14 +86,13 @@ class Simulation:
         feeds: Iterable[Feed],
         publishers: Mapping[str, Publisher],
         *,
-        start: datetime,
+        world: World,
         rate: float | None,
-        seed: int,
         faults: Mapping[Fault, float],
         clock: Clock,
         simulator: Callable[[Feed], Simulator] = simulator,
     ) -> None:
-        self._world = World(whole_ms(start), seed)
+        self._world = replace(world, start=whole_ms(world.start))
         self._rate = rate
         self._faults = faults
         self._clock = clock

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from random import Random
 from typing import TypeVar
 from uuid import UUID
@@ -27,6 +28,30 @@ COLUMNS, ROWS = 6, 4
 T = TypeVar("T")
 
 
+class Kind(StrEnum):
+    """What may be staged.
+
+    CAR_PARK_FILLS: until nearly every spot is taken, for a while. GATE_DRIFTS: a gate counts cars that did not come,
+    and is set right. SITE_SILENT: a car park does not report. JAM: a junction is blocked; the queue grows back along
+    the road and dissolves. STANDSTILL: no vehicle moves, and detectors are covered. DETECTOR_SILENT: a segment does
+    not report. ROAD_EMPTY: it reports that no vehicle came, which is nothing to worry about. DISPATCH_LATE: a patrol
+    sets out too late. STATUS_SKIPPED: one is there that never set out. REPEATED_CALLS: one address calls again and
+    again. CONCERT: people come by car, fill car parks nearby and slow the roads around.
+    """
+
+    CAR_PARK_FILLS = "car_park_fills"
+    GATE_DRIFTS = "gate_drifts"
+    SITE_SILENT = "site_silent"
+    JAM = "jam"
+    STANDSTILL = "standstill"
+    DETECTOR_SILENT = "detector_silent"
+    ROAD_EMPTY = "road_empty"
+    DISPATCH_LATE = "dispatch_late"
+    STATUS_SKIPPED = "status_skipped"
+    REPEATED_CALLS = "repeated_calls"
+    CONCERT = "concert"
+
+
 @dataclass(frozen=True)
 class World:
     """All that decides what happens: where it begins, a seed, and how many incidents of which kind are staged an hour.
@@ -37,7 +62,7 @@ class World:
 
     start: datetime
     seed: int | str
-    incidents: Mapping[str, float] = field(default_factory=dict)
+    incidents: Mapping[Kind, float] = field(default_factory=dict)
 
     def random(self, purpose: str) -> Random:
         """The chance of one purpose, from its beginning."""

@@ -36,6 +36,7 @@ from schemas.question import Question
 from schemas.reference import Reference
 from simulation.faults import Fault
 from simulation.running import Simulation, SystemClock
+from simulation.world import World
 from sinks.ledger import accounts
 from streams import checkpoints, deadletters
 from streams.clients import new_admin
@@ -310,7 +311,7 @@ class City:
                 f.name: Publisher(producer, f, self.installation.catalogue.latest(f.name), key) for f in feeds
             }
             simulation = Simulation(
-                feeds, publishers, start=start, rate=None, seed=seed,
+                feeds, publishers, world=World(start, seed), rate=None,
                 faults=dict.fromkeys(faults, 0.02), clock=SystemClock(),
             )  # fmt: skip
             simulation.run(events, lambda: False)

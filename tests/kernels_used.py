@@ -20,6 +20,7 @@ from schemas.pseudonyms import replaced
 from schemas.record_codec import encode
 from schemas.verdict import instant_ms
 from simulation import simulator
+from simulation.incidents import USUAL
 from simulation.world import World
 from sinks.topic_rows import FeedReader, PartReader, Unread
 from streams.decode import Decoder
@@ -40,7 +41,7 @@ RECORDS = 300
 def take_all_ways(feed: Feed, catalogue: Catalogue) -> None:
     """Process and store records of a feed, every tenth of them cut off."""
     frozen = catalogue.latest(feed.name)
-    simulated = islice(simulator(feed)(World(START, 1)), RECORDS)
+    simulated = islice(simulator(feed)(World(START, 1, USUAL)), RECORDS)
     made = [replaced(feed, bytes(32), record.model_dump()) for record in simulated]
     values = [(one[feed.key].encode(), encode(frozen, one)) for one in made]
     arrived = max(instant_ms(one[feed.event_time]) for one in made)

@@ -23,7 +23,9 @@ from citystream.commands.workers import log_patiently
 from citystream.installation import Installation
 from citystream.secrets import pseudonym_key
 from simulation.faults import Fault, FaultsError, parse_faults
+from simulation.incidents import IncidentsError, parse_incidents
 from simulation.running import Report, Simulation, SystemClock
+from simulation.world import Kind, World
 from streams.publisher import STOP_SECONDS, publishers
 
 FLAT_OUT = "flat-out"
@@ -44,6 +46,10 @@ def simulate(
     faults: Annotated[
         str | None, typer.Option(help=f"Mix in faults: all, or some of {', '.join(Fault)}, as name or name=share.")
     ] = None,
+    incidents: Annotated[
+        str | None,
+        typer.Option(help=f"Stage incidents: all, or some of {', '.join(Kind)}, as name or name=number an hour."),
+    ] = None,
     start: Annotated[
         str | None, typer.Option(help="ISO time of the first events; else now, or a day ago when faster than reality.")
     ] = None,
@@ -54,7 +60,12 @@ def simulate(
     No event is published before its time has come: a simulation that has caught up with now goes on at the real rate.
     While Kafka is away it waits. Exit code 1 if Kafka did not take every record before it was told to end.
 
+    Incidents are what rules should find, and some things that are nothing; the feed truth tells which there are.
+    Feeds tell of one city if they are simulated with the same seed, start and incidents.
+
     Example: citystream simulate traffic_flow parking_site --rate 60 --faults duplicates=0.02,late
+
+    What alerts tell of: citystream simulate parking_site police_incident truth --incidents dispatch_late=60,concert
 
     A day's history, the same each time: citystream simulate traffic_flow --rate flat-out --events 1000000 --seed 7
     --start 2026-03-18
@@ -63,7 +74,7 @@ def simulate(
     city = Installation.load()
     chosen = city.choose(feeds)
     times = _rate(rate)
-    shares = _faults(faults)
+    shares, staged = _faults(faults), _incidents(incidents)
     clock = SystemClock()
     begin = _start(start, clock.now(), ZoneInfo(city.settings.timezone), live=times is not None and times <= 1)
     seed = SystemRandom().randrange(2**32) if seed is None else seed
@@ -71,7 +82,9 @@ def simulate(
     keys = {name: pseudonym_key(city.settings, feed) for name, feed in chosen.items()}
     say = partial(typer.echo, err=True)
     with publishers(city.cluster, chosen.values(), city.catalogue, keys, say) as found:
-        simulation = Simulation(chosen.values(), found, start=begin, rate=times, seed=seed, faults=shares, clock=clock)
+        simulation = Simulation(
+            chosen.values(), found, world=World(begin, seed, staged), rate=times, faults=shares, clock=clock
+        )
         with _until_signal(clock, found[feeds[0]].producer), _progress(simulation, events):
             simulation.run(events, lambda: clock.stopped)
     reports = simulation.report()
@@ -98,6 +111,13 @@ def _faults(text: str | None) -> dict[Fault, float]:
         return parse_faults(text) if text is not None else {}
     except FaultsError as error:
         raise typer.BadParameter(str(error), param_hint="--faults") from error
+
+
+def _incidents(text: str | None) -> dict[Kind, float]:
+    try:
+        return parse_incidents(text) if text is not None else {}
+    except IncidentsError as error:
+        raise typer.BadParameter(str(error), param_hint="--incidents") from error
 
 
 def _start(text: str | None, now: datetime, zone: ZoneInfo, *, live: bool) -> datetime:

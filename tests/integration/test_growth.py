@@ -210,9 +210,8 @@ def simulate(opened: Noting, feed: Feed, start: datetime, seed: int, seconds: in
     Simulation(
         [feed],
         {NAME: opened},
-        start=start,
+        world=World(start, seed),
         rate=None,
-        seed=seed,
         faults=faults,
         clock=SystemClock(),
         simulator=readings,

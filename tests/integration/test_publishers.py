@@ -378,7 +378,7 @@ def sent_by_a_simulation(city: City, start: datetime) -> set[tuple[str, int]]:
     feed = city.installation.feeds[FEED]
     noting = Noting(create_autospec(Producer, instance=True), feed, city.installation.catalogue.latest(FEED), None)
     simulation = Simulation(
-        [feed], {FEED: noting}, start=start, rate=None, seed=SEED,
+        [feed], {FEED: noting}, world=World(start, SEED), rate=None,
         faults=parse_faults("duplicates,disorder"), clock=SystemClock(),
     )  # fmt: skip
     simulation.run(EVENTS)

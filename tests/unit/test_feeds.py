@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cache
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from statistics import mean, median
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -28,7 +28,8 @@ from schemas.record_codec import decode, encode
 from schemas.rules import Rule
 from schemas.verdict import AND, ColumnarVerdict, instant_ms, problems, rules
 from simulation import parking, police, simulator, traffic
-from simulation.world import World
+from simulation.incidents import USUAL, Incident, concerts
+from simulation.world import Kind, World, metres
 from streams.wire.column_reader import ColumnReader
 from tests.reference import toy
 from tests.reference.partition import LOOK_UP
@@ -48,7 +49,14 @@ every_feed = pytest.mark.parametrize("feed", FEEDS.values(), ids=FEEDS)
 
 @cache
 def simulated(name: str, start: datetime = START, seed: int = 1, count: int = RECORDS) -> list[Any]:
+    """Of a world in which nothing is staged."""
     return list(islice(simulator(FEEDS[name])(World(start, seed)), count))
+
+
+@cache
+def eventful(name: str, seed: int = 1) -> list[Any]:
+    """Of one in which everything is."""
+    return list(islice(simulator(FEEDS[name])(World(START, seed, USUAL)), RECORDS))
 
 
 def pseudonymous(feed: Feed, record: Record) -> dict[str, Any]:
@@ -56,7 +64,7 @@ def pseudonymous(feed: Feed, record: Record) -> dict[str, Any]:
 
 
 def encoded(feed: Feed) -> list[bytes]:
-    return [encode(CATALOGUE.latest(feed.name), pseudonymous(feed, record)) for record in simulated(feed.name)]
+    return [encode(CATALOGUE.latest(feed.name), pseudonymous(feed, record)) for record in eventful(feed.name)]
 
 
 def decoded_rows(feed: Feed) -> pl.DataFrame:
@@ -81,13 +89,13 @@ def test_the_frozen_schemas_are_those_declared() -> None:
 
 @every_feed
 def test_simulated_records_are_valid_for_pydantic(feed: Feed) -> None:
-    for record in simulated(feed.name):
+    for record in eventful(feed.name):
         feed.record.model_validate(record.model_dump())
 
 
 @every_feed
 def test_simulated_records_are_valid_one_by_one_and_in_columns(feed: Feed) -> None:
-    records = simulated(feed.name)
+    records = eventful(feed.name)
     arrived = [instant_ms(event_time(feed, record)) for record in records]
     for record, at in zip(records, arrived, strict=True):
         assert problems(feed, pseudonymous(feed, record), key_of(feed, record), at) == []
@@ -98,7 +106,7 @@ def test_simulated_records_are_valid_one_by_one_and_in_columns(feed: Feed) -> No
 
 @every_feed
 def test_both_verdicts_refuse_an_event_from_the_future(feed: Feed) -> None:
-    records = simulated(feed.name)[:10]
+    records = eventful(feed.name)[:10]
     early = [instant_ms(event_time(feed, r)) - milliseconds(feed.allowance) - 1 for r in records]
     alone = [
         AND.join(problems(feed, pseudonymous(feed, r), key_of(feed, r), at))
@@ -114,7 +122,7 @@ def test_both_verdicts_refuse_an_event_from_the_future(feed: Feed) -> None:
 
 @every_feed
 def test_what_is_encoded_is_decoded_again(feed: Feed) -> None:
-    for record, value in zip(simulated(feed.name), encoded(feed), strict=True):
+    for record, value in zip(eventful(feed.name), encoded(feed), strict=True):
         assert decode(CATALOGUE, value) == pseudonymous(feed, record)
 
 
@@ -126,7 +134,7 @@ def test_columns_hold_the_same_values(feed: Feed) -> None:
             for name, value in pseudonymous(feed, record).items()
         }
         | {"event_id": toy.halves(str(record.model_dump()["event_id"]))}
-        for record in simulated(feed.name)
+        for record in eventful(feed.name)
     ]
     assert decoded_rows(feed).to_dicts() == expected
 
@@ -144,15 +152,15 @@ def test_everything_an_analyst_sees_is_described_with_its_unit(feed: Feed) -> No
 
 @every_feed
 def test_a_seed_gives_the_same_events_and_another_seed_others(feed: Feed) -> None:
-    again: list[Any] = list(islice(simulator(feed)(World(START, 1)), RECORDS))
-    assert again == simulated(feed.name)
-    others = {record.event_id for record in simulated(feed.name, seed=2)}
+    again: list[Any] = list(islice(simulator(feed)(World(START, 1, USUAL)), RECORDS))
+    assert again == eventful(feed.name)
+    others = {record.event_id for record in eventful(feed.name, seed=2)}
     assert others.isdisjoint(record.event_id for record in again)
 
 
 @every_feed
 def test_events_come_in_order_from_the_start_on_in_whole_milliseconds(feed: Feed) -> None:
-    times = [event_time(feed, record) for record in simulated(feed.name)]
+    times = [event_time(feed, record) for record in eventful(feed.name)]
     assert times[0] >= START
     assert all(earlier <= later for earlier, later in pairwise(times))
     assert all(at.microsecond % 1000 == 0 for at in times)
@@ -160,13 +168,13 @@ def test_events_come_in_order_from_the_start_on_in_whole_milliseconds(feed: Feed
 
 @every_feed
 def test_the_first_event_comes_soon(feed: Feed) -> None:
-    first = event_time(feed, simulated(feed.name)[0])
+    first = event_time(feed, eventful(feed.name)[0])
     assert first - START < timedelta(seconds=20 / feed.rate)
 
 
 @every_feed
 def test_the_event_rate_is_near_the_declared_one(feed: Feed) -> None:
-    times = [event_time(feed, record) for record in simulated(feed.name)]
+    times = [event_time(feed, record) for record in eventful(feed.name)]
     rate = len(times) / (times[-1] - times[0]).total_seconds()
     assert 0.5 * feed.rate < rate < 2 * feed.rate
 
@@ -424,3 +432,95 @@ def test_where_a_segment_is_along_its_road_is_told() -> None:
     segments = {(r.road_id, r.distance_along, r.segment_id) for r in simulated("traffic_flow")}
     assert {segment for _, _, segment in sorted(segments)} == {segment.id for segment in traffic.segments()}
     assert [segment for *_, segment in sorted(segments)] == sorted(segment.id for segment in traffic.segments())
+
+
+def during(incident: Incident, records: Iterable[Any], feed: Feed) -> list[Any]:
+    """The records of its entity while it lasts."""
+    found = [record for record in records if getattr(record, feed.key) == incident.entity]
+    return [record for record in found if incident.begins <= event_time(feed, record) < incident.ends]
+
+
+def staged_early(domain: Any, kind: Kind, until: timedelta) -> tuple[World, Incident]:
+    """A world with an incident of one kind that begins soon."""
+    for seed in range(100):
+        world = World(WEDNESDAY.replace(hour=4), seed, {kind: 10})
+        first = next(iter(domain.incidents(world)))
+        if first.begins < world.start + until:
+            return world, first
+    raise AssertionError
+
+
+def until(feed: Feed, world: World, end: datetime) -> list[Any]:
+    return list(takewhile(lambda record: event_time(feed, record) < end, simulator(feed)(world)))
+
+
+def test_a_car_park_that_fills_is_full_longer_than_the_rule_takes_and_empties_again() -> None:
+    feed = FEEDS["parking_site"]
+    world, incident = staged_early(parking, Kind.CAR_PARK_FILLS, timedelta(minutes=2))
+    records = during(incident, until(feed, world, incident.ends + timedelta(minutes=1)), feed)
+    shares = [(r.observed_at, r.occupied_spot_number / r.total_spot_number) for r in records]
+    full = [at for at, share in shares if share >= 0.95]
+    assert full[-1] - full[0] >= timedelta(minutes=len(full) - 1) >= timedelta(minutes=10)
+    assert incident.found_by is not None
+    assert full[0] + timedelta(minutes=10) <= incident.found_by
+    assert shares[-1][1] < 0.9
+
+
+def test_a_jam_grows_back_along_the_road_and_each_segment_is_due_to_be_found() -> None:
+    world = World(WEDNESDAY.replace(hour=4), 1, {Kind.JAM: 10})
+    jams = list(islice(traffic.incidents(world), 40))
+    follows = [
+        (a, b) for a, b in pairwise(jams) if b.entity[:-2] == a.entity[:-2] and b.begins - a.begins == traffic.JAM_STEP
+    ]
+    assert follows
+    assert all(int(b.entity[-2:]) == int(a.entity[-2:]) - 1 for a, b in follows)
+    assert all(one.rule == "congestion" and one.found_by is not None for one in jams)
+    assert all(one.found_by < one.ends for one in jams if one.found_by)
+
+
+@pytest.mark.parametrize("kind", [Kind.STANDSTILL, Kind.ROAD_EMPTY, Kind.DETECTOR_SILENT, Kind.JAM])
+def test_a_segment_tells_what_is_staged(kind: Kind) -> None:
+    feed = FEEDS["traffic_flow"]
+    world, incident = staged_early(traffic, kind, timedelta(seconds=30))
+    records = during(incident, until(feed, world, incident.begins + timedelta(minutes=3)), feed)
+    later = [record for record in records if record.date_observed_from >= incident.begins]
+    told = {(record.intensity > 0, record.occupancy > 0.9) for record in later}
+    expected = {Kind.STANDSTILL: {(False, True)}, Kind.ROAD_EMPTY: {(False, False)}, Kind.JAM: {(True, True)}}
+    assert told == expected.get(kind, set())
+
+
+def test_the_police_are_late_or_skip_a_step_where_it_is_staged() -> None:
+    feed, world = (
+        FEEDS["police_incident"],
+        World(START, 1, {Kind.DISPATCH_LATE: 60, Kind.STATUS_SKIPPED: 60, Kind.REPEATED_CALLS: 20}),
+    )
+    records = defaultdict(list)
+    for record in until(feed, world, START + timedelta(hours=2)):
+        records[record.incident_id].append(record)
+    calls = Counter(found[0].address for found in records.values())
+    for one in takewhile(lambda one: one.begins < START + timedelta(hours=1), police.incidents(world)):
+        statuses = {record.status.value: record for record in records[one.entity]}
+        match one.kind:
+            case Kind.DISPATCH_LATE:
+                waited = statuses["dispatched"].changed_at - one.begins
+                assert waited > statuses["dispatched"].priority * timedelta(milliseconds=police_incident.MOST_WAIT)
+                assert one.found_by is not None
+                assert one.found_by < statuses["dispatched"].changed_at
+            case Kind.STATUS_SKIPPED:
+                assert list(statuses)[:2] == ["reported", "on_scene"]
+                assert statuses["on_scene"].changed_at == one.found_by
+            case _:
+                assert calls[one.entity] == police.CALLS
+
+
+def test_a_concert_fills_car_parks_and_slows_roads() -> None:
+    world = World(SATURDAY.replace(hour=19), 1, {Kind.CONCERT: 1})
+    first = next(concerts(world))
+    full = [one for one in islice(parking.incidents(world), 30) if one.begins == first.begins]
+    assert len(full) > 3
+    assert full[0].rule is None
+    assert {one.rule for one in full[1:]} == {"parking_full"}
+    near = {one.id for one in traffic.segments() if metres(one.place, first.place) < traffic.NEAR}
+    slow = [one.entity for one in islice(traffic.crowds(world), len(near))]
+    assert 0 < len(near) < traffic.SEGMENTS / 4
+    assert set(slow) == near

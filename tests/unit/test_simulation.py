@@ -27,8 +27,10 @@ from schemas.record_codec import decode
 from schemas.verdict import instant_ms, problems
 from simulation import Simulator
 from simulation.faults import USUAL, Fault, FaultsError, Sending, corrupted, parse_faults, plan
+from simulation.incidents import MOST, IncidentsError, parse_incidents
+from simulation.incidents import USUAL as USUAL_INCIDENTS
 from simulation.running import Simulation, SystemClock
-from simulation.world import World, event_id
+from simulation.world import Kind, World, event_id
 from streams.publisher import Publisher
 
 NOW = datetime(2026, 3, 18, 2, tzinfo=UTC)
@@ -125,7 +127,7 @@ class Run:
         shares = parse_faults(faults) if faults else {}
         publishers = {f.name: Publisher(self.producer, f, CATALOGUE.latest(f.name), b"key") for f in chosen}
         simulation = Simulation(
-            chosen, publishers, start=start, rate=rate, seed=seed, faults=shares, clock=self.clock, simulator=of_fixes
+            chosen, publishers, world=World(start, seed), rate=rate, faults=shares, clock=self.clock, simulator=of_fixes
         )
         simulation.run(events)
         self.report = {report.feed: report for report in simulation.report()}
@@ -203,7 +205,7 @@ def test_it_ends_when_stopped() -> None:
     producer = FakeProducer(clock)
     publisher = Publisher(producer, FIRST, CATALOGUE.latest("first"), b"key")
     simulation = Simulation(
-        [FIRST], {"first": publisher}, start=NOW, rate=1, seed=1, faults={}, clock=clock, simulator=of_fixes
+        [FIRST], {"first": publisher}, world=World(NOW, 1), rate=1, faults={}, clock=clock, simulator=of_fixes
     )
     simulation.run(stopped=lambda: clock.now() >= NOW + timedelta(seconds=5))
     assert len(producer.sent) == 5
@@ -382,13 +384,40 @@ def test_faults_that_make_no_sense_are_refused_with_what_there_is(text: str, exp
         parse_faults(text)
 
 
+def test_incidents_are_named_with_or_without_a_number() -> None:
+    assert parse_incidents("jam=10, concert") == {Kind.JAM: 10, Kind.CONCERT: USUAL_INCIDENTS[Kind.CONCERT]}
+    assert parse_incidents("all") == USUAL_INCIDENTS
+    assert set(USUAL_INCIDENTS) == set(Kind)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("traffic_jam", "there is no incident 'traffic_jam'; there are car_park_fills"),
+        ("", "there are car_park_fills"),
+        ("jam=0", "above 0 is needed"),
+        ("jam=often", "above 0 is needed"),
+        ("jam=nan", "above 0 is needed"),
+        ("jam=1e9", "at most 1000"),
+    ],
+)
+def test_incidents_that_make_no_sense_are_refused_with_what_there_is(text: str, expected: str) -> None:
+    with pytest.raises(IncidentsError, match=expected):
+        parse_incidents(text)
+
+
 def test_the_declared_feeds_run_together() -> None:
     clock = FakeClock()
     producer = FakeProducer(clock)
     declared, catalogue = feeds.load(), Catalogue.load()
     publishers = {n: Publisher(producer, f, catalogue.latest(n), b"key") for n, f in declared.items()}
     simulation = Simulation(
-        declared.values(), publishers, start=NOW, rate=1, seed=1, faults=parse_faults("all"), clock=clock
+        declared.values(),
+        publishers,
+        world=World(NOW, 1, dict.fromkeys(Kind, MOST)),
+        rate=1,
+        faults=parse_faults("all"),
+        clock=clock,
     )
     simulation.run(5000)
     reports = simulation.report()

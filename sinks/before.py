@@ -6,11 +6,12 @@ With the next release this module goes, and what calls it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from schemas.feed import Aggregate, Feed
 from sinks.dialect import Dialect
 from sinks.shown import Ask, note, shown
-from sinks.tables import PARTS_PARTITION, aggregate_table
+from sinks.tables import LEDGER, PARTS_PARTITION, PUBLISHED, aggregate_table, feed_ledger, quarantined_ledger
 
 #: Behind the name of a table while it is made anew; no declared name has capitals.
 OTHER = "_OTHER"
@@ -32,6 +33,23 @@ def partition(ask: Ask, feed: Feed, aggregate: Aggregate, dialect: Dialect) -> N
         return
     ask(f"INSERT INTO {table} SELECT * FROM {other}")  # what came since is there as well
     ask(f"DROP TABLE {other}{dialect.everywhere} SYNC")
+
+
+def note_published(ask: Ask, feeds: Iterable[Feed]) -> None:
+    """Let a ledger that only says which offsets arrived say when they were published, as far as rows are kept.
+
+    What adds to it notes nothing twice. What comes until it is changed counts for the minute that is noted next.
+    """
+    views = "SELECT name, as_select FROM system.tables WHERE database = 'raw' AND endsWith(name, '_ledger')"
+    made = dict(ask(views))
+    if made:
+        ask("ALTER TABLE raw.ledger " + ", ".join(f"ADD COLUMN IF NOT EXISTS {c.declaration}" for c in PUBLISHED))
+    for table, select in {
+        "quarantine": quarantined_ledger(),
+        **{feed.name: feed_ledger(feed) for feed in feeds},
+    }.items():
+        if " minutes" not in made.get(f"{table}_ledger", " minutes"):
+            ask(f"INSERT INTO raw.ledger ({', '.join(column.name for column in LEDGER)}) {select}")
 
 
 def note_shown(ask: Ask, feed: Feed) -> None:

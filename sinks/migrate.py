@@ -9,6 +9,7 @@ from schemas.feed import Feed
 from schemas.question import Question
 from schemas.reference import Reference
 from sinks import before, references
+from sinks.catalogue import catalogue_views
 from sinks.clickhouse import Server, patiently, waiting
 from sinks.dialect import Dialect
 from sinks.ledger_views import ledger_views
@@ -95,10 +96,11 @@ def migrate(
     A view goes on showing the version it shows, because another one has to be built first; and a new one of a feed
     that has rows waits until its windows are built of them.
     """
-    feeds = list(feeds)
+    feeds, tables = list(feeds), list(tables)
     with _asking(owner, say) as ask:
         for database in ("raw", "city"):
             ask(f"CREATE DATABASE IF NOT EXISTS {database}{dialect.everywhere}")
+        before.note_published(ask, feeds)
         for statement in shared_tables(dialect):
             ask(statement)
         for feed in feeds:
@@ -106,6 +108,8 @@ def migrate(
         for statement in (statement for table in tables for statement in references.statements(table, dialect)):
             ask(statement)
         for statement in [masked_view(feeds, dialect), *ledger_views(feeds, dialect)]:
+            ask(statement)
+        for statement in catalogue_views(feeds, tables, dialect):
             ask(statement)
         ask_all(ask, questions, dialect)
         ask(f"INSERT INTO raw.layout (version) VALUES ({LAYOUT})")

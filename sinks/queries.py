@@ -104,6 +104,16 @@ def withdrawn(client: Client) -> dict[str, str]:
     return dict(client.execute("SELECT publication, any(withdrawn_by) FROM raw.withdrawn GROUP BY publication"))
 
 
+def catalogue(client: Client) -> list[dict[str, Any]]:
+    """What is declared of each feed and table, and its state by what arrived."""
+    return _rows(client, "SELECT * FROM city.catalogue ORDER BY batch, department, name")
+
+
+def batches(client: Client) -> list[dict[str, Any]]:
+    """How far each batch is connected."""
+    return _rows(client, "SELECT * FROM city.catalogue_batches ORDER BY batch")
+
+
 def newest_windows(client: Client, aggregate: Aggregate, limit: int) -> list[dict[str, Any]]:
     """The newest windows of the last hour as the aggregate's view shows them."""
     return _rows(

@@ -22,6 +22,8 @@ from streams.watermark import ASIDE
 QUARANTINE, MASKED, BYTES = "raw.quarantine", "raw.quarantine_masked", ("key", "value")
 #: Offsets a ledger row covers.
 LEDGER_BLOCK = 65_536
+#: A minute in ms, and what an offset is multiplied by beside its place in the minute.
+MINUTE_MS, MINUTE_STEP = 60_000, 65_536
 RAW_KEPT = timedelta(days=400)
 #: Of a table of parts; those of other releases are made anew.
 PARTS_PARTITION = "toYear(window_start)"
@@ -225,6 +227,17 @@ WITHDRAWN = [
     TableColumn("offsets", "AggregateFunction(groupBitmap, UInt64)", "Offsets whose rows were taken away, as a set"),
 ]
 
+#: When the offsets of a row of the ledger were published; nothing of those without a record.
+PUBLISHED = [
+    TableColumn(
+        "minutes",
+        "SimpleAggregateFunction(maxMap, Map(UInt32, UInt64))",
+        f"Of minutes since 1970: the offset behind the last one * {MINUTE_STEP} + the ms in the minute",
+    ),
+    TableColumn("since", "SimpleAggregateFunction(min, Nullable(Int64))", "When the first was published [ms]"),
+    TableColumn("until", "SimpleAggregateFunction(max, Nullable(Int64))", "When the last was published [ms]"),
+]
+
 LEDGER = [
     TableColumn("topic", "String", "Topic of the offsets"),
     TableColumn("source_partition", "UInt16", "Partition of the offsets"),
@@ -235,7 +248,17 @@ LEDGER = [
     ),
     TableColumn("block", "UInt64", f"The first offset of the block / {LEDGER_BLOCK}"),
     TableColumn("offsets", "AggregateFunction(groupBitmap, UInt32)", f"Set of offsets, less block * {LEDGER_BLOCK}"),
+    *PUBLISHED,
 ]
+
+
+def published(at: str, behind: str) -> str:
+    """SQL of when rows were published, of their time and of the offset behind them."""
+    ms = f"toUnixTimestamp64Milli({at})"
+    last = f"toUInt64(({behind}) * {MINUTE_STEP} + {ms} % {MINUTE_MS})"
+    return (
+        f"maxMap(map(toUInt32(intDiv({ms}, {MINUTE_MS})), {last})) AS minutes, min({ms}) AS since, max({ms}) AS until"
+    )
 
 
 def shared_tables(dialect: Dialect) -> list[str]:
@@ -300,22 +323,46 @@ def shared_tables(dialect: Dialect) -> list[str]:
             "topic, source_partition, block, kind",
             f"Which offsets arrived, as a set for each block of {LEDGER_BLOCK} offsets",
         ),
-        _ranges_ledger("quarantine", "quarantined", dialect),
-        _ranges_ledger("control", "control", dialect),
+        *_into_ledger("quarantine", quarantined_ledger(), dialect),
+        *_into_ledger("control", _ranges_ledger("control", "control"), dialect),
     ]
 
 
-def _ranges_ledger(table: str, kind: str, dialect: Dialect) -> str:
+def _into_ledger(table: str, select: str, dialect: Dialect) -> list[str]:
+    """Statements creating what adds a table's rows to the ledger, or making it of what a release before made."""
+    view = f"raw.{table}_ledger{dialect.everywhere}"
+    return [
+        f"CREATE MATERIALIZED VIEW IF NOT EXISTS {view} TO raw.ledger AS {select}",
+        f"ALTER TABLE {view} MODIFY QUERY {select}",
+    ]
+
+
+def feed_ledger(feed: Feed) -> str:
+    """SQL of what the ledger notes of a feed's rows."""
+    return (
+        f"SELECT {literal(feed.name)} AS topic, source_partition, 'received' AS kind, "
+        f"intDiv(source_offset, {LEDGER_BLOCK}) AS block, "
+        f"groupBitmapState(toUInt32(source_offset % {LEDGER_BLOCK})) AS offsets, "
+        f"{published('arrived_at', 'source_offset + 1')} FROM raw.{feed.name} GROUP BY source_partition, block"
+    )
+
+
+def quarantined_ledger() -> str:
+    """SQL of what the ledger notes of dead letters."""
+    behind = f"least(last_offset + 1, (block + 1) * {LEDGER_BLOCK})"
+    return _ranges_ledger("quarantine", "quarantined", f", {published('published_at', behind)}")
+
+
+def _ranges_ledger(table: str, kind: str, more: str = "") -> str:
     """Ranges as sets; a range is never written out but for its ends, or a long one would take gigabytes."""
     first = f"greatest(source_offset, block * {LEDGER_BLOCK}) - block * {LEDGER_BLOCK}"
     end = f"least(last_offset + 1, (block + 1) * {LEDGER_BLOCK}) - block * {LEDGER_BLOCK}"
     return (
-        f"CREATE MATERIALIZED VIEW IF NOT EXISTS raw.{table}_ledger{dialect.everywhere} TO raw.ledger AS "
         f"WITH bitmapBuild(range(toUInt32({LEDGER_BLOCK}))) AS whole_block, {first} AS first, {end} AS end, "
         f"end - first = {LEDGER_BLOCK} AS whole "
         f"SELECT topic, source_partition, {literal(kind)} AS kind, block, groupBitmapMergeState("
-        "if(whole, whole_block, bitmapBuild(range(toUInt32(first), toUInt32(if(whole, first, end)))))) AS offsets "
-        f"FROM raw.{table} ARRAY JOIN range(intDiv(source_offset, {LEDGER_BLOCK}), "
+        "if(whole, whole_block, bitmapBuild(range(toUInt32(first), toUInt32(if(whole, first, end)))))) AS offsets"
+        f"{more} FROM raw.{table} ARRAY JOIN range(intDiv(source_offset, {LEDGER_BLOCK}), "
         f"intDiv(last_offset, {LEDGER_BLOCK}) + 1) AS block GROUP BY topic, source_partition, block"
     )
 
@@ -336,11 +383,7 @@ def feed_tables(feed: Feed, dialect: Dialect) -> list[str]:
         ),
         f"ALTER TABLE raw.{feed.name} "
         + ", ".join(f"ADD COLUMN IF NOT EXISTS {column.declaration} {place}" for column, place in places),
-        f"CREATE MATERIALIZED VIEW IF NOT EXISTS raw.{feed.name}_ledger{dialect.everywhere} TO raw.ledger AS "
-        f"SELECT {literal(feed.name)} AS topic, source_partition, 'received' AS kind, "
-        f"intDiv(source_offset, {LEDGER_BLOCK}) AS block, "
-        f"groupBitmapState(toUInt32(source_offset % {LEDGER_BLOCK})) AS offsets "
-        f"FROM raw.{feed.name} GROUP BY source_partition, block",
+        *_into_ledger(feed.name, feed_ledger(feed), dialect),
     ]
     return statements + [aggregate_table(feed, aggregate, dialect) for aggregate in feed.aggregates]
 

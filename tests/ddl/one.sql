@@ -92,7 +92,10 @@ CREATE TABLE IF NOT EXISTS raw.ledger
     `source_partition` UInt16 COMMENT 'Partition of the offsets',
     `kind` Enum8('received' = 1, 'quarantined' = 2, 'control' = 3) COMMENT 'As rows of the feed, as dead letters, or as offsets of the log itself',
     `block` UInt64 COMMENT 'The first offset of the block / 65536',
-    `offsets` AggregateFunction(groupBitmap, UInt32) COMMENT 'Set of offsets, less block * 65536'
+    `offsets` AggregateFunction(groupBitmap, UInt32) COMMENT 'Set of offsets, less block * 65536',
+    `minutes` SimpleAggregateFunction(maxMap, Map(UInt32, UInt64)) COMMENT 'Of minutes since 1970: the offset behind the last one * 65536 + the ms in the minute',
+    `since` SimpleAggregateFunction(min, Nullable(Int64)) COMMENT 'When the first was published [ms]',
+    `until` SimpleAggregateFunction(max, Nullable(Int64)) COMMENT 'When the last was published [ms]'
 )
 ENGINE = AggregatingMergeTree
 ORDER BY (topic, source_partition, block, kind)
@@ -109,13 +112,39 @@ SELECT
     source_partition,
     'quarantined' AS kind,
     block,
-    groupBitmapMergeState(if(whole, whole_block, bitmapBuild(range(toUInt32(first), toUInt32(if(whole, first, end)))))) AS offsets
+    groupBitmapMergeState(if(whole, whole_block, bitmapBuild(range(toUInt32(first), toUInt32(if(whole, first, end)))))) AS offsets,
+    maxMap(map(toUInt32(intDiv(toUnixTimestamp64Milli(published_at), 60000)), toUInt64(((least(last_offset + 1, (block + 1) * 65536)) * 65536) + (toUnixTimestamp64Milli(published_at) % 60000)))) AS minutes,
+    min(toUnixTimestamp64Milli(published_at)) AS since,
+    max(toUnixTimestamp64Milli(published_at)) AS until
 FROM raw.quarantine
 ARRAY JOIN range(intDiv(source_offset, 65536), intDiv(last_offset, 65536) + 1) AS block
 GROUP BY
     topic,
     source_partition,
     block;
+
+ALTER TABLE raw.quarantine_ledger
+    (MODIFY QUERY
+    WITH
+        bitmapBuild(range(toUInt32(65536))) AS whole_block,
+        greatest(source_offset, block * 65536) - (block * 65536) AS first,
+        least(last_offset + 1, (block + 1) * 65536) - (block * 65536) AS end,
+        (end - first) = 65536 AS whole
+    SELECT
+        topic,
+        source_partition,
+        'quarantined' AS kind,
+        block,
+        groupBitmapMergeState(if(whole, whole_block, bitmapBuild(range(toUInt32(first), toUInt32(if(whole, first, end)))))) AS offsets,
+        maxMap(map(toUInt32(intDiv(toUnixTimestamp64Milli(published_at), 60000)), toUInt64(((least(last_offset + 1, (block + 1) * 65536)) * 65536) + (toUnixTimestamp64Milli(published_at) % 60000)))) AS minutes,
+        min(toUnixTimestamp64Milli(published_at)) AS since,
+        max(toUnixTimestamp64Milli(published_at)) AS until
+    FROM raw.quarantine
+    ARRAY JOIN range(intDiv(source_offset, 65536), intDiv(last_offset, 65536) + 1) AS block
+    GROUP BY
+        topic,
+        source_partition,
+        block);
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS raw.control_ledger TO raw.ledger
 AS WITH
@@ -135,6 +164,26 @@ GROUP BY
     topic,
     source_partition,
     block;
+
+ALTER TABLE raw.control_ledger
+    (MODIFY QUERY
+    WITH
+        bitmapBuild(range(toUInt32(65536))) AS whole_block,
+        greatest(source_offset, block * 65536) - (block * 65536) AS first,
+        least(last_offset + 1, (block + 1) * 65536) - (block * 65536) AS end,
+        (end - first) = 65536 AS whole
+    SELECT
+        topic,
+        source_partition,
+        'control' AS kind,
+        block,
+        groupBitmapMergeState(if(whole, whole_block, bitmapBuild(range(toUInt32(first), toUInt32(if(whole, first, end)))))) AS offsets
+    FROM raw.control
+    ARRAY JOIN range(intDiv(source_offset, 65536), intDiv(last_offset, 65536) + 1) AS block
+    GROUP BY
+        topic,
+        source_partition,
+        block);
 
 CREATE TABLE IF NOT EXISTS raw.toy
 (
@@ -194,11 +243,30 @@ AS SELECT
     source_partition,
     'received' AS kind,
     intDiv(source_offset, 65536) AS block,
-    groupBitmapState(toUInt32(source_offset % 65536)) AS offsets
+    groupBitmapState(toUInt32(source_offset % 65536)) AS offsets,
+    maxMap(map(toUInt32(intDiv(toUnixTimestamp64Milli(arrived_at), 60000)), toUInt64(((source_offset + 1) * 65536) + (toUnixTimestamp64Milli(arrived_at) % 60000)))) AS minutes,
+    min(toUnixTimestamp64Milli(arrived_at)) AS since,
+    max(toUnixTimestamp64Milli(arrived_at)) AS until
 FROM raw.toy
 GROUP BY
     source_partition,
     block;
+
+ALTER TABLE raw.toy_ledger
+    (MODIFY QUERY
+    SELECT
+        'toy' AS topic,
+        source_partition,
+        'received' AS kind,
+        intDiv(source_offset, 65536) AS block,
+        groupBitmapState(toUInt32(source_offset % 65536)) AS offsets,
+        maxMap(map(toUInt32(intDiv(toUnixTimestamp64Milli(arrived_at), 60000)), toUInt64(((source_offset + 1) * 65536) + (toUnixTimestamp64Milli(arrived_at) % 60000)))) AS minutes,
+        min(toUnixTimestamp64Milli(arrived_at)) AS since,
+        max(toUnixTimestamp64Milli(arrived_at)) AS until
+    FROM raw.toy
+    GROUP BY
+        source_partition,
+        block);
 
 CREATE TABLE IF NOT EXISTS raw.toy_4s
 (
@@ -679,4 +747,423 @@ ORDER BY
     topic ASC,
     source_partition ASC,
     first ASC;
+
+CREATE OR REPLACE VIEW city.catalogue
+(
+    `name` String COMMENT 'Feed, or table of reference data',
+    `kind` String COMMENT 'feed, table, or alerts: a feed that is written by the workers',
+    `department` String COMMENT 'Who publishes it',
+    `batch` UInt16 COMMENT 'Batch it is connected in',
+    `state` String COMMENT 'never seen, connected, silent or degraded',
+    `reason` String COMMENT 'Why',
+    `rate` Nullable(Float64) COMMENT 'Records a second that are expected [1/s]',
+    `silence` Nullable(Float64) COMMENT 'Longest pause that is normal [s]',
+    `first_arrival` Nullable(DateTime64(3, 'Asia/Shanghai')) COMMENT 'When the first record was published',
+    `last_arrival` Nullable(DateTime64(3, 'Asia/Shanghai')) COMMENT 'When the last record was published',
+    `records_1h` UInt64 COMMENT 'Records of the last hour, repeats among them',
+    `records_1d` UInt64 COMMENT 'Records of the last day, repeats among them',
+    `bad_1h` UInt64 COMMENT 'Dead letters of the last hour',
+    `bad_1d` UInt64 COMMENT 'Dead letters of the last day'
+)
+DEFINER = owner SQL SECURITY DEFINER
+COMMENT 'What is declared, and whether it is connected, by what arrived; now'
+AS SELECT
+    name,
+    kind,
+    department,
+    batch,
+    multiIf(isNull(first_ms), 'never seen', ((toUnixTimestamp64Milli(now64(3)) - last_ms) / 1000) > silence, 'silent', (bad_1d > 0) AND ((bad_1d / (records_1d + bad_1d)) > 0.1), 'degraded', ((least(86400000, toUnixTimestamp64Milli(now64(3)) - first_ms) / 1000) >= 3600) AND (records_1d < (((0.5 * rate) * least(86400000, toUnixTimestamp64Milli(now64(3)) - first_ms)) / 1000)), 'degraded', 'connected') AS state,
+    ifNull(multiIf(isNull(first_ms), 'nothing ever arrived', ((toUnixTimestamp64Milli(now64(3)) - last_ms) / 1000) > silence, concat('nothing for ', formatReadableTimeDelta((toUnixTimestamp64Milli(now64(3)) - last_ms) / 1000), '; normal are ', formatReadableTimeDelta(silence), ' at most'), (bad_1d > 0) AND ((bad_1d / (records_1d + bad_1d)) > 0.1), concat(toString(round((bad_1d / (records_1d + bad_1d)) * 100)), '% of the records of the last day are bad'), ((least(86400000, toUnixTimestamp64Milli(now64(3)) - first_ms) / 1000) >= 3600) AND (records_1d < (((0.5 * rate) * least(86400000, toUnixTimestamp64Milli(now64(3)) - first_ms)) / 1000)), concat(toString(round(records_1d / (least(86400000, toUnixTimestamp64Milli(now64(3)) - first_ms) / 1000), 3)), ' records a second over the last ', formatReadableTimeDelta(least(86400000, toUnixTimestamp64Milli(now64(3)) - first_ms) / 1000), ', of ', toString(round(rate, 3))), 'arrives as declared'), '') AS reason,
+    rate,
+    silence,
+    fromUnixTimestamp64Milli(first_ms, 'Asia/Shanghai') AS first_arrival,
+    fromUnixTimestamp64Milli(last_ms, 'Asia/Shanghai') AS last_arrival,
+    records_1h,
+    records_1d,
+    bad_1h,
+    bad_1d
+FROM
+(
+    SELECT
+        'toy' AS name,
+        'feed' AS kind,
+        'Toys' AS department,
+        toUInt16(1) AS batch,
+        CAST(1., 'Nullable(Float64)') AS rate,
+        CAST(60., 'Nullable(Float64)') AS silence
+    UNION ALL
+    SELECT
+        'toy_limit' AS name,
+        'table' AS kind,
+        'Toys' AS department,
+        toUInt16(1) AS batch,
+        CAST(NULL, 'Nullable(Float64)') AS rate,
+        CAST(NULL, 'Nullable(Float64)') AS silence
+) AS declared
+LEFT JOIN
+(
+    SELECT
+        topic,
+        first_ms,
+        nullIf(greatest(ifNull(whole_ms, 0), toInt64(newest)), 0) AS last_ms,
+        records_1h,
+        records_1d,
+        bad_1h,
+        bad_1d
+    FROM
+    (
+        SELECT
+            topic,
+            minIf(since, since < toUnixTimestamp64Milli(now64(3))) AS first_ms,
+            maxIf(until, until < toUnixTimestamp64Milli(now64(3))) AS whole_ms
+        FROM
+        (
+            SELECT
+                topic,
+                source_partition,
+                block,
+                min(since) AS since,
+                max(until) AS until
+            FROM raw.ledger
+            WHERE kind != 'control'
+            GROUP BY
+                topic,
+                source_partition,
+                block
+        )
+        GROUP BY topic
+    ) AS spans
+    LEFT JOIN
+    (
+        SELECT
+            topic,
+            sumIf(bitmapCardinality(bitmapSubsetInRange(held, toUInt32(greatest(0, least(65536, toInt64(hour) - toInt64(block * 65536)))), toUInt32(greatest(0, least(65536, toInt64(end) - toInt64(block * 65536)))))), kind = 'received') AS records_1h,
+            sumIf(bitmapCardinality(bitmapSubsetInRange(held, toUInt32(greatest(0, least(65536, toInt64(day) - toInt64(block * 65536)))), toUInt32(greatest(0, least(65536, toInt64(end) - toInt64(block * 65536)))))), kind = 'received') AS records_1d,
+            sumIf(bitmapCardinality(bitmapSubsetInRange(held, toUInt32(greatest(0, least(65536, toInt64(hour) - toInt64(block * 65536)))), toUInt32(greatest(0, least(65536, toInt64(end) - toInt64(block * 65536)))))), kind = 'quarantined') AS bad_1h,
+            sumIf(bitmapCardinality(bitmapSubsetInRange(held, toUInt32(greatest(0, least(65536, toInt64(day) - toInt64(block * 65536)))), toUInt32(greatest(0, least(65536, toInt64(end) - toInt64(block * 65536)))))), kind = 'quarantined') AS bad_1d
+        FROM
+        (
+            SELECT
+                topic,
+                source_partition,
+                block,
+                kind,
+                groupBitmapMergeState(offsets) AS held
+            FROM raw.ledger
+            WHERE (kind != 'control') AND ((topic, source_partition, block) IN (
+                SELECT
+                    topic,
+                    source_partition,
+                    block
+                FROM raw.ledger
+                WHERE kind != 'control'
+                GROUP BY ALL
+                HAVING max(until) >= (toUnixTimestamp64Milli(now64(3)) - 86400000)
+            ))
+            GROUP BY
+                topic,
+                source_partition,
+                block,
+                kind
+        ) AS held
+        INNER JOIN
+        (
+            SELECT
+                topic,
+                source_partition,
+                min(block) * 65536 AS lowest,
+                maxMap(minutes) AS minutes,
+                greatest(lowest, intDiv(arrayMax(mapValues(mapFilter((minute, last) -> ((minute * 60000) < toUnixTimestamp64Milli(now64(3))), minutes))), 65536)) AS end,
+                greatest(lowest, intDiv(arrayMax(mapValues(mapFilter((minute, last) -> ((minute * 60000) < (toUnixTimestamp64Milli(now64(3)) - 3600000)), minutes))), 65536)) AS hour,
+                greatest(lowest, intDiv(arrayMax(mapValues(mapFilter((minute, last) -> ((minute * 60000) < (toUnixTimestamp64Milli(now64(3)) - 86400000)), minutes))), 65536)) AS day,
+                arrayMax((minute, last) -> ((minute * 60000) + (last % 65536)), mapKeys(mapFilter((minute, last) -> ((minute * 60000) < toUnixTimestamp64Milli(now64(3))), minutes)), mapValues(mapFilter((minute, last) -> ((minute * 60000) < toUnixTimestamp64Milli(now64(3))), minutes))) AS newest
+            FROM raw.ledger
+            WHERE (kind != 'control') AND ((topic, source_partition, block) IN (
+                SELECT
+                    topic,
+                    source_partition,
+                    block
+                FROM raw.ledger
+                WHERE kind != 'control'
+                GROUP BY ALL
+                HAVING max(until) >= (toUnixTimestamp64Milli(now64(3)) - 86400000)
+            ))
+            GROUP BY
+                topic,
+                source_partition
+        ) AS marks USING (topic, source_partition)
+        GROUP BY topic
+    ) AS counted USING (topic)
+    LEFT JOIN
+    (
+        SELECT
+            topic,
+            max(newest) AS newest
+        FROM
+        (
+            SELECT
+                topic,
+                source_partition,
+                min(block) * 65536 AS lowest,
+                maxMap(minutes) AS minutes,
+                greatest(lowest, intDiv(arrayMax(mapValues(mapFilter((minute, last) -> ((minute * 60000) < toUnixTimestamp64Milli(now64(3))), minutes))), 65536)) AS end,
+                greatest(lowest, intDiv(arrayMax(mapValues(mapFilter((minute, last) -> ((minute * 60000) < (toUnixTimestamp64Milli(now64(3)) - 3600000)), minutes))), 65536)) AS hour,
+                greatest(lowest, intDiv(arrayMax(mapValues(mapFilter((minute, last) -> ((minute * 60000) < (toUnixTimestamp64Milli(now64(3)) - 86400000)), minutes))), 65536)) AS day,
+                arrayMax((minute, last) -> ((minute * 60000) + (last % 65536)), mapKeys(mapFilter((minute, last) -> ((minute * 60000) < toUnixTimestamp64Milli(now64(3))), minutes)), mapValues(mapFilter((minute, last) -> ((minute * 60000) < toUnixTimestamp64Milli(now64(3))), minutes))) AS newest
+            FROM raw.ledger
+            WHERE (kind != 'control') AND ((topic, source_partition, block) IN (
+                SELECT
+                    topic,
+                    source_partition,
+                    block
+                FROM raw.ledger
+                WHERE kind != 'control'
+                GROUP BY ALL
+                HAVING max(until) >= (toUnixTimestamp64Milli(now64(3)) - 86400000)
+            ))
+            GROUP BY
+                topic,
+                source_partition
+        )
+        GROUP BY topic
+    ) AS newest USING (topic)
+    UNION ALL
+    SELECT
+        'toy_limit' AS topic,
+        minOrNull(toUnixTimestamp64Milli(arrived_at)),
+        maxOrNull(toUnixTimestamp64Milli(arrived_at)),
+        countIf(toUnixTimestamp64Milli(arrived_at) >= (toUnixTimestamp64Milli(now64(3)) - 3600000)),
+        countIf(toUnixTimestamp64Milli(arrived_at) >= (toUnixTimestamp64Milli(now64(3)) - 86400000)),
+        0,
+        0
+    FROM raw.toy_limit
+    FINAL
+    WHERE toUnixTimestamp64Milli(arrived_at) < toUnixTimestamp64Milli(now64(3))
+) AS arrived ON declared.name = arrived.topic
+ORDER BY
+    batch ASC,
+    department ASC,
+    name ASC
+SETTINGS do_not_merge_across_partitions_select_final = 0, use_skip_indexes_if_final_exact_mode = 1, group_by_overflow_mode = 'throw', join_overflow_mode = 'throw', set_overflow_mode = 'throw', distinct_overflow_mode = 'throw', sort_overflow_mode = 'throw', read_overflow_mode = 'throw';
+
+CREATE OR REPLACE VIEW city.catalogue_at
+(
+    `name` String COMMENT 'Feed, or table of reference data',
+    `kind` String COMMENT 'feed, table, or alerts: a feed that is written by the workers',
+    `department` String COMMENT 'Who publishes it',
+    `batch` UInt16 COMMENT 'Batch it is connected in',
+    `state` String COMMENT 'never seen, connected, silent or degraded',
+    `reason` String COMMENT 'Why',
+    `rate` Nullable(Float64) COMMENT 'Records a second that are expected [1/s]',
+    `silence` Nullable(Float64) COMMENT 'Longest pause that is normal [s]',
+    `first_arrival` Nullable(DateTime64(3, 'Asia/Shanghai')) COMMENT 'When the first record was published',
+    `last_arrival` Nullable(DateTime64(3, 'Asia/Shanghai')) COMMENT 'When the last record was published',
+    `records_1h` UInt64 COMMENT 'Records of the last hour, repeats among them',
+    `records_1d` UInt64 COMMENT 'Records of the last day, repeats among them',
+    `bad_1h` UInt64 COMMENT 'Dead letters of the last hour',
+    `bad_1d` UInt64 COMMENT 'Dead letters of the last day'
+)
+DEFINER = owner SQL SECURITY DEFINER
+COMMENT 'What is declared, and whether it is connected, by what arrived; as the minute of t began'
+AS SELECT
+    name,
+    kind,
+    department,
+    batch,
+    multiIf(isNull(first_ms), 'never seen', (((intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - last_ms) / 1000) > silence, 'silent', (bad_1d > 0) AND ((bad_1d / (records_1d + bad_1d)) > 0.1), 'degraded', ((least(86400000, (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - first_ms) / 1000) >= 3600) AND (records_1d < (((0.5 * rate) * least(86400000, (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - first_ms)) / 1000)), 'degraded', 'connected') AS state,
+    ifNull(multiIf(isNull(first_ms), 'nothing ever arrived', (((intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - last_ms) / 1000) > silence, concat('nothing for ', formatReadableTimeDelta(((intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - last_ms) / 1000), '; normal are ', formatReadableTimeDelta(silence), ' at most'), (bad_1d > 0) AND ((bad_1d / (records_1d + bad_1d)) > 0.1), concat(toString(round((bad_1d / (records_1d + bad_1d)) * 100)), '% of the records of the last day are bad'), ((least(86400000, (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - first_ms) / 1000) >= 3600) AND (records_1d < (((0.5 * rate) * least(86400000, (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - first_ms)) / 1000)), concat(toString(round(records_1d / (least(86400000, (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - first_ms) / 1000), 3)), ' records a second over the last ', formatReadableTimeDelta(least(86400000, (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - first_ms) / 1000), ', of ', toString(round(rate, 3))), 'arrives as declared'), '') AS reason,
+    rate,
+    silence,
+    fromUnixTimestamp64Milli(first_ms, 'Asia/Shanghai') AS first_arrival,
+    fromUnixTimestamp64Milli(last_ms, 'Asia/Shanghai') AS last_arrival,
+    records_1h,
+    records_1d,
+    bad_1h,
+    bad_1d
+FROM
+(
+    SELECT
+        'toy' AS name,
+        'feed' AS kind,
+        'Toys' AS department,
+        toUInt16(1) AS batch,
+        CAST(1., 'Nullable(Float64)') AS rate,
+        CAST(60., 'Nullable(Float64)') AS silence
+    UNION ALL
+    SELECT
+        'toy_limit' AS name,
+        'table' AS kind,
+        'Toys' AS department,
+        toUInt16(1) AS batch,
+        CAST(NULL, 'Nullable(Float64)') AS rate,
+        CAST(NULL, 'Nullable(Float64)') AS silence
+) AS declared
+LEFT JOIN
+(
+    SELECT
+        topic,
+        first_ms,
+        nullIf(greatest(ifNull(whole_ms, 0), toInt64(newest)), 0) AS last_ms,
+        records_1h,
+        records_1d,
+        bad_1h,
+        bad_1d
+    FROM
+    (
+        SELECT
+            topic,
+            minIf(since, since < (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000)) AS first_ms,
+            maxIf(until, until < (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000)) AS whole_ms
+        FROM
+        (
+            SELECT
+                topic,
+                source_partition,
+                block,
+                min(since) AS since,
+                max(until) AS until
+            FROM raw.ledger
+            WHERE kind != 'control'
+            GROUP BY
+                topic,
+                source_partition,
+                block
+        )
+        GROUP BY topic
+    ) AS spans
+    LEFT JOIN
+    (
+        SELECT
+            topic,
+            sumIf(bitmapCardinality(bitmapSubsetInRange(held, toUInt32(greatest(0, least(65536, toInt64(hour) - toInt64(block * 65536)))), toUInt32(greatest(0, least(65536, toInt64(end) - toInt64(block * 65536)))))), kind = 'received') AS records_1h,
+            sumIf(bitmapCardinality(bitmapSubsetInRange(held, toUInt32(greatest(0, least(65536, toInt64(day) - toInt64(block * 65536)))), toUInt32(greatest(0, least(65536, toInt64(end) - toInt64(block * 65536)))))), kind = 'received') AS records_1d,
+            sumIf(bitmapCardinality(bitmapSubsetInRange(held, toUInt32(greatest(0, least(65536, toInt64(hour) - toInt64(block * 65536)))), toUInt32(greatest(0, least(65536, toInt64(end) - toInt64(block * 65536)))))), kind = 'quarantined') AS bad_1h,
+            sumIf(bitmapCardinality(bitmapSubsetInRange(held, toUInt32(greatest(0, least(65536, toInt64(day) - toInt64(block * 65536)))), toUInt32(greatest(0, least(65536, toInt64(end) - toInt64(block * 65536)))))), kind = 'quarantined') AS bad_1d
+        FROM
+        (
+            SELECT
+                topic,
+                source_partition,
+                block,
+                kind,
+                groupBitmapMergeState(offsets) AS held
+            FROM raw.ledger
+            WHERE (kind != 'control') AND ((topic, source_partition, block) IN (
+                SELECT
+                    topic,
+                    source_partition,
+                    block
+                FROM raw.ledger
+                WHERE kind != 'control'
+                GROUP BY ALL
+                HAVING max(until) >= ((intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - 86400000)
+            ))
+            GROUP BY
+                topic,
+                source_partition,
+                block,
+                kind
+        ) AS held
+        INNER JOIN
+        (
+            SELECT
+                topic,
+                source_partition,
+                min(block) * 65536 AS lowest,
+                maxMap(minutes) AS minutes,
+                greatest(lowest, intDiv(arrayMax(mapValues(mapFilter((minute, last) -> ((minute * 60000) < (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000)), minutes))), 65536)) AS end,
+                greatest(lowest, intDiv(arrayMax(mapValues(mapFilter((minute, last) -> ((minute * 60000) < ((intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - 3600000)), minutes))), 65536)) AS hour,
+                greatest(lowest, intDiv(arrayMax(mapValues(mapFilter((minute, last) -> ((minute * 60000) < ((intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - 86400000)), minutes))), 65536)) AS day,
+                arrayMax((minute, last) -> ((minute * 60000) + (last % 65536)), mapKeys(mapFilter((minute, last) -> ((minute * 60000) < (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000)), minutes)), mapValues(mapFilter((minute, last) -> ((minute * 60000) < (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000)), minutes))) AS newest
+            FROM raw.ledger
+            WHERE (kind != 'control') AND ((topic, source_partition, block) IN (
+                SELECT
+                    topic,
+                    source_partition,
+                    block
+                FROM raw.ledger
+                WHERE kind != 'control'
+                GROUP BY ALL
+                HAVING max(until) >= ((intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - 86400000)
+            ))
+            GROUP BY
+                topic,
+                source_partition
+        ) AS marks USING (topic, source_partition)
+        GROUP BY topic
+    ) AS counted USING (topic)
+    LEFT JOIN
+    (
+        SELECT
+            topic,
+            max(newest) AS newest
+        FROM
+        (
+            SELECT
+                topic,
+                source_partition,
+                min(block) * 65536 AS lowest,
+                maxMap(minutes) AS minutes,
+                greatest(lowest, intDiv(arrayMax(mapValues(mapFilter((minute, last) -> ((minute * 60000) < (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000)), minutes))), 65536)) AS end,
+                greatest(lowest, intDiv(arrayMax(mapValues(mapFilter((minute, last) -> ((minute * 60000) < ((intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - 3600000)), minutes))), 65536)) AS hour,
+                greatest(lowest, intDiv(arrayMax(mapValues(mapFilter((minute, last) -> ((minute * 60000) < ((intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - 86400000)), minutes))), 65536)) AS day,
+                arrayMax((minute, last) -> ((minute * 60000) + (last % 65536)), mapKeys(mapFilter((minute, last) -> ((minute * 60000) < (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000)), minutes)), mapValues(mapFilter((minute, last) -> ((minute * 60000) < (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000)), minutes))) AS newest
+            FROM raw.ledger
+            WHERE (kind != 'control') AND ((topic, source_partition, block) IN (
+                SELECT
+                    topic,
+                    source_partition,
+                    block
+                FROM raw.ledger
+                WHERE kind != 'control'
+                GROUP BY ALL
+                HAVING max(until) >= ((intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - 86400000)
+            ))
+            GROUP BY
+                topic,
+                source_partition
+        )
+        GROUP BY topic
+    ) AS newest USING (topic)
+    UNION ALL
+    SELECT
+        'toy_limit' AS topic,
+        minOrNull(toUnixTimestamp64Milli(arrived_at)),
+        maxOrNull(toUnixTimestamp64Milli(arrived_at)),
+        countIf(toUnixTimestamp64Milli(arrived_at) >= ((intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - 3600000)),
+        countIf(toUnixTimestamp64Milli(arrived_at) >= ((intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000) - 86400000)),
+        0,
+        0
+    FROM raw.toy_limit
+    FINAL
+    WHERE toUnixTimestamp64Milli(arrived_at) < (intDiv(toUnixTimestamp64Milli({t:DateTime64(3, 'Asia/Shanghai')}), 60000) * 60000)
+) AS arrived ON declared.name = arrived.topic
+ORDER BY
+    batch ASC,
+    department ASC,
+    name ASC
+SETTINGS do_not_merge_across_partitions_select_final = 0, use_skip_indexes_if_final_exact_mode = 1, group_by_overflow_mode = 'throw', join_overflow_mode = 'throw', set_overflow_mode = 'throw', distinct_overflow_mode = 'throw', sort_overflow_mode = 'throw', read_overflow_mode = 'throw';
+
+CREATE OR REPLACE VIEW city.catalogue_batches
+(
+    `batch` UInt16 COMMENT 'Batch',
+    `declared` UInt64 COMMENT 'Feeds and tables of departments',
+    `connected` UInt64 COMMENT 'Those of them that are connected',
+    `degraded` UInt64 COMMENT 'Those that are degraded',
+    `silent` UInt64 COMMENT 'Those that are silent',
+    `never_seen` UInt64 COMMENT 'Those of which nothing ever arrived'
+)
+DEFINER = owner SQL SECURITY DEFINER
+COMMENT 'How far each batch is connected; alerts, which no department connects, do not count'
+AS SELECT
+    batch,
+    count() AS declared,
+    countIf(state = 'connected') AS connected,
+    countIf(state = 'degraded') AS degraded,
+    countIf(state = 'silent') AS silent,
+    countIf(state = 'never seen') AS never_seen
+FROM city.catalogue
+WHERE kind != 'alerts'
+GROUP BY batch
+SETTINGS do_not_merge_across_partitions_select_final = 0, use_skip_indexes_if_final_exact_mode = 1, group_by_overflow_mode = 'throw', join_overflow_mode = 'throw', set_overflow_mode = 'throw', distinct_overflow_mode = 'throw', sort_overflow_mode = 'throw', read_overflow_mode = 'throw';
 

@@ -13,12 +13,14 @@ import pytest
 
 from schemas.feed import Aggregate, RollUp
 from sinks.before import OTHER, note_shown, partition
+from sinks.catalogue import catalogue_views
 from sinks.dialect import Dialect
 from sinks.ledger_views import ledger_views
 from sinks.migrate import statements
 from sinks.shown import hide, show, shown
 from sinks.tables import PARTS_PARTITION, aggregate_table, shared_tables
 from sinks.views import aggregate_view, masked_view
+from tests.reference.limits import REFERENCE
 from tests.reference.toy import FEED, renamed
 
 pytestmark = pytest.mark.integration
@@ -39,6 +41,7 @@ def ddl(dialect: Dialect) -> list[str]:
         *(aggregate_view(FEED, aggregate, dialect) for aggregate in FEED.aggregates),
         masked_view([FEED], dialect),
         *ledger_views([FEED], dialect),
+        *catalogue_views([FEED], [REFERENCE], dialect),
     ]
 
 

@@ -31,6 +31,8 @@ pytestmark = pytest.mark.integration
 TOPIC, FEED, OTHER = "odd", *FEEDS[:2]
 #: Where logs begin once retention has deleted something.
 CUT = 5
+#: Columns of the ledger without the times.
+SETS = "topic, source_partition, kind, block, offsets"
 QUERIES = re.findall(r"^```sql\n(.*?)^```", (PROJECT / "docs/operator.md").read_text(), re.MULTILINE | re.DOTALL)
 (SUM,) = (query for query in QUERIES if "AS complete" in query)
 (HOLES,) = (query for query in QUERIES if "FROM raw.holes" in query)
@@ -84,7 +86,7 @@ def test_the_views_say_what_sets_of_offsets_say(sink: Any, seed: int) -> None:
     bad, control = (put(sink, table, ranges[table]) for table in ranges)
     received = set(random.sample(range(20 * LEDGER_BLOCK), 5_000))
     sink.execute(
-        "INSERT INTO raw.ledger SELECT %(topic)s, 3, 'received', intDiv(o, %(block)s) AS block, "
+        f"INSERT INTO raw.ledger ({SETS}) SELECT %(topic)s, 3, 'received', intDiv(o, %(block)s) AS block, "
         "groupBitmapState(toUInt32(o % %(block)s)) FROM (SELECT arrayJoin(%(offsets)s) AS o) GROUP BY block".replace(
             "o % %", "o %% %"
         ),
@@ -304,13 +306,13 @@ def test_what_is_not_there_though_all_committed_it_is_missing(city: City) -> Non
     partition = next(p for p in measure(city.installation.cluster, "sink", [OTHER]) if p.committed > 5)
     owner = city.installation.server("owner").connect()
     place = f"topic = '{OTHER}' AND source_partition = {partition.partition}"
-    owner.execute("CREATE TABLE raw.kept ENGINE = Memory AS SELECT * FROM raw.ledger WHERE NOT (" + place + ")")
+    owner.execute(f"CREATE TABLE raw.kept ENGINE = Memory AS SELECT {SETS} FROM raw.ledger WHERE NOT ({place})")
     owner.execute(
         "INSERT INTO raw.kept SELECT topic, source_partition, kind, block, "
         "bitmapAndnot(offsets, bitmapBuild([toUInt32(2), 3])) FROM raw.ledger WHERE " + place
     )
     owner.execute("TRUNCATE TABLE raw.ledger")
-    owner.execute("INSERT INTO raw.ledger SELECT * FROM raw.kept")
+    owner.execute(f"INSERT INTO raw.ledger ({SETS}) SELECT * FROM raw.kept")
     incomplete = {place: one.holes for place, one in summed(city).items() if not one.complete}
     assert incomplete == {(OTHER, partition.partition): 2}
     code, _, named = ledger(city)
@@ -321,8 +323,8 @@ def test_what_is_not_there_though_all_committed_it_is_missing(city: City) -> Non
     assert (code, watched["missing"]) == (1, 2)
     assert place in named
     owner.execute(
-        f"INSERT INTO raw.ledger SELECT '{OTHER}', {partition.partition}, 'received', 0, groupBitmapState(o) "
-        "FROM (SELECT toUInt32(arrayJoin([2, 3])) AS o)"
+        f"INSERT INTO raw.ledger ({SETS}) SELECT '{OTHER}', {partition.partition}, 'received', 0, "
+        "groupBitmapState(o) FROM (SELECT toUInt32(arrayJoin([2, 3])) AS o)"
     )
     owner.disconnect()
     assert all(one.complete for one in summed(city).values())
@@ -363,7 +365,7 @@ def test_what_clickhouse_lost_is_stored_again_though_the_log_has_lost_its_beginn
         f"SELECT topic, source_partition, kind, block, {lacking} AS offsets FROM raw.ledger"
     )
     owner.execute("TRUNCATE TABLE raw.ledger")
-    owner.execute("INSERT INTO raw.ledger SELECT * FROM raw.kept")
+    owner.execute(f"INSERT INTO raw.ledger ({SETS}) SELECT * FROM raw.kept")
     owner.execute("DROP TABLE raw.kept")
     owner.disconnect()
     code, account, _ = ledger(city)

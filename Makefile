@@ -40,7 +40,7 @@ help:
 	@echo 'make lock    pin all dependencies again, in requirements.lock and deploy/kafka/checksums.lock'
 	@echo 'make clean   remove what setup installed and the local data'
 
-setup: .venv/kernels.stamp $(HOME_DIR)/kafka/stamp $(ASYNCAPI)/stamp $(if $(CLICKHOUSE_ON_PATH),,$(CLICKHOUSE)/stamp)
+setup: .venv/kernels.stamp $(HOME_DIR)/kafka/archive.stamp $(ASYNCAPI)/stamp $(if $(CLICKHOUSE_ON_PATH),,$(CLICKHOUSE)/stamp)
 	@:
 
 $(HOME_DIR)/prerequisites.stamp: deploy/check_prerequisites.py
@@ -64,6 +64,10 @@ $(HOME_DIR)/prerequisites.stamp: deploy/check_prerequisites.py
 
 $(HOME_DIR)/kafka/stamp: deploy/kafka/pom.xml $(KAFKA_LOCK) | $(HOME_DIR)/prerequisites.stamp
 	$(call step,Kafka by Maven into $(KAFKA),$(COPY_KAFKA) && $(KAFKA_SUMS) | diff $(KAFKA_LOCK) - || { echo "Kafka came with other parts than $(KAFKA_LOCK) says"; exit 1; })
+	@touch $@
+
+$(HOME_DIR)/kafka/archive.stamp: deploy/kafka/archive.py $(HOME_DIR)/kafka/stamp .venv/project.stamp
+	$(call step,an archive of the classes of Kafka,$(BIN)/python -P deploy/kafka/archive.py)
 	@touch $@
 
 $(CLICKHOUSE)/stamp: deploy/clickhouse/package.json deploy/clickhouse/package-lock.json | $(HOME_DIR)/prerequisites.stamp

@@ -62,7 +62,13 @@ def java(settings: Settings) -> tuple[str, ...]:
     """The words of a JVM that has Kafka; its options and the class follow."""
     log4j, log = PROJECT / "deploy" / NAME / "log4j2.xml", Process(NAME, settings.home).log
     options = ("-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={log4j}", f"-Dcitystream.log={log}")
-    return "java", "-cp", f"{_jars(settings)}/*", *options
+    shared = (f"-XX:SharedArchiveFile={archive(settings)}",) if archive(settings).exists() else ()
+    return "java", "-cp", f"{_jars(settings)}/*", *shared, *options
+
+
+def archive(settings: Settings) -> Path:
+    """What the JVM keeps of Kafka's classes, made by ``make setup``."""
+    return settings.packages / NAME / "classes.jsa"
 
 
 def _controller_port(folder: Path) -> int:

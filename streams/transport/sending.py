@@ -16,7 +16,7 @@ from streams.wire.record_batch import packed
 log = logging.getLogger("citystream")
 
 #: Bytes of a batch before compression at most. A request holds one of each partition, and has to fit with a broker.
-LARGEST_BODY = 250_000
+LARGEST_BODY = 125_000
 
 
 class Packed:

@@ -27,7 +27,7 @@ if ( $(2) ) > $(HOME_DIR)/setup.log 2>&1; then echo "$$(( $$(date +%s) - from ))
 else echo "failed"; tail -n 30 $(HOME_DIR)/setup.log >&2; exit 1; fi
 endef
 
-.PHONY: help setup demo test bench faults isolation containers lock clean
+.PHONY: help setup demo test bench faults isolation truth containers lock clean
 
 help:
 	@echo 'make setup   install everything into .venv and .citystream'
@@ -36,6 +36,7 @@ help:
 	@echo 'make bench   setup, then the measurements (ONLY=city: the city at its real rate; BEFORE=<another checkout>: both versions)'
 	@echo 'make faults  setup, then kill and cut off every part of a running city and compare with a reference (LONG=1: longer)'
 	@echo 'make isolation  setup, then hurt one feed after the other of a running city and see how fresh the others stay'
+	@echo 'make truth   setup, then stage hundreds of incidents in a city and see which alerts are true (LONG=1: longer)'
 	@echo 'make containers  setup, then docker-compose.yml for real, where a Docker engine is there'
 	@echo 'make lock    pin all dependencies again, in requirements.lock and deploy/kafka/checksums.lock'
 	@echo 'make clean   remove what setup installed and the local data'
@@ -96,6 +97,9 @@ faults: setup
 
 isolation: setup
 	@$(BIN)/python -m tests.isolation
+
+truth: setup
+	@$(BIN)/python -m tests.truth
 
 containers: setup
 	@$(BIN)/python -m deploy.containers

@@ -19,7 +19,8 @@ from simulation.world import whole_ms
 class Fault(StrEnum):
     """DUPLICATES: an event again, at once or up to an hour later. DISORDER: delayed within the feed's disorder. LATE:
     delayed beyond disorder and lateness. SKEW: an event time further in the future than the feed allows. CORRUPT: bytes
-    flipped (which may leave a valid record), cut off or random. SILENT: a device says nothing for a while.
+    flipped (which may leave a valid record), cut off or random. SILENT: a device says nothing for a while. BEHIND: the
+    clock of a device is slow, always by the same, within the feed's disorder; what it tells suffers nothing else.
     """
 
     DUPLICATES = "duplicates"
@@ -28,9 +29,10 @@ class Fault(StrEnum):
     SKEW = "skew"
     CORRUPT = "corrupt"
     SILENT = "silent"
+    BEHIND = "behind"
 
 
-#: Shares of the events, or of the devices' time for SILENT, of faults that are named without one.
+#: Shares of the events, or for SILENT of devices' time, or for BEHIND of devices, of faults named without one.
 USUAL = {
     Fault.DUPLICATES: 0.01,
     Fault.DISORDER: 0.05,
@@ -38,7 +40,10 @@ USUAL = {
     Fault.SKEW: 0.001,
     Fault.CORRUPT: 0.001,
     Fault.SILENT: 0.01,
+    Fault.BEHIND: 0.01,
 }
+#: Faults that devices have, and not single events.
+OF_DEVICES = (Fault.SILENT, Fault.BEHIND)
 LONGEST_REPEAT = timedelta(hours=1)
 LONGEST_SKEW = timedelta(hours=1)
 #: A silent device is silent for this many times the longest pause that is normal.
@@ -96,7 +101,7 @@ def plan(
     random: Random,
     now: Callable[[], datetime],
 ) -> Iterator[Sending]:
-    """Sendings in the order they are due: each record at its event time, except for what the faults do to it.
+    """Sendings in the order they are due, to the last: each record at its event time, except for what faults do to it.
 
     An event suffers at most one fault. ``now`` tells when a record arrives, to which a wrong clock is compared.
     """
@@ -124,26 +129,44 @@ def plan(
                 ahead = feed.allowance + timedelta(minutes=1) + LONGEST_SKEW * random.random()
                 wrong = whole_ms(max(at, now()) + ahead)
                 yield Sending(at, record.model_copy(update={feed.event_time: wrong}), Fault.SKEW)
+            case Fault.BEHIND:
+                yield Sending(at, _set_back(feed, record, salt), Fault.BEHIND)
             case fault:
                 yield Sending(at, record, fault)
+    while delayed:
+        yield heapq.heappop(delayed)[2]
 
 
 def _draw(feed: Feed, record: Record, shares: Mapping[Fault, float], random: Random, salt: int) -> Fault | None:
-    if (silent := shares.get(Fault.SILENT, 0)) and _chance(feed, record, salt) < silent:
+    if (silent := shares.get(Fault.SILENT, 0)) and _chance_for_now(feed, record, salt) < silent:
         return Fault.SILENT
+    if (behind := shares.get(Fault.BEHIND, 0)) and _chance(feed, record, salt, "clock") < behind:
+        return Fault.BEHIND
     drawn = random.random()
     for fault, share in shares.items():
-        if fault is not Fault.SILENT:
+        if fault not in OF_DEVICES:
             if drawn < share:
                 return fault
             drawn -= share
     return None
 
 
-def _chance(feed: Feed, record: Record, salt: int) -> float:
+def _set_back(feed: Feed, record: Record, salt: int) -> Record:
+    """What a device tells whose clock is slow: all its times are earlier."""
+    by = feed.disorder * _chance(feed, record, salt, "behind")
+    times = {field.name: getattr(record, field.name) for field in feed.fields if field.kind == "instant"}
+    return record.model_copy(update={name: whole_ms(at - by) for name, at in times.items() if at is not None})
+
+
+def _chance_for_now(feed: Feed, record: Record, salt: int) -> float:
     """A number from 0 to 1 that stays the same for a device during one possible silence."""
     turn = _event_time(feed, record).timestamp() // (SILENCES * feed.silence.total_seconds())
-    digest = blake2b(f"{salt}/{getattr(record, feed.key)}/{turn}".encode(), digest_size=8).digest()
+    return _chance(feed, record, salt, turn)
+
+
+def _chance(feed: Feed, record: Record, salt: int, purpose: object) -> float:
+    """A number from 0 to 1 that is a device's own."""
+    digest = blake2b(f"{salt}/{getattr(record, feed.key)}/{purpose}".encode(), digest_size=8).digest()
     return float(int.from_bytes(digest) / 2**64)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice, pairwise
@@ -26,7 +26,7 @@ from schemas.fields import EventId, Instant, Personal, Record, Text
 from schemas.record_codec import decode
 from schemas.verdict import instant_ms, problems
 from simulation import Simulator
-from simulation.faults import USUAL, Fault, FaultsError, Sending, corrupted, parse_faults, plan
+from simulation.faults import OF_DEVICES, USUAL, Fault, FaultsError, Sending, corrupted, parse_faults, plan
 from simulation.incidents import MOST, IncidentsError, parse_incidents
 from simulation.incidents import USUAL as USUAL_INCIDENTS
 from simulation.running import Simulation, SystemClock
@@ -284,7 +284,7 @@ def test_without_faults_every_record_is_due_at_its_event_time() -> None:
     assert all(sending.fault is None for sending in sendings)
 
 
-@pytest.mark.parametrize("fault", [f for f in Fault if f is not Fault.SILENT])
+@pytest.mark.parametrize("fault", [f for f in Fault if f not in OF_DEVICES])
 def test_a_fault_has_about_the_share_it_was_given(fault: Fault) -> None:
     sendings = planned(f"{fault}=0.1")
     share = sum(sending.fault is fault for sending in sendings) / len(sendings)
@@ -349,6 +349,21 @@ def test_a_silent_device_is_silent_longer_than_is_normal() -> None:
         assert all(pause == min(pauses) or pause > FIRST.silence for pause in pauses)
 
 
+def test_a_slow_clock_is_slow_by_the_same_within_what_the_feed_allows() -> None:
+    by = defaultdict[str, set[timedelta]](set)
+    for sending in planned("behind=0.5", 1000):
+        assert isinstance(sending.record, Fix)
+        by[sending.record.device].add(sending.due - sending.record.at)
+    assert all(len(one) == 1 for one in by.values())
+    (slow, *_, slowest) = sorted({next(iter(one)) for one in by.values()})
+    assert slow == timedelta(0) < slowest <= FIRST.disorder
+
+
+def test_all_that_is_delayed_is_sent_in_the_end() -> None:
+    records = list(islice(of_fixes(FIRST)(World(NOW, 1)), 100))
+    assert len(list(plan(FIRST, records, {Fault.LATE: 0.5}, Random(2), lambda: NOW))) == 100
+
+
 def test_corrupted_bytes_are_other_bytes() -> None:
     value = Run(FIRST, events=1).producer.sent[0][2]
     broken = [corrupted(value, Random(seed)) for seed in range(300)]
@@ -369,7 +384,7 @@ def test_all_faults_have_their_usual_shares() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("duplicate", "duplicates, disorder, late, skew, corrupt, silent, or all"),
+        ("duplicate", "duplicates, disorder, late, skew, corrupt, silent, behind, or all"),
         ("", "there are duplicates"),
         ("late=2", "between 0 and 1"),
         ("late=-0.1", "between 0 and 1"),

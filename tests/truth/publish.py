@@ -50,7 +50,7 @@ def main(name: str, hours: float, seed: int) -> None:
                 values = sending.record.model_dump()
                 values = replaced(feed, key, values) if key else values
                 texts = [str(values[field.name]) for field in feed.fields if field.kind in ("string", "enum")]
-                print(json.dumps([instant_ms(values[feed.event_time]), texts]))
+                print(json.dumps([instant_ms(min(values[feed.event_time], sending.due)), texts]))
             if sending.fault is not Fault.SILENT:
                 sent, value = publisher.encode(sending.record)
                 publisher.send(sent, corrupted(value, harm) if sending.fault is Fault.CORRUPT else value)

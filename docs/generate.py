@@ -203,6 +203,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "states": language.states,
         "observed": language.observed,
         "looked up": language.looked_up,
+        "areas": language.areas,
         "rules": language.of_rules,
         "refused rule": language.refused_rule,
     },

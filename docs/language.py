@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -18,9 +19,10 @@ from schemas import expressions, feed, measures, rules
 from schemas.alerts import Category, Severity
 from schemas.expressions import Column, Expression, to_polars
 from schemas.feed import Aggregate, DeclarationError, Latest, RollUp, Spans
-from schemas.fields import Record, Text, Unit
+from schemas.fields import Area, Record, Text, Unit
 from schemas.reference import Reference
 from schemas.rules import Condition, Due, Level, Memory, Rule
+from tests.reference.areas import CoveredBy
 from tests.reference.partition import LOOK_UP
 from tests.reference.results import results_of
 from tests.reference.rules import Observation, Told, alerts, kept
@@ -42,7 +44,7 @@ MEASURES = (
 )  # fmt: skip
 WATCHED = (
     rules.Rule, rules.Level, rules.above, rules.below, rules.while_true, rules.Held, rules.Due, rules.previous,
-    rules.running_total, rules.rate, rules.lookup,
+    rules.running_total, rules.rate, rules.lookup, rules.covering,
 )  # fmt: skip
 SIGNS = {
     "__add__": "+", "__sub__": "-", "__mul__": "*", "__truediv__": "/", "__lt__": "<", "__le__": "<=", "__gt__": ">",
@@ -59,15 +61,16 @@ RECORDS: list[dict[str, Any]] = [
 
 #: What every example of a rule is worked out of, by seconds after ``NOON`` (ms); it is found ``THROUGH`` them.
 NOON, THROUGH = 1_714_564_800_000, 120
+LAKE, TOWN = {"longitude": 120.1, "latitude": 30.2}, {"longitude": 120.4, "latitude": 30.2}
 OBSERVED: dict[int, dict[str, Any]] = {
-    0: {"level": 3, "status": "calm"},
-    10: {"level": 6, "status": "busy"},
-    20: {"level": 4, "status": "busy"},
-    30: {"level": 7, "status": "busy"},
-    40: {"level": 8, "status": "busy"},
-    50: {"level": None, "status": "closed"},
-    60: {"level": 2, "status": "closed"},
-    100: {"level": 5, "status": "calm"},
+    0: {"level": 3, "status": "calm", "place": LAKE},
+    10: {"level": 6, "status": "busy", "place": LAKE},
+    20: {"level": 4, "status": "busy", "place": TOWN},
+    30: {"level": 7, "status": "busy", "place": LAKE},
+    40: {"level": 8, "status": "busy", "place": TOWN},
+    50: {"level": None, "status": "closed", "place": LAKE},
+    60: {"level": 2, "status": "closed", "place": None},
+    100: {"level": 5, "status": "calm", "place": LAKE},
 }
 
 
@@ -81,6 +84,20 @@ class Limit(Record):
 #: What examples of rules look up, and its rows.
 LIMITS = Reference(name="limits", description="Limits", record=Limit, key=("status",), department=DEPARTMENT)
 ROWS = [{"status": "busy", "most": 6}, {"status": "calm", "most": 4}]
+
+
+class Zone(Record):
+    """How high a level may be in an area."""
+
+    zone: Annotated[Text, Field(description="Zone")]
+    area: Annotated[Area, Field(description="Where it is")]
+    most: Annotated[int, Field(description="Level"), Unit("1")]
+
+
+#: What examples of rules look up by a place, and its row.
+ZONES = Reference(name="zones", description="Zones", record=Zone, key=("zone",), department=DEPARTMENT)
+SQUARE = [[120, 30], [120.2, 30], [120.2, 30.4], [120, 30.4], [120, 30]]
+AREAS = [{"zone": "lake", "area": json.dumps({"type": "Polygon", "coordinates": [SQUARE]}), "most": 5}]
 
 
 def refused() -> str:
@@ -142,6 +159,11 @@ def looked_up() -> str:
     return _table(ROWS[0], (row.values() for row in ROWS))
 
 
+def areas() -> str:
+    """What rules look up by a place here, as a table."""
+    return _table(AREAS[0], (row.values() for row in AREAS))
+
+
 def of_rules() -> str:
     """What a rule is made of."""
     return "\n\n".join(_word(word, _of_observations) for word in WATCHED)
@@ -163,7 +185,7 @@ def _word(word: Callable[..., Any], work_out: Callable[[Any], str]) -> str:
     more = [line.removeprefix("... ") for line in takewhile(lambda line: line.startswith("... "), lines)]
     example, after = "\n".join([first, *more]), "\n".join(lines[len(more) :]).partition("\nRaises\n")[0]
     name = SIGNS.get(word.__name__, word.__name__)
-    names = {**vars(expressions), **vars(measures), **vars(feed), **vars(rules), "LIMITS": LIMITS}
+    names = {**vars(expressions), **vars(measures), **vars(feed), **vars(rules), "LIMITS": LIMITS, "ZONES": ZONES}
     found = work_out(eval(example, names))  # noqa: S307 - this project's own docstring
     texts = [f"### `{name}`", _plain(before), f"```python\n{example}\n```", found, _plain(after)]
     return "\n\n".join(filter(None, texts))
@@ -203,7 +225,9 @@ def _of_observations(word: Memory | Rule | Level | Condition | Due) -> str:
     return _messages(level, alerts(level, ("device_id",), rows, NOON + 1000 * THROUGH))
 
 
-def _look_up(_table: str, key: tuple[Any, ...], name: str) -> Any:
+def _look_up(_table: str, key: tuple[Any, ...] | CoveredBy, name: str) -> Any:
+    if isinstance(key, CoveredBy):
+        return next((row[name] for row in AREAS if key.is_covered(row)), None)
     return next((row[name] for row in ROWS if row["status"] == key[0]), None)
 
 

@@ -9,6 +9,7 @@ import polars as pl
 from processors.events import EventColumns
 from processors.partition import Partition, Rows
 from schemas.expressions import Column, LookedUp
+from schemas.model import Field
 from streams.decode import Decoder, Wanted, places
 from streams.ending import Stop
 from streams.feed_topics import FeedTopic
@@ -68,14 +69,17 @@ class Reader:
 
 def with_looked_up(frame: pl.DataFrame, columns: EventColumns, event_time: str, histories: Histories) -> pl.DataFrame:
     """Rows, with when they ``_arrived`` (ms), and beside them what rules look up for them."""
-    by_row: dict[tuple[str, tuple[Column, ...]], dict[str, LookedUp]] = {}
+    by_row: dict[tuple[str, tuple[Field, ...], tuple[Column, ...]], dict[str, LookedUp]] = {}
     for name, leaf in columns.looked_up.items():
-        by_row.setdefault((leaf.table, leaf.keys), {})[name] = leaf
+        by_row.setdefault((leaf.table, leaf.key_fields, leaf.keys), {})[name] = leaf
     arrived, event = frame["_arrived"].to_numpy(), frame[event_time].cast(pl.Int64).to_numpy()
     newest = int(arrived.max()) if frame.height else NO_EVENT_TIME
     found = []
-    for (table, keys), leaves in by_row.items():
-        history = histories(table, newest)
-        rows = history.rows([frame[key.name] for key in keys], arrived, event)
+    for (table, fields, keys), leaves in by_row.items():
+        history, asked = histories(table, newest), [frame[key.name] for key in keys]
+        if fields[0].shape:
+            rows = history.covering(fields[0].name, asked[0], arrived, event)
+        else:
+            rows = history.rows(asked, arrived, event)
         found += [history.column(leaf.field.name, rows).alias(name) for name, leaf in leaves.items()]
     return frame.with_columns(found)

@@ -270,7 +270,7 @@ class Carried(Expression):
 class LookedUp(Expression):
     """A field of the row of reference data that counts for a record; null where there is none. Rules alone know it.
 
-    ``keys`` are columns of the record, in the order of the table's ``key_fields``.
+    ``keys`` are columns of the record, in the order of the table's ``key_fields``; of an area, a place that lies in it.
     """
 
     table: str
@@ -452,7 +452,10 @@ def _type_of_leaf(leaf: Column | Component | LookedUp | Constant, fields: Mappin
             return _type_of_field(_known(name, fields))
         case LookedUp(_, key_fields, keys, field):
             for key, known in zip(keys, key_fields, strict=True):
-                _need(_type_of_field(known), leaf, fields, key)
+                if known.shape == "area":
+                    _need_component(_known(key.name, fields), "longitude")
+                else:
+                    _need(_type_of_field(known), leaf, fields, key)
             return _type_of_field(field)
         case Component(name, part):
             _need_component(_known(name, fields), part)

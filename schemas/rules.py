@@ -81,15 +81,15 @@ def while_true(begins: Expression, *, until: Expression | None = None) -> Condit
 
 @dataclass(frozen=True)
 class Lookup:
-    """What ``lookup`` gives."""
+    """What ``lookup`` and ``covering`` give: a row is told by these fields, and by columns of the record."""
 
     reference: Reference
+    fields: tuple[Field, ...]
     keys: tuple[Column, ...]
 
     def column(self, name: str) -> LookedUp:
         """A field of the row."""
-        key_fields = tuple(self.reference.field(key) for key in self.reference.key)
-        return LookedUp(self.reference.name, key_fields, self.keys, self.reference.field(name))
+        return LookedUp(self.reference.name, self.fields, self.keys, self.reference.field(name))
 
 
 def lookup(reference: Reference, *keys: Column) -> Lookup:
@@ -107,7 +107,26 @@ def lookup(reference: Reference, *keys: Column) -> Lookup:
     """
     if len(keys) != len(reference.key):
         raise Mistyped(f"{reference.name} is looked up by {', '.join(reference.key)}, and not by {len(keys)} columns")
-    return Lookup(reference, keys)
+    return Lookup(reference, tuple(map(reference.field, reference.key)), keys)
+
+
+def covering(reference: Reference, place: Column) -> Lookup:
+    """The row of a table of reference data whose area a record's place lies in, or on the border of.
+
+    >>> above(Column("level"), covering(ZONES, Column("place")).column("most"))
+
+    It is known and holds as that of a ``lookup``; of several rows the one that begins last, and of these the one whose
+    key comes first. Where there is none, or the place is null, all its columns are null.
+
+    Raises
+    ------
+    Mistyped
+        The table has no area, or more than one.
+    """
+    areas = tuple(field for field in reference.fields if field.shape == "area")
+    if len(areas) != 1:
+        raise Mistyped(f"{reference.name} has {len(areas)} areas, and a place lies in one that is meant")
+    return Lookup(reference, areas, (place,))
 
 
 @dataclass(frozen=True)
@@ -418,6 +437,6 @@ def _typed(expression: Expression, wanted: Type | None, known: Mapping[str, Fiel
 
 
 __all__ = [
-    "Condition", "Due", "Held", "Level", "Memory", "Rule", "above", "below", "lookup", "previous", "rate",
+    "Condition", "Due", "Held", "Level", "Memory", "Rule", "above", "below", "covering", "lookup", "previous", "rate",
     "running_total", "while_true",
 ]  # fmt: skip

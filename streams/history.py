@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import shapely
 
 from schemas.feed import milliseconds
-from schemas.model import Kind
+from schemas.model import COMPONENTS, Kind
 from schemas.reference import GRACE, Reference
 from schemas.reference_rows import Row, plain
 
 Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 #: Index of no row.
 UNKNOWN = -1
@@ -61,6 +63,13 @@ class History:
         # Of one key: the row that begins last first, and of one row the newest version.
         order = np.lexsort((-np.arange(len(versions)), -1 - begins, keys))
         self._stamps, self._until, self._begins, self._ends = (a[order] for a in (stamps, until, begins, ends))
+        #: How much each version counts where several areas cover a place: the more, the later it begins.
+        first_keys = np.empty(len(numbers), np.int64)
+        first_keys[[numbers[key] for key in sorted(numbers)]] = np.arange(len(numbers))
+        ranked = np.lexsort((-first_keys[keys[order]], self._begins))
+        self._rank = np.empty_like(ranked)
+        self._rank[ranked] = np.arange(len(ranked))
+        self._areas: dict[str, tuple[shapely.STRtree, Integers]] = {}
         self._first = np.searchsorted(keys[order], np.arange(len(numbers) + 1))
         self._values = self._frame([versions[n][1].values for n in order])
         self._names = pl.DataFrame(
@@ -97,12 +106,39 @@ class History:
         record = np.repeat(known, sizes)
         ends = np.cumsum(sizes)
         version = np.arange(ends[-1]) + np.repeat(first - (ends - sizes), sizes)
-        at, event = as_of(arrived_ms)[record], event_ms[record]
-        counts = (self._stamps[version] <= at) & (at < self._until[version])
-        counts &= (self._begins[version] <= event) & (event < self._ends[version])
-        chosen = np.flatnonzero(counts)[::-1]  # the first one of a record is written last
-        found[record[chosen]] = version[chosen]
+        chosen = np.flatnonzero(self._counts(version, record, arrived_ms, event_ms))[::-1]
+        found[record[chosen]] = version[chosen]  # the first one of a record is written last
         return found
+
+    def covering(self, area: str, places: pl.Series, arrived_ms: Integers, event_ms: Integers) -> Integers:
+        """The row whose area, a field of the table, covers the place of each record; as ``rows``."""
+        found = np.full(len(arrived_ms), UNKNOWN, np.int64)
+        known = np.flatnonzero(places.is_not_null().to_numpy())
+        tree, versions = self._areas_of(area)
+        if not len(known) or not len(versions):
+            return found
+        points = shapely.points(*(places.struct.field(half).to_numpy()[known] for half in COMPONENTS["place"]))
+        point, geometry = tree.query(points, predicate="intersects")
+        record, version = known[point], versions[geometry]
+        counts = self._counts(version, record, arrived_ms, event_ms)
+        record, version = record[counts], version[counts]
+        order = np.argsort(self._rank[version])
+        found[record[order]] = version[order]  # the one that counts most is written last
+        return found
+
+    def _areas_of(self, area: str) -> tuple[shapely.STRtree, Integers]:
+        """All areas of a field, and the version of each."""
+        if area not in self._areas:
+            versions = np.flatnonzero(self._values[area].is_not_null().to_numpy())
+            texts = self._values[area].gather(versions).to_numpy()
+            self._areas[area] = shapely.STRtree(shapely.from_geojson(texts)), versions
+        return self._areas[area]
+
+    def _counts(self, version: Integers, record: Integers, arrived_ms: Integers, event_ms: Integers) -> Flags:
+        """Which versions were known and hold for the records beside them."""
+        at, event = as_of(arrived_ms)[record], event_ms[record]
+        known: Flags = (self._stamps[version] <= at) & (at < self._until[version])
+        return known & (self._begins[version] <= event) & (event < self._ends[version])
 
     def column(self, name: str, rows: Integers) -> pl.Series:
         """A field's values of these rows, null where there is no row: instants in ms, enums as texts."""

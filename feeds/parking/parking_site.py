@@ -7,13 +7,14 @@ from typing import Annotated
 
 from pydantic import Field
 
+from feeds.events import event_plan
 from feeds.parking import DEPARTMENT, parking_capacity, parking_limit
 from schemas.alerts import Category, Severity
-from schemas.expressions import Absolute, Column, When
+from schemas.expressions import Absolute, Column, When, least
 from schemas.feed import Aggregate, Feed, Latest, RollUp
 from schemas.fields import Count, EventId, Instant, Location, Record, Text, Unit
 from schemas.measures import share, spread
-from schemas.rules import Held, Level, Rule, above, lookup, previous, running_total
+from schemas.rules import Held, Level, Rule, above, covering, lookup, previous, running_total
 
 
 class ParkingSite(Record):
@@ -44,6 +45,8 @@ OCCUPANCY = TAKEN / Column("total_spot_number")
 SPOTS = Column("total_spot_number").otherwise(lookup(parking_capacity.REFERENCE, SITE).column("spot_number"))
 #: Some car parks have a limit of their own, for always or while an event lasts.
 LIMIT = lookup(parking_limit.REFERENCE, SITE)
+#: The plan of a major event around it.
+PLAN = covering(event_plan.REFERENCE, Column("place"))
 
 FULL = Rule(
     name="parking_full",
@@ -54,7 +57,7 @@ FULL = Rule(
             severity=Severity.MODERATE,
             when=above(
                 TAKEN / SPOTS,
-                LIMIT.column("full").otherwise(0.95),
+                least(LIMIT.column("full").otherwise(0.95), PLAN.column("parking_full").otherwise(2)),
                 release=LIMIT.column("release").otherwise(0.05),
             ),
             held=Held(lasting=timedelta(minutes=10)),

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
 
 import pytest
 
 from citystream.settings import PROJECT
+from operations.rules import declared
+from operations.trying import Trial, try_rule
+from schemas.alerts import FEED_NAME
+from schemas.fields import Place
+from schemas.reference import GRACE
+from schemas.verdict import instant_ms
+from streams.publisher import Producer, Publisher
 from tests.city import START, City, Snapshot, own_city
+from tests.reference.whole import compare
 
 pytestmark = pytest.mark.integration
 
 SPAN = timedelta(minutes=8)
+#: When a plan begins to hold, and where two car parks are, by their longitude.
+EVENING = datetime(2024, 5, 7, 10, tzinfo=UTC)
+PLACES = {"in-the-area": 120.13, "outside": 120.15}
 
 
 def of_published(city: City, found: Snapshot) -> Snapshot:
@@ -26,18 +44,105 @@ def of_published(city: City, found: Snapshot) -> Snapshot:
     }
 
 
-def test_backfill_equals_live(tmp_path: Path) -> None:
-    """All simulator faults; what each flush wrote of a window differs, and what is left of it does not."""
-    with own_city(tmp_path, PROJECT) as city:
+def publish_evening(city: City) -> None:
+    """Two car parks, one in the area of a plan, as full from an hour before it to an hour and a half after it."""
+    feed = city.installation.feeds["parking_site"]
+    record = cast("Any", feed.record)
+    with (
+        closing(Producer(city.installation.cluster)) as producer,
+        Publisher(producer, feed, city.installation.catalogue.latest(feed.name), None) as publisher,
+    ):
+        for number, (site, longitude) in enumerate(PLACES.items()):
+            for minute in range(-60, 331):
+                publisher.publish(
+                    record(
+                        event_id=str(UUID(int=1000 * number + minute + 60)), site_id=site, total_spot_number=1000,
+                        occupied_spot_number=880, available_spot_number=120, vehicle_entrance_count=None,
+                        vehicle_exit_count=None, observed_at=EVENING + timedelta(minutes=minute),
+                        place=Place(longitude=longitude, latitude=30.25),
+                    )
+                )  # fmt: skip
+
+
+def publish_plan(city: City, path: Path) -> None:
+    """An area of some hundred metres, for four hours."""
+    ring = [[120.12, 30.24], [120.14, 30.24], [120.14, 30.26], [120.12, 30.26], [120.12, 30.24]]
+    span = {"valid_from": EVENING.isoformat(), "valid_to": (EVENING + timedelta(hours=4)).isoformat()}
+    plan = {
+        "type": "Feature",
+        "properties": {"plan_id": "concert", "name": "Concert", **span, "parking_full": 0.85},
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+    }
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [plan]}))
+    done = city.command("reference", "publish", "event_plan", str(path))
+    assert done.returncode == 0, done.stderr
+
+
+def said(city: City) -> list[tuple[Any, ...]]:
+    """Every message about an alert that is stored."""
+    with city.installation.server("analyst").connect() as client:
+        found: list[tuple[Any, ...]] = client.execute("SELECT * EXCEPT arrived_at FROM city.alert ORDER BY ALL")
+    return found
+
+
+@dataclass
+class Replayed:
+    """What was there, and what was there when everything was read again."""
+
+    live: Snapshot
+    again: Snapshot
+    said: list[tuple[Any, ...]]
+    said_again: list[tuple[Any, ...]]
+    messages: tuple[int, int]
+    trial: Trial
+
+
+@pytest.fixture(scope="module")
+def replayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replayed]:
+    """All simulator faults, and an evening with a plan."""
+    home = tmp_path_factory.mktemp("city")
+    with own_city(home, PROJECT) as city:
+        publish_plan(city, home / "plans.geojson")
+        known = time.monotonic() + GRACE.total_seconds()
         for number in range(3):
             for name, feed in city.installation.feeds.items():
                 if not feed.by_workers:
                     city.publish([name], START + number * SPAN, number, 3_000)
             city.drain()
-        live, live_parts = (of_published(city, found) for found in (city.snapshot(), city.parts()))
-        again, again_parts = (of_published(city, found) for found in (city.undisturbed(), city.parts()))
+        city.wait(lambda: time.monotonic() > known)
+        publish_evening(city)
+        city.drain()
+        found = compare(city.installation, city.feeds)
+        assert found.differences == []
+        live, told = of_published(city, city.snapshot() | city.parts()), said(city)
+        messages = sum(city.ends(FEED_NAME).values())
+        trial = tried(city)
+        again = of_published(city, city.undisturbed() | city.parts())
+        yield Replayed(live, again, told, said(city), (messages, sum(city.ends(FEED_NAME).values())), trial)
 
-    assert all(live.values())
-    assert all(live_parts.values())
-    for name, rows in (again | again_parts).items():
-        assert (live | live_parts)[name] == rows, f"{name} differs"
+
+def tried(city: City) -> Trial:
+    """The rule that is there tried on the evening."""
+    (rule,) = (one for one in declared(city.installation.feeds) if one.rule.name == "parking_full")
+    begin, end = (instant_ms(EVENING + timedelta(hours=hours)) for hours in (-1, 5))
+    with city.installation.server("operator").connect() as client:
+        return try_rule(client, rule, city.installation.references, begin, end)
+
+
+def test_backfill_equals_live(replayed: Replayed) -> None:
+    """What each flush wrote of a window differs, and what is left of it does not."""
+    assert all(replayed.live.values())
+    for name, rows in replayed.again.items():
+        assert replayed.live[name] == rows, f"{name} differs"
+
+
+def test_inside_an_event_the_stricter_limit_holds_and_a_replay_says_the_same(replayed: Replayed) -> None:
+    told = [
+        (pair.present.entity, pair.present.onset, pair.present.ended) for pair in replayed.trial.pairs if pair.present
+    ]
+    assert told == [("in-the-area", EVENING, EVENING + timedelta(hours=4))]
+    assert {pair.raised_by for pair in replayed.trial.pairs} == {"both"}
+    assert replayed.said
+    assert replayed.said == replayed.said_again
+    before, after = replayed.messages
+    assert after == 2 * before, "the replay said all of it again"

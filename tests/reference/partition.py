@@ -32,6 +32,8 @@ from schemas.expressions import (
 )
 from schemas.feed import Aggregate, Feed
 from schemas.measures import LEVELS, Partial
+from schemas.model import Field
+from tests.reference.areas import CoveredBy
 
 Values = Mapping[str, Any]
 #: Group keys and window start.
@@ -223,6 +225,8 @@ def evaluate(expression: Expression, values: Values) -> Any:
             return values[name]
         case Constant(value):
             return value
+        case LookedUp(table, (Field(name=area, shape="area"),), (place,), field):
+            return values[LOOK_UP](table, CoveredBy(area, values[place.name]), field.name)
         case LookedUp(table, _, keys, field):
             return values[LOOK_UP](table, tuple(values[key.name] for key in keys), field.name)
         case Carried(name):

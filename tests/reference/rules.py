@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +12,7 @@ from schemas.alerts import Category
 from schemas.expressions import Expression
 from schemas.feed import Aggregate, Feed
 from schemas.rules import Due, Held, Level, Memory, Previous, Rate, Rule, Running
+from tests.reference.areas import CoveredBy
 from tests.reference.partition import (
     LOOK_UP,
     MILLISECOND,
@@ -282,17 +284,35 @@ def _looked_up(tables: Tables | None, arrived: int, event: int, table: str, key:
 Version = tuple[int, tuple[Any, ...], int | None, int | None, Mapping[str, Any] | None]
 
 
-def known_of(versions: Sequence[Version], grace: int, key: tuple[Any, ...], arrived: int, event: int) -> Any:
-    """The row that counts for a record: of those known at its arrival that hold at its event time the last to begin."""
+def known_of(
+    versions: Sequence[Version], grace: int, key: tuple[Any, ...] | CoveredBy, arrived: int, event: int
+) -> Any:
+    """The row that counts for a record: of those known at its arrival that hold at its event time the last to begin.
+
+    Of those that cover a place and begin at one time, the one whose key comes first.
+    """
+    if not isinstance(key, CoveredBy):
+        return max(_holding(versions, grace, key, arrived, event), key=lambda one: one[0], default=(0, None))[1]
+    begins, found = -math.inf, None
+    for own in sorted({own for _, own, *_ in versions}):
+        for since, values in _holding(versions, grace, own, arrived, event):
+            if since > begins and key.is_covered(values):
+                begins, found = since, values
+    return found
+
+
+def _holding(
+    versions: Sequence[Version], grace: int, key: tuple[Any, ...], arrived: int, event: int
+) -> list[tuple[int, Mapping[str, Any]]]:
+    """The rows of a key that hold, and when they begin."""
     newest: dict[int | None, tuple[int | None, Mapping[str, Any] | None]] = {}
     stamp = -(2**62)
     for at, own, begins, ends, values in versions:
         stamp = max(stamp, at)
         if own == key and stamp <= arrived - grace:
             newest[begins] = ends, values
-    holding = [
+    return [
         (-(2**62) if begins is None else begins, values)
         for begins, (ends, values) in newest.items()
         if values is not None and (begins is None or begins <= event) and (ends is None or event < ends)
     ]
-    return max(holding, key=lambda one: one[0])[1] if holding else None

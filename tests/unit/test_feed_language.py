@@ -22,6 +22,7 @@ from pydantic import (
     field_validator,
 )
 
+from feeds.events import event_plan
 from feeds.parking.parking_limit import REFERENCE
 from schemas.alerts import Category, Severity
 from schemas.avro import feed_schema
@@ -48,7 +49,20 @@ from schemas.measures import Measure, count_where, quantiles, spread, total
 from schemas.model import fields_of
 from schemas.pseudonyms import pseudonym
 from schemas.record_codec import encode
-from schemas.rules import Due, Held, Level, Memory, Rule, above, lookup, previous, rate, running_total, while_true
+from schemas.rules import (
+    Due,
+    Held,
+    Level,
+    Memory,
+    Rule,
+    above,
+    covering,
+    lookup,
+    previous,
+    rate,
+    running_total,
+    while_true,
+)
 from streams.wire.column_reader import ColumnReader
 from tests.reference.toy import FEED, NOON, Mood, Toy, instant, record
 
@@ -473,6 +487,9 @@ RULES_REFUSED = [
      "the rule r keeps of second first, which is a text and no number"),
     (rule(replace(HIGH, when=above(LEVEL, FULL_OF.column("full"))), keep={"kept": previous(Column("device_id"))}),
      "the rule r looks up parking_limit[kept].full by kept, which it keeps and is no field of the record"),
+    (rule(replace(HIGH, when=above(LEVEL, covering(event_plan.REFERENCE, MOOD).column("parking_full")))),
+     "the rule r at Minor needs (level >= event_plan[mood].parking_full): mood is enum; a place has the components "
+     "longitude and latitude"),
     (rule(replace(DUE, when=Due(at=MOOD))), "the rule r at Minor is due at mood, which is a text and no number"),
     (rule(replace(DUE, when=Due(at=LEVEL, start=LEVEL))),
      "the rule r at Minor waits for level, which is a number and no condition"),
@@ -676,3 +693,8 @@ def test_a_feed_is_silent_when_its_newest_record_is_older_than_the_longest_norma
     assert FEED.silence == timedelta(minutes=1)
     assert FEED.is_silent(NOON, NOON + pause_ms) == silent
     assert not FEED.is_silent(None, NOON), "nothing ever came: it is not connected"
+
+
+def test_a_place_lies_in_the_one_area_of_a_table() -> None:
+    with pytest.raises(Mistyped, match="parking_limit has 0 areas, and a place lies in one that is meant"):
+        covering(REFERENCE, Column("place"))

@@ -345,7 +345,7 @@ def said(feed: Feed, name: str, *rows: dict[str, Any], looked_up: Mapping[str, A
     for one in feed.aggregates:
         watched += ((rule, one.by, "window_start", milliseconds(one.window)) for rule in one.alerts)
     ((rule, entity, time, window),) = (one for one in watched if one[0].name == name)
-    values: dict[str, Any] = {LOOK_UP: lambda table, _key, _name: (looked_up or {}).get(table)}
+    values: dict[str, Any] = {"place": None, LOOK_UP: lambda table, _key, _name: (looked_up or {}).get(table)}
     observed = list[Observation]()
     for n, row in enumerate(rows):
         values = {**values, **row}
@@ -377,6 +377,24 @@ def test_a_car_park_that_does_not_tell_its_spots_is_full_by_those_that_are_known
     assert said(SITE, "parking_full", report) == []
     (found,) = said(SITE, "parking_full", report, looked_up={"parking_capacity": 100})
     assert (found.kind, found.numbers[0]) == ("Alert", 5.0)
+
+
+@pytest.mark.parametrize(
+    ("own", "plan", "limit"), [(None, None, 0.95), (0.9, None, 0.9), (None, 0.8, 0.8), (0.7, 0.8, 0.7), (2.0, 0.8, 0.8)]
+)
+def test_the_stricter_of_its_own_limit_and_that_of_an_event_counts_for_a_car_park(
+    own: float | None, plan: float | None, limit: float
+) -> None:
+    def found(taken: int) -> list[Told]:
+        report = {"site_id": "p-1", "observed_at": 0, "occupied_spot_number": taken, "total_spot_number": 100}
+
+        def look_up(table: str, _key: Any, name: str) -> float | None:
+            return {"parking_limit": own, "event_plan": plan}.get(table) if name != "release" else None
+
+        return said(SITE, "parking_full", {**report, LOOK_UP: look_up})
+
+    assert found(round(100 * limit) - 1) == []
+    assert [one.numbers[-1] for one in found(round(100 * limit))] == [limit]
 
 
 def test_the_spots_of_car_parks_that_do_not_tell_them_are_known() -> None:

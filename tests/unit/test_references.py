@@ -24,14 +24,16 @@ from schemas.feed import DeclarationError, Feed
 from schemas.fields import Area, Instant, Personal, Record, Text
 from schemas.record_codec import encode
 from schemas.reference import GRACE, Reference
-from schemas.reference_rows import MARK, NoRow, SchemaMissing, identity, read_row
+from schemas.reference_rows import MARK, NoRow, Row, SchemaMissing, identity, read_row
 from schemas.shapes import shape_problem
 from streams.history import UNKNOWN, History
 from streams.missing_schemas import NotYet
 from streams.references import Log, References
 from streams.topics import of_references
 from tests.reference import toy
+from tests.reference.areas import CoveredBy
 from tests.reference.limits import FROZEN, GRACE_MS, REFERENCE, Limit, Said, catalogue, instant, known
+from tests.reference.rules import Version, known_of
 
 SITES, FLOORS = ["a", "b", ""], [0, -1]
 SQUARE = '{"type": "Polygon", "coordinates": [[[120, 30], [121, 30], [121, 31], [120, 30]]]}'
@@ -353,3 +355,72 @@ def test_the_rows_in_the_folder_of_a_department_are_right(reference: Reference) 
     report, rows = check_table(reference, path.read_bytes(), path.name, FileMapping(), frozen)
     assert report.problems == []
     assert len(rows) == report.rows > 0
+
+
+class ZoneOf(Record):
+    """An area for a time."""
+
+    name: Annotated[Text, Field(description="Name")]
+    begins: Annotated[Instant | None, Field(description="From when on it holds")]
+    ends: Annotated[Instant | None, Field(description="Until when it holds")]
+    shape: Annotated[Area, Field(description="Where it is")]
+
+
+ZONES = Reference(
+    name="toy_zone", description="Zones", record=ZoneOf, key=("name",), department=toy.DEPARTMENT, valid_from="begins",
+    valid_to="ends",
+)  # fmt: skip
+corners = st.integers(-2, 4).map(lambda n: n / 2)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> str:
+    """Rectangles, with a hole or two of them, and triangles, whose borders places may lie on."""
+    x, y, size = draw(corners), draw(corners), draw(st.sampled_from([0.5, 1.0, 2.0]))
+
+    def ring(x: float, y: float, size: float) -> list[list[float]]:
+        return [[x, y], [x + size, y], [x + size, y + size], [x, y + size], [x, y]]
+
+    square, quarter = ring(x, y, size), size / 4
+    return json.dumps(
+        draw(
+            st.sampled_from(
+                [
+                    {"type": "Polygon", "coordinates": [square]},
+                    {"type": "Polygon", "coordinates": [square, ring(x + quarter, y + quarter, 2 * quarter)]},
+                    {"type": "Polygon", "coordinates": [[*square[:2], *square[3:]]]},
+                    {"type": "MultiPolygon", "coordinates": [[square], [ring(x + 2 * size, y, size)]]},
+                ]
+            )
+        )
+    )
+
+
+@st.composite
+def zone_versions(draw: st.DrawFn) -> list[Version]:
+    found: list[Version] = []
+    for at in sorted(draw(st.lists(times, max_size=8))):
+        begins, ends = draw(opens), draw(opens)
+        ends = None if begins is not None and ends is not None and ends <= begins else ends
+        name = draw(st.sampled_from("abc"))
+        values = {"name": name, "begins": instant(begins), "ends": instant(ends), "shape": draw(shapes())}
+        found.append((at, (name,), begins, ends, draw(st.sampled_from([values, values, None]))))
+    return found
+
+
+@given(zone_versions(), st.lists(st.tuples(corners, corners) | st.none(), max_size=12), st.integers(-1, 9))
+def test_what_covers_a_place_is_what_the_reference_finds(
+    versions: list[Version], at: list[tuple[float, float] | None], arrived: int
+) -> None:
+    places = [None if one is None else {"longitude": one[0], "latitude": one[1]} for one in at]
+    arrivals = np.full(len(places), arrived * 1000 + GRACE_MS, np.int64)
+    events = np.arange(len(places), dtype=np.int64) % 9 * 1000
+    history = History(ZONES, [(stamp, Row(key, begins, values)) for stamp, key, begins, _, values in versions])
+    series = pl.Series(places, dtype=pl.Struct({"longitude": pl.Float64, "latitude": pl.Float64}))
+    rows = history.covering("shape", series, arrivals, events)
+    expected = [
+        known_of(versions, GRACE_MS, CoveredBy("shape", place), int(arrival), int(event))
+        for place, arrival, event in zip(places, arrivals, events, strict=True)
+    ]
+    for name in ("name", "shape"):
+        assert history.column(name, rows).to_list() == [one and one[name] for one in expected]

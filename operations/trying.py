@@ -61,7 +61,7 @@ class Pair:
 class Trial:
     """What a rule says of a span of event time: messages of alerts that are there in it, and both rules' alerts.
 
-    ``through`` is as far as the past is known (ms), and no further than the span.
+    ``through`` is as far as the past is known (ms), of the partition that has come furthest, and within the span.
     """
 
     tried: Sequence[Message]
@@ -96,7 +96,7 @@ def try_rule(
     ended = {one["alert_id"] for one in told if one["msg_type"] == Kind.CANCEL and instant_ms(one["sent"]) < since}
     tried = sorted((one for one in told if one["alert_id"] not in ended), key=lambda one: (one["sent"], one["entity"]))
     present = of_rule(client, found.feed.name, found.rule.name, since, until)
-    through = max((min(until, passed) for passed in past.passed.values()), default=begin)
+    through = max([begin, *(min(until, passed) for passed in past.passed.values())])
     return Trial(tried, present, compared(episodes(tried), episodes(present)), through)
 
 

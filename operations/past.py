@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 from clickhouse_driver import Client
@@ -77,13 +76,11 @@ def _of_records(client: Client, found: DeclaredRule, references: Mapping[str, Re
     read, places = EventColumns(feed), () if feed.place is None else (feed.place,)
     names = {feed.key, *rule.of, *places, *(name for leaf in read_by(rule) for name in columns(leaf))}
 
-    @cache
-    def history(table: str) -> History:
-        return History(references[table], past.versions(client, references[table]))
+    known = {table: History(references[table], past.versions(client, references[table])) for table in feed.tables}
 
     def blocks(stretch: Stretch) -> Iterator[tuple[Integers, Observations]]:
         for frame in past.records(client, feed, names, stretch):
-            rows = with_looked_up(frame, read, feed.event_time, lambda table, _: history(table))
+            rows = with_looked_up(frame, read, feed.event_time, lambda table, _: known[table])
             events = read.numbered(read.of(rows), texts)
             in_time = come_in_time(feed, events.event_ms, frame["_seen"].to_numpy())
             observed = Observations(events.event_ms, events.keys[:, : read.texts], events.values)

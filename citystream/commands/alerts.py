@@ -232,13 +232,14 @@ def _of_level(step: LevelStep, level: Level, now: int) -> str:
     """What a level said, and how it stands."""
     words = [f"{what} {'not known' if said is None else str(said).lower()}" for what, said in step.said.items()]
     if step.value is not None or step.limit is not None:
-        words.insert(0, f"{_value(step.value)} to {_value(step.limit)}")
+        words.insert(0, f"{_value(step.value)} beside {_value(step.limit)}")
     if (standing := step.standing) is None:
         return ", ".join(words)
     held = level.clear if standing.holds else level.held
-    if standing.hits:
-        run = span_words(timedelta(milliseconds=now - (standing.run or now)))
-        words.append(f"{standing.hits} of {held.times}, {run} of {span_words(held.lasting)}")
+    if standing.hits and held.times > 1:
+        words.append(f"{standing.hits} of {held.times} times")
+    if standing.run is not None and held.lasting:
+        words.append(f"{span_words(timedelta(milliseconds=now - standing.run))} of {span_words(held.lasting)}")
     elif standing.due is not None:
         words.append(f"due in {span_words(timedelta(milliseconds=standing.due - now))}")
     if standing.holds:

@@ -108,13 +108,11 @@ def rights(feeds: Iterable[Feed], references: Iterable[Reference] = ()) -> list[
     topics(CLOCK, write, clock.ticking(feeds))
     topics(SUBSCRIBER, read, [topic for topic in ours if topic == alerts.FEED_NAME])
     found.append(Right(SUBSCRIBER, read, ResourceType.GROUP, f"{SUBSCRIBER}-", ACLResourcePatternType.PREFIXED))
-    for department in sorted({feed.department.name for feed in published}):
+    for department in sorted({one.department.name for one in (*published, *references)}):
         own = [topic_for(feed) for feed in published if feed.department.name == department]
-        topics(publisher(department), write, [*own, publications.TOPIC])
-        topics(publisher(department), read, [publications.TOPIC])
-    for reference in references:
-        topics(publisher(reference.department.name), write, [reference.name])
-        topics(publisher(reference.department.name), read, [reference.name])
+        of_tables = [reference.name for reference in references if reference.department.name == department]
+        topics(publisher(department), write, [*own, publications.TOPIC, *of_tables])
+        topics(publisher(department), read, [publications.TOPIC, *of_tables])
     return found
 
 

@@ -9,6 +9,7 @@ from schemas.alerts import FEED_NAME
 from schemas.feed import Outgrown
 from streams import checkpoints, deadletters, publications, snapshots
 from streams.feed_topics import feed_topics
+from streams.gathered import gathered_topics
 from streams.topics import topics
 
 FEEDS = list(feeds.load().values())
@@ -44,11 +45,10 @@ def test_subscribers_read_alerts_alone_in_groups_that_are_no_worker_s() -> None:
 
 
 def test_every_topic_of_a_feed_is_read_by_both_workers() -> None:
-    assert may(ACLOperation.READ, "sink") == {topic.name for topic in topics(FEEDS)} - {
-        publications.TOPIC,
-        snapshots.TOPIC,
-    }
-    assert may(ACLOperation.READ, "processor") == {feed.name for feed in FEEDS} | {checkpoints.TOPIC, snapshots.TOPIC}
+    gathered, own = {*gathered_topics(*FEEDS)}, {checkpoints.TOPIC, snapshots.TOPIC}
+    ours = {topic.name for topic in topics(FEEDS)}
+    assert may(ACLOperation.READ, "sink") == ours - gathered - {publications.TOPIC, snapshots.TOPIC}
+    assert may(ACLOperation.READ, "processor") == {feed.name for feed in FEEDS} | gathered | own
     assert {r.operation for r in rights(FEEDS) if r.user == "operator"} == {ACLOperation.READ, ACLOperation.DESCRIBE}
 
 
@@ -61,6 +61,15 @@ def test_a_feed_that_grew_is_written_where_it_is_now_and_read_wherever_it_was() 
     assert (publisher(grown.department.name), ACLOperation.WRITE) in {
         (r.user, r.operation) for r in rights([grown]) if r.name == new
     }
+
+
+def test_a_department_that_publishes_tables_alone_notes_what_it_published() -> None:
+    tables = [table for table in feeds.references().values() if table.name == "event_plan"]
+    user = publisher(tables[0].department.name)
+    assert not [feed for feed in PUBLISHED if publisher(feed.department.name) == user]
+    found = {(r.operation, r.name) for r in rights(FEEDS, tables) if r.user == user}
+    names = {publications.TOPIC, "event_plan"}
+    assert found == {(operation, name) for operation in (ACLOperation.READ, ACLOperation.WRITE) for name in names}
 
 
 def test_no_department_is_taken_for_a_worker() -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from feeds.alerts import DEPARTMENT
 from schemas.alerts import Alert, Kind
 from schemas.expressions import Column
-from schemas.feed import Aggregate, Feed, Latest
+from schemas.feed import Aggregate, Feed, Latest, Spans
 from schemas.measures import count_where
 
 DOES = Column("msg_type")
@@ -28,6 +28,7 @@ FEED = Feed(
     retention=timedelta(days=30),
     by_workers=True,
     latest=Latest(active=~DOES.equals(Kind.CANCEL.value)),
+    spans=Spans(of="msg_type"),
     aggregates=(
         Aggregate(
             name="alert_15m",

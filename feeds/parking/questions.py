@@ -31,7 +31,7 @@ class Turnover(Record):
 
 
 class Balance(Record):
-    """What gates, spots and the count of a car park say over one time."""
+    """What gates, sensors and the count of a car park say from its first report in a time to its last."""
 
     site_id: Annotated[Text, Field(description="Parking site")]
     reports: Annotated[Count, Field(description="Reports of the site in the time")]
@@ -69,27 +69,32 @@ QUESTIONS = (
         parameters=SPAN,
         answer=Balance,
         sql="""
-            WITH gate AS (
-                SELECT site_id, count() AS reports, sumOrNull(vehicle_entrance_count - vehicle_exit_count) AS gates
+            WITH report AS (
+                SELECT site_id, observed_at, occupied_spot_number AS taken,
+                    vehicle_entrance_count - vehicle_exit_count AS gate,
+                    min(observed_at) OVER (PARTITION BY site_id) AS begins
                 FROM city.parking_site
-                WHERE observed_at > {since:DateTime64(3)} AND observed_at <= {until:DateTime64(3)}
+                WHERE observed_at >= {since:DateTime64(3)} AND observed_at < {until:DateTime64(3)}
+            ), counts AS (
+                SELECT site_id, count() AS reports, any(begins) AS first_at, max(observed_at) AS last_at,
+                    sumOrNullIf(gate, observed_at > begins) AS gates,
+                    argMax(toInt64(taken), observed_at) - argMin(toInt64(taken), observed_at) AS counted
+                FROM report
                 GROUP BY site_id
-            ), sensor AS (
-                SELECT site_id, toNullable(sum(multiIf(
+            ), change AS (
+                SELECT site_id, observed_at, multiIf(
                     status = 'occupied', 1, before = 'occupied' OR before IS NULL AND status = 'free', -1, 0
-                ))) AS sensed
+                ) AS cars
                 FROM city.parking_spot_spans(since={since:DateTime64(3)}, until={until:DateTime64(3)})
-                WHERE observed_at >= {since:DateTime64(3)}
+            ), sensors AS (
+                SELECT site_id, toNullable(sumIf(cars, observed_at > first_at AND observed_at <= last_at)) AS sensed
+                FROM change INNER JOIN counts USING site_id
                 GROUP BY site_id
             )
-            SELECT site_id, reports, gates,
-                toInt64(after.occupied_spot_number) - earlier.occupied_spot_number AS counted, sensed,
-                gates - counted AS gate_drift, sensed - counted AS sensor_drift,
+            SELECT site_id, reports, gates, counted, sensed, gates - counted AS gate_drift,
+                sensed - counted AS sensor_drift,
                 ifNull(abs(gate_drift) >= 20, false) OR ifNull(abs(sensor_drift) >= 20, false) AS drifts
-            FROM gate
-            INNER JOIN city.parking_site_at(t={since:DateTime64(3)}) AS earlier USING site_id
-            INNER JOIN city.parking_site_at(t={until:DateTime64(3)}) AS after USING site_id
-            LEFT JOIN sensor USING site_id
+            FROM counts LEFT JOIN sensors USING site_id
             ORDER BY site_id
         """,
     ),

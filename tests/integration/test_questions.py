@@ -109,17 +109,21 @@ CASES: dict[str, Case] = {
     "parking_balance": Case(
         {
             "parking_site": [
-                gate("00:00", 50, 9, 9), gate("08:00", 55, 8, 3), gate("24:00", 52, 2, 28),
-                gate("00:00", 50, None, None, site_id="p-2"), gate("24:00", 52, None, None, site_id="p-2"),
-                gate("12:00", 1, 0, 0, site_id="p-3"),
+                gate("00:30", 50, 9, 0), gate("08:00", 55, 8, 3), gate("23:00", 52, 2, 28), gate("24:00", 1, 0, 9),
+                gate("00:30", 50, None, None, site_id="p-2"), gate("23:00", 52, None, None, site_id="p-2"),
+                gate("12:00", 1, 5, 0, site_id="p-3"),
             ],
             "parking_spot": [
-                spot("-1:00", 1, "occupied"), spot("01:00", 1, "free"), spot("02:00", 1, "occupied"),
-                spot("03:00", 2, "free"), spot("04:00", 2, "occupied"), spot("04:10", 2, "occupied"),
-                spot("05:00", 3, "occupied"), spot("06:00", 4, "occupied"), spot("06:10", 4, "closed"),
+                spot("-1:00", 1, "occupied"), spot("00:10", 5, "occupied"), spot("01:00", 1, "free"),
+                spot("02:00", 1, "occupied"), spot("03:00", 2, "free"), spot("04:00", 2, "occupied"),
+                spot("04:10", 2, "occupied"), spot("05:00", 3, "occupied"), spot("06:00", 4, "occupied"),
+                spot("06:10", 4, "closed"), spot("23:30", 3, "free"),
             ],
         },
-        [("p-1", 2, -21, 2, 1, -23, -1, True), ("p-2", 1, None, 2, None, None, None, False)],
+        [
+            ("p-1", 3, -21, 2, 1, -23, -1, True), ("p-2", 2, None, 2, None, None, None, False),
+            ("p-3", 1, None, 0, None, None, None, False),
+        ],
     ),
     "traffic_congestion": Case(
         {

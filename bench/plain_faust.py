@@ -52,6 +52,8 @@ def value_of(expression: Expression, kinds: Mapping[str, str]) -> Value:
             return (lambda r: _ms(r[name])) if kinds[name] == "instant" else operator.itemgetter(name)
         case Constant(value):
             return lambda _: value
+        case Binary("and", left, right):
+            return _both(value_of(left, kinds), value_of(right, kinds))
         case Binary(symbol, left, right):
             return _joined(_OPERATORS[symbol], value_of(left, kinds), value_of(right, kinds))
         case When(condition, then):
@@ -75,6 +77,14 @@ def _joined(join: Callable[[Any, Any], Any], left: Value, right: Value) -> Value
         return None if a is None or b is None else join(a, b)
 
     return joined
+
+
+def _both(left: Value, right: Value) -> Value:
+    def both(r: Values) -> bool | None:
+        a, b = left(r), right(r)
+        return False if a is False or b is False else None if a is None or b is None else True
+
+    return both
 
 
 def _scaled(operand: Value, scale: int) -> Value:

@@ -351,4 +351,4 @@ def test_every_record_ever_published_is_decoded(frozen: FrozenSchema) -> None:
     newest = CATALOGUE.latest(frozen.subject)
     now = fastavro.schemaless_reader(io.BytesIO(value[PREFIX.size :]), frozen.parsed, newest.parsed)
     assert isinstance(now, dict)
-    assert list(now) == [field["name"] for field in newest.schema["fields"]]
+    assert sorted(now) == sorted(field["name"] for field in newest.schema["fields"])

@@ -108,7 +108,8 @@ def rights(feeds: Iterable[Feed], references: Iterable[Reference] = ()) -> list[
     topics(CLOCK, write, clock.ticking(feeds))
     topics(SUBSCRIBER, read, [topic for topic in ours if topic == alerts.FEED_NAME])
     found.append(Right(SUBSCRIBER, read, ResourceType.GROUP, f"{SUBSCRIBER}-", ACLResourcePatternType.PREFIXED))
-    for department in sorted({one.department.name for one in (*published, *references)}):
+    departments = {feed.department.name for feed in published} | {one.department.name for one in references}
+    for department in sorted(departments):
         own = [topic_for(feed) for feed in published if feed.department.name == department]
         of_tables = [reference.name for reference in references if reference.department.name == department]
         topics(publisher(department), write, [*own, publications.TOPIC, *of_tables])

@@ -149,6 +149,33 @@ def isolation() -> str:
     )
 
 
+def truths() -> str:
+    """What ``make truth`` wrote last, as it was kept in docs/truth.json."""
+    found = json.loads((PROJECT / "docs" / "truth.json").read_text())
+    hours = ", ".join(f"{long:g} h of `{name}`" for name, long in found["hours"].items())
+    faults = ", ".join(f"{name} {share:g}" for name, share in found["faults"].items())
+    counted = ("staged", "found", "in_time", "again", "missed", "hidden", "faked", "false")
+    rows = [
+        f"| `{one['rule']}` | {' | '.join(f'{one[name]:,}' for name in counted)} | {one['precision']:.4f} | "
+        f"{one['recall']:.4f} |"
+        for one in found["scores"]
+    ]
+    same = "the same to the byte" if not found["differ"] else f"{found['differ']:,} of them DIFFERENT"
+    return "\n".join(
+        [
+            f"`{found['command']}`, {found['minutes']} minutes on {found['machine']}: {hours}, {found['records']:,} "
+            f"records; {found['messages']:,} messages about alerts, in the replay {same}.\n",
+            f"Shares of events (of devices for `behind`, of their time for `silent`) that suffered faults: {faults}.\n",
+            f"| rule | {' | '.join(name.replace('_', ' ') for name in counted)} | precision | recall |",
+            f"| --- |{' --- |' * (len(counted) + 2)}",
+            *rows,
+            "\n| staged | times |",
+            "| --- | --- |",
+            *(f"| {name.replace('_', ' ')} | {times:,} |" for name, times in found["staged"].items()),
+        ]
+    )
+
+
 def _ages(freshness: dict[str, float]) -> str:
     return f"{freshness['median']:.1f}, at most {freshness['longest']:.1f}"
 
@@ -207,6 +234,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "rules": language.of_rules,
         "refused rule": language.refused_rule,
     },
+    "docs/truth.md": {"truth": truths},
     "docs/guarantees.md": {"campaigns": campaigns, "isolation": isolation},
 }
 

@@ -84,7 +84,7 @@ class Marked:
 
 def make(city: Installation, file: Path, seconds: float, every: int) -> None:
     """Write what is due in so many seconds, in its order."""
-    streams = [_made(city, feed, every) for feed in city.feeds.values() if not feed.by_workers]
+    streams = [_made(city, feed, every) for feed in city.feeds.values() if feed.is_source]
     with file.open("wb") as out:
         for made in heapq.merge(*streams, key=lambda one: one.due):
             if made.due > seconds:

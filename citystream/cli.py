@@ -35,6 +35,7 @@ COMMANDS = {
     "rebuild": "rebuild",
     "rights": "rights",
     "dead-letters": "dead_letters",
+    "case": "case",
     "sql": "sql",
     "alerts": "alerts",
     "rules": "rules",

@@ -72,7 +72,7 @@ class Crew:
     @property
     def simulators(self) -> list[str]:
         """Names of the simulators."""
-        return [f"simulator-{name}" for name, feed in self.city.feeds.items() if not feed.by_workers]
+        return [f"simulator-{name}" for name, feed in self.city.feeds.items() if feed.is_source]
 
     def start(self, names: list[str]) -> None:
         """Start those that do not run."""
@@ -113,7 +113,7 @@ class Crew:
         It begins after the newest event that is stored, at most ``HEAD_START`` ago.
         """
         with self.city.server("operator").connect() as client:
-            newest = [newest_event_ms(client, feed) for feed in self.city.feeds.values() if not feed.by_workers]
+            newest = [newest_event_ms(client, feed) for feed in self.city.feeds.values() if feed.is_source]
         stored = [datetime.fromtimestamp(ms / 1000, UTC) + timedelta(seconds=1) for ms in newest if ms is not None]
         start = max([datetime.now(UTC) - HEAD_START, *stored])
         return ["--seed", str(SystemRandom().randrange(2**32)), "--start", start.isoformat(), "--incidents", "all"]

@@ -8,6 +8,7 @@ from kafka.errors import AuthorizationError, KafkaError
 
 from citystream.settings import SettingsError, variable
 from citystream.stack.process import StackError
+from operations.cases import CaseProblem
 from operations.redriving.arrival import SinkBehind
 from operations.redriving.corrections import CorrectionProblem
 from schemas.catalogue import SchemaProblem
@@ -36,7 +37,7 @@ def explained(error: Exception) -> tuple[str, int] | None:
             return f"ClickHouse refused: {reason(error)}", CHECK_FAILED
         case ClickHouseError() | EOFError():
             return f"ClickHouse does not answer ({first_line(error)}); see: citystream status", UNREACHABLE
-        case SchemaProblem() | DeclarationError() | PositionProblem() | CorrectionProblem():
+        case SchemaProblem() | DeclarationError() | PositionProblem() | CorrectionProblem() | CaseProblem():
             return str(error), CHECK_FAILED
         case Newer():
             return str(error), CHECK_FAILED

@@ -75,7 +75,7 @@ def rights(feeds: Iterable[Feed], references: Iterable[Reference] = ()) -> list[
     """All there are for these feeds and tables of reference data.
 
     Windows, positions and dead letters are written by workers alone, and a feed's newest topic by its department. A
-    processor writes into a table's topic, too: marks of how far it has come.
+    processor writes into that of a feed that is made of others, and into a table's topic: marks of how far it has come.
     """
     feeds, references = list(feeds), list(references)
     tables = [reference.name for reference in references]
@@ -89,7 +89,7 @@ def rights(feeds: Iterable[Feed], references: Iterable[Reference] = ()) -> list[
         found.append(Right(user, operation, ResourceType.GROUP, name))
 
     read, write, describe = ACLOperation.READ, ACLOperation.WRITE, ACLOperation.DESCRIBE
-    ours = [topic_for(feed) for feed in feeds if feed.by_workers]
+    ours = [topic_for(feed) for feed in feeds if not feed.is_source]
     gathered = [*gathered_topics(*feeds)]
     topics(PROCESSOR, read, [*records, *gathered, checkpoints.TOPIC, snapshots.TOPIC])
     topics(PROCESSOR, write, [*parts, *gathered, *ours, deadletters.TOPIC, checkpoints.TOPIC, snapshots.TOPIC])

@@ -80,7 +80,7 @@ def _of_records(client: Client, found: DeclaredRule, references: Mapping[str, Re
 
     def blocks(stretch: Stretch) -> Iterator[tuple[Integers, Observations]]:
         for frame in past.records(client, feed, names, stretch):
-            rows = with_looked_up(frame, read, feed.event_time, lambda table, _: known[table])
+            rows = with_looked_up(frame, read.looked_up, feed.event_time, lambda table, _: known[table])
             events = read.numbered(read.of(rows), texts)
             in_time = come_in_time(feed, events.event_ms, frame["_seen"].to_numpy())
             observed = Observations(events.event_ms, events.keys[:, : read.texts], events.values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -12,6 +12,7 @@ import numpy as np
 from processors.badshare import BadShare
 from processors.events import COUNTS, OFFSET, EventColumns, Events
 from processors.gathering import group_of
+from processors.making import Made
 from processors.repeats import Repeats
 from processors.tables import FEW_TEXTS, Texts
 from processors.watching import SNAPSHOT_EVERY, Watching
@@ -48,11 +49,14 @@ class Output:
     snapshot: bytes | None = None
     #: Parts that are final, by the topic on which groups come together and the partition there.
     gathered: dict[tuple[str, int], Columns] = field(default_factory=dict)
+    #: Records that its own became in other feeds.
+    made: list[Made] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What the stage before makes of the offsets from ``start`` up to ``next``: events, dead letters and ticks.
+    """What the stage before makes of the offsets from ``start`` up to ``next``: events, dead letters, ticks, and what
+    events become in other feeds.
 
     ``given_up`` are the schema ids given up so far, and ``newest_schema`` is the newest that was known, as a position
     says them.
@@ -65,6 +69,7 @@ class Rows:
     ticks: Sequence[Tick]
     given_up: Mapping[int, int]
     newest_schema: int
+    made: Sequence[Made] = ()
 
 
 class Partition:
@@ -120,7 +125,8 @@ class Partition:
         self._texts = Texts()
         self._many_texts = FEW_TEXTS
         self._dead: list[DeadLetter] = []
-        #: Bytes of dead letters that wait for the next flush.
+        self._made: list[Made] = []
+        #: Bytes of dead letters, and of records for other feeds, that wait for the next flush.
         self.unwritten = 0
 
     def take(self, rows: Rows) -> None:
@@ -150,7 +156,7 @@ class Partition:
             self._catch_up()
             events, dead = events.where(slice(border, None)), [d for d in dead if d.last_offset >= self._written]
             ticks = [tick for tick in ticks if tick[0] >= self._written]
-        self._add(events, ticks)
+        self._add(events, ticks, rows.made)
         if rows.next == self._written:
             self._catch_up()
         elif rows.next > self._written:
@@ -158,18 +164,26 @@ class Partition:
             self.unwritten += sum(letter.memory for letter in dead)
         self.next, self.given_up, self._newest_schema = rows.next, rows.given_up, rows.newest_schema
 
-    def _add(self, events: Events, ticks: Sequence[Tick]) -> None:
+    def _add(self, events: Events, ticks: Sequence[Tick], made: Sequence[Made] = ()) -> None:
         offsets = events.cells[:, OFFSET]
         counts = None if self._all_count else events.cells[:, COUNTS] > 0
         seen, self._max_event_ms = advance(offsets, events.event_ms, counts, self._max_event_ms, ticks)
         fresh = self._repeats.fresh(events, self._max_event_ms)
         events, seen = events.where(fresh), seen[fresh]
+        if made:
+            self._keep(made, {*events.cells[:, OFFSET].tolist()})
         self._watching.add(events, seen)
         if self.next < self.start.since:
             border = int(np.searchsorted(events.cells[:, OFFSET], self.start.since))
             self._count(self._earlier, events.where(slice(border)), seen[:border])
             events, seen = events.where(slice(border, None)), seen[border:]
         self._count(self._windows, events, seen)
+
+    def _keep(self, made: Sequence[Made], fresh: Container[int]) -> None:
+        """Keep for the next flush what was not written, of events that are no repeats."""
+        kept = [one for one in made if one.offset >= self._written and one.offset in fresh]
+        self._made += kept
+        self.unwritten += sum(len(one.key) + len(one.value) for one in kept)
 
     def _count(self, into: list[Windows], events: Events, seen: Instants) -> None:
         if len(events):
@@ -204,13 +218,13 @@ class Partition:
         if now is not None:
             self._shown_at |= dict.fromkeys(parts, now)
             self._whole_at = now if len(due) == len(self._windows) else self._whole_at
-        dead, self._dead, self.unwritten = self._dead, [], 0
+        dead, made, self._dead, self._made, self.unwritten = self._dead, self._made, [], [], 0
         snapshot = None
         if len(due) == len(self._windows):
             snapshot = self._snapshot(now)
             self._written, self._reached = self.next, self._position()
             self._forget_texts()
-        return Output(parts, dead, self._reached, alerts, snapshot, gathered)
+        return Output(parts, dead, self._reached, alerts, snapshot, gathered, made)
 
     def _for_groups(self, name: str, parts: Columns) -> Iterator[tuple[tuple[str, int], Columns]]:
         """Of an aggregate's parts those that are final now, for each partition in which groups come together.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
-from processors.events import EventColumns
+from processors.events import EventColumns, column_of
+from processors.making import Making
 from processors.partition import Partition, Rows
 from schemas.expressions import Column, LookedUp
 from schemas.model import Field
@@ -25,12 +26,21 @@ Histories = Callable[[str, int], History]
 class Reader:
     """Reads runs of any partitions of a topic, each from where it stands; keeps nothing itself."""
 
-    def __init__(self, topic: FeedTopic, decoder: Decoder, histories: Histories | None = None) -> None:
-        """``histories`` has what is known of a table for records up to an arrival (ms)."""
+    def __init__(
+        self,
+        topic: FeedTopic,
+        decoder: Decoder,
+        histories: Histories | None = None,
+        makings: Sequence[Making] = (),
+    ) -> None:
+        """``histories`` has what is known of a table for records up to an arrival (ms), ``makings`` make others."""
         self._decoder = decoder
         self._columns = EventColumns(topic.feed, topic.counts)
         self._event_time = topic.feed.event_time
         self._histories = histories
+        self._makings = makings
+        made_with = {column_of(leaf): leaf for making in makings for leaf in making.looked_up}
+        self._looked_up = {**self._columns.looked_up, **made_with}
 
     def check(self, where: str, start: Position) -> None:
         """Look whether the schemas are here by which a partition was processed up to a position.
@@ -57,20 +67,33 @@ class Reader:
         given_up = [GivenUp({**at.given_up}, run.next - 1, at.start.newest_schema) for at, run in waiting]
         wanted = [Wanted(run, at.next, verdicts) for (at, run), verdicts in zip(waiting, given_up, strict=True)]
         frame, found = self._decoder.read_together(wanted)
-        if self._columns.looked_up:
+        if self._looked_up:
             assert self._histories is not None
-            frame = with_looked_up(frame, self._columns, self._event_time, self._histories)
+            frame = with_looked_up(frame, self._looked_up, self._event_time, self._histories)
         events, newest = self._columns.of(frame), self._decoder.newest_schema
+        made = [one for making in self._makings for one in making.of(frame)]
+        read = zip(waiting, given_up, found, places(found), strict=True)
         return [
-            Rows(run.start, run.next, events.where(part), decoded.dead, decoded.ticks, verdicts.dead, newest)
-            for (_, run), verdicts, decoded, part in zip(waiting, given_up, found, places(found), strict=True)
+            Rows(
+                start=run.start,
+                next=run.next,
+                events=events.where(part),
+                dead=decoded.dead,
+                ticks=decoded.ticks,
+                given_up=verdicts.dead,
+                newest_schema=newest,
+                made=[one for one in made if one.partition == run.partition],
+            )
+            for (_, run), verdicts, decoded, part in read
         ]
 
 
-def with_looked_up(frame: pl.DataFrame, columns: EventColumns, event_time: str, histories: Histories) -> pl.DataFrame:
-    """Rows, with when they ``_arrived`` (ms), and beside them what rules look up for them."""
+def with_looked_up(
+    frame: pl.DataFrame, looked_up: Mapping[str, LookedUp], event_time: str, histories: Histories
+) -> pl.DataFrame:
+    """Rows, with when they ``_arrived`` (ms), and beside them, by their names, what is looked up for them."""
     by_row: dict[tuple[str, tuple[Field, ...], tuple[Column, ...]], dict[str, LookedUp]] = {}
-    for name, leaf in columns.looked_up.items():
+    for name, leaf in looked_up.items():
         by_row.setdefault((leaf.table, leaf.key_fields, leaf.keys), {})[name] = leaf
     arrived, event = frame["_arrived"].to_numpy(), frame[event_time].cast(pl.Int64).to_numpy()
     newest = int(arrived.max()) if frame.height else NO_EVENT_TIME

@@ -12,12 +12,13 @@ from tenacity import AsyncRetrying
 
 from processors import GROUP
 from processors.gathering import FinalPartReader, FinalParts, Flushed, Gathering
+from processors.making import Making
 from processors.partition import Output, Partition, Rows, shown_every
 from processors.reading import Histories, Reader
-from schemas import alerts
-from schemas.alerts import Status
+from schemas.alerts import FEED_NAME as ALERTS
+from schemas.alerts import Message, Status
 from schemas.catalogue import Catalogue, declared
-from schemas.feed import Aggregate, Feed
+from schemas.feed import Aggregate, Feed, made_from
 from schemas.record_codec import encode
 from schemas.reference import Reference
 from streams import deadletters, snapshots
@@ -55,15 +56,16 @@ class Sending(Transport, Protocol):
 
 @dataclass(frozen=True)
 class Change:
-    """What a flush of a partition writes, parts by topic and partition, and the position it leads to."""
+    """What a flush of a partition writes, records and parts by their topics, and the position it leads to."""
 
     position: Position
-    alerts: list[tuple[bytes, bytes]]
+    records: list[tuple[str, bytes, bytes]]
     snapshot: bytes | None
     dead: list[DeadLetter] = field(default_factory=list)
     parts: list[tuple[str, int, list[Packed]]] = field(default_factory=list)
 
 
+NO_FEEDS: Mapping[str, Feed] = {}
 #: What a partition of a feed, or one in which groups come together, is for a processor, and what is read of a run.
 State = Partition | Gathering
 Read = Rows | FinalParts
@@ -72,7 +74,8 @@ Read = Rows | FinalParts
 class Processor(BatchWorker[State, Read]):
     """Windows of the assigned partitions and alerts of their rules, written to Kafka.
 
-    ``status`` says of alerts whether they are meant; ``histories`` has what rules look up.
+    ``status`` says of alerts whether they are meant; ``histories`` has what is looked up. Into ``others`` records are
+    made of those of its feeds.
     """
 
     command = "citystream process"
@@ -86,15 +89,26 @@ class Processor(BatchWorker[State, Read]):
         accept_bad: Container[str] = (),
         status: Status = Status.EXERCISE,
         histories: Histories | None = None,
+        others: Iterable[Feed] = (),
     ) -> None:
         self.transport: Sending = transport
         self._accept_bad, self._status = accept_bad, status
-        self._alert = catalogue.latest(alerts.FEED_NAME) if any(one.raises_alerts for one in feeds.values()) else None
+        self._alert = catalogue.latest(ALERTS) if any(one.raises_alerts for one in feeds.values()) else None
         self._schemas = {name: catalogue.of(name, schema) for name, schema in declared(feeds).items()}
         self._declared = feeds
         self._topics = feed_topics(*feeds.values())
+        targets = [*others]
+        self._makings = {
+            name: [Making(feed, one, catalogue.latest(one.name)) for one in made_from(feed, targets)]
+            for name, feed in feeds.items()
+        }
         self._readers = {
-            topic: Reader(one, Decoder(catalogue, one.feed.name, one.feed, Awaited(catalogue), topic), histories)
+            topic: Reader(
+                one,
+                Decoder(catalogue, one.feed.name, one.feed, Awaited(catalogue), topic),
+                histories,
+                self._makings[one.feed.name],
+            )
             for topic, one in self._topics.items()
         }
         self._gathered = gathered_topics(*feeds.values())
@@ -125,9 +139,10 @@ class Processor(BatchWorker[State, Read]):
         return None if named is None else snapshots.read(self.transport.cluster, one.place, named)
 
     def every(self, feed: str, /) -> timedelta:
-        """As often as anybody can see one of its windows change, and at once where alerts wait for it."""
+        """As often as anybody can see one of its windows change, and at once where other feeds wait for it."""
         declared = self._declared[feed]
-        return LOOK_EVERY if declared.raises_alerts else min(map(shown_every, declared.aggregates), default=LOOK_EVERY)
+        at_once = declared.raises_alerts or self._makings[feed]
+        return LOOK_EVERY if at_once else min(map(shown_every, declared.aggregates), default=LOOK_EVERY)
 
     def read(self, waiting: Sequence[tuple[State, Run]]) -> Sequence[Read]:
         """Decode and judge."""
@@ -164,9 +179,10 @@ class Processor(BatchWorker[State, Read]):
         return {one: self._change(one, output) for one, output in found.items() if output is not None}
 
     def _change(self, one: Assigned[State], output: Output | Flushed) -> Change:
-        change = Change(output.position, [self._encoded(message) for message in output.alerts], output.snapshot)
+        alerts = [self._encoded(message) for message in output.alerts]
         if isinstance(output, Flushed):
-            return change
+            return Change(output.position, alerts, output.snapshot)
+        made = [(each.topic, each.key, each.value) for each in output.made]
         topic = self._topics[one.place.topic]
         into = (topic.first + one.place.partition) % topic_of(topic.feed, 0).partitions
         aggregates = [each for each in topic.feed.aggregates if each.name in output.parts]
@@ -175,21 +191,21 @@ class Processor(BatchWorker[State, Read]):
             (name, partition, self._packed(self._gathered[name].aggregate, columns))
             for (name, partition), columns in output.gathered.items()
         ]
-        return replace(change, dead=output.dead, parts=parts)
+        return Change(output.position, [*alerts, *made], output.snapshot, output.dead, parts)
 
     def _packed(self, aggregate: Aggregate, parts: Columns) -> list[Packed]:
         bodies = encode_bodies(self._schemas[aggregate.topic], aggregate.by, parts, LARGEST_BODY)
         return [Packed(body) for body in bodies]
 
-    def _encoded(self, message: alerts.Message) -> tuple[bytes, bytes]:
+    def _encoded(self, message: Message) -> tuple[str, bytes, bytes]:
         assert self._alert is not None
-        return message["alert_id"].encode(), encode(self._alert, message)
+        return ALERTS, message["alert_id"].encode(), encode(self._alert, message)
 
     async def _written(self, changes: dict[Assigned[State], Change]) -> None:
         """Write what is left of these until Kafka has it all, or the partitions were taken away."""
         topics = {
             deadletters.TOPIC,
-            *(alerts.FEED_NAME for change in changes.values() if change.alerts),
+            *(topic for change in changes.values() for topic, _, _ in change.records),
             *(snapshots.TOPIC for change in changes.values() if change.snapshot is not None),
             *(one.place.topic for one in changes),
             *(topic for change in changes.values() for topic, _, _ in change.parts),
@@ -228,8 +244,8 @@ class Processor(BatchWorker[State, Read]):
         for topic, into, batches in change.parts:
             await sender.send_packed(topic, into, batches)
         await sender.send_letters(deadletters.TOPIC, change.dead)
-        for key, value in change.alerts:
-            await sender.send(alerts.FEED_NAME, key, value)
+        for topic, key, value in change.records:
+            await sender.send(topic, key, value)
         tell(Moment(Stage.SENT, place, next=change.position.processed))
         await sender.settle()
 
@@ -241,18 +257,22 @@ def main(
     instance: str | None = None,
     *,
     accept_bad: Container[str] = (),
-    alert: Feed | None = None,
     status: Status = Status.EXERCISE,
+    others: Mapping[str, Feed] = NO_FEEDS,
     references: Iterable[Reference] = (),
 ) -> None:
     """Process these feeds until a signal ends it; ``accept_bad`` names those to go on with whatever their share of bad
-    records. What their rules say goes to the topic of ``alert`` and says by ``status`` whether it is meant; what they
-    look up is in ``references``."""
+    records. What their rules say, and by ``status`` whether it is meant, goes to the feed of alerts among ``others``,
+    what is made of their records to those that say so. What is looked up is in ``references``."""
     positions = GroupPositions(cluster, GROUP, processed_definitions(*feeds.values()))
-    used = {feed.name: feed for feed in [*feeds.values(), *([] if alert is None else [alert])]}
+    made = [target for feed in feeds.values() for target in made_from(feed, others.values())]
+    used = {feed.name: feed for feed in [*feeds.values(), *made, *filter(None, [others.get(ALERTS)])]}
     app = BatchApp(positions, topics(used.values()), instance=instance)
     wanted = {name for feed in feeds.values() for name in feed.tables}
+    wanted |= {leaf.table for target in made for way in target.made_of for leaf in way.looked_up}
     tables = References(cluster, [one for one in references if one.name in wanted], catalogue)
     if wanted:
         tables.start()
-    app.run(Processor(app, feeds, catalogue, accept_bad=accept_bad, status=status, histories=tables.history))
+    app.run(
+        Processor(app, feeds, catalogue, accept_bad=accept_bad, status=status, histories=tables.history, others=made)
+    )

@@ -268,7 +268,8 @@ class Carried(Expression):
 
 @dataclass(frozen=True)
 class LookedUp(Expression):
-    """A field of the row of reference data that counts for a record; null where there is none. Rules alone know it.
+    """A field of the row of reference data that counts for a record; null where there is none. Rules and
+    records that are made of others know it.
 
     ``keys`` are columns of the record, in the order of the table's ``key_fields``; of an area, a place that lies in it.
     """
@@ -508,6 +509,8 @@ def is_whole(expression: Expression, kinds: Mapping[str, Kind]) -> bool:
             return False
         case Constant(value):
             return not isinstance(value, float)
+        case LookedUp(_, _, _, field):
+            return field.kind != "float"
         case Binary("/", _, _):
             return False
         case Binary(_, left, right):
@@ -534,7 +537,7 @@ _IN_POLARS: Mapping[str, Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
 
 
 def to_polars(expression: Expression) -> pl.Expr:
-    """Compile to a Polars expression over a frame of decoded records."""
+    """Compile to a Polars expression over a frame of decoded records, with what was looked up as ``written``."""
     match expression:
         case Column(name):
             return pl.col(name)
@@ -542,6 +545,8 @@ def to_polars(expression: Expression) -> pl.Expr:
             return pl.col(name).struct.field(part)
         case Constant(value):
             return pl.lit(value)
+        case LookedUp():
+            return pl.col(written(expression))
         case Binary(operator, left, right) if operator in ("and", "or", "otherwise", *ARITHMETIC):
             return _IN_POLARS[operator](to_polars(left), to_polars(right))
         case Binary(operator, left, right):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -18,8 +18,10 @@ from schemas.expressions import (
     Expression,
     LookedUp,
     Mistyped,
+    Operand,
     Quantile,
     Type,
+    as_expression,
     columns,
     is_whole,
     leaves,
@@ -27,6 +29,7 @@ from schemas.expressions import (
     written,
 )
 from schemas.fields import Record
+from schemas.made import made_problems
 from schemas.measures import Measure
 from schemas.model import NAME, TEXTS, VERSIONED, DeclarationError, Field, Kind, fields_of, milliseconds
 from schemas.rules import Rule, read_by, rule_problems
@@ -42,7 +45,10 @@ _SHOWN = ("window_start", "events", "final", "as_of")
 #: Columns that a view of spans has beside those of its feed.
 _OF_SPANS = ("before", "ended", "duration")
 
-__all__ = ["Aggregate", "DeclarationError", "Feed", "Latest", "NotAfter", "Outgrown", "RollUp", "Spans", "milliseconds"]
+__all__ = [
+    "Aggregate", "DeclarationError", "Feed", "Latest", "MadeOf", "NotAfter", "Outgrown", "RollUp", "Spans",
+    "milliseconds",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +133,40 @@ class Spans:
     by: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class MadeOf:
+    """What records of another feed become in this one, as soon as they arrive; a worker writes it.
+
+    >>> MadeOf(
+    ...     of=DEVICE,
+    ...     key=("device_id",),
+    ...     where=Column("level") >= 6,
+    ...     fields={"noted_at": Column("observed_at"), "text": Column("status"), "over": Column("level") - 5},
+    ... )
+
+    Records that are alike in the fields ``key`` of the other feed have one key here. ``fields`` says what the others
+    are; one that is not said is null, or its default. A record for which ``where`` is not true, or of which a field
+    would be null that never is, becomes none: so may a row that is looked up decide it. Of several ways for one feed
+    the first whose ``where`` is true is taken.
+    """
+
+    of: Feed
+    key: tuple[str, ...]
+    fields: Mapping[str, Operand]
+    where: Expression | None = None
+
+    @property
+    def given(self) -> dict[str, Expression]:
+        """What the fields are made of."""
+        return {name: as_expression(value) for name, value in self.fields.items()}
+
+    @property
+    def looked_up(self) -> Iterator[LookedUp]:
+        """What is looked up for it."""
+        for expression in (*self.given.values(), *([] if self.where is None else [self.where])):
+            yield from (leaf for leaf in leaves(expression) if isinstance(leaf, LookedUp))
+
+
 @dataclass(frozen=True)
 class NotAfter:
     """A rule: the instant ``earlier`` is not after the instant ``later``; true where either is null."""
@@ -156,8 +196,8 @@ class Feed:
     ``outgrown`` are the topics of the feed before the present one, oldest first. ``open_groups`` is how many groups of
     an aggregate may be open in a partition, in all its windows together, or how many entities a rule may watch there:
     they are held in memory. ``alerts`` are the rules that its records are held to. One that is written ``by_workers``
-    is published by nobody else. ``licence`` is the address of that under which anybody may have its data; without one
-    they are for the roles of the city.
+    is published by nobody else; what is ``made_of`` records of other feeds workers write, too. ``licence`` is the
+    address of that under which anybody may have its data; without one they are for the roles of the city.
 
     ``department``, ``batch``, ``rate`` and ``silence`` are its contract. Whether it is connected is no part of it: that
     is seen by what arrives (``sinks/catalogue.py``).
@@ -189,6 +229,7 @@ class Feed:
     open_groups: int = 100_000
     by_workers: bool = False
     licence: str | None = None
+    made_of: tuple[MadeOf, ...] = ()
     fields: tuple[Field, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -282,6 +323,11 @@ class Feed:
         read = (leaf for rule in self.alerts for leaf in read_by(rule))
         return [*dict.fromkeys(leaf.table for leaf in read if isinstance(leaf, LookedUp))]
 
+    @property
+    def is_source(self) -> bool:
+        """Whether it tells of the city, and not of what workers found in other feeds."""
+        return not self.by_workers and not self.made_of
+
     def gathers(self, aggregate: Aggregate) -> bool:
         """Whether rules watch windows of an aggregate whose groups lie in several partitions."""
         return bool(aggregate.alerts) and self.key not in aggregate.by
@@ -314,6 +360,11 @@ class Feed:
         return self.disorder + self.lateness if self.ahead is None else self.ahead
 
 
+def made_from(feed: Feed, feeds: Iterable[Feed]) -> list[Feed]:
+    """Those of these feeds into which records of a feed are made."""
+    return [one for one in feeds if any(way.of.name == feed.name for way in one.made_of)]
+
+
 def _fingerprint(text: str, digits: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
@@ -331,6 +382,7 @@ def _check(feed: Feed) -> None:
         *(reason for aggregate in feed.aggregates for reason in _aggregate_problems(aggregate, known)),
         *(reason for aggregate in feed.aggregates for reason in _rollup_problems(feed, aggregate)),
         *_alert_problems(feed, known),
+        *_made_problems(feed, known),
     ]
     if reasons:
         raise DeclarationError(f"feed {feed.name}: {reasons[0]}")
@@ -490,6 +542,14 @@ def _alert_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
             if looked_up := [leaf for leaf in read_by(rule) if isinstance(leaf, LookedUp)]:
                 yield f"the rule {rule.name} looks up {written(looked_up[0])}; only a rule on records can"
             yield from rule_problems(rule, aggregate.by, _windows_as_series(aggregate, known))
+
+
+def _made_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
+    for way in feed.made_of:
+        source = {field.name: field for field in way.of.fields}
+        own = ("event_id", feed.key)
+        wrong = made_problems(way.given, way.where, way.key, source, known, own)
+        yield from (f"as it is made of {way.of.name}, {reason}" for reason in wrong)
 
 
 def _windows_as_series(aggregate: Aggregate, known: Mapping[str, Field]) -> dict[str, Field]:

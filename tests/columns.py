@@ -74,7 +74,8 @@ class Staged(Partition):
     """A partition with the stage before it."""
 
     def __init__(self, feed: Feed, number: int, decoder: Decoder, start: Position, **options: Any) -> None:
-        self.reader = Reader(topic_of(feed, number), decoder, options.pop("histories", None))
+        beside = options.pop("histories", None), options.pop("makings", ())
+        self.reader = Reader(topic_of(feed, number), decoder, *beside)
         self.reader.check(f"{feed.name}/{number}", start)
         super().__init__(feed, number, start, **options)
 

@@ -16,7 +16,6 @@ import typer
 
 import processors
 from citystream.installation import Installation
-from schemas.alerts import FEED_NAME as ALERTS
 from streams.waiting import CLIENTS, KAFKA
 
 #: Kafka's clients, which complain at each attempt to reach a broker that is away.
@@ -87,8 +86,7 @@ def process(
     accepted = city.choose(accept_bad) if accept_bad else ()
     main(
         city.choose(feeds), city.catalogue, city.cluster, instance,
-        accept_bad=accepted, alert=city.feeds.get(ALERTS), status=city.settings.alert_status,
-        references=city.references.values(),
+        accept_bad=accepted, status=city.settings.alert_status, others=city.feeds, references=city.references.values(),
     )  # fmt: skip
 
 

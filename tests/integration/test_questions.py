@@ -84,7 +84,39 @@ def call(clock: str, address: str, **more: Any) -> Row:
     return own | {"address": address, "beat_id": "beat-1"} | more
 
 
+def case(clock: str, case_id: str, step: str, **more: Any) -> Row:
+    return {"case_id": case_id, "at": at(clock), "step": step, "role": "desk", "status": "Exercise"} | more
+
+
+def report(clock: str, case_id: str, alert_id: str, due: str) -> Row:
+    own = {"agency": "Police", "opened_at": at(clock), "deadline": at(due), "source_id": alert_id, "why": "It is full"}
+    return case(clock, case_id, "reported", role="citystream", **own)
+
+
 CASES: dict[str, Case] = {
+    "case_now": Case(
+        {
+            "case": [
+                # Not in the order in which they happened.
+                case("08:30", "c-1", "assigned", assignee="team 2", why=None), report("08:00", "c-1", "a-1", "12:00"),
+                report("09:00", "c-1", "a-2", "13:00"), case("08:40", "c-1", "updated", severity="Severe"),
+                case("09:30", "c-1", "reopened", why="it is open already"),
+                report("08:00", "c-2", "a-3", "12:00"), case("08:10", "c-2", "handled", who="b" * 32, why="towed"),
+                case("08:20", "c-2", "closed", why=None), case("08:30", "c-2", "assigned", assignee="team 3"),
+                report("08:00", "c-3", "a-4", "12:00"), case("08:20", "c-3", "closed", why="seen"),
+                report("10:00", "c-3", "a-5", "14:00"), case("11:00", "c-3", "ended", why=None),
+                case("08:00", "c-4", "assigned", why="nobody reported it"),
+            ]
+        },
+        [
+            ("c-1", "assigned", 5, "updated", at("08:40"), "desk", None, None, "Exercise", "Police", "team 2", None,
+             at("08:00"), at("12:00"), None, "a-1", None, None, "Severe"),
+            ("c-2", "closed", 4, "closed", at("08:20"), "desk", None, None, "Exercise", "Police", None, None,
+             at("08:00"), at("12:00"), None, "a-3", None, None, None),
+            ("c-3", "open", 4, "ended", at("11:00"), "desk", None, None, "Exercise", "Police", None, None,
+             at("10:00"), at("14:00"), None, "a-5", None, None, None),
+        ],
+    ),
     "parking_minutes_full": Case(
         {
             "parking_site": [

@@ -269,12 +269,13 @@ def _records(feed: Feed, log: Sequence[Logged], truth: Truth, tables: Tables | N
             event_ms = logged.values[feed.event_time]
             before = truth.watermarks.get(logged.offset - 1)
             if before is None or event_ms >= before - feed.disorder // MILLISECOND:
-                look_up = partial(_looked_up, tables, logged.arrived_ms, event_ms)
+                look_up = partial(looked_up, tables, logged.arrived_ms, event_ms)
                 rows.append(Observation(event_ms, (logged.offset,), {**logged.values, LOOK_UP: look_up}))
     return rows
 
 
-def _looked_up(tables: Tables | None, arrived: int, event: int, table: str, key: tuple[Any, ...], name: str) -> Any:
+def looked_up(tables: Tables | None, arrived: int, event: int, table: str, key: tuple[Any, ...], name: str) -> Any:
+    """A field of the row that counts for a record that arrived and happened then (ms)."""
     assert tables is not None
     row = tables(table, key, arrived, event)
     return None if row is None else row[name]

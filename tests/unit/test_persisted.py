@@ -61,7 +61,7 @@ FROZEN = Position(
 WATCHED = replace(USUAL, snapshot=Snapshot(31, 480))
 POSITIONS = [FIRST, USUAL, FROZEN, WATCHED]
 #: Feeds that the release before did not have, whatever is said of them.
-NEW = {"alert": ""}
+NEW = dict.fromkeys(("alert", "case", "truth"), "")
 FILE = Publication("3f2a9c1e", "toy", "toys.csv", "ab" * 32, "me@here", 5, 1, {0: ((0, 2), (5, 5)), 3: ((7, 7),)})
 LETTER = DeadLetter("toy", 0, 17, 19, "DECODE", "the batch has no borders", b"k", b"v", 1_714_564_900_000)
 

@@ -33,4 +33,4 @@ def test_any_feed_can_be_simulated_from_its_declaration(feed: Feed) -> None:
 
 def test_a_domain_with_simulators_of_its_own_is_simulated_by_them() -> None:
     own = [feed.name for feed in FEEDS if getattr(simulator(feed), "func", None) is not plausible.records]
-    assert own == [name for name, feed in feeds.load().items() if not feed.by_workers]
+    assert own == [name for name, feed in feeds.load().items() if feed.is_source]

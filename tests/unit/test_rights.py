@@ -26,7 +26,8 @@ def may(operation: ACLOperation, user: str) -> set[str]:
 def test_a_topic_of_records_is_written_by_its_department_and_where_it_asks_for_ticks_by_the_clock() -> None:
     for feed in PUBLISHED:
         writers = {r.user for r in rights(FEEDS) if r.operation is ACLOperation.WRITE and r.name == feed.name}
-        assert writers == {publisher(feed.department.name)} | ({CLOCK} if feed.delay is not None else set())
+        workers = {"processor"} if feed.made_of else set()
+        assert writers == {publisher(feed.department.name)} | workers | ({CLOCK} if feed.delay is not None else set())
 
 
 def test_windows_alerts_positions_and_dead_letters_are_written_by_workers_alone() -> None:

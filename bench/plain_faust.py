@@ -40,6 +40,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "-": operator.sub,
     "*": operator.mul,
     "/": lambda over, under: over / under if under else None,
+    ">": operator.gt,
     ">=": operator.ge,
     "==": operator.eq,
 }

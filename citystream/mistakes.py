@@ -8,7 +8,7 @@ from kafka.errors import AuthorizationError, KafkaError
 
 from citystream.settings import SettingsError, variable
 from citystream.stack.process import StackError
-from operations.cases import CaseProblem
+from operations.problems import CaseProblem
 from operations.redriving.arrival import SinkBehind
 from operations.redriving.corrections import CorrectionProblem
 from schemas.catalogue import SchemaProblem

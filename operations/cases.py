@@ -14,15 +14,12 @@ from clickhouse_driver import Client
 from kafka.producer.future import RecordMetadata
 
 from feeds.governance.case import Case, Step, possible
+from operations.problems import CaseProblem
 from schemas.alerts import Status
 from streams.publisher import Publisher
 
 _NAMES = UUID("5b0c7e0e-6f0f-4f3a-8e0a-3b8f6e2f9c55")
 _MOMENT = timedelta(milliseconds=1)
-
-
-class CaseProblem(ValueError):
-    """There is no such case, or a step cannot come in its state; the message says which can."""
 
 
 def cases(client: Client, where: Mapping[str, str]) -> list[dict[str, Any]]:

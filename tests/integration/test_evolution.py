@@ -33,6 +33,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from schemas.department import Department
 from schemas.expressions import Column
 from schemas.feed import Aggregate, Feed
 from schemas.fields import Coarse, EventId, Instant, Location, Personal, Record, Text

@@ -45,6 +45,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from schemas.department import Department
 from schemas.expressions import Column
 from schemas.feed import Aggregate, Feed, Outgrown
 from schemas.fields import EventId, Instant, Record, Text

@@ -15,6 +15,7 @@ from schemas.feed import Aggregate, Feed
 from schemas.fields import Record
 from schemas.record_codec import encode
 from simulation import simulator
+from simulation.incidents import USUAL
 from simulation.world import World
 
 pytestmark = pytest.mark.integration
@@ -73,6 +74,8 @@ def part(frozen: FrozenSchema, watermark: int | None) -> dict[str, Any]:
         match field["type"]:
             case "string":
                 found[field["name"]] = f"key-{number}"
+            case ["null", "string"]:
+                found[field["name"]] = None if watermark is None else f"key-{number}"
             case {"type": "array"}:
                 found[field["name"]] = [-1, number]
             case {"logicalType": _}:
@@ -110,7 +113,7 @@ class Reader:
 
 def simulated(feed: Feed, count: int) -> list[Any]:
     """Records of a feed."""
-    return list(itertools.islice(simulator(feed)(World(datetime(2026, 1, 5, tzinfo=UTC), 1)), count))
+    return list(itertools.islice(simulator(feed)(World(datetime(2026, 1, 5, tzinfo=UTC), 1, USUAL)), count))
 
 
 def values(record: Record) -> tuple[Any, ...]:

@@ -143,7 +143,7 @@ def until(reached: Callable[[], bool]) -> None:
 
 def test_what_a_demo_started_ends_with_it(own: Stack) -> None:
     services = {"kafka", "clickhouse", "registry"}
-    crew = {"processor", "sink", *(f"simulator-{name}" for name, feed in feeds.load().items() if not feed.by_workers)}
+    crew = {"processor", "sink", *(f"simulator-{name}" for name, feed in feeds.load().items() if feed.is_source)}
     first = demo(own)
     try:
         until(lambda: running(own) == services | crew)

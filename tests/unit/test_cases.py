@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from feeds.governance.case import FEED, MOVES, NOTHING, State, Step, possible
-from operations.cases import CaseProblem, step_of
+from operations.cases import step_of
+from operations.problems import CaseProblem
 
 NOW = datetime(2026, 3, 2, 8, tzinfo=UTC)
 THERE: dict[str, Any] = {

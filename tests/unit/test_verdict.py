@@ -24,6 +24,7 @@ from schemas.pseudonyms import replaced
 from schemas.record_codec import NotDecodable, decode, encode, prefix
 from schemas.verdict import AND, ColumnarVerdict, instant_ms, problems, rules
 from simulation import simulator
+from simulation.incidents import USUAL
 from simulation.world import World
 from streams.wire.column_reader import ColumnReader
 from tests.reference import toy
@@ -139,7 +140,7 @@ class Subject:
         self.reader = ColumnReader(self.frozen)
         self.writer = unbounded(self.frozen.schema)
         self.verdict = ColumnarVerdict(rules(feed))
-        simulated = simulator(feed)(World(START, 1))
+        simulated = simulator(feed)(World(START, 1, USUAL))
         self.good = [on_the_wire(feed, replaced(feed, b"k", next(simulated).model_dump())) for _ in range(20)]
 
     def encode(self, values: Mapping[str, Any]) -> bytes:

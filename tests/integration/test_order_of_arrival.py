@@ -249,7 +249,8 @@ def shown(city: Installation, log: Log) -> Snapshot:
         "SELECT database, name, engine = 'View' FROM system.tables "
         "WHERE database IN ('raw', 'city') AND engine != 'MaterializedView' "
         "AND empty(parameterized_view_parameters) "
-        "AND name NOT IN ('layout', 'shown')"  # when tables and views were made, which is nothing of the log
+        # When tables and views were made, and how old all is by now, which is nothing of the log.
+        "AND name NOT IN ('layout', 'shown', 'catalogue', 'catalogue_batches')"
     )
     found = {}
     for database, name, is_view in tables:

@@ -6,44 +6,35 @@ does not fit starts without it.
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from citystream.settings import load_settings
 from citystream.stack import kafka
 from citystream.stack.ports import free_ports
+from citystream.stack.process import Launch, Process
 
-#: How long a broker may take to start, and to end (s), and how often it is looked.
-PATIENCE, LOOK_EVERY = 120.0, 0.1
+#: How long a broker may take to start, and to end with its archive written (s).
+PATIENCE = 120
 
 
-def make() -> None:
-    """Write the archive anew."""
-    home = Path(tempfile.mkdtemp())
+def make(home: Path) -> None:
+    """Write the archive anew, by a broker whose data lie in a folder that is removed afterwards."""
     settings = load_settings().model_copy(update={"home": home, "kafka_port": free_ports(1)[0]})
     kafka.archive(settings).unlink(missing_ok=True)
+    kafka.prepare(settings)
+    java, *words = kafka.launch(settings).command
+    broker = Process(kafka.NAME, home)
     try:
-        kafka.prepare(settings)
-        command = kafka.launch(settings).command
-        with subprocess.Popen(
-            [command[0], f"-XX:ArchiveClassesAtExit={kafka.archive(settings)}", *command[1:]]
-        ) as broker:
-            until = time.monotonic() + PATIENCE
-            while not kafka.ready(settings):
-                if broker.poll() is not None or time.monotonic() > until:
-                    sys.exit("the broker did not start")
-                time.sleep(LOOK_EVERY)
-            broker.terminate()
-            broker.wait(PATIENCE)
+        broker.start(Launch((java, f"-XX:ArchiveClassesAtExit={kafka.archive(settings)}", *words)))
+        broker.wait_until(lambda: kafka.ready(settings), PATIENCE)
     finally:
-        shutil.rmtree(home)
+        broker.stop(PATIENCE)
     if not kafka.archive(settings).exists():
         sys.exit("the JVM has written no archive")
 
 
 if __name__ == "__main__":
-    make()
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder))

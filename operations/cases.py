@@ -16,6 +16,7 @@ from kafka.producer.future import RecordMetadata
 from feeds.governance.case import Case, Step, possible
 from operations.problems import CaseProblem
 from schemas.alerts import Status
+from sinks.queries import named_rows
 from streams.publisher import Publisher
 
 _NAMES = UUID("5b0c7e0e-6f0f-4f3a-8e0a-3b8f6e2f9c55")
@@ -26,7 +27,7 @@ def cases(client: Client, where: Mapping[str, str]) -> list[dict[str, Any]]:
     """Cases that are alike in these columns of ``city.case_now``, those that have to be handled first before others."""
     asked = "".join(f" AND {name} = %({name})s" for name in where)
     order = "ORDER BY ifNull(deadline, at), case_id"
-    return _rows(client, f"SELECT * FROM city.case_now WHERE state != 'closed'{asked} {order}", where)  # noqa: S608
+    return named_rows(client, f"SELECT * FROM city.case_now WHERE state != 'closed'{asked} {order}", where)  # noqa: S608
 
 
 def case(client: Client, case_id: str) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def case(client: Client, case_id: str) -> dict[str, Any]:
     CaseProblem
         There is none.
     """
-    found = _rows(client, "SELECT * FROM city.case_now WHERE case_id = %(case_id)s", {"case_id": case_id})
+    found = named_rows(client, "SELECT * FROM city.case_now WHERE case_id = %(case_id)s", {"case_id": case_id})
     if not found:
         raise CaseProblem(f"there is no case {case_id}; those that are not closed: citystream case list")
     return found[0]
@@ -47,12 +48,7 @@ def history(client: Client, case_id: str) -> list[dict[str, Any]]:
     """The steps of a case in the order in which they happened, also those that did not count."""
     columns = "at, step, role, who, why, agency, assignee, deadline, source_id, severity"
     query = f"SELECT {columns} FROM city.case WHERE case_id = %(case_id)s ORDER BY at, toUInt128(event_id)"  # noqa: S608
-    return _rows(client, query, {"case_id": case_id})
-
-
-def _rows(client: Client, query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows, columns = client.execute(query, dict(values), with_column_types=True)
-    return [dict(zip([name for name, _ in columns], row, strict=True)) for row in rows]
+    return named_rows(client, query, {"case_id": case_id})
 
 
 def step_of(

@@ -8,15 +8,17 @@ from typing import Any
 from clickhouse_driver import Client
 
 from schemas.alerts import FEED_NAME, Alert, Kind, Severity
+from sinks.queries import named_rows
+from sinks.sql import literal
 
 #: How grave a message's severity is, as a number.
-GRAVITY = f"indexOf([{', '.join(repr(one.value) for one in Severity)}], severity)"
+GRAVITY = f"indexOf([{', '.join(literal(one.value) for one in Severity)}], severity)"
 Messages = list[dict[str, Any]]
 
 
 def active(client: Client) -> Messages:
     """The last message of each alert that has not ended, the gravest and oldest first."""
-    return _rows(client, f"SELECT * FROM city.{FEED_NAME}_active ORDER BY {GRAVITY} DESC, onset, rule, entity")
+    return named_rows(client, f"SELECT * FROM city.{FEED_NAME}_active ORDER BY {GRAVITY} DESC, onset, rule, entity")
 
 
 def history(
@@ -26,7 +28,7 @@ def history(
     where = [f"{name} = %({name})s" for name in wanted]
     where += [] if since_ms is None else [f"sent >= fromUnixTimestamp64Milli({since_ms:d})"]
     where += [] if until_ms is None else [f"sent <= fromUnixTimestamp64Milli({until_ms:d})"]
-    return _rows(
+    return named_rows(
         client,
         f"SELECT * FROM city.{FEED_NAME} WHERE {' AND '.join(where) or 'true'} "
         f"ORDER BY sent DESC, rule, entity LIMIT {most:d}",
@@ -36,7 +38,7 @@ def history(
 
 def of_alerts(client: Client, beginning: str) -> Messages:
     """All messages of the alerts whose ids begin so, those of each in their order."""
-    return _rows(
+    return named_rows(
         client,
         f"SELECT * FROM city.{FEED_NAME} WHERE startsWith(alert_id, %(beginning)s) ORDER BY alert_id, sent",
         {"beginning": beginning},
@@ -46,7 +48,7 @@ def of_alerts(client: Client, beginning: str) -> Messages:
 def of_rule(client: Client, feed: str, rule: str, since_ms: int, until_ms: int) -> Messages:
     """All messages up to a time of the alerts of a rule that were there from another time on, in their order."""
     ended = f"msg_type = '{Kind.CANCEL}' AND sent < fromUnixTimestamp64Milli({since_ms:d})"
-    return _rows(
+    return named_rows(
         client,
         f"SELECT * FROM city.{FEED_NAME} WHERE feed = %(feed)s AND rule = %(rule)s "
         f"AND sent <= fromUnixTimestamp64Milli({until_ms:d}) "
@@ -62,8 +64,3 @@ def record_of(message: Mapping[str, Any]) -> Alert:
     values = {name: message[name] for name in Alert.model_fields if name != "place"}
     # Not strict: the members of enums are texts here.
     return Alert.model_validate({**values, "event_id": str(message["event_id"]), "place": place}, strict=False)
-
-
-def _rows(client: Client, query: str, parameters: Mapping[str, str] | None = None) -> Messages:
-    rows, columns = client.execute(query, dict(parameters or {}), with_column_types=True)
-    return [dict(zip((name for name, _ in columns), row, strict=True)) for row in rows]

@@ -1,8 +1,8 @@
-"""Questions operators' screens ask of ClickHouse."""
+"""Questions that screens ask of ClickHouse."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clickhouse_driver import Client
@@ -17,6 +17,12 @@ _REDRIVEN = (
     "if((topic, source_partition, source_offset) IN "
     "(SELECT topic, source_partition, source_offset FROM raw.redriven), 'yes', 'no')"
 )
+
+
+def named_rows(client: Client, query: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """What a query finds, each row by the names of its columns."""
+    rows, columns = client.execute(query, dict(parameters or {}), with_column_types=True)
+    return [dict(zip((name for name, _ in columns), row, strict=True)) for row in rows]
 
 
 def newest_arrival_ms(client: Client, feed: Feed) -> int | None:
@@ -106,17 +112,17 @@ def withdrawn(client: Client) -> dict[str, str]:
 
 def catalogue(client: Client) -> list[dict[str, Any]]:
     """What is declared of each feed and table, and its state by what arrived."""
-    return _rows(client, "SELECT * FROM city.catalogue ORDER BY batch, department, name")
+    return named_rows(client, "SELECT * FROM city.catalogue ORDER BY batch, department, name")
 
 
 def batches(client: Client) -> list[dict[str, Any]]:
     """How far each batch is connected."""
-    return _rows(client, "SELECT * FROM city.catalogue_batches ORDER BY batch")
+    return named_rows(client, "SELECT * FROM city.catalogue_batches ORDER BY batch")
 
 
 def newest_windows(client: Client, aggregate: Aggregate, limit: int) -> list[dict[str, Any]]:
     """The newest windows of the last hour as the aggregate's view shows them."""
-    return _rows(
+    return named_rows(
         client,
         f"SELECT * FROM city.{aggregate.name} WHERE window_start > now() - INTERVAL 1 HOUR "
         f"ORDER BY window_start DESC, events DESC LIMIT {limit:d}",
@@ -125,7 +131,7 @@ def newest_windows(client: Client, aggregate: Aggregate, limit: int) -> list[dic
 
 def quarantine(client: Client, topics: Sequence[str], limit: int) -> list[dict[str, Any]]:
     """The newest quarantined records of these topics, or of all, without their bytes."""
-    return _rows(
+    return named_rows(
         client,
         "SELECT published_at, topic, source_partition AS partition, source_offset AS offset, last_offset, stage, "
         f"cause, {_REDRIVEN} AS redriven "
@@ -137,7 +143,7 @@ def quarantine(client: Client, topics: Sequence[str], limit: int) -> list[dict[s
 
 def quarantined_record(client: Client, topic: str, partition: int, offset: int) -> dict[str, Any] | None:
     """One quarantined record with its bytes (hexadecimal) if the operator may see them, or None."""
-    found = _rows(
+    found = named_rows(
         client,
         "SELECT topic, source_partition AS partition, source_offset AS offset, "
         "* EXCEPT (topic, source_partition, source_offset), "
@@ -146,8 +152,3 @@ def quarantined_record(client: Client, topic: str, partition: int, offset: int) 
         {"topic": topic, "partition": partition, "offset": offset},
     )
     return found[0] if found else None
-
-
-def _rows(client: Client, query: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    rows, columns = client.execute(query, parameters, with_column_types=True)
-    return [dict(zip((name for name, _ in columns), row, strict=True)) for row in rows]

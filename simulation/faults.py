@@ -13,6 +13,7 @@ from typing import Any
 
 from schemas.feed import Feed
 from schemas.fields import Record
+from simulation.request import Request
 from simulation.world import whole_ms
 
 
@@ -54,6 +55,15 @@ class FaultsError(ValueError):
     """A description of faults makes no sense; the message says what there is."""
 
 
+_REQUEST = Request(
+    what="fault",
+    usual=USUAL,
+    needed="a share between 0 and 1 is needed",
+    allows=lambda share: 0 <= share <= 1,
+    wrong=FaultsError,
+)
+
+
 def parse_faults(text: str) -> dict[Fault, float]:
     """Shares by fault, from ``all``, or from names with or without shares: ``duplicates=0.02,late``.
 
@@ -62,27 +72,10 @@ def parse_faults(text: str) -> dict[Fault, float]:
     FaultsError
         A name does not exist, a share is not between 0 and 1, or the shares add up to more than 1.
     """
-    if text == "all":
-        return dict(USUAL)
-    shares: dict[Fault, float] = {}
-    for part in text.split(","):
-        name, given, number = part.strip().partition("=")
-        if name not in list(Fault):
-            raise FaultsError(f"there is no fault {name!r}; there are {', '.join(Fault)}, or all")
-        shares[Fault(name)] = _share(name, number) if given else USUAL[Fault(name)]
+    shares = _REQUEST.parse(text)
     if sum(shares.values()) > 1:
         raise FaultsError(f"the shares add up to {sum(shares.values()):g}; at most 1 is possible")
     return shares
-
-
-def _share(name: str, number: str) -> float:
-    try:
-        share = float(number)
-    except ValueError:
-        share = -1
-    if not 0 <= share <= 1:
-        raise FaultsError(f"{name}={number}: a share between 0 and 1 is needed, such as {name}={USUAL[Fault(name)]}")
-    return share
 
 
 @dataclass(frozen=True)

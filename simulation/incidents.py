@@ -19,6 +19,7 @@ import feeds
 from schemas.expressions import columns, to_polars
 from schemas.fields import Place
 from schemas.rules import Due, Level
+from simulation.request import Request
 from simulation.world import Kind, World, arrivals, in_order, place
 
 #: How many begin in an hour of those that are named without a number.
@@ -47,6 +48,15 @@ class IncidentsError(ValueError):
     """A description of incidents makes no sense; the message says what there is."""
 
 
+_REQUEST = Request(
+    what="incident",
+    usual=USUAL,
+    needed=f"a number an hour above 0 is needed, at most {MOST:g}",
+    allows=lambda number: 0 < number <= MOST,
+    wrong=IncidentsError,
+)
+
+
 def parse_incidents(text: str) -> dict[Kind, float]:
     """How many an hour by kind, from ``all``, or from names with or without numbers: ``jam=10,concert``.
 
@@ -55,28 +65,7 @@ def parse_incidents(text: str) -> dict[Kind, float]:
     IncidentsError
         A name does not exist, or a number is not above 0 or too large.
     """
-    if text == "all":
-        return dict(USUAL)
-    found: dict[Kind, float] = {}
-    for part in text.split(","):
-        name, given, number = part.strip().partition("=")
-        if name not in list(Kind):
-            raise IncidentsError(f"there is no incident {name!r}; there are {', '.join(Kind)}, or all")
-        found[Kind(name)] = _an_hour(name, number) if given else USUAL[Kind(name)]
-    return found
-
-
-def _an_hour(name: str, number: str) -> float:
-    try:
-        found = float(number)
-    except ValueError:
-        found = 0
-    if not 0 < found <= MOST:
-        raise IncidentsError(
-            f"{name}={number}: a number an hour above 0 is needed, at most {MOST:g}, such as "
-            f"{name}={USUAL[Kind(name)]:g}"
-        )
-    return found
+    return _REQUEST.parse(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +170,8 @@ def due_after(rule: str, **values: int) -> timedelta | None:
 @cache
 def _declared() -> dict[str, tuple[Level, timedelta | None]]:
     """The mildest level of each rule there is, and the window it watches if it does."""
-    found = feeds.load().values()
-    records = {rule.name: (rule.levels[0], None) for feed in found for rule in feed.alerts}
-    windows = {r.name: (r.levels[0], one.window) for feed in found for one in feed.aggregates for r in one.alerts}
-    return {**records, **windows}
+    watched = [one for feed in feeds.load().values() for one in feed.watched]
+    return {rule.name: (rule.levels[0], None if one is None else one.window) for one, rule in watched}
 
 
 #: Where concerts are given, by how far east and north.

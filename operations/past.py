@@ -12,7 +12,7 @@ from operations.rules import DeclaredRule
 from processors.events import EventColumns
 from processors.gathering import MergedWindows, come_to_by_all
 from processors.observations import Observations, together
-from processors.reading import with_looked_up
+from processors.reading import LookUps
 from processors.rules import Series
 from processors.tables import Integers, Texts
 from processors.watching import come_in_time, ended_by, passed_by, records_as_series
@@ -75,12 +75,12 @@ def _of_records(client: Client, found: DeclaredRule, references: Mapping[str, Re
     feed, rule, texts = replace(found.feed, alerts=(found.rule,), aggregates=()), found.rule, Texts()
     read, places = EventColumns(feed), () if feed.place is None else (feed.place,)
     names = {feed.key, *rule.of, *places, *(name for leaf in read_by(rule) for name in columns(leaf))}
-
+    look_ups = LookUps(read.looked_up, feed.event_time)
     known = {table: History(references[table], past.versions(client, references[table])) for table in feed.tables}
 
     def blocks(stretch: Stretch) -> Iterator[tuple[Integers, Observations]]:
         for frame in past.records(client, feed, names, stretch):
-            rows = with_looked_up(frame, read.looked_up, feed.event_time, lambda table, _: known[table])
+            rows = look_ups.beside(frame, lambda table, _: known[table])
             events = read.numbered(read.of(rows), texts)
             in_time = come_in_time(feed, events.event_ms, frame["_seen"].to_numpy())
             observed = Observations(events.event_ms, events.keys[:, : read.texts], events.values)

@@ -36,11 +36,11 @@ class Reader:
         """``histories`` has what is known of a table for records up to an arrival (ms), ``makings`` make others."""
         self._decoder = decoder
         self._columns = EventColumns(topic.feed, topic.counts)
-        self._event_time = topic.feed.event_time
         self._histories = histories
         self._makings = makings
         made_with = {column_of(leaf): leaf for making in makings for leaf in making.looked_up}
-        self._looked_up = {**self._columns.looked_up, **made_with}
+        looked_up = {**self._columns.looked_up, **made_with}
+        self._look_ups = LookUps(looked_up, topic.feed.event_time) if looked_up else None
 
     def check(self, where: str, start: Position) -> None:
         """Look whether the schemas are here by which a partition was processed up to a position.
@@ -67,9 +67,9 @@ class Reader:
         given_up = [GivenUp({**at.given_up}, run.next - 1, at.start.newest_schema) for at, run in waiting]
         wanted = [Wanted(run, at.next, verdicts) for (at, run), verdicts in zip(waiting, given_up, strict=True)]
         frame, found = self._decoder.read_together(wanted)
-        if self._looked_up:
+        if self._look_ups is not None:
             assert self._histories is not None
-            frame = with_looked_up(frame, self._looked_up, self._event_time, self._histories)
+            frame = self._look_ups.beside(frame, self._histories)
         events, newest = self._columns.of(frame), self._decoder.newest_schema
         made = [one for making in self._makings for one in making.of(frame)]
         read = zip(waiting, given_up, found, places(found), strict=True)
@@ -88,21 +88,26 @@ class Reader:
         ]
 
 
-def with_looked_up(
-    frame: pl.DataFrame, looked_up: Mapping[str, LookedUp], event_time: str, histories: Histories
-) -> pl.DataFrame:
-    """Rows, with when they ``_arrived`` (ms), and beside them, by their names, what is looked up for them."""
-    by_row: dict[tuple[str, tuple[Field, ...], tuple[Column, ...]], dict[str, LookedUp]] = {}
-    for name, leaf in looked_up.items():
-        by_row.setdefault((leaf.table, leaf.key_fields, leaf.keys), {})[name] = leaf
-    arrived, event = frame["_arrived"].to_numpy(), frame[event_time].cast(pl.Int64).to_numpy()
-    newest = int(arrived.max()) if frame.height else NO_EVENT_TIME
-    found = []
-    for (table, fields, keys), leaves in by_row.items():
-        history, asked = histories(table, newest), [frame[key.name] for key in keys]
-        if fields[0].shape:
-            rows = history.covering(fields[0].name, asked[0], arrived, event)
-        else:
-            rows = history.rows(asked, arrived, event)
-        found += [history.column(leaf.field.name, rows).alias(name) for name, leaf in leaves.items()]
-    return frame.with_columns(found)
+class LookUps:
+    """What is looked up for rows of a feed, by the names it has beside them."""
+
+    def __init__(self, looked_up: Mapping[str, LookedUp], event_time: str) -> None:
+        self._event_time = event_time
+        #: By the row of a table that it is taken from.
+        self._by_row: dict[tuple[str, tuple[Field, ...], tuple[Column, ...]], dict[str, LookedUp]] = {}
+        for name, leaf in looked_up.items():
+            self._by_row.setdefault((leaf.table, leaf.key_fields, leaf.keys), {})[name] = leaf
+
+    def beside(self, frame: pl.DataFrame, histories: Histories) -> pl.DataFrame:
+        """Rows, with when they ``_arrived`` (ms), and what is looked up for them."""
+        arrived, event = frame["_arrived"].to_numpy(), frame[self._event_time].cast(pl.Int64).to_numpy()
+        newest = int(arrived.max()) if frame.height else NO_EVENT_TIME
+        found = []
+        for (table, fields, keys), leaves in self._by_row.items():
+            history, asked = histories(table, newest), [frame[key.name] for key in keys]
+            if fields[0].shape:
+                rows = history.covering(fields[0].name, asked[0], arrived, event)
+            else:
+                rows = history.rows(asked, arrived, event)
+            found += [history.column(leaf.field.name, rows).alias(name) for name, leaf in leaves.items()]
+        return frame.with_columns(found)

@@ -32,12 +32,7 @@ class DeclaredRule:
 
 def declared(feeds: Mapping[str, Feed]) -> list[DeclaredRule]:
     """The rules of these feeds."""
-    return [
-        DeclaredRule(feed, aggregate, rule)
-        for feed in feeds.values()
-        for aggregate in (None, *feed.aggregates)
-        for rule in (feed if aggregate is None else aggregate).alerts
-    ]
+    return [DeclaredRule(feed, aggregate, rule) for feed in feeds.values() for aggregate, rule in feed.watched]
 
 
 def in_words(level: Level) -> str:

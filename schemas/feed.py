@@ -333,9 +333,15 @@ class Feed:
         return bool(aggregate.alerts) and self.key not in aggregate.by
 
     @property
+    def watched(self) -> list[tuple[Aggregate | None, Rule]]:
+        """Its rules, those on its records first, each of the others with the aggregate whose windows it watches."""
+        of_windows = ((aggregate, rule) for aggregate in self.aggregates for rule in aggregate.alerts)
+        return [*((None, rule) for rule in self.alerts), *of_windows]
+
+    @property
     def raises_alerts(self) -> bool:
         """Whether anything of it is held to rules."""
-        return bool(self.alerts) or any(aggregate.alerts for aggregate in self.aggregates)
+        return bool(self.watched)
 
     def definition_of_series(self) -> dict[str, Any]:
         """What its records are as a series for rules, as plain data; spans in ms."""
@@ -532,7 +538,7 @@ def _aggregate_problems(aggregate: Aggregate, known: Mapping[str, Field]) -> Ite
 
 
 def _alert_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
-    names = Counter(rule.name for rule in [*feed.alerts, *(rule for one in feed.aggregates for rule in one.alerts)])
+    names = Counter(rule.name for _, rule in feed.watched)
     yield from (f"two rules are named {name}" for name in names if names[name] > 1)
     yield from (f"the rule {name!r} has to be named in lower-case words" for name in names if not NAME.fullmatch(name))
     for rule in feed.alerts:

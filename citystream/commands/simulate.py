@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.live import Live
 
 from citystream.commands.output import Output, OutputOption, show
+from citystream.commands.times import of_city
 from citystream.commands.workers import log_patiently
 from citystream.installation import Installation
 from citystream.secrets import pseudonym_key
@@ -125,8 +126,7 @@ def _start(text: str | None, now: datetime, zone: ZoneInfo, *, live: bool) -> da
     if text is None:
         return now if live else now - HISTORY
     try:
-        start = datetime.fromisoformat(text)
-        start = start if start.tzinfo else start.replace(tzinfo=zone)
+        start = of_city(text, zone)
     except ValueError as error:
         raise typer.BadParameter(
             f"{text!r} is no ISO time, such as 2026-03-18 or 2026-03-18T08:00", param_hint="--start"

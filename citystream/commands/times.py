@@ -9,6 +9,12 @@ from citystream.settings import SettingsError
 from schemas.verdict import instant_ms
 
 
+def of_city(text: str, zone: ZoneInfo) -> datetime:
+    """The time that a text says in ISO 8601, of the city's zone unless it has one; ``ValueError`` if it says none."""
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=zone)
+
+
 def given(name: str, text: str | None, zone: ZoneInfo) -> int | None:
     """Milliseconds of the time that an option says, if it is given; one without a zone is the city's.
 
@@ -20,7 +26,6 @@ def given(name: str, text: str | None, zone: ZoneInfo) -> int | None:
     if text is None:
         return None
     try:
-        at = datetime.fromisoformat(text)
+        return instant_ms(of_city(text, zone))
     except ValueError:
         raise SettingsError(f"--{name}: {text} is no time such as 2026-03-29T08:00:00") from None
-    return instant_ms(at if at.tzinfo else at.replace(tzinfo=zone))

@@ -45,7 +45,7 @@ class CaseNow(Record):
 def _now() -> str:
     """SQL that goes through the steps of each case in their order, and leaves out those that do not count."""
     moves = [(f"{step.value} {before}", after) for step, moves in MOVES.items() for before, after in moves.items()]
-    allowed = f"map({', '.join(f'{chr(39)}{move}{chr(39)}, {chr(39)}{after}{chr(39)}' for move, after in moves)})"
+    allowed = "map(" + ", ".join(f"'{move}', '{after}'" for move, after in moves) + ")"
     names = (*NEWEST, *STAND)
     place = {name: n for n, name in enumerate(names, 1)}
     shown = [f"tupleElement(counted[-1], {place[name]}) AS {name}" for name in NEWEST]

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
 from citystream.secrets import pseudonym_key
 from citystream.settings import PROJECT
+from operations.rules import DeclaredRule, declared
 from schemas.alerts import FEED_NAME, Kind
-from schemas.feed import Feed
 from schemas.pseudonyms import pseudonym
 from schemas.record_codec import decode
-from schemas.rules import Rule
 from simulation.faults import Fault
+from streams.clients import new_consumer
 from tests.city import City, servers
 from tests.truth.publish import FAULTS, START
 from tests.truth.scoring import Harm, Raised, Score, Staged, score
@@ -65,7 +65,7 @@ def run(home: Path, hours: Mapping[str, float], seed: int, say: Callable[[str], 
         city.drain("processor")
         again = _messages(city, before)
         differ = sorted(str(one) for one in first.items() ^ again.items())
-        feed_of = {rule: feed.name for rule, (feed, _) in _rules(city).items()}
+        feed_of = {name: one.feed.name for name, one in _rules(city).items()}
         ends = {rule: START + timedelta(hours=hours.get(name, 0)) for rule, name in feed_of.items()}
         truth, raised = list(_truth(city)), list(_raised(city, first.values()))
         records = sum(end for place, end in city.ends(*hours).items())
@@ -116,7 +116,7 @@ def _messages(city: City, since: Mapping[TopicPartition, int]) -> dict[str, byte
 
 def _values(city: City, topic: str, since: Mapping[TopicPartition, int]) -> Iterator[bytes]:
     ends = {place: end for place, end in city.ends(topic).items() if end > since.get(place, 0)}
-    with closing(KafkaConsumer(**city.installation.cluster.kafka_python(), enable_auto_commit=False)) as consumer:
+    with closing(new_consumer(city.installation.cluster)) as consumer:
         consumer.assign(list(ends))
         for place in ends:
             consumer.seek(place, since.get(place, 0))
@@ -125,14 +125,8 @@ def _values(city: City, topic: str, since: Mapping[TopicPartition, int]) -> Iter
                 yield from (record.value for record in records if record.key is not None)
 
 
-def _rules(city: City) -> dict[str, tuple[Feed, tuple[str, ...]]]:
-    """Of each rule its feed, and the fields that tell its entities apart."""
-    found = {}
-    for feed in city.installation.feeds.values():
-        watched: list[tuple[Rule, tuple[str, ...]]] = [(rule, (feed.key,)) for rule in feed.alerts]
-        watched += [(rule, one.by) for one in feed.aggregates for rule in one.alerts]
-        found.update({rule.name: (feed, rule.of or usual) for rule, usual in watched})
-    return found
+def _rules(city: City) -> dict[str, DeclaredRule]:
+    return {one.rule.name: one for one in declared(city.installation.feeds)}
 
 
 def _truth(city: City) -> Iterator[Staged]:
@@ -142,8 +136,8 @@ def _truth(city: City) -> Iterator[Staged]:
         told = decode(installation.catalogue, value)
         entity, rule = told["entity"], told["rule"]
         if rule is not None:
-            feed, of = rules[rule]
-            if any(feed.field(name).personal for name in of):
+            feed = rules[rule].feed
+            if any(feed.field(name).personal for name in rules[rule].of):
                 entity = pseudonym(pseudonym_key(installation.settings, feed) or b"", entity)
         yield Staged(told["kind"], rule, entity, told["begins"], told["ends"], told["found_by"])
 

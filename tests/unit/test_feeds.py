@@ -25,7 +25,6 @@ from schemas.feed import Feed, milliseconds
 from schemas.fields import Record
 from schemas.pseudonyms import replaced
 from schemas.record_codec import decode, encode
-from schemas.rules import Rule
 from schemas.verdict import AND, ColumnarVerdict, instant_ms, problems, rules
 from simulation import parking, police, simulator, traffic
 from simulation.incidents import USUAL, Incident, concerts
@@ -340,17 +339,18 @@ SITE = FEEDS["parking_site"]
 def said(feed: Feed, name: str, *rows: dict[str, Any], looked_up: Mapping[str, Any] | None = None) -> list[Told]:
     """What a rule says of records or windows of a feed, of which each is told what differs from the one before, up to
     two hours later."""
-    watched: list[tuple[Rule, tuple[str, ...], str, int]] = []
-    watched += ((rule, (feed.key,), feed.event_time, 0) for rule in feed.alerts)
-    for one in feed.aggregates:
-        watched += ((rule, one.by, "window_start", milliseconds(one.window)) for rule in one.alerts)
-    ((rule, entity, time, window),) = (one for one in watched if one[0].name == name)
+    ((aggregate, rule),) = (one for one in feed.watched if one[1].name == name)
+    entity, time, window = tuple(rule.of), feed.event_time, 0
+    if aggregate is None:
+        entity = entity or (feed.key,)
+    else:
+        entity, time, window = entity or aggregate.by, "window_start", milliseconds(aggregate.window)
     values: dict[str, Any] = {"place": None, LOOK_UP: lambda table, _key, _name: (looked_up or {}).get(table)}
     observed = list[Observation]()
     for n, row in enumerate(rows):
         values = {**values, **row}
         observed.append(Observation(values[time] + window, (n,), values))
-    return alerts(rule, rule.of or entity, observed, observed[-1].time + 7_200_000)
+    return alerts(rule, entity, observed, observed[-1].time + 7_200_000)
 
 
 def test_gates_drift_by_what_is_reported_in_a_row() -> None:

@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from streams.positions import Position
-from streams.wire.fetched_batches import Run
+
+if TYPE_CHECKING:  # kernels come with it, and a command that asks for a topic's name starts without them
+    from streams.wire.fetched_batches import Run
 
 S = TypeVar("S")
 

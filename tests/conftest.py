@@ -13,9 +13,13 @@ from clickhouse_driver import Client
 
 from citystream.secrets import Secrets, load_secrets
 from citystream.settings import Settings
+from citystream.stack import ports
 from citystream.stack.ports import free_ports
 from citystream.stack.stack import Stack
 
+# Processes of one run choose ports before they listen on them: each has some of its own.
+_worker, _workers = (os.environ.get(f"PYTEST_XDIST_WORKER{what}", "") for what in ("", "_COUNT"))
+ports.BELOW_EPHEMERAL = ports.BELOW_EPHEMERAL[int(_worker.removeprefix("gw") or 0) :: int(_workers or 1)]
 # Most brokers here live for seconds: what is compiled fast is better than what runs fast.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 

@@ -38,7 +38,7 @@ def prepare(settings: Settings) -> None:
     folder = settings.data_of(NAME)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     properties = folder / "server.properties"
-    properties.write_text(_properties(settings, _controller_port(folder)))
+    properties.write_text(_properties(settings, _controller_port(settings)))
     if not (folder / "log" / "meta.properties").exists():
         _format(settings, properties)
 
@@ -71,12 +71,12 @@ def archive(settings: Settings) -> Path:
     return settings.packages / NAME / "classes.jsa"
 
 
-def _controller_port(folder: Path) -> int:
+def _controller_port(settings: Settings) -> int:
     """The port chosen at the first start, another one if it is taken meanwhile."""
-    kept = folder / "controller.port"
+    kept = settings.data_of(NAME) / "controller.port"
     port = int(kept.read_text()) if kept.exists() else 0
     if not port or not is_free(port):
-        port = free_ports(1)[0]
+        (port,) = free_ports(1, apart_from=settings.ports().values())
         kept.write_text(str(port))
     return port
 

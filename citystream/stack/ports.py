@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -51,13 +51,16 @@ def is_free(port: int) -> bool:
     return True
 
 
-def free_ports(count: int) -> list[int]:
-    """So many different ports that nobody listens on, none of which an outgoing connection could be given."""
+def free_ports(count: int, apart_from: Collection[int] = ()) -> list[int]:
+    """So many different ports that nobody listens on, none of which an outgoing connection could be given.
+
+    ``apart_from`` are those that somebody will listen on.
+    """
     found: list[int] = []
     for port in random.sample(BELOW_EPHEMERAL, len(BELOW_EPHEMERAL)):
         if len(found) == count:
             break
-        if is_free(port):
+        if port not in apart_from and is_free(port):
             found.append(port)
     return found
 

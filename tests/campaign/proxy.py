@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any
 
 from citystream.settings import LOCALHOST
-from citystream.stack.ports import free_ports
 
 CHUNK = 256 * 1024
 
@@ -18,7 +17,6 @@ class Proxy:
     """Forwards what comes to ``port`` to another port of this machine, in a thread of its own."""
 
     def __init__(self, target: int) -> None:
-        (self.port,) = free_ports(1)
         self._target = target
         self._delay = 0.0
         self._connections: set[asyncio.Task[None]] = set()
@@ -31,7 +29,8 @@ class Proxy:
         self.withheld = threading.Event()
         self.slowed = 0
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self._server = self._call(asyncio.start_server(self._serve, LOCALHOST, self.port))
+        self._server = self._call(asyncio.start_server(self._serve, LOCALHOST, 0))
+        self.port: int = self._server.sockets[0].getsockname()[1]
 
     def cut(self) -> None:
         """Let nothing through any more; connections stay open and new ones are not answered."""

@@ -21,7 +21,6 @@ from clickhouse_driver.errors import NetworkError
 
 from citystream.secrets import Secrets
 from citystream.settings import PROJECT, Settings
-from citystream.stack.ports import free_ports
 from sinks.clickhouse import Server
 
 pytestmark = pytest.mark.integration
@@ -137,7 +136,7 @@ def over_tls(port: int, certificate: Path) -> Iterator[int]:
         target.close()
 
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", free_ports(1)[0], ssl=context))
+    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, ssl=context))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:

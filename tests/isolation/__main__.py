@@ -66,7 +66,7 @@ def main() -> int:
             seen = rounds.stage(city, [fault], before, fault.lasts)
             rounds.mend(city, [fault])
             found.append(row(fault, seen))
-            hurt += [fault.name] * seen.hurt
+            hurt += [fault.name] * (seen.hurt or seen.slowed)
         city.hush()
         city.drain()
         differing = rounds.differences(city, FAULTS)

@@ -48,11 +48,10 @@ class Freshness:
     median: float
     longest: float
 
-    def is_kept_by(self, later: Freshness) -> bool:
-        """Whether a later time is as fresh as twice this one, or what is usual by what the workers wait for."""
-        return later.median <= 2 * max(self.median, USUAL.median) and later.longest <= 2 * max(
-            self.longest, USUAL.longest
-        )
+    @property
+    def twice(self) -> Freshness:
+        """Twice as long as this, or as what is usual by what the workers wait for."""
+        return Freshness(2 * max(self.median, USUAL.median), 2 * max(self.longest, USUAL.longest))
 
 
 #: How fresh a record is on an idle machine: the publisher waits 0.1 s, each worker's fetch up to 0.4 s, and a pass

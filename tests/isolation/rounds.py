@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.city import WORKERS
-from tests.isolation.district import USUAL, District, Freshness
+from tests.isolation.district import District, Freshness
 from tests.isolation.faults import Fault
 from tests.isolation.made import FEEDS, OTHERS
 from tests.reference.whole import compare
@@ -30,9 +30,13 @@ class Round:
 
     @property
     def hurt(self) -> bool:
-        """Whether another feed was."""
-        lags = self.lag > 2 * max(self.before.longest, USUAL.longest)
-        return bool(self.disturbed) or lags or not self.before.is_kept_by(self.during)
+        """Whether something was said of another feed, or half of its records took more than twice as long."""
+        return bool(self.disturbed) or self.during.median > self.before.twice.median
+
+    @property
+    def slowed(self) -> bool:
+        """Whether any of their records took more than twice as long, which programs beside may do, too."""
+        return max(self.lag, self.during.longest) > self.before.twice.longest
 
 
 def usual(city: District, records: int) -> Freshness:

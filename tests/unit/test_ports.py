@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from citystream.stack import ports
 from citystream.stack.ports import busy, explain, free_ports, is_free
 
 
@@ -32,3 +33,8 @@ def test_says_how_to_choose_another(taken: int) -> None:
 
 def test_free_ports_are_different() -> None:
     assert len(set(free_ports(10))) == 10
+
+
+def test_free_ports_are_apart_from_those_that_are_spoken_for() -> None:
+    *spoken_for, last = ports.BELOW_EPHEMERAL
+    assert free_ports(2, apart_from=spoken_for) == ([last] if is_free(last) else [])

@@ -11,7 +11,7 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -86,12 +86,24 @@ def declarations() -> tuple[dict[str, Declared], dict[str, DeclarationError]]:
             name = module.name.rpartition(".")[2]
             try:
                 declared = _declared(module.name, name)
-                for twice in declared.keys() & found.keys():
-                    raise DeclarationError(f"{twice} is declared twice")  # noqa: TRY301
+                for reason in _twice(declared, found):
+                    raise DeclarationError(reason)  # noqa: TRY301
                 found |= declared
             except Exception as error:  # noqa: BLE001  whatever a file raises is a mistake in that file
                 wrong[name] = _problem(f"{module.name.replace('.', '/')}.py", error)
     return found, wrong
+
+
+def _twice(declared: Mapping[str, Declared], found: Mapping[str, Declared]) -> Iterator[str]:
+    """What some declarations have in common with those found before that has to be one's own."""
+    yield from (f"{name} is declared twice" for name in declared.keys() & found.keys())
+    whose = {name: feed for feed in found.values() for name in _rules(feed)}
+    for name in (name for one in declared.values() for name in _rules(one) if name in whose):
+        yield f"{whose[name].name}.py has a rule {name}, too, and alerts go by the names of rules: rename one of them"
+
+
+def _rules(declared: Declared) -> list[str]:
+    return [rule.name for _, rule in declared.watched] if isinstance(declared, Feed) else []
 
 
 def declared_in(path: Path) -> Feed:

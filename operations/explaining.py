@@ -40,18 +40,18 @@ def explain(
 ) -> Explanation:
     """Watch the entity of an alert again, whose ``messages`` these are, of ClickHouse as the user ``operator``.
 
-    It begins before the alert, for as long as the rule ``remembers`` an entity.
+    It begins with the oldest that is stored, as what the rule holds of an entity may be of any age.
     """
     first, last = messages[0], messages[-1]
     onset = min(instant_ms(first["onset"]), instant_ms(first["observed_from"]))
     begin, end = onset - milliseconds(found.rule.remembers), instant_ms(last["sent"])
     past = past_of(client, found, references)
     stepping = {number: Stepping(found.rule, past.series) for number in past.passed}
-    steps = [
-        step
-        for taken in past.taken(Stretch(begin, end, found.of, first["entity"]))
-        for step in stepping[taken.partition].take(taken.rows, taken.through, past.texts)
-    ]
+    steps: list[Step] = []
+    for taken in past.taken(Stretch(past.oldest, end, found.of, first["entity"])):
+        own, shown = stepping[taken.partition], taken.rows.times >= begin
+        own.watch.advance(taken.rows.where(~shown), min(taken.through, begin - 1), past.texts)
+        steps += own.take(taken.rows.where(shown), taken.through, past.texts)
     start = next((n for n, step in enumerate(steps) if step.time >= onset), 0)
     steps = steps[max(0, start - BEFORE) :]
     told = [None if one.said is None else message(found.rule, past.series, one.said, Status.TEST) for one in steps]

@@ -80,12 +80,15 @@ def try_rule(
 ) -> Trial:
     """Let a rule watch a span of the past (ms), of ClickHouse as the user ``operator``, and nothing be said of it.
 
-    It begins to watch before the span, for as long as it ``remembers`` an entity, so that what it holds of it is there
-    when the span begins. An alert that the present rule raised still earlier has another beginning in the trial.
+    It begins to watch before the span, so that what it holds of an entity is there when the span begins: what it keeps
+    may be of any age, so a rule that keeps something begins with the oldest that is stored, any other as long before as
+    it ``remembers`` an entity. What an alert of that one began with still earlier is not known in the trial.
     ``on_progress`` hears how many minutes of event time are watched.
     """
-    begin = since - milliseconds(found.rule.remembers)
-    past, minutes = past_of(client, found, references), (until - begin) // MINUTE
+    past, begin = past_of(client, found, references), since - milliseconds(found.rule.remembers)
+    if found.rule.keep:
+        begin = min(since, past.oldest)
+    minutes = (until - begin) // MINUTE
     watches = {number: Watch(found.rule, past.series) for number in past.passed}
     told: list[Message] = []
     for taken in past.taken(Stretch(begin, until)):
@@ -96,7 +99,7 @@ def try_rule(
     ended = {one["alert_id"] for one in told if one["msg_type"] == Kind.CANCEL and instant_ms(one["sent"]) < since}
     tried = sorted((one for one in told if one["alert_id"] not in ended), key=lambda one: (one["sent"], one["entity"]))
     present = of_rule(client, found.feed.name, found.rule.name, since, until)
-    through = max([begin, *(min(until, passed) for passed in past.passed.values())])
+    through = max([since, *(min(until, passed) for passed in past.passed.values())])
     return Trial(tried, present, compared(episodes(tried), episodes(present)), through)
 
 

@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from processors.rules import Said, Series
-from schemas.alerts import LONGEST_ENTITY, LONGEST_TEXT, SENDER, Kind, Message, Status, alert_id, message_id
+from schemas.alerts import (
+    LONGEST_ENTITY,
+    LONGEST_TEXT,
+    SENDER,
+    Kind,
+    Message,
+    Status,
+    alert_id,
+    entity_name,
+    message_id,
+)
 from schemas.rules import Rule
 
 _KINDS = (Kind.ALERT, Kind.UPDATE, Kind.CANCEL)
@@ -16,7 +26,7 @@ _KINDS = (Kind.ALERT, Kind.UPDATE, Kind.CANCEL)
 
 def message(rule: Rule, series: Series, said: Said, status: Status) -> Message:
     """The record; ``status`` says whether it is meant."""
-    entity = ", ".join(said.entity.values())
+    entity = entity_name(said.entity.values())
     alert = alert_id(rule.name, entity, said.onset)
     kind = _KINDS[said.does]
     first = min(said.onset, said.observed)

@@ -6,6 +6,7 @@ and its time, so one that is written twice is one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID, uuid5
@@ -98,6 +99,16 @@ class Alert(Record):
     observed_to: Annotated[Instant, Field(description="Event time of the last observation before it was decided")]
     query: Annotated[str, Field(max_length=LONGEST_TEXT, description="SQL that shows the observations")]
     place: Location
+
+
+def entity_name(values: Iterable[str]) -> str:
+    """What an entity is called, by the values of its fields.
+
+    Where there are several, commas within them are doubled, so no two are called alike. ``sinks.sql.entity_name`` says
+    the same.
+    """
+    several = [*values]
+    return several[0] if len(several) == 1 else ", ".join(one.replace(",", ",,") for one in several)
 
 
 def alert_id(rule: str, entity: str, onset_ms: int) -> str:

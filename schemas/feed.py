@@ -320,8 +320,7 @@ class Feed:
     @property
     def tables(self) -> list[str]:
         """The tables of reference data that its rules look something up in."""
-        read = (leaf for rule in self.alerts for leaf in read_by(rule))
-        return [*dict.fromkeys(leaf.table for leaf in read if isinstance(leaf, LookedUp))]
+        return [*dict.fromkeys(table for rule in self.alerts for table in rule.tables)]
 
     @property
     def is_source(self) -> bool:

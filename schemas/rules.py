@@ -295,6 +295,11 @@ class Rule:
             if isinstance(memory, Running) and memory.reset is not None:
                 yield memory.reset
 
+    @property
+    def tables(self) -> list[str]:
+        """The tables of reference data that it looks something up in."""
+        return [*dict.fromkeys(leaf.table for leaf in read_by(self) if isinstance(leaf, LookedUp))]
+
 
 def read_by(rule: Rule) -> Iterator[Column | Component | LookedUp]:
     """The columns of its series that a rule reads, and what it looks up."""

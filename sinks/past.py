@@ -9,12 +9,13 @@ from typing import Any
 import polars as pl
 from clickhouse_driver import Client
 
+from schemas.alerts import LONGEST_ENTITY
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.measures import Partial
 from schemas.model import COMPONENTS, UUID_HALVES, Field, Kind
 from schemas.reference import Reference
 from schemas.reference_rows import Row
-from sinks.sql import literal, merged, read
+from sinks.sql import entity_name, literal, merged, read
 from streams.watermark import ASIDE
 
 #: Rows that are handed on together, and bytes of them that ClickHouse sorts before it goes on from disk.
@@ -31,7 +32,7 @@ _TYPES: Mapping[Kind, pl.DataType] = {
 class Stretch:
     """Event times from one to another (ms), both included, of everybody or of one entity.
 
-    ``entity`` is named as its alerts name it, by the fields ``of``.
+    ``entity`` is named as its alerts name it, by the fields ``of``, and cut off where they cut it.
     """
 
     begin: int
@@ -48,8 +49,7 @@ class Stretch:
     def _whose(self) -> str:
         if self.entity is None:
             return ""
-        name = self.of[0] if len(self.of) == 1 else f"arrayStringConcat([{', '.join(self.of)}], ', ')"
-        return f" AND {name} = {literal(self.entity)}"
+        return f" AND substringUTF8({entity_name(self.of)}, 1, {LONGEST_ENTITY}) = {literal(self.entity)}"
 
 
 def records(client: Client, feed: Feed, names: Iterable[str], stretch: Stretch) -> Iterator[pl.DataFrame]:
@@ -96,6 +96,16 @@ def final_windows(
         + f" FROM ({parts}) GROUP BY _partition, window_start, {keys} ORDER BY window_start, _partition, {keys}"
     )
     yield from client.execute_iter(query, chunk_size=ROWS_AT_ONCE, settings=_SETTINGS)
+
+
+def oldest(client: Client, feed: Feed, aggregate: Aggregate | None) -> int:
+    """Event time (ms) of the oldest record that is stored, or beginning of the oldest window; 0 without any."""
+    if aggregate is None:
+        time, series = feed.event_time, f"raw.{feed.name} WHERE seen_before < {ASIDE}"
+    else:
+        time, series = "window_start", f"raw.{aggregate.topic}"
+    ((found,),) = client.execute(f"SELECT toUnixTimestamp64Milli(min({time})) FROM {series}")
+    return int(found)
 
 
 def come_to(client: Client, feed: Feed, aggregates: Iterable[Aggregate]) -> dict[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from schemas.expressions import (
     LARGEST,
@@ -148,6 +148,14 @@ def literal(value: int | float | str) -> str:
     if isinstance(value, str):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return repr(value)
+
+
+def entity_name(of: Sequence[str]) -> str:
+    """What an entity is called by its fields, as ``schemas.alerts.entity_name`` says it."""
+    if len(of) == 1:
+        return of[0]
+    fields = ", ".join(f"replaceAll({name}, ',', ',,')" for name in of)
+    return f"arrayStringConcat([{fields}], ', ')"
 
 
 def written(partial: Partial, value: str) -> str:

@@ -95,8 +95,8 @@ def show_alert(alert: IdArgument, output: OutputOption = Output.TABLE) -> None:
 def explain_alert(alert: IdArgument, output: OutputOption = Output.TABLE) -> None:
     """Explain an alert: what its entity did, from before its beginning to its last message, and what each level said.
 
-    The stored observations are evaluated once more, by the rule as it is declared now. A condition is true, false or,
-    where something is null, not known.
+    All its stored observations are evaluated once more, by the rule as it is declared now. A condition is true, false
+    or, where something is null, not known.
 
     Example: citystream alerts explain 3f2a9c1e
     """
@@ -118,8 +118,8 @@ def explain_alert(alert: IdArgument, output: OutputOption = Output.TABLE) -> Non
     show(_shortened(why, levels, zone), output)
     if not why.agree:
         typer.echo(
-            "This is not what was said then: the rule was changed since, rows are not stored any more, or what it "
-            f"held of the entity is older than {span_words(found.rule.remembers)}."
+            "This is not what was said then: the rule was changed since, it was added behind the first of what is "
+            "stored, or rows are not stored any more."
         )
 
 
@@ -139,6 +139,8 @@ def cap(
 
 
 def _messages(city: Installation, alert: str) -> alerts.Messages:
+    if not alert:
+        raise SettingsError("an alert is called by its id, or by the beginning of it; see: citystream alerts active")
     with city.server("analyst").connect() as client:
         found = alerts.of_alerts(client, alert)
     ids = {one["alert_id"] for one in found}

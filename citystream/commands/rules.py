@@ -22,6 +22,7 @@ from citystream.progress import heard
 from citystream.settings import SettingsError
 from operations.rules import DeclaredRule, declared, in_words
 from operations.trying import Episode, Pair, Trial, try_rule
+from schemas.feed import Feed
 
 
 def add_to(app: typer.Typer) -> None:
@@ -66,7 +67,8 @@ def try_one(
     """Try a rule, as it is declared here, on what is stored of the past: each alert it would have raised, beside those
     that are there.
 
-    Nothing is published or stored. It begins to watch as long before as the rule remembers an entity.
+    Nothing is published or stored. It begins to watch as long before as the rule remembers an entity; one that keeps
+    something, with the oldest that is stored.
 
     Example: citystream rules try parking_full --since 2026-03-22 --until 2026-03-23
     """
@@ -80,10 +82,10 @@ def try_one(
         trial = try_rule(client, found, city.references, begin, end, on_progress)
     if output is Output.JSON:
         pairs = [asdict(pair) | {"raised_by": pair.raised_by} for pair in trial.pairs]
-        typer.echo(json.dumps(pairs, default=str, indent=2))
+        typer.echo(json.dumps(pairs, default=lambda at: str(at.astimezone(zone)), indent=2))
         return
     show([_row(pair, zone) for pair in trial.pairs], output)
-    typer.echo(_in_all(trial, end, zone))
+    typer.echo(_in_all(trial, found.feed, end, zone))
 
 
 def _chosen(city: Installation, rule: str, file: Path | None) -> DeclaredRule:
@@ -98,6 +100,13 @@ def _chosen(city: Installation, rule: str, file: Path | None) -> DeclaredRule:
         near = difflib.get_close_matches(rule, rules, 1)
         hint = f"; {near[0]} is meant, perhaps" if near else ""
         raise SettingsError(f"there is no rule {rule}{hint} (there are: {', '.join(rules) or 'none'})")
+    for table in rules[rule].rule.tables:
+        if table not in city.references:
+            raise SettingsError(
+                f"{file or rules[rule].feed.name}: the rule {rule} looks something up in {table}, which is no table "
+                f"that is declared (there are: {', '.join(city.references) or 'none'}); declare it as "
+                f"feeds/<department>/{table}.py"
+            )
     return rules[rule]
 
 
@@ -119,7 +128,7 @@ def _span(one: Episode | None, zone: ZoneInfo) -> str:
     return f"{one.severity} {begin} to {end or '...'}"
 
 
-def _in_all(trial: Trial, until: int, zone: ZoneInfo) -> str:
+def _in_all(trial: Trial, feed: Feed, until: int, zone: ZoneInfo) -> str:
     count = Counter(pair.raised_by for pair in trial.pairs)
     text = (
         f"{count['both']:,} raised by both, {count['tried']:,} only by the one tried, "
@@ -127,4 +136,6 @@ def _in_all(trial: Trial, until: int, zone: ZoneInfo) -> str:
     )
     if trial.through < until:
         text += f"; what is stored has come to {datetime.fromtimestamp(trial.through / 1000, zone):%Y-%m-%d %H:%M:%S}"
+        if not feed.aggregates:
+            text += f", the newest record of {feed.name}: of a feed without aggregates later ticks are not stored"
     return text

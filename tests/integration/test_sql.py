@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.alerts import entity_name
 from schemas.expressions import Column, Expression, Scaled
 from schemas.expressions import written as as_text
 from schemas.feed import RollUp
 from schemas.measures import BEYOND, energy_mean, quantiles
+from sinks import sql
 from sinks.dialect import Dialect
 from sinks.sql import ToSql, merged, read, written
 from sinks.views import span_end_ms, span_start
@@ -155,6 +157,16 @@ def test_an_expression_means_in_sql_what_it_says(connect: Callable[[str], Any]) 
                 assert alike(value, evaluate(expression, record)), (as_text(expression), record)
 
     check()
+
+
+def test_an_entity_is_called_as_its_alerts_call_it(connect: Callable[[str], Any]) -> None:
+    names = ("a", "a, b", "b", ",", ", ", ",,", "")
+    rows = [{"x": x, "y": y} for x in names for y in names]
+    found = connect("operator").execute(
+        f"SELECT x, y, {sql.entity_name(['x'])}, {sql.entity_name(['x', 'y'])} FROM named",
+        external_tables=[{"name": "named", "structure": [("x", "String"), ("y", "String")], "data": rows}],
+    )
+    assert sorted(found) == sorted((x, y, entity_name([x]), entity_name([x, y])) for x in names for y in names)
 
 
 def as_rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

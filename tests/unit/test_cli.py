@@ -130,6 +130,16 @@ def test_a_wrong_feed_file_is_named_and_only_what_is_its_own_is_refused(
             refused()
 
 
+def test_two_feeds_have_no_rule_of_one_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "odd.py").write_text(
+        "from dataclasses import replace\nfrom feeds.police.police_incident import FEED as P\n"
+        "FEED = replace(P, name='odd', aggregates=())\n"
+    )
+    assert "odd" not in Installation(Settings()).feeds
+    said = "feeds/oddities/odd.py: police_incident.py has a rule overdue_dispatch, too, and alerts go by the names of"
+    assert said in capsys.readouterr().err
+
+
 def test_a_feed_file_outside_of_a_departments_folder_is_told_where_it_belongs(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,7 @@ from schemas.pseudonyms import replaced
 from schemas.record_codec import encode
 from schemas.verdict import instant_ms
 from simulation import simulator
-from simulation.faults import Fault, Sending, corrupted, plan
+from simulation.faults import Fault, Sending, corrupted_history, plan
 from simulation.world import World
 from streams.publisher import topic_for
 
@@ -105,7 +105,7 @@ def _made(city: Installation, feed: Feed, every: int) -> Iterator[Made]:
             (sending.due - START).total_seconds(),
             topic,
             values[feed.key].encode(),
-            corrupted(value, harm) if sending.fault is Fault.CORRUPT else value,
+            corrupted_history(city.catalogue, feed, value, harm) if sending.fault is Fault.CORRUPT else value,
             instant_ms(values[feed.event_time]),
             _shown(sending, values),
         )

@@ -11,8 +11,10 @@ from hashlib import blake2b
 from random import Random
 from typing import Any
 
+from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from schemas.fields import Record
+from schemas.record_codec import NotDecodable, decode
 from simulation.request import Request
 from simulation.world import whole_ms
 
@@ -175,6 +177,19 @@ def corrupted(value: bytes, random: Random) -> bytes:
             return value[: random.randrange(len(value))]
         case _:
             return random.randbytes(random.randint(1, 2 * len(value)))
+
+
+def corrupted_history(catalogue: Catalogue, feed: Feed, value: bytes, random: Random) -> bytes:
+    """Corrupted bytes of a record that is published long after it happened; cut in half if they say that it happened
+    later than its feed would believe when it happened: what arrives late cannot be told from the future by its arrival.
+    """
+    broken = corrupted(value, random)
+    try:
+        told = decode(catalogue, broken)[feed.event_time]
+    except NotDecodable:
+        return broken
+    ahead = told - decode(catalogue, value)[feed.event_time]
+    return value[: len(value) // 2] if ahead > feed.disorder else broken
 
 
 def _event_time(feed: Feed, record: Record) -> datetime:

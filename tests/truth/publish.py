@@ -10,18 +10,15 @@ import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
-from random import Random
 from zoneinfo import ZoneInfo
 
 from citystream.installation import Installation
 from citystream.secrets import pseudonym_key
-from schemas.feed import Feed
 from schemas.pseudonyms import replaced
-from schemas.record_codec import NotDecodable, decode
 from schemas.verdict import instant_ms
 from simulation import simulator
 from simulation.faults import USUAL as USUAL_FAULTS
-from simulation.faults import Fault, corrupted, plan
+from simulation.faults import Fault, corrupted_history, plan
 from simulation.incidents import USUAL
 from simulation.world import Kind, World
 from streams.publisher import Producer, Publisher
@@ -56,21 +53,9 @@ def main(name: str, hours: float, seed: int) -> None:
                 print(json.dumps([instant_ms(min(values[feed.event_time], sending.due)), texts]))
             if sending.fault is not Fault.SILENT:
                 sent, value = publisher.encode(sending.record)
-                publisher.send(sent, harmed(city, feed, value, harm) if sending.fault is Fault.CORRUPT else value)
-
-
-def harmed(city: Installation, feed: Feed, value: bytes, random: Random) -> bytes:
-    """Corrupted bytes; cut off if they say that it happened later than a live feed would believe.
-
-    This is history, and arrives long after it happened.
-    """
-    broken = corrupted(value, random)
-    try:
-        told = decode(city.catalogue, broken)[feed.event_time]
-    except NotDecodable:
-        return broken
-    ahead = told - decode(city.catalogue, value)[feed.event_time]
-    return value[: len(value) // 2] if ahead > feed.disorder else broken
+                if sending.fault is Fault.CORRUPT:
+                    value = corrupted_history(city.catalogue, feed, value, harm)
+                publisher.send(sent, value)
 
 
 if __name__ == "__main__":

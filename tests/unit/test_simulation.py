@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice, pairwise
 from random import Random
@@ -23,10 +24,20 @@ from schemas.catalogue import Catalogue, FrozenSchema
 from schemas.department import Department
 from schemas.feed import Feed
 from schemas.fields import EventId, Instant, Personal, Record, Text
-from schemas.record_codec import decode
+from schemas.record_codec import NotDecodable, decode
 from schemas.verdict import instant_ms, problems
 from simulation import Simulator
-from simulation.faults import OF_DEVICES, USUAL, Fault, FaultsError, Sending, corrupted, parse_faults, plan
+from simulation.faults import (
+    OF_DEVICES,
+    USUAL,
+    Fault,
+    FaultsError,
+    Sending,
+    corrupted,
+    corrupted_history,
+    parse_faults,
+    plan,
+)
 from simulation.incidents import MOST, IncidentsError, parse_incidents
 from simulation.incidents import USUAL as USUAL_INCIDENTS
 from simulation.running import Simulation, SystemClock
@@ -370,6 +381,22 @@ def test_corrupted_bytes_are_other_bytes() -> None:
     assert value not in broken
     assert {len(b) < len(value) for b in broken} == {True, False}
     assert any(len(b) == len(value) and b[:5] == value[:5] for b in broken)
+
+
+def test_corrupted_history_never_says_that_it_happened_long_after_it_did() -> None:
+    value = Run(FIRST, events=1).producer.sent[0][2]
+    latest = decode(CATALOGUE, value)["at"] + FIRST.disorder
+
+    def are_ahead(broken: Iterator[bytes]) -> set[bool]:
+        found = set()
+        for one in broken:
+            with suppress(NotDecodable):
+                found.add(decode(CATALOGUE, one)["at"] > latest)
+        return found
+
+    seeds = range(3000)
+    assert are_ahead(corrupted(value, Random(seed)) for seed in seeds) == {True, False}
+    assert are_ahead(corrupted_history(CATALOGUE, FIRST, value, Random(seed)) for seed in seeds) == {False}
 
 
 def test_faults_are_named_with_or_without_a_share() -> None:

@@ -1,4 +1,7 @@
-"""A city in which incidents are staged, its processor killed meanwhile; then all alerts once more, from the log."""
+"""A city in which incidents are staged, its processor killed meanwhile; then all alerts once more, from the log.
+
+Rules about cases are not scored: what they say follows from other alerts, and from people, of whom there are none here.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ from simulation.faults import Fault
 from streams.clients import new_consumer
 from tests.city import City, servers
 from tests.truth.publish import FAULTS, START
-from tests.truth.scoring import Harm, Raised, Score, Staged, score
+from tests.truth.scoring import Harm, Raised, Score, Staged, decided, score
 
 TRUTH = "truth"
 #: What is decided so shortly before the end of a feed may not be said yet.
 UNDECIDED = timedelta(minutes=5)
-#: Alerts that are shown where something is wrong.
+#: Alerts of a rule that are shown where something is wrong.
 SHOWN = 20
 
 
@@ -66,19 +69,13 @@ def run(home: Path, hours: Mapping[str, float], seed: int, say: Callable[[str], 
         again = _messages(city, before)
         differ = sorted(str(one) for one in first.items() ^ again.items())
         feed_of = {name: one.feed.name for name, one in _rules(city).items()}
-        ends = {rule: START + timedelta(hours=hours.get(name, 0)) for rule, name in feed_of.items()}
-        truth, raised = list(_truth(city)), list(_raised(city, first.values()))
+        ends = {rule: START + timedelta(hours=hours.get(name, 0)) - UNDECIDED for rule, name in feed_of.items()}
+        truth = list(_truth(city))
+        raised = [one for one in _raised(city, first.values()) if feed_of[one.rule] in hours]
         records = sum(end for place, end in city.ends(*hours).items())
-    open_still = {(one.rule, one.entity): one.begins for one in truth if not _is_due(one, ends)}
-    staged = [one for one in truth if _is_due(one, ends)]
-    raised = [one for one in raised if one.sent < open_still.get((one.rule, one.entity), one.sent + UNDECIDED)]
+    staged, raised = decided(truth, raised, ends)
     kinds = Counter(f"{one.kind}: {one.rule or 'nothing'}" for one in staged)
     return Outcome(score(staged, raised, harms), kinds, records, len(first), differ, list(_wrong(staged, raised)))
-
-
-def _is_due(one: Staged, ends: Mapping[str, datetime]) -> bool:
-    """Whether its feed went on long enough for it to be found."""
-    return one.rule is None or one.found_by is None or one.found_by <= ends[one.rule] - UNDECIDED
 
 
 def _published(city: City, hours: Mapping[str, float], seed: int, say: Callable[[str], None]) -> Iterator[Harm]:
@@ -154,5 +151,8 @@ def _wrong(staged: list[Staged], raised: list[Raised]) -> Iterator[str]:
     """For whoever has to find out: what was staged and not found, and what was found and not staged."""
     told = {(one.rule, one.entity) for one in raised}
     known = {(one.rule, one.entity) for one in staged}
-    yield from [f"not found: {one}" for one in staged if one.rule and (one.rule, one.entity) not in told][:SHOWN]
-    yield from [f"not staged: {one}" for one in raised if (one.rule, one.entity) not in known][:SHOWN]
+    for rule in sorted({one.rule for one in staged if one.rule} | {one.rule for one in raised}):
+        missed = [one for one in staged if one.rule == rule and (rule, one.entity) not in told]
+        more = [one for one in raised if one.rule == rule and (rule, one.entity) not in known]
+        yield from [f"not found: {one}" for one in missed][:SHOWN]
+        yield from [f"not staged: {one}" for one in more][:SHOWN]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 #: An alert is laid to a record that a fault kept from its rule so long before it, or so shortly after.
 LAID_TO = (timedelta(hours=1), timedelta(minutes=15))
@@ -68,6 +68,23 @@ class Score:
     def recall(self) -> float:
         """Share of what was staged that it found in time; what a fault hid is left out."""
         return self.in_time / ((self.staged - self.hidden) or 1)
+
+
+def decided(
+    truth: Iterable[Staged], raised: Iterable[Raised], until: Mapping[str, datetime]
+) -> tuple[list[Staged], list[Raised]]:
+    """What can be judged of a feed that ended: incidents that each rule has to have found until then, and alerts but
+    those about others, which begin at the same entity with the first of them or later.
+    """
+    staged, undecided = list[Staged](), dict[tuple[str, str], datetime]()
+    for one in sorted(truth, key=lambda one: one.begins):
+        if one.rule is None or one.found_by is None or one.found_by <= until[one.rule]:
+            staged.append(one)
+        else:
+            undecided.setdefault((one.rule, one.entity), one.begins)
+    return staged, [
+        one for one in raised if one.sent < undecided.get((one.rule, one.entity), datetime.max.replace(tzinfo=UTC))
+    ]
 
 
 def score(staged: Iterable[Staged], raised: Iterable[Raised], harms: Iterable[Harm]) -> list[Score]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.truth.scoring import Harm, Raised, Score, Staged, score
+from tests.truth.scoring import Harm, Raised, Score, Staged, decided, score
 
 NOON, MINUTE = datetime(2026, 3, 18, 12, tzinfo=UTC), timedelta(minutes=1)
 FULL = Staged("fills", "full", "p-1", NOON, NOON + 60 * MINUTE, NOON + 20 * MINUTE)
@@ -41,6 +42,14 @@ def test_what_must_not_alarm_is_false_when_it_does() -> None:
     empty = Staged("empty", None, "s-1", NOON, NOON + 30 * MINUTE, None)
     assert score([empty], [], []) == []
     assert score([empty], [raised(5, "s-1", "silent")], []) == [Score("silent", false=1)]
+
+
+def test_what_the_end_leaves_undecided_is_not_judged_nor_what_is_said_of_it() -> None:
+    early, late = (replace(FULL, begins=NOON + at * MINUTE, found_by=NOON + (at + 20) * MINUTE) for at in (90, 300))
+    alerts = [raised(10), raised(95), raised(95, "p-2"), raised(310)]
+    until = {"full": NOON + 100 * MINUTE}
+    assert decided([late, FULL, early], alerts, until) == ([FULL], [alerts[0], alerts[2]])
+    assert decided([FULL], alerts, until) == ([FULL], alerts)
 
 
 def test_precision_is_of_what_is_raised_and_recall_of_what_is_staged() -> None:

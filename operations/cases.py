@@ -13,7 +13,8 @@ from uuid import UUID, uuid5
 from clickhouse_driver import Client
 from kafka.producer.future import RecordMetadata
 
-from feeds.governance.case import Case, Step, possible
+from feeds.governance.case import Case, State, Step, possible
+from feeds.governance.questions import IN_ORDER
 from operations.problems import CaseProblem
 from schemas.alerts import Status
 from sinks.queries import named_rows
@@ -24,9 +25,13 @@ _MOMENT = timedelta(milliseconds=1)
 
 
 def cases(client: Client, where: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Cases that are alike in these columns of ``city.case_now``, those that have to be handled first before others."""
+    """Cases that are not closed and alike in these columns of ``city.case_now``.
+
+    Those that have to be handled first come first, then those without a deadline, the longest open one first. Those
+    that are handled and wait to be closed come last.
+    """
     asked = "".join(f" AND {name} = %({name})s" for name in where)
-    order = "ORDER BY ifNull(deadline, at), case_id"
+    order = f"ORDER BY state = '{State.HANDLED}', deadline ASC NULLS LAST, opened_at ASC NULLS LAST, case_id"
     return named_rows(client, f"SELECT * FROM city.case_now WHERE state != 'closed'{asked} {order}", where)  # noqa: S608
 
 
@@ -47,13 +52,13 @@ def case(client: Client, case_id: str) -> dict[str, Any]:
 def history(client: Client, case_id: str) -> list[dict[str, Any]]:
     """The steps of a case in the order in which they happened, also those that did not count."""
     columns = "at, step, role, who, why, agency, assignee, deadline, source_id, severity"
-    query = f"SELECT {columns} FROM city.case WHERE case_id = %(case_id)s ORDER BY at, toUInt128(event_id)"  # noqa: S608
+    query = f"SELECT {columns} FROM city.case WHERE case_id = %(case_id)s ORDER BY {IN_ORDER}"  # noqa: S608
     return named_rows(client, query, {"case_id": case_id})
 
 
 def step_of(
     there: Mapping[str, Any],
-    step: Step,
+    taken: str,
     *,
     who: str,
     role: str,
@@ -62,9 +67,10 @@ def step_of(
     agency: str | None = None,
     assignee: str | None = None,
 ) -> Case:
-    """The event that moves a case, as it is ``there``, on; ``who`` is replaced by a pseudonym when it is published.
+    """The event of a step that is ``taken`` of a case, as it is ``there``.
 
-    It happened ``now``, or a moment after the newest step where that one's clock was ahead.
+    ``who`` is replaced by a pseudonym when it is published. It happened ``now``, or a moment after the newest step
+    where that one's clock was ahead. A case that is reopened has as long as it had before.
 
     Raises
     ------
@@ -72,9 +78,11 @@ def step_of(
         The step cannot come in its state.
     """
     able = possible(there["state"])
-    if step not in able:
-        raise CaseProblem(f"the case is {there['state']}, and cannot be {step.value}; it can be {', '.join(able)}")
+    if taken not in able:
+        raise CaseProblem(f"the case is {there['state']}, and cannot be {taken}; it can be {', '.join(able)}")
+    step = Step(taken)
     at = max(now, there["at"] + _MOMENT)
+    reopens, due = step is Step.REOPENED, there["deadline"]
     return Case(
         event_id=str(uuid5(_NAMES, "\n".join((there["case_id"], at.isoformat(), step.value, who)))),
         case_id=there["case_id"],
@@ -84,11 +92,10 @@ def step_of(
         role=role,
         who=who,
         why=why,
-        agency=agency or there["agency"],
+        agency=agency,
         assignee=assignee,
         grid=None,
-        opened_at=there["opened_at"],
-        deadline=there["deadline"],
+        deadline=at + (due - there["opened_at"]) if reopens and due is not None else None,
         source=None,
         source_id=None,
         kind=None,

@@ -21,6 +21,7 @@ from sinks.tables import (
     instant,
     key_columns,
     quarantine_columns,
+    source_columns,
 )
 from streams.feed_topics import FeedTopic, feed_topics
 from streams.watermark import closes_at
@@ -48,9 +49,10 @@ CONFLICTS_BYTES = 500_000_000
 
 
 def view_columns(feed: Feed, timezone: str) -> list[TableColumn]:
-    """Columns of a feed's view."""
-    arrived = next(c for c in feed_columns(feed, timezone) if c.name == "arrived_at")
-    return [c for field in feed.fields for c in _shown(field, timezone)] + [arrived]
+    """Columns of a feed's view: its fields, and where in the log a record lies."""
+    shown = ("source_partition", "source_offset", "arrived_at")
+    of_log = [column for column in source_columns(timezone) if column.name in shown]
+    return [c for field in feed.fields for c in _shown(field, timezone)] + of_log
 
 
 def _shown(field: Field, timezone: str) -> list[TableColumn]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
@@ -11,13 +12,13 @@ import typer
 from citystream.commands.output import Output, OutputOption, show
 from citystream.installation import Installation
 from citystream.secrets import pseudonym_key
-from feeds.governance.case import FEED, Step
+from feeds.governance.case import FEED, OF_PEOPLE, Step, possible
 from operations import cases
 from streams.publisher import publishers
 
 Case = Annotated[str, typer.Argument(help="The case, see: citystream case list")]
 #: Columns of a list.
-LISTED = ("case_id", "state", "agency", "assignee", "kind", "subject", "severity", "opened_at", "deadline")
+LISTED = ("case_id", "state", "agency", "assignee", "grid", "kind", "subject", "severity", "opened_at", "deadline")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,19 +46,20 @@ def list_cases(
 
 
 def show_case(case_id: Case, output: OutputOption = Output.TABLE) -> None:
-    """Show the steps of a case: when, what, who in which role, and why.
+    """Show the steps of a case: when, what, who in which role, and why; then, beside the table, what can come now.
 
     Example: citystream case show 3c1f6a52-6a0b-5b8c-9d43-1c6f0d8e2a77
     """
     with Installation.load().server("analyst").connect() as client:
-        cases.case(client, case_id)
+        state = cases.case(client, case_id)["state"]
         found = cases.history(client, case_id)
     show([{name: _shown(value) for name, value in row.items()} for row in found], output)
+    typer.echo(f"it is {state}, and can be {_any_of(possible(state))}", err=True)
 
 
 def move(
     case_id: Case,
-    step: Annotated[Step, typer.Argument(help="assigned, handled, closed, reopened or commented.")],
+    step: Annotated[str, typer.Argument(metavar="STEP", help=f"{_any_of(OF_PEOPLE)}: one that can come now.")],
     who: Annotated[str, typer.Option(help="Who does it; only a pseudonym leaves this machine.")],
     role: Annotated[str, typer.Option(help="In which role, such as dispatcher; no person's name.")],
     why: Annotated[str | None, typer.Option(help="Why, or what came of it; no person's name.")] = None,
@@ -79,7 +81,12 @@ def move(
         keys = {FEED.name: pseudonym_key(city.settings, FEED)}
         with publishers(city.cluster, [FEED], city.catalogue, keys, partial(typer.echo, err=True)) as found:
             cases.move(found[FEED.name], record)
-    typer.echo(f"{case_id} was {there['state']}, and is {step.value}; a moment later it is so in city.case_now")
+    typer.echo(f"{case_id} was {there['state']}, and is {record.step.value}; a moment later it is so in city.case_now")
+
+
+def _any_of(steps: Iterable[Step]) -> str:
+    *some, last = steps
+    return f"{', '.join(some)} or {last}"
 
 
 def _shown(value: object) -> object:

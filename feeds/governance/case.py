@@ -13,14 +13,12 @@ from typing import Annotated
 from pydantic import Field
 
 from feeds.alerts import alert
-from feeds.governance import DEPARTMENT
-from feeds.governance.case_route import REFERENCE
+from feeds.governance import DEPARTMENT, case_route, grid
 from schemas.alerts import LONGEST_ENTITY, LONGEST_TEXT, SENDER, Category, Kind, Severity, Status
 from schemas.expressions import Column, Constant, Expression, Operand, Present, When
-from schemas.feed import Aggregate, Feed, MadeOf, RollUp
+from schemas.feed import Feed, MadeOf
 from schemas.fields import Coarse, EventId, Instant, Location, Personal, Record, Text
-from schemas.measures import count_where, quantiles
-from schemas.rules import Due, Level, Rule, lookup, running_total
+from schemas.rules import Due, Level, Rule, covering, lookup, running_total
 
 
 class Step(StrEnum):
@@ -49,7 +47,7 @@ class State(StrEnum):
 #: The state of a case of which nothing counted yet.
 NOTHING = ""
 _ALL = {state.value: state.value for state in State}
-#: For each step the states in which it counts, and to which it leads. A report opens a case unless it is open already.
+#: For each step the states in which it counts, and to which it leads. A report opens a case unless it waits already.
 MOVES: Mapping[Step, Mapping[str, str]] = {
     Step.REPORTED: dict.fromkeys((NOTHING, State.HANDLED.value, State.CLOSED.value), State.OPEN.value),
     Step.UPDATED: _ALL,
@@ -62,10 +60,13 @@ MOVES: Mapping[Step, Mapping[str, str]] = {
 }
 
 
+#: The steps that people take; the others are the workers' own.
+OF_PEOPLE = (Step.ASSIGNED, Step.HANDLED, Step.CLOSED, Step.REOPENED, Step.COMMENTED)
+
+
 def possible(state: str) -> list[Step]:
-    """The steps that count in a state, and are not the workers' own."""
-    own = (Step.REPORTED, Step.UPDATED, Step.ENDED)
-    return [step for step, moves in MOVES.items() if state in moves and step not in own]
+    """The steps that people may take in a state."""
+    return [step for step in OF_PEOPLE if state in MOVES[step]]
 
 
 class Case(Record):
@@ -81,8 +82,7 @@ class Case(Record):
     why: Annotated[str | None, Field(max_length=LONGEST_TEXT, description="Why, or what came of it")]
     agency: Annotated[Text | None, Field(description="Agency that handles it")]
     assignee: Annotated[Text | None, Field(description="Team or post of the agency, no person's name")]
-    grid: Annotated[Text | None, Field(description="Grid it lies in")]
-    opened_at: Annotated[Instant | None, Field(description="When it was reported, the last time it was opened")]
+    grid: Annotated[Text | None, Field(description="Grid it lies in; null without a place")]
     deadline: Annotated[Instant | None, Field(description="By when it has to be handled")]
     source: Annotated[Text | None, Field(description="Feed that reported it")]
     source_id: Annotated[Text | None, Field(description="Alert or request that reported it")]
@@ -93,13 +93,21 @@ class Case(Record):
 
 
 STEP = Column("step")
-ROUTE = lookup(REFERENCE, Column("rule"))
+ROUTE = lookup(case_route.REFERENCE, Column("rule"))
+GRID = covering(grid.REFERENCE, Column("place"))
 HOUR = 3_600_000
 
 
 def is_step(*steps: Step) -> Expression:
     """Whether a record is one of these steps."""
     return STEP.is_in(*(step.value for step in steps))
+
+
+#: What ends that a case waits, and what counts while it does and lets it wait.
+DONE = (Step.HANDLED, Step.CLOSED)
+WHILE_IT_WAITS = (Step.UPDATED, Step.ENDED, Step.ASSIGNED, Step.COMMENTED)
+#: What opens a case that does not wait: nobody reopens one that was never reported.
+OPENS = is_step(Step.REPORTED) | (is_step(Step.REOPENED) & (Column("reports") >= 1))
 
 
 def _of_alerts(does: Kind, step: Step, **more: Operand) -> MadeOf:
@@ -146,7 +154,7 @@ FEED = Feed(
             Kind.ALERT,
             Step.REPORTED,
             agency=ROUTE.column("agency"),
-            opened_at=Column("sent"),
+            grid=GRID.column("grid"),
             deadline=Column("sent") + ROUTE.column("hours") * HOUR,
         ),
         _of_alerts(Kind.UPDATE, Step.UPDATED),
@@ -157,53 +165,24 @@ FEED = Feed(
             name="case_overdue",
             headline="Case not handled in time",
             category=Category.OTHER,
-            # Of several reports the first one counts until it is handled.
             keep={
-                "reports": running_total(
-                    When(is_step(Step.REPORTED), Constant(1)), reset=is_step(Step.HANDLED, Step.CLOSED)
-                )
+                "reports": running_total(When(is_step(Step.REPORTED), Constant(1))),
+                "openings": running_total(When(OPENS, Constant(1)), reset=is_step(*DONE)),
             },
             levels=(
                 Level(
                     severity=Severity.MODERATE,
                     when=Due(
                         at=Column("deadline"),
-                        start=(is_step(Step.REPORTED) & (Column("reports") <= 1))
-                        | is_step(Step.ASSIGNED, Step.REOPENED),
-                        done=is_step(Step.HANDLED, Step.CLOSED),
+                        # Of a case that waits, what counts and says a deadline: its first opening, and later steps.
+                        start=Present(Column("deadline"))
+                        & (Column("openings") >= 1)
+                        & ((OPENS & (Column("openings") <= 1)) | is_step(*WHILE_IT_WAITS)),
+                        done=is_step(*DONE),
                     ),
                 ),
             ),
             remembers=timedelta(days=400),
-        ),
-    ),
-    aggregates=(
-        Aggregate(
-            name="case_15m",
-            by=("agency",),
-            window=timedelta(minutes=15),
-            measures=(
-                count_where("reports", is_step(Step.REPORTED), description="Reports, also of cases that are open"),
-                count_where("assigned", is_step(Step.ASSIGNED), description="Cases assigned"),
-                count_where("handled", is_step(Step.HANDLED), description="Cases handled"),
-                count_where("closed", is_step(Step.CLOSED), description="Cases closed"),
-                count_where("reopened", is_step(Step.REOPENED), description="Cases reopened by people"),
-                count_where(
-                    "overdue",
-                    is_step(Step.HANDLED) & (Column("at") > Column("deadline")),
-                    description="Cases handled after their deadline",
-                ),
-                quantiles(
-                    "handling_time",
-                    When(is_step(Step.HANDLED), Column("at") - Column("opened_at")),
-                    (0.5, 0.9),
-                    unit="s",
-                    divisor=1000,
-                    description="time from the report of a case until it is handled",
-                ),
-            ),
-            description="Cases and handling times by agency in 15 min",
-            rollups=(RollUp(name="case_1h", to="hour"), RollUp(name="case_1d", to="day")),
         ),
     ),
 )

@@ -333,6 +333,8 @@ CREATE OR REPLACE VIEW city.toy
     `note` Nullable(String) COMMENT 'Remark',
     `place_longitude` Nullable(Float64) COMMENT 'Where it happened; null when unknown: longitude, WGS 84 [deg]',
     `place_latitude` Nullable(Float64) COMMENT 'Where it happened; null when unknown: latitude, WGS 84 [deg]',
+    `source_partition` UInt16 COMMENT 'Partition, numbered through all topics the feed had',
+    `source_offset` UInt64 COMMENT 'Offset in the partition',
     `arrived_at` DateTime64(3, 'Asia/Shanghai') COMMENT 'When the broker stored the record'
 )
 DEFINER = owner SQL SECURITY DEFINER
@@ -352,6 +354,8 @@ AS SELECT
     note,
     place_longitude,
     place_latitude,
+    source_partition,
+    source_offset,
     arrived_at
 FROM raw.toy
 FINAL

@@ -81,7 +81,9 @@ def publish_plan(city: City, path: Path) -> None:
 def said(city: City) -> list[tuple[Any, ...]]:
     """Every message about an alert that is stored."""
     with city.installation.server("analyst").connect() as client:
-        found: list[tuple[Any, ...]] = client.execute("SELECT * EXCEPT arrived_at FROM city.alert ORDER BY ALL")
+        found: list[tuple[Any, ...]] = client.execute(
+            "SELECT * EXCEPT (source_partition, source_offset, arrived_at) FROM city.alert ORDER BY ALL"
+        )
     return found
 
 

@@ -195,7 +195,7 @@ def account(city: City) -> Account:
 def shown(city: City, day: int) -> dict[str, list[Any]]:
     """Rows and windows of a day as if it was the first; without the ids, which are made of all the rest."""
     feed, begin = city.installation.feeds[FEED], FIRST_DAY + timedelta(days=day)
-    views = {FEED: ("observed_at", "event_id, arrived_at")}
+    views = {FEED: ("observed_at", "event_id, source_partition, source_offset, arrived_at")}
     views |= {aggregate.name: ("window_start", "final, as_of") for aggregate in feed.aggregates}
     found = {}
     with operator(city) as client:

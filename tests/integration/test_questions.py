@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -11,13 +12,17 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given, settings
 
 import feeds
 from citystream.installation import Installation
 from schemas.feed import Feed
 from schemas.model import Field
 from schemas.question import Question
+from schemas.verdict import instant_ms
 from sinks.questions import ask_all
+from tests.reference.cases import STANDS, cases, steps
+from tests.reference.toy import NOON, instant
 
 pytestmark = pytest.mark.integration
 
@@ -89,7 +94,7 @@ def case(clock: str, case_id: str, step: str, **more: Any) -> Row:
 
 
 def report(clock: str, case_id: str, alert_id: str, due: str) -> Row:
-    own = {"agency": "Police", "opened_at": at(clock), "deadline": at(due), "source_id": alert_id, "why": "It is full"}
+    own = {"agency": "Police", "deadline": at(due), "source_id": alert_id, "why": "It is full"}
     return case(clock, case_id, "reported", role="citystream", **own)
 
 
@@ -106,15 +111,34 @@ CASES: dict[str, Case] = {
                 report("08:00", "c-3", "a-4", "12:00"), case("08:20", "c-3", "closed", why="seen"),
                 report("10:00", "c-3", "a-5", "14:00"), case("11:00", "c-3", "ended", why=None),
                 case("08:00", "c-4", "assigned", why="nobody reported it"),
+                report("08:00", "c-5", "a-6", "12:00"), case("09:00", "c-5", "handled"),
+                case("10:00", "c-5", "reopened", deadline=at("14:00"), why="it is full again"),
             ]
         },
         [
             ("c-1", "assigned", 5, "updated", at("08:40"), "desk", None, None, "Exercise", "Police", "team 2", None,
-             at("08:00"), at("12:00"), None, "a-1", None, None, "Severe"),
+             at("08:00"), at("08:00"), at("12:00"), None, "a-1", None, None, "Severe"),
             ("c-2", "closed", 4, "closed", at("08:20"), "desk", None, None, "Exercise", "Police", None, None,
-             at("08:00"), at("12:00"), None, "a-3", None, None, None),
+             at("08:00"), at("08:00"), at("12:00"), None, "a-3", None, None, None),
             ("c-3", "open", 4, "ended", at("11:00"), "desk", None, None, "Exercise", "Police", None, None,
-             at("10:00"), at("14:00"), None, "a-5", None, None, None),
+             at("08:00"), at("10:00"), at("14:00"), None, "a-5", None, None, None),
+            ("c-5", "open", 3, "reopened", at("10:00"), "desk", None, "it is full again", "Exercise", "Police", None,
+             None, at("08:00"), at("10:00"), at("14:00"), None, "a-6", None, None, None),
+        ],
+    ),
+    "case_handling": Case(
+        {
+            "case": [
+                report("-1:00", "c-1", "a-1", "02:00"), case("01:00", "c-1", "assigned"),
+                case("03:00", "c-1", "handled"), case("03:10", "c-1", "handled"), case("04:00", "c-1", "closed"),
+                report("08:00", "c-2", "a-2", "12:00"), report("08:30", "c-2", "a-3", "12:30"),
+                case("09:00", "c-2", "assigned", agency="Parks"), case("10:00", "c-2", "handled"),
+                case("11:00", "c-2", "reopened", deadline=at("15:00")), case("11:30", "c-2", "handled"),
+                case("11:40", "c-2", "assigned"),
+            ]
+        },
+        [
+            ("Parks", 0, 1, 2, 0, 1, 0, 7200.0, 7200.0), ("Police", 1, 1, 1, 1, 0, 1, 14400.0, 14400.0),
         ],
     ),
     "parking_minutes_full": Case(
@@ -321,6 +345,67 @@ def test_a_question_is_answered(city: Installation, connect: Connect, question: 
     asked = ", ".join(f"{name}='{value}'" for name, value in values.items())
     found = connect("analyst").execute(f"SELECT * FROM city.{question.name}{f'({asked})' if asked else ''}")
     assert found == list(case.answer)
+
+
+#: Steps of cases, as their view has them.
+STEPS = [
+    ("case_id", "String"), ("step", "String"), ("at", "DateTime64(3, 'UTC')"), ("role", "String"),
+    ("who", "Nullable(String)"), ("why", "Nullable(String)"), ("status", "String"),
+    *((name, "Nullable(String)") for name in STANDS if name != "deadline"),
+    ("deadline", "Nullable(DateTime64(3, 'UTC'))"), ("source_partition", "UInt16"), ("source_offset", "UInt64"),
+]  # fmt: skip
+
+
+def test_cases_are_those_that_their_steps_make_one_after_the_other(connect: Connect) -> None:
+    """Whatever steps come, also such that cannot, and several at once."""
+    client = connect("operator")
+
+    def asked(name: str, rows: list[Row], span: str = "") -> list[Row]:
+        steps = [{**row, **{one: row[one] and instant(row[one]) for one in ("at", "deadline")}} for row in rows]
+        query = QUESTIONS[name].sql.replace("city.case", "steps")
+        for one, ms in zip(("since", "until"), span.split(), strict=False):
+            query = query.replace(f"{{{one}:DateTime64(3)}}", f"fromUnixTimestamp64Milli({ms})")
+        tables = [{"name": "steps", "structure": STEPS, "data": [{**step, "status": "Test"} for step in steps]}]
+        found, columns = client.execute(query, external_tables=tables, with_column_types=True)
+        return [dict(zip((column for column, _ in columns), map(in_ms, row), strict=True)) for row in found]
+
+    @settings(max_examples=150, deadline=None)
+    @given(steps(NOON))
+    def check(rows: list[Row]) -> None:
+        wanted = cases(rows)
+        there = {row.pop("case_id"): row for row in asked("case_now", rows)}
+        assert there == {
+            case_id: {
+                **{name: one.counted[-1][name] for name in ("step", "at", "role", "who", "why")},
+                **one.stands,
+                "status": "Test",
+                "state": one.state,
+                "steps": one.steps,
+                "first_opened_at": one.counted[0]["at"],
+            }
+            for case_id, one in wanted.items()
+        }
+        since, until = NOON + 1, NOON + 4
+        counted = [step for one in wanted.values() for step in one.counted if since <= step["at"] < until]
+        told = {row.pop("agency"): row for row in asked("case_handling", rows, f"{since} {until}")}
+        assert told.keys() == {step["agency"] for step in counted}
+        for agency, row in told.items():
+            own = [step for step in counted if step["agency"] == agency]
+            handled = [step for step in own if step["step"] == "handled"]
+            took = sorted((step["at"] - step["opened_at"]) / 1000 for step in handled)
+            times = Counter(step["step"] for step in own)
+            assert row == {
+                "opened": times["reported"],
+                **{name: times[name] for name in ("assigned", "handled", "closed", "reopened")},
+                "overdue": sum(step["deadline"] is not None and step["at"] > step["deadline"] for step in handled),
+                **{f"handling_p{p}": took[len(took) * p // 100] if took else None for p in (50, 90)},
+            }
+
+    check()
+
+
+def in_ms(value: Any) -> Any:
+    return instant_ms(value) if isinstance(value, datetime) else value
 
 
 def test_a_question_shows_nobody_more_than_they_may_see_and_goes_when_it_is_asked_no_more(

@@ -28,7 +28,7 @@ class TooManyBad(Stop):
 
 def block_size(feed: Feed) -> int:
     """Records over which the share is taken, in blocks that begin at multiples of it."""
-    return round(min(MOST, max(FEWEST, feed.rate / feed.partitions * BLOCK_OF.total_seconds())))
+    return round(min(MOST, max(FEWEST, (feed.rate or 0) / feed.partitions * BLOCK_OF.total_seconds())))
 
 
 def most_bad(feed: Feed, size: int) -> int:

@@ -190,7 +190,8 @@ class Feed:
     ``event_time`` names the field windows go by; ``disorder`` is how far events may come out of order before the
     watermark passes them, ``lateness`` how much longer their windows stay open; ``ahead`` is how far an event time may
     lie after the record's arrival, both together unless it is given. ``rate`` is events a second expected
-    of a district and ``silence`` the longest pause that is normal. ``delay`` is the longest normal way from an event to
+    of a district and ``silence`` the longest pause that is normal; both are None of a feed that promises nothing, since
+    it tells of what may not happen for long. ``delay`` is the longest normal way from an event to
     its arrival: where it is given, a clock lets time pass without events (``streams/clock.py``), and says it in its
     ticks. ``partitions`` is fixed for the life of a topic;
     ``outgrown`` are the topics of the feed before the present one, oldest first. ``open_groups`` is how many groups of
@@ -210,8 +211,8 @@ class Feed:
     event_time: str
     department: Department
     batch: int
-    rate: float
-    silence: timedelta
+    rate: float | None
+    silence: timedelta | None
     disorder: timedelta
     lateness: timedelta
     ahead: timedelta | None = None
@@ -357,7 +358,7 @@ class Feed:
 
         A feed of which nothing ever arrived is not silent: it is not connected.
         """
-        return newest_ms is not None and now_ms - newest_ms > milliseconds(self.silence)
+        return self.silence is not None and newest_ms is not None and now_ms - newest_ms > milliseconds(self.silence)
 
     @property
     def allowance(self) -> timedelta:
@@ -418,8 +419,12 @@ def _place_problems(feed: Feed) -> Iterator[str]:
 
 def _setting_problems(feed: Feed) -> Iterator[str]:
     yield from contract_problems(feed.batch, feed.licence, [field.name for field in feed.fields if field.personal])
-    if feed.rate <= 0 or feed.silence <= timedelta(0):
+    if (feed.rate is None) != (feed.silence is None):
+        yield "rate and silence are given both, or are both None of a feed that promises nothing"
+    elif feed.rate is not None and feed.silence is not None and (feed.rate <= 0 or feed.silence <= timedelta(0)):
         yield "rate and silence have to be more than nothing"
+    if feed.rate is not None and not feed.is_source:
+        yield "workers write it when something is found, so it can promise nothing: rate and silence are None"
     if feed.disorder < timedelta(0) or feed.lateness < timedelta(0):
         yield "disorder and lateness cannot be negative"
     if feed.allowance < timedelta(0):

@@ -17,6 +17,8 @@ from simulation.world import World, arrivals, event_id, place
 
 #: How many entities a feed tells of, and other texts a field holds.
 ENTITIES = 40
+#: Records a second of a feed that promises none.
+SELDOM = 0.1
 #: Share of values that are null where they may be.
 UNKNOWN = 0.05
 #: Numbers without a bound go up to this.
@@ -26,7 +28,7 @@ HIGH = 1000
 def records(feed: Feed, world: World) -> Iterator[Record]:
     """Valid records at the declared rate: each value between its bounds, every instant that of the event."""
     random = world.random(feed.name)
-    for at in arrivals(world.start, random, lambda _: feed.rate):
+    for at in arrivals(world.start, random, lambda _: feed.rate or SELDOM):
         value = {field.name: _value(field, feed, at, random) for field in feed.fields}
         yield feed.record.model_validate_json(json.dumps(value))
 

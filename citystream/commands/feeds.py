@@ -118,7 +118,7 @@ def _summary(feed: Feed) -> dict[str, Any]:
         "department": feed.department.name,
         "batch": feed.batch,
         "events_per_second": feed.rate,
-        "silence_seconds": feed.silence.total_seconds(),
+        "silence_seconds": None if feed.silence is None else feed.silence.total_seconds(),
         "retention_days": feed.retention / timedelta(days=1),
         "description": feed.description,
     }

@@ -203,6 +203,7 @@ def _dead(topic: str, records: int, cause: str) -> str:
 
 
 def _silence(feed: Feed, seconds: float) -> str:
+    assert feed.silence is not None, "one that promises nothing is never silent"
     return (
         f"{feed.name} is silent: its newest record came {_duration(seconds)} ago, "
         f"{_duration(feed.silence.total_seconds())} are normal; is its publisher running?"

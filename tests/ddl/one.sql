@@ -755,13 +755,13 @@ ORDER BY
 CREATE OR REPLACE VIEW city.catalogue
 (
     `name` String COMMENT 'Feed, or table of reference data',
-    `kind` String COMMENT 'feed, table, or alerts: a feed that is written by the workers',
+    `kind` String COMMENT 'feed or table',
     `department` String COMMENT 'Who publishes it',
     `batch` UInt16 COMMENT 'Batch it is connected in',
     `state` String COMMENT 'never seen, connected, silent or degraded',
     `reason` String COMMENT 'Why',
-    `rate` Nullable(Float64) COMMENT 'Records a second that are expected [1/s]',
-    `silence` Nullable(Float64) COMMENT 'Longest pause that is normal [s]',
+    `rate` Nullable(Float64) COMMENT 'Records a second that are expected; null if none are promised [1/s]',
+    `silence` Nullable(Float64) COMMENT 'Longest pause that is normal; null if any is [s]',
     `first_arrival` Nullable(DateTime64(3, 'Asia/Shanghai')) COMMENT 'When the first record was published',
     `last_arrival` Nullable(DateTime64(3, 'Asia/Shanghai')) COMMENT 'When the last record was published',
     `records_1h` UInt64 COMMENT 'Records of the last hour, repeats among them',
@@ -953,13 +953,13 @@ SETTINGS do_not_merge_across_partitions_select_final = 0, use_skip_indexes_if_fi
 CREATE OR REPLACE VIEW city.catalogue_at
 (
     `name` String COMMENT 'Feed, or table of reference data',
-    `kind` String COMMENT 'feed, table, or alerts: a feed that is written by the workers',
+    `kind` String COMMENT 'feed or table',
     `department` String COMMENT 'Who publishes it',
     `batch` UInt16 COMMENT 'Batch it is connected in',
     `state` String COMMENT 'never seen, connected, silent or degraded',
     `reason` String COMMENT 'Why',
-    `rate` Nullable(Float64) COMMENT 'Records a second that are expected [1/s]',
-    `silence` Nullable(Float64) COMMENT 'Longest pause that is normal [s]',
+    `rate` Nullable(Float64) COMMENT 'Records a second that are expected; null if none are promised [1/s]',
+    `silence` Nullable(Float64) COMMENT 'Longest pause that is normal; null if any is [s]',
     `first_arrival` Nullable(DateTime64(3, 'Asia/Shanghai')) COMMENT 'When the first record was published',
     `last_arrival` Nullable(DateTime64(3, 'Asia/Shanghai')) COMMENT 'When the last record was published',
     `records_1h` UInt64 COMMENT 'Records of the last hour, repeats among them',
@@ -1151,14 +1151,14 @@ SETTINGS do_not_merge_across_partitions_select_final = 0, use_skip_indexes_if_fi
 CREATE OR REPLACE VIEW city.catalogue_batches
 (
     `batch` UInt16 COMMENT 'Batch',
-    `declared` UInt64 COMMENT 'Feeds and tables of departments',
+    `declared` UInt64 COMMENT 'Tables, and feeds that promise a rate',
     `connected` UInt64 COMMENT 'Those of them that are connected',
     `degraded` UInt64 COMMENT 'Those that are degraded',
     `silent` UInt64 COMMENT 'Those that are silent',
     `never_seen` UInt64 COMMENT 'Those of which nothing ever arrived'
 )
 DEFINER = owner SQL SECURITY DEFINER
-COMMENT 'How far each batch is connected; alerts, which no department connects, do not count'
+COMMENT 'How far each batch is connected; feeds that promise no rate, and may be quiet for ever, do not count'
 AS SELECT
     batch,
     count() AS declared,
@@ -1167,7 +1167,7 @@ AS SELECT
     countIf(state = 'silent') AS silent,
     countIf(state = 'never seen') AS never_seen
 FROM city.catalogue
-WHERE kind != 'alerts'
+WHERE (kind = 'table') OR (rate IS NOT NULL)
 GROUP BY batch
 SETTINGS do_not_merge_across_partitions_select_final = 0, use_skip_indexes_if_final_exact_mode = 1, group_by_overflow_mode = 'throw', join_overflow_mode = 'throw', set_overflow_mode = 'throw', distinct_overflow_mode = 'throw', sort_overflow_mode = 'throw', read_overflow_mode = 'throw';
 

@@ -360,6 +360,12 @@ MISTYPED = [
         ({"batch": 0}, "batch is a number from 1 on"),
         ({"rate": 0.0}, "rate and silence have to be more than nothing"),
         ({"silence": timedelta(0)}, "rate and silence have to be more than nothing"),
+        ({"rate": None}, "rate and silence are given both, or are both None of a feed that promises nothing"),
+        ({"silence": None}, "rate and silence are given both, or are both None of a feed that promises nothing"),
+        (
+            {"by_workers": True},
+            "workers write it when something is found, so it can promise nothing: rate and silence are None",
+        ),
         ({"licence": "mine"}, "the licence 'mine' is no address of its text that begins with https://"),
         ({"open_groups": 0}, "open_groups is a number from 1 on"),
         ({"partitions": 0}, "a topic has at least one partition"),
@@ -693,6 +699,7 @@ def test_a_feed_is_silent_when_its_newest_record_is_older_than_the_longest_norma
     assert FEED.silence == timedelta(minutes=1)
     assert FEED.is_silent(NOON, NOON + pause_ms) == silent
     assert not FEED.is_silent(None, NOON), "nothing ever came: it is not connected"
+    assert not replace(FEED, rate=None, silence=None).is_silent(NOON, NOON + pause_ms), "it promises nothing"
 
 
 def test_a_place_lies_in_the_one_area_of_a_table() -> None:

@@ -353,6 +353,7 @@ def test_a_silent_device_is_silent_longer_than_is_normal() -> None:
         of = silent if sending.fault is Fault.SILENT else heard
         of.setdefault(sending.record.device, []).append(sending.record.at)
     assert 0.1 < sum(map(len, silent.values())) / len(sendings) < 0.3
+    assert FIRST.silence is not None
     for device, times in heard.items():
         pauses = {later - earlier for earlier, later in pairwise(times)}
         assert min(pauses) == timedelta(seconds=10), device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import StrEnum
 from typing import Annotated
 
@@ -10,7 +11,6 @@ import typer
 
 from citystream.commands.output import Output, OutputOption, show
 from citystream.installation import Installation
-from citystream.settings import LOCALHOST
 from operations.describing import Described, asyncapi
 
 app = typer.Typer(
@@ -19,6 +19,16 @@ app = typer.Typer(
 
 #: Columns of the view that people read beside each other.
 SHOWN = ("name", "department", "batch", "state", "reason", "rate", "records_1h", "records_1d", "last_arrival")
+
+
+#: What names may begin with: an address, or another name of a scheme, with nothing that names may not hold.
+BASE = re.compile(r"(?:https?://[^\s/?#<>\"{}|\\^`]+/|(?!https?:)[A-Za-z][A-Za-z0-9+.-]*:)(?:[^\s<>\"{}|\\^`]*[/:#])?")
+
+
+def _base(value: str) -> str:
+    if not BASE.fullmatch(value):
+        raise typer.BadParameter(f"{value!r} is no address that ends in / : or #, such as https://data.city.example/")
+    return value
 
 
 class Form(StrEnum):
@@ -56,7 +66,10 @@ def show_catalogue(output: OutputOption = Output.TABLE) -> None:
 @app.command("dcat")
 def describe_datasets(
     base: Annotated[
-        str, typer.Option(help="What names of data sets begin with: an address that will stay, ending in / or :.")
+        str,
+        typer.Option(
+            callback=_base, help="What names of data sets begin with: an address that will stay, ending in / : or #."
+        ),
     ] = "urn:citystream:",
     form: Annotated[Form, typer.Option("--format", "-f", help="How it is written.")] = Form.TURTLE,
 ) -> None:
@@ -76,7 +89,7 @@ def describe_topics() -> None:
     """Print the topics as AsyncAPI 3, as JSON; it needs no running stack.
 
     Each message has the newest frozen schema and its id. What is received is published by a department, what is sent by
-    the workers.
+    the workers; some topics have both.
 
     Example: citystream catalogue asyncapi
     """
@@ -88,5 +101,4 @@ def _described() -> Described:
     settings = city.settings
     scheme = "https" if settings.clickhouse_ca_file else "http"
     sql = f"{scheme}://{settings.clickhouse_hosts[0]}:{settings.clickhouse_http_port}"
-    registry = f"http://{LOCALHOST}:{settings.registry_port}"
-    return Described(city.feeds, city.references, city.catalogue, city.cluster, registry, sql)
+    return Described(city.feeds, city.references, city.catalogue, city.cluster, sql)

@@ -34,7 +34,6 @@ class Described:
     tables: Mapping[str, Reference]
     schemas: Catalogue
     cluster: Cluster
-    registry: str
     sql: str
 
     @property

@@ -21,13 +21,13 @@ def document(city: Described) -> dict[str, Any]:
     """The document as plain data."""
     known = {topic.name: topic for topic in _topics(city)}
     channels, operations, messages = {}, {}, {}
-    for one, subject, what, published in _subjects(city):
+    for one, subject, what in _subjects(city):
         frozen = city.schemas.latest(subject)
         name = known[_address(one, subject)].name
         channels[name] = _channel(known[name], subject, what, one)
         messages[subject] = _message(frozen, what, one)
-        action = "receive" if published else "send"
-        operations[f"{action}_{name}"] = _operation(action, name, subject, one)
+        for action, who in _publishers(one, subject):
+            operations[f"{action}_{name}"] = _operation(action, name, subject, who)
     return {
         "asyncapi": VERSION,
         "info": {
@@ -49,12 +49,21 @@ def _topics(city: Described) -> list[Topic]:
     return [*topics(city.feeds.values()), *of_references(city.tables.values(), city.feeds.values())]
 
 
-def _subjects(city: Described) -> Iterator[tuple[Feed | Reference, str, str, bool]]:
-    """What each subject is of, what it is about, and whether a department publishes it."""
+def _subjects(city: Described) -> Iterator[tuple[Feed | Reference, str, str]]:
+    """What each subject is of, and what it is about."""
     for feed in city.feeds.values():
-        yield feed, feed.name, feed.description, not feed.by_workers
-        yield from ((feed, one.topic, one.description, False) for one in feed.aggregates)
-    yield from ((table, table.name, table.description, True) for table in city.tables.values())
+        yield feed, feed.name, feed.description
+        yield from ((feed, one.topic, one.description) for one in feed.aggregates)
+    yield from ((table, table.name, table.description) for table in city.tables.values())
+
+
+def _publishers(one: Feed | Reference, subject: str) -> Iterator[tuple[str, str]]:
+    """What is done with a subject, as the city sees it, and who publishes: a department, the workers, or both."""
+    records = subject == one.name
+    if records and not (isinstance(one, Feed) and one.by_workers):
+        yield "receive", f"{one.department.name} publishes"
+    if not records or (isinstance(one, Feed) and not one.is_source):
+        yield "send", "The city's workers publish"
 
 
 def _address(one: Feed | Reference, subject: str) -> str:
@@ -70,13 +79,6 @@ def _servers(city: Described) -> dict[str, Any]:
             "protocol": "kafka-secure" if city.cluster.tls else "kafka",
             "description": "A broker of the city's Kafka",
             **({"security": security} if security else {}),
-            "bindings": {
-                "kafka": {
-                    "schemaRegistryUrl": city.registry,
-                    "schemaRegistryVendor": "confluent",
-                    "bindingVersion": BINDINGS,
-                }
-            },
         }
         for number, host in enumerate(city.cluster.servers, 1)
     }
@@ -137,8 +139,7 @@ def _message(frozen: FrozenSchema, what: str, one: Feed | Reference) -> dict[str
     }
 
 
-def _operation(action: str, channel: str, subject: str, one: Feed | Reference) -> dict[str, Any]:
-    who = f"{one.department.name} publishes" if action == "receive" else "The city's workers publish"
+def _operation(action: str, channel: str, subject: str, who: str) -> dict[str, Any]:
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from urllib.parse import quote
 
 from rdflib import DCAT, DCTERMS, FOAF, RDF, RDFS, XSD, Graph, Literal, Namespace, URIRef
 from rdflib.term import Node
@@ -17,6 +18,8 @@ VCARD = Namespace("http://www.w3.org/2006/vcard/ns#")
 EUROPE = "http://publications.europa.eu/resource/authority/"
 RIGHTS, FREQUENCY, FORMAT = (f"{EUROPE}{table}/" for table in ("access-right", "frequency", "file-type"))
 MEDIA = "https://www.iana.org/assignments/media-types/"
+#: What an address may hold besides letters and digits.
+RESERVED = ":/?#[]@!$&'()*+,;=%~"
 
 
 def graph(city: Described, base: str) -> Graph:
@@ -33,7 +36,7 @@ class _Catalogue:
         self.graph = Graph()
         self.graph.bind("vcard", VCARD)
         self._catalogue = self._named("catalogue")
-        publisher = self._named("publisher", "city")
+        publisher = self._named("publisher")
         self._say(publisher, a=FOAF.Agent, name=(FOAF.name, "The city"))
         self._described(self._catalogue, DCAT.Catalog, "The city's feeds", "What the departments of the city publish")
         self._add(self._catalogue, DCTERMS.publisher, publisher)
@@ -44,7 +47,7 @@ class _Catalogue:
             self._dataset(one)
 
     def _named(self, *parts: str) -> URIRef:
-        return URIRef(self._base + "/".join(parts))
+        return URIRef(self._base + "/".join(quote(part, safe="") for part in parts))
 
     def _add(self, subject: Node, predicate: URIRef, value: Node) -> None:
         self.graph.add((subject, predicate, value))
@@ -73,15 +76,14 @@ class _Catalogue:
 
     def _department(self, department: Department) -> tuple[URIRef, URIRef]:
         """Who publishes, and whom to ask."""
-        name = department.name.lower().replace(" ", "-")
-        agent, contact = self._named("publisher", name), self._named("contact", name)
+        agent, contact = (self._named(kind, department.name) for kind in ("publisher", "contact"))
         self._say(agent, a=FOAF.Agent, name=(FOAF.name, department.name))
         self._say(contact, a=VCARD.Organization, name=(VCARD.fn, department.name))
         self._add(contact, RDF.type, VCARD.Kind)
         how = (
             (VCARD.hasEmail, f"mailto:{department.contact}") if department.mail else (VCARD.hasURL, department.contact)
         )
-        self._add(contact, how[0], URIRef(how[1]))
+        self._add(contact, how[0], URIRef(quote(how[1], safe=RESERVED)))
         return agent, contact
 
     def _dataset(self, one: Feed | Reference) -> None:
@@ -106,23 +108,26 @@ class _Catalogue:
 
     def _topic(self, dataset: URIRef, one: Feed | Reference, frozen: FrozenSchema) -> None:
         """The records on their topic, as the newest frozen schema says."""
-        found = self._distribution(dataset, one, f"topic/{one.name}", f"{one.description}, as they come", self._stream)
-        schema = f"{self._city.registry}/subjects/{one.name}-value/versions/{frozen.version}/schema"
-        standard = self._known(schema, DCTERMS.Standard)
+        about = f"{one.description}, as they come"
+        found = self._distribution(dataset, one, ("topic", one.name), about, self._stream)
+        standard = self._named("schema", one.name, str(frozen.version))
+        self._add(standard, RDF.type, DCTERMS.Standard)
         self._add(standard, DCTERMS.title, Literal(f"Avro schema {one.name}, version {frozen.version}", lang="en"))
         self._add(found, DCTERMS.conformsTo, standard)
         self._add(dataset, DCTERMS.conformsTo, standard)
         self._add(found, DCAT.mediaType, self._known(f"{MEDIA}application/vnd.apache.avro", DCTERMS.MediaType))
 
     def _view(self, dataset: URIRef, one: Feed | Reference, name: str, title: str) -> URIRef:
-        return self._distribution(dataset, one, f"view/{name}", f"{title}: city.{name}", self._sql)
+        return self._distribution(dataset, one, ("view", name), f"{title}: city.{name}", self._sql)
 
     def _windows(self, dataset: URIRef, feed: Feed, aggregate: Aggregate) -> None:
         found = self._view(dataset, feed, aggregate.name, aggregate.description)
         self._add(found, DCAT.temporalResolution, Literal(_duration(aggregate.window), datatype=XSD.duration))
 
-    def _distribution(self, dataset: URIRef, one: Feed | Reference, name: str, title: str, service: URIRef) -> URIRef:
-        found = self._named("distribution", name)
+    def _distribution(
+        self, dataset: URIRef, one: Feed | Reference, name: tuple[str, str], title: str, service: URIRef
+    ) -> URIRef:
+        found = self._named("distribution", *name)
         self._described(found, DCAT.Distribution, title, title)
         (address,) = self.graph.objects(service, DCAT.endpointURL)
         self._add(found, DCAT.accessURL, address)
@@ -132,7 +137,7 @@ class _Catalogue:
         self._say(rights, a=DCTERMS.RightsStatement, words=(RDFS.label, readers(one)))
         self._add(found, DCTERMS.rights, rights)
         if one.licence:
-            self._add(found, DCTERMS.license, self._known(one.licence, DCTERMS.LicenseDocument))
+            self._add(found, DCTERMS.license, self._known(quote(one.licence, safe=RESERVED), DCTERMS.LicenseDocument))
         self._add(dataset, DCAT.distribution, found)
         return found
 

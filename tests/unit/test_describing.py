@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pyshacl
 import pytest
-from rdflib import DCAT, DCTERMS, FOAF, RDF, Graph, URIRef
+from rdflib import DCAT, DCTERMS, FOAF, RDF, Graph, Literal, URIRef
 from rdflib.term import Node
+from typer.testing import CliRunner
 
 import feeds
+from citystream import cli
 from citystream.settings import PROJECT, Settings
 from operations.describing import Described, asyncapi, dcat
 from schemas.catalogue import Catalogue
@@ -26,9 +28,7 @@ OPEN = "https://creativecommons.org/licenses/by/4.0/"
 SHAPES = Path(__file__).parents[1] / "data" / "dcat_ap_shacl.jsonld"
 VALIDATOR = Settings().packages / "asyncapi" / "validate.mjs"
 FEEDS, TABLES = feeds.load(), feeds.references()
-CITY = Described(
-    FEEDS, TABLES, Catalogue.load(), Cluster(("kafka.example:9092",)), "http://registry.example", "http://sql.example"
-)
+CITY = Described(FEEDS, TABLES, Catalogue.load(), Cluster(("kafka.example:9092",)), "http://sql.example")
 SMALL = replace(CITY, feeds={name: FEEDS[name] for name in ("parking_site", "parking_spot")}, tables={})
 PERSONAL = {name for name, feed in FEEDS.items() if any(field.personal for field in feed.fields)}
 
@@ -98,8 +98,47 @@ def test_every_view_is_where_the_data_set_says_and_records_conform_to_the_newest
         views = {f"view/{name}" for name in (feed.name, *(aggregate.name for aggregate in feed.aggregates))}
         assert parts == {f"topic/{feed.name}", *views}
         version = CITY.schemas.latest(feed.name).version
-        schema = f"{CITY.registry}/subjects/{feed.name}-value/versions/{version}/schema"
-        assert found.value(dataset, DCTERMS.conformsTo) == URIRef(schema)
+        assert found.value(dataset, DCTERMS.conformsTo) == URIRef(f"{BASE}schema/{feed.name}/{version}")
+
+
+def test_a_name_of_any_department_is_an_address_of_its_own(shapes: Graph) -> None:
+    department = FEEDS["parking_site"].department
+    names = ["Roads & <Bridges>", "roads & <bridges>", "Roads/Bridges", "city", "停车"]
+    named = {
+        feed.name: replace(feed, department=replace(department, name=name, contact=f"https://it.example/<{number}>"))
+        for number, (feed, name) in enumerate(zip(FEEDS.values(), names, strict=False))
+    }
+    found = dcat.graph(replace(CITY, feeds=named, tables={}), BASE)
+    read = Graph().parse(data=found.serialize(format="turtle"), format="turtle")
+    assert objections(read, shapes) == ""
+    assert {str(name) for name in read.objects(None, FOAF.name)} == {"The city", *names}
+    for name in names:
+        (agent,) = read.subjects(FOAF.name, Literal(name))
+        assert len([*read.objects(agent, FOAF.name)]) == 1
+
+
+@pytest.mark.parametrize(
+    "base", ["https://data.city.example/", "https://data.city.example/id#", "urn:city:", "http://[::1]:8080/"]
+)
+def test_names_begin_with_an_address(base: str) -> None:
+    done = CliRunner().invoke(cli.build("catalogue"), ["catalogue", "dcat", "--base", base])
+    assert done.exit_code == 0, done.output
+    assert f"<{base}catalogue>" in done.output or "a dcat:Catalog" in done.output
+
+
+@pytest.mark.parametrize(
+    "base", ["", "data.city.example/", "https://data.city.example", "https:///", "https://a b/", "https://a/<x>/", "/"]
+)
+def test_what_no_name_can_begin_with_is_refused(base: str) -> None:
+    done = CliRunner().invoke(cli.build("catalogue"), ["catalogue", "dcat", "--base", base])
+    assert done.exit_code == 2
+    assert "is no address that ends in / : or #" in " ".join(done.output.replace("│", " ").split())
+
+
+def test_documents_for_others_name_nothing_that_listens_here_alone() -> None:
+    """The registry does, whose schemas are in the documents, or named by them."""
+    texts = dcat.graph(CITY, BASE).serialize(format="turtle"), json.dumps(asyncapi.document(CITY))
+    assert all(word not in text for text in texts for word in ("127.0.0.1", "localhost", "egistryUrl"))
 
 
 def test_the_topics_are_what_asyncapi_asks_for_and_what_is_not_is_refused() -> None:
@@ -136,8 +175,11 @@ def test_every_topic_of_records_has_its_message_with_the_newest_frozen_schema() 
     for subject, message in document["components"]["messages"].items():
         assert message["payload"]["schema"] == CITY.schemas.latest(subject).schema
         assert document["channels"][subject]["bindings"]["kafka"]["partitions"] == partitions[subject]
-    received = {name.partition("_")[2] for name in document["operations"] if name.startswith("receive")}
+    done = [name.partition("_") for name in document["operations"]]
+    received, sent = ({name for does, _, name in done if does == action} for action in ("receive", "send"))
     assert received == {one.name for one in CITY.all if not getattr(one, "by_workers", False)}
+    assert "case" in received & sent, "alerts open cases, and people move them on"
+    assert sent == subjects - {one.name for one in CITY.all} | {"alert", "case"}
 
 
 def test_a_feed_that_grew_is_described_where_it_is_published_now() -> None:

@@ -156,7 +156,7 @@ class Installation:
                 f"the tables and views here were made by a newer release: their layout is {found}, and this release "
                 f"knows up to {LAYOUT}; go on with that release or a later one, see Upgrades in docs/operator.md"
             )
-        migrate(owner, self.feeds.values(), self.dialect, say, self.references.values(), self.questions.values())
+        migrate(owner, self.feeds.values(), self.references.values(), self.questions.values(), self.dialect, say)
         tables = topics.of_references(self.references.values(), self.feeds.values())
         created = topics.create(self.cluster, [*topics.topics(self.feeds.values()), *tables])
         if created:

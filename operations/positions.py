@@ -13,8 +13,8 @@ from schemas.feed import Feed
 from sinks import GROUP as SINK
 from sinks import queries
 from sinks.clickhouse import Server
+from sinks.definitions import definitions
 from sinks.migrate import empty
-from sinks.topic_rows import definitions
 from streams.assignment import TopicPartition
 from streams.cluster import Cluster
 from streams.feed_topics import feed_definitions, feed_topics

@@ -20,6 +20,7 @@ from schemas.alerts import (
     message_id,
 )
 from schemas.rules import Rule
+from schemas.sql import literal
 
 _KINDS = (Kind.ALERT, Kind.UPDATE, Kind.CANCEL)
 
@@ -71,11 +72,6 @@ def _plain(number: float) -> float | None:
 
 def _query(series: Series, entity: Mapping[str, str], begin: int, end: int) -> str:
     """SQL that shows the observations from one event time to another."""
-    whose = "".join(f"{name} = {_quoted(value)} AND " for name, value in entity.items())
+    whose = "".join(f"{name} = {literal(value)} AND " for name, value in entity.items())
     times = " AND ".join(f"fromUnixTimestamp64Milli({ms - series.span_ms})" for ms in (begin, end))
     return f"SELECT * FROM city.{series.view} WHERE {whose}{series.time} BETWEEN {times} ORDER BY {series.time}"  # noqa: S608
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

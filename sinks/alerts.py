@@ -8,8 +8,8 @@ from typing import Any
 from clickhouse_driver import Client
 
 from schemas.alerts import FEED_NAME, Alert, Kind, Severity
+from schemas.sql import literal
 from sinks.queries import named_rows
-from sinks.sql import literal
 
 #: How grave a message's severity is, as a number.
 GRAVITY = f"indexOf([{', '.join(literal(one.value) for one in Severity)}], severity)"

@@ -38,18 +38,21 @@ def partition(ask: Ask, feed: Feed, aggregate: Aggregate, dialect: Dialect) -> N
 def note_published(ask: Ask, feeds: Iterable[Feed]) -> None:
     """Let a ledger that only says which offsets arrived say when they were published, as far as rows are kept.
 
-    What adds to it notes nothing twice. What comes until it is changed counts for the minute that is noted next.
+    What adds to it notes nothing twice. What comes until it is changed counts for the minute that is noted next. A
+    month of a feed is read at a time, so that however much is stored takes no more memory.
     """
     views = "SELECT name, as_select FROM system.tables WHERE database = 'raw' AND endsWith(name, '_ledger')"
     made = dict(ask(views))
     if made:
         ask("ALTER TABLE raw.ledger " + ", ".join(f"ADD COLUMN IF NOT EXISTS {c.declaration}" for c in PUBLISHED))
-    for table, select in {
-        "quarantine": quarantined_ledger(),
-        **{feed.name: feed_ledger(feed) for feed in feeds},
-    }.items():
-        if " minutes" not in made.get(f"{table}_ledger", " minutes"):
-            ask(f"INSERT INTO raw.ledger ({', '.join(column.name for column in LEDGER)}) {select}")
+    into = f"INSERT INTO raw.ledger ({', '.join(column.name for column in LEDGER)}) "
+    silent = {name.removesuffix("_ledger") for name, select in made.items() if " minutes" not in select}
+    if "quarantine" in silent:
+        ask(f"{into}{quarantined_ledger()}")
+    parts = "SELECT DISTINCT partition FROM system.parts WHERE active AND database = 'raw' AND table = %(table)s"
+    for feed in (feed for feed in feeds if feed.name in silent):
+        for (month,) in sorted(ask(parts, {"table": feed.name})):
+            ask(f"{into}{feed_ledger(feed, f' WHERE toYYYYMM(arrived_at) = {month}')}")
 
 
 def note_shown(ask: Ask, feed: Feed) -> None:

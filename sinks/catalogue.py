@@ -11,8 +11,8 @@ from datetime import timedelta
 
 from schemas.feed import Feed, milliseconds
 from schemas.reference import Reference
+from schemas.sql import literal
 from sinks.dialect import Dialect
-from sinks.sql import literal
 from sinks.tables import LEDGER_BLOCK, MINUTE_MS, MINUTE_STEP, TableColumn, instant
 from sinks.views import view
 
@@ -29,13 +29,13 @@ def catalogue_columns(timezone: str) -> list[TableColumn]:
     """Columns of its views."""
     return [
         TableColumn("name", "String", "Feed, or table of reference data"),
-        TableColumn("kind", "String", "feed, table, or alerts: a feed that is written by the workers"),
+        TableColumn("kind", "String", "feed or table"),
         TableColumn("department", "String", "Who publishes it"),
         TableColumn("batch", "UInt16", "Batch it is connected in"),
         TableColumn("state", "String", "never seen, connected, silent or degraded"),
         TableColumn("reason", "String", "Why"),
-        TableColumn("rate", "Nullable(Float64)", "Records a second that are expected [1/s]"),
-        TableColumn("silence", "Nullable(Float64)", "Longest pause that is normal [s]"),
+        TableColumn("rate", "Nullable(Float64)", "Records a second that are expected; null if none are promised [1/s]"),
+        TableColumn("silence", "Nullable(Float64)", "Longest pause that is normal; null if any is [s]"),
         instant("first_arrival", "When the first record was published", timezone, nullable=True),
         instant("last_arrival", "When the last record was published", timezone, nullable=True),
         TableColumn("records_1h", "UInt64", "Records of the last hour, repeats among them"),
@@ -47,7 +47,7 @@ def catalogue_columns(timezone: str) -> list[TableColumn]:
 
 BATCHES = [
     TableColumn("batch", "UInt16", "Batch"),
-    TableColumn("declared", "UInt64", "Feeds and tables of departments"),
+    TableColumn("declared", "UInt64", "Tables, and feeds that promise a rate"),
     TableColumn("connected", "UInt64", "Those of them that are connected"),
     TableColumn("degraded", "UInt64", "Those that are degraded"),
     TableColumn("silent", "UInt64", "Those that are silent"),
@@ -75,8 +75,9 @@ def catalogue_views(feeds: Iterable[Feed], tables: Iterable[Reference], dialect:
     counts = ", ".join(
         f"countIf(state = {literal(column.name.replace('_', ' '))}) AS {column.name}" for column in BATCHES[2:]
     )
-    about = "How far each batch is connected; alerts, which no department connects, do not count"
-    select = f"SELECT batch, count() AS declared, {counts} FROM city.catalogue WHERE kind != 'alerts' GROUP BY batch"
+    about = "How far each batch is connected; feeds that promise no rate, and may be quiet for ever, do not count"
+    judged = "kind = 'table' OR rate IS NOT NULL"
+    select = f"SELECT batch, count() AS declared, {counts} FROM city.catalogue WHERE {judged} GROUP BY batch"
     return [*found, view(dialect, "city.catalogue_batches", BATCHES, about, select)]
 
 
@@ -117,21 +118,25 @@ def _states(feeds: Iterable[Feed], tables: Iterable[Reference], at: str, dialect
 
 
 def _declared(feeds: Iterable[Feed], tables: Iterable[Reference]) -> str:
-    """What is declared, a row each. Of what workers write, and of tables, nobody says how often something comes."""
+    """What is declared, a row each. Of tables nobody says how often something comes."""
     rows = [
-        *(_row("alerts" if one.by_workers else "feed", one, None if one.by_workers else one) for one in feeds),
-        *(_row("table", one, None) for one in tables),
+        *(_row("feed", one, one.rate, one.silence) for one in feeds),
+        *(_row("table", one, None, None) for one in tables),
     ]
     return " UNION ALL ".join(f"SELECT {row}" for row in rows)
 
 
-def _row(kind: str, one: Feed | Reference, promised: Feed | None) -> str:
-    rate, silence = (promised.rate, promised.silence.total_seconds()) if promised else ("NULL", "NULL")
+def _row(kind: str, one: Feed | Reference, rate: float | None, silence: timedelta | None) -> str:
+    pause = None if silence is None else silence.total_seconds()
     return (
         f"{literal(one.name)} AS name, {literal(kind)} AS kind, {literal(one.department.name)} AS department, "
-        f"toUInt16({one.batch}) AS batch, CAST({rate} AS Nullable(Float64)) AS rate, "
-        f"CAST({silence} AS Nullable(Float64)) AS silence"
+        f"toUInt16({one.batch}) AS batch, {_promised(rate)} AS rate, "
+        f"{_promised(pause)} AS silence"
     )
+
+
+def _promised(number: float | None) -> str:
+    return f"CAST({'NULL' if number is None else number} AS Nullable(Float64))"
 
 
 def _of_feeds(at: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sinks.sql import literal
+from schemas.sql import literal
 
 
 @dataclass(frozen=True)

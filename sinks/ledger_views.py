@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from schemas.feed import Feed
+from schemas.sql import literal
 from sinks.dialect import Dialect
-from sinks.sql import literal
 from sinks.tables import LEDGER_BLOCK
 
 

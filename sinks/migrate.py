@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from schemas.feed import Feed
 from schemas.question import Question
 from schemas.reference import Reference
+from schemas.sql import literal
 from sinks import before, references
 from sinks.catalogue import catalogue_views
 from sinks.clickhouse import Server, patiently, waiting
@@ -15,7 +16,6 @@ from sinks.dialect import Dialect
 from sinks.ledger_views import ledger_views
 from sinks.questions import ask_all
 from sinks.shown import Ask, show, shown
-from sinks.sql import literal
 from sinks.tables import feed_columns, feed_tables, shared_tables
 from sinks.views import conflict_view, feed_view, latest_views, masked_view, span_views
 from streams.feed_topics import FeedTopic
@@ -86,12 +86,14 @@ def layout(owner: Server, say: Callable[[str], None]) -> int:
 def migrate(
     owner: Server,
     feeds: Iterable[Feed],
+    tables: Iterable[Reference],
+    questions: Iterable[Question],
     dialect: Dialect,
     say: Callable[[str], None],
-    tables: Iterable[Reference] = (),
-    questions: Iterable[Question] = (),
 ) -> None:
-    """Create what is missing; waits for a server that is away.
+    """Create what is missing of all that is declared; waits for a server that is away.
+
+    The views of questions that are asked no more go.
 
     A view goes on showing the version it shows, because another one has to be built first; and a new one of a feed
     that has rows waits until its windows are built of them.

@@ -15,7 +15,8 @@ from schemas.measures import Partial
 from schemas.model import COMPONENTS, UUID_HALVES, Field, Kind
 from schemas.reference import Reference
 from schemas.reference_rows import Row
-from sinks.sql import entity_name, literal, merged, read
+from schemas.sql import literal
+from sinks.sql import entity_name, merged, read
 from streams.watermark import ASIDE
 
 #: Rows that are handed on together, and bytes of them that ClickHouse sorts before it goes on from disk.

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from clickhouse_driver import Client
 
 from schemas.feed import Aggregate, Feed
+from schemas.sql import literal
 from sinks.dialect import Dialect
-from sinks.sql import counted, is_late, literal, window_start_ms, written
+from sinks.sql import counted, is_late, window_start_ms, written
 from sinks.tables import aggregate_table
 from streams.positions import NO_EVENT_TIME, Position
 from streams.watermark import closes_at

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from schemas.feed import Aggregate, Feed
+from schemas.sql import literal
 from sinks.dialect import Dialect
-from sinks.sql import literal
 from sinks.views import aggregate_view
 
 #: Asks ClickHouse: a statement and its parameters.

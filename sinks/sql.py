@@ -25,6 +25,7 @@ from schemas.expressions import (
 from schemas.feed import Aggregate, Feed
 from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, LEVELS, NO_BUCKET, ORDERED_BY, Partial
 from schemas.model import COMPONENTS, Kind
+from schemas.sql import literal
 from streams.watermark import closes_at
 
 _COMPARISONS = {"==": "="}
@@ -141,13 +142,6 @@ def _energy(histogram: str, scale: int) -> str:
     levels, counts = (f"tupleElement({histogram}, {n})" for n in (1, 2))
     powers = f"arraySum((level, n) -> n * pow(10, level / {10 * scale}), {levels}, {counts})"
     return f"if(empty({levels}), NULL, 10 * log10({powers} / arraySum({counts})))"
-
-
-def literal(value: int | float | str) -> str:
-    """A constant as SQL."""
-    if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return repr(value)
 
 
 def entity_name(of: Sequence[str]) -> str:

@@ -14,8 +14,9 @@ from datetime import timedelta
 from schemas.feed import Aggregate, Feed
 from schemas.measures import ORDERED_BY
 from schemas.model import COMPONENTS, Field
+from schemas.sql import literal
 from sinks.dialect import Dialect
-from sinks.sql import behind_ms, is_late, literal
+from sinks.sql import behind_ms, is_late
 from streams.watermark import ASIDE
 
 #: Dead letters as they came, and without the bytes that may name a person, for those who may not read ``BYTES``.
@@ -337,13 +338,14 @@ def _into_ledger(table: str, select: str, dialect: Dialect) -> list[str]:
     ]
 
 
-def feed_ledger(feed: Feed) -> str:
-    """SQL of what the ledger notes of a feed's rows."""
+def feed_ledger(feed: Feed, where: str = "") -> str:
+    """SQL of what the ledger notes of a feed's rows, or of some of them."""
     return (
         f"SELECT {literal(feed.name)} AS topic, source_partition, 'received' AS kind, "
         f"intDiv(source_offset, {LEDGER_BLOCK}) AS block, "
         f"groupBitmapState(toUInt32(source_offset % {LEDGER_BLOCK})) AS offsets, "
-        f"{published('arrived_at', 'source_offset + 1')} FROM raw.{feed.name} GROUP BY source_partition, block"
+        f"{published('arrived_at', 'source_offset + 1')} FROM raw.{feed.name}{where} "
+        "GROUP BY source_partition, block"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ from sinks.tables import UNDECLARED, TableColumn, aggregate_columns, feed_column
 from streams import deadletters
 from streams.deadletters import DeadLetter, NotADeadLetter
 from streams.decode import Decoder, Wanted, places
-from streams.feed_topics import FeedPartition, FeedTopic, feed_topics, record_definitions
+from streams.feed_topics import FeedPartition, FeedTopic, feed_topics
 from streams.missing_schemas import PATIENCE, Awaited, SchemaVerdicts
 from streams.watermark import advance
 from streams.wire.fetched_batches import Run
@@ -230,12 +230,3 @@ def readers(
             for aggregate in feed.aggregates
         ),
     ]
-
-
-def definitions(feeds: Iterable[Feed]) -> dict[str, str]:
-    """The topics a sink reads for these feeds, each with the fingerprint of how its records become rows."""
-    found = {deadletters.TOPIC: "1"}
-    for feed in feeds:
-        found |= record_definitions(feed)
-        found |= {aggregate.topic: feed.fingerprint(aggregate) for aggregate in feed.aggregates}
-    return found

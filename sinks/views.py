@@ -9,8 +9,9 @@ from datetime import timedelta
 from schemas.expressions import written
 from schemas.feed import Aggregate, Feed, RollUp, Spans, milliseconds
 from schemas.model import Field
+from schemas.sql import literal
 from sinks.dialect import Dialect
-from sinks.sql import ToSql, behind_ms, counted, is_late, literal, merged, read, window_start_ms
+from sinks.sql import ToSql, behind_ms, counted, is_late, merged, read, window_start_ms
 from sinks.tables import (
     BYTES,
     MASKED,

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from clickhouse_driver import Client
 
 from schemas.feed import Feed
+from schemas.sql import literal
 from sinks.dialect import Dialect
 from sinks.rebuild import Rebuild
 from sinks.shown import shown
-from sinks.sql import literal
 from streams.positions import Position, PositionProblem
 from streams.publications import Publication, Stretch
 

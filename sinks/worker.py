@@ -18,11 +18,13 @@ from schemas.catalogue import Catalogue
 from schemas.feed import Feed
 from schemas.reference import Reference
 from sinks import GROUP
-from sinks.clickhouse import Abandoned, Server, Writer
+from sinks.clickhouse import Abandoned, Server
+from sinks.definitions import definitions
 from sinks.processor_verdicts import ProcessorVerdicts
-from sinks.references import RowReader
+from sinks.row_reader import RowReader
 from sinks.tables import CONTROL, PROGRESS, UNDECLARED, TableColumn
-from sinks.topic_rows import PartReader, Read, TopicReader, Unread, definitions, readers
+from sinks.topic_rows import PartReader, Read, TopicReader, Unread, readers
+from sinks.writer import Writer
 from streams.assignment import Assigned
 from streams.batchworker import BatchWorker, Transport
 from streams.cluster import Cluster

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -63,12 +64,6 @@ class History:
         # Of one key: the row that begins last first, and of one row the newest version.
         order = np.lexsort((-np.arange(len(versions)), -1 - begins, keys))
         self._stamps, self._until, self._begins, self._ends = (a[order] for a in (stamps, until, begins, ends))
-        #: How much each version counts where several areas cover a place: the more, the later it begins.
-        first_keys = np.empty(len(numbers), np.int64)
-        first_keys[[numbers[key] for key in sorted(numbers)]] = np.arange(len(numbers))
-        ranked = np.lexsort((-first_keys[keys[order]], self._begins))
-        self._rank = np.empty_like(ranked)
-        self._rank[ranked] = np.arange(len(ranked))
         self._areas: dict[str, tuple[shapely.STRtree, Integers]] = {}
         self._first = np.searchsorted(keys[order], np.arange(len(numbers) + 1))
         self._values = self._frame([versions[n][1].values for n in order])
@@ -133,6 +128,17 @@ class History:
             texts = self._values[area].gather(versions).to_numpy()
             self._areas[area] = shapely.STRtree(shapely.from_geojson(texts)), versions
         return self._areas[area]
+
+    @cached_property
+    def _rank(self) -> Integers:
+        """How much each version counts where several areas cover a place: the more, the later it begins."""
+        keys = self._names.rows()
+        first = np.empty(len(keys), np.int64)
+        first[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+        ranked = np.lexsort((-np.repeat(first, np.diff(self._first)), self._begins))
+        rank = np.empty_like(ranked)
+        rank[ranked] = np.arange(len(ranked))
+        return rank
 
     def _counts(self, version: Integers, record: Integers, arrived_ms: Integers, event_ms: Integers) -> Flags:
         """Which versions were known and hold for the records beside them."""

@@ -30,8 +30,9 @@ pytestmark = pytest.mark.integration
 
 HOUR, DAY = 60 * MINUTE_MS, 24 * 60 * MINUTE_MS
 #: Some 17 records a day, with pauses of two hours.
-LISTED = replace(renamed(FEED, "listed"), partitions=2, aggregates=(), batch=3, rate=0.0002, silence=timedelta(hours=2))
-ALERTS = replace(LISTED, name="listed_alerts", by_workers=True)
+RATE, SILENCE = 0.0002, timedelta(hours=2)
+LISTED = replace(renamed(FEED, "listed"), partitions=2, aggregates=(), batch=3, rate=RATE, silence=SILENCE)
+ALERTS = replace(LISTED, name="listed_alerts", rate=None, silence=None)
 TABLE = replace(REFERENCE, name="listed_table", batch=3)
 #: The day before yesterday, at the beginning of a minute.
 BASE = (time.time_ns() // 10**6 - 3 * DAY) // MINUTE_MS * MINUTE_MS
@@ -80,9 +81,9 @@ def judged(arrivals: Sequence[Arrival], at: int) -> dict[str, Any]:
     first, last = min(one.ms for one in came), max(one.ms for one in came)
     records, bad = counts["records_1d"], counts["bad_1d"]
     span = min(DAY, at - first)
-    if at - last > milliseconds(LISTED.silence):
+    if at - last > milliseconds(SILENCE):
         state = "silent"
-    elif (bad and bad / (records + bad) > BAD) or (span >= HOUR and records < SLOW * LISTED.rate * span / 1000):
+    elif (bad and bad / (records + bad) > BAD) or (span >= HOUR and records < SLOW * RATE * span / 1000):
         state = "degraded"
     else:
         state = "connected"
@@ -93,7 +94,7 @@ def judged(arrivals: Sequence[Arrival], at: int) -> dict[str, Any]:
 def owner(settings: Settings, stack: object) -> Iterator[Any]:
     """The owner of a ClickHouse that has the tables and views."""
     city = Installation(settings)
-    migrate(city.server("owner"), [LISTED, ALERTS], city.dialect, print, [TABLE])
+    migrate(city.server("owner"), [LISTED, ALERTS], [TABLE], [], city.dialect, print)
     with city.server("owner").connect() as client:
         yield client
         for name in ("listed", "listed_alerts"):
@@ -160,7 +161,7 @@ def test_the_state_at_any_minute_is_what_arrived_before_it(
 
 
 def test_what_has_just_come_is_connected_and_counts_for_its_batch(owner: Any) -> None:
-    """Alerts count for none, and a table is there once it was published."""
+    """What promises nothing counts for none, and a table is there once it was published."""
     empty(owner)
     batches = "SELECT * FROM city.catalogue_batches"
     assert owner.execute(batches) == [(3, 2, 0, 0, 0, 2)]

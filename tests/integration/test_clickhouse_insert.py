@@ -13,8 +13,8 @@ import pytest
 
 from citystream.installation import Installation
 from citystream.settings import Settings
-from sinks.clickhouse import Refused, Writer
 from sinks.tables import FIRST, TableColumn
+from sinks.writer import Refused, Writer
 from streams.watermark import ASIDE
 from streams.wire.arrow import FEW_ROWS
 

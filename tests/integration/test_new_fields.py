@@ -23,13 +23,13 @@ from schemas.feed import Feed, Latest
 from schemas.fields import Coarse, Location, Personal, Text
 from schemas.pseudonyms import pseudonym
 from schemas.record_codec import encode
-from sinks.clickhouse import Refused, Writer
 from sinks.dialect import Dialect
 from sinks.migrate import migrate
 from sinks.quarantine import Quarantine, reader_of
 from sinks.topic_rows import FeedReader
 from sinks.views import masked_view
 from sinks.worker import Sink
+from sinks.writer import Refused, Writer
 from streams.assignment import TopicPartition
 from streams.feed_topics import topic_of
 from streams.positions import Position
@@ -90,7 +90,7 @@ def city(settings: Settings, connect: Callable[[str], Any]) -> Iterator[Installa
 
 def declare(city: Installation, feed: Feed) -> None:
     """What ``citystream init`` does with a declaration."""
-    migrate(city.server("owner"), [replace(feed, aggregates=())], Dialect(ZONE), print)
+    migrate(city.server("owner"), [replace(feed, aggregates=())], [], [], Dialect(ZONE), print)
 
 
 def store(city: Installation, feed: Feed, base: int, *values: bytes) -> None:

@@ -30,12 +30,12 @@ from simulation import simulator
 from simulation.faults import Fault, corrupted, plan
 from simulation.incidents import USUAL
 from simulation.world import World
-from sinks.clickhouse import Writer
 from sinks.ledger import accounts
 from sinks.migrate import migrate
 from sinks.tables import TableColumn
 from sinks.topic_rows import readers
 from sinks.worker import Sink
+from sinks.writer import Writer
 from streams import deadletters
 from streams.assignment import TopicPartition
 from streams.decode import Decoder
@@ -233,7 +233,7 @@ def store(city: Installation, blocks: Sequence[Insert], merging: Random | None =
     owner = city.server("owner").connect()
     for database in ("city", "raw"):
         owner.execute(f"DROP DATABASE IF EXISTS {database} SYNC")
-    migrate(city.server("owner"), city.feeds.values(), city.dialect, pytest.fail)
+    migrate(city.server("owner"), city.feeds.values(), [], [], city.dialect, pytest.fail)
     writer = Writer(city.server("sink"), pytest.fail)
     for table, columns, rows in blocks:
         writer.insert(table, columns, rows)

@@ -22,7 +22,8 @@ from operations.publishing.table import TableReport, current, publish_table, sho
 from schemas.fields import Place
 from schemas.reference_rows import MARK, encoded
 from sinks import references
-from sinks.clickhouse import Writer
+from sinks.row_reader import RowReader
+from sinks.writer import Writer
 from streams import publications
 from streams.clients import records_of
 from streams.history import History
@@ -150,7 +151,7 @@ def test_every_version_is_stored_and_the_views_say_what_holds_and_what_held(
     publish(city, "s,,,0.9\ns,2020-01-01T00:00:00Z,2021-01-01T00:00:00Z,0.5\nlater,2100-01-01T00:00:00Z,,0.5\n")
     first = [*records_of(city.cluster, LIMIT.name)][-1].timestamp
     publish(city, "s,,,0.8\n")
-    reader = references.RowReader(LIMIT, city.catalogue, dialect.timezone)
+    reader = RowReader(LIMIT, city.catalogue, dialect.timezone)
     rows = reader.rows_of(
         (one.offset, one.key, one.value, one.timestamp) for one in records_of(city.cluster, LIMIT.name)
     )
@@ -173,7 +174,7 @@ def test_a_sink_stores_a_table_of_every_type(connect: Callable[[str], Any], sett
     owner, found = connect("owner"), Installation(settings)
     for statement in references.statements(REFERENCE, found.dialect):
         owner.execute(statement)
-    reader = references.RowReader(REFERENCE, catalogue(), settings.timezone)
+    reader = RowReader(REFERENCE, catalogue(), settings.timezone)
     limit = Limit(
         site_id="a", floor=-1, begins=instant(1000), ends=None, full=0.5, decided_on=date(2026, 1, 2),
         place=Place(longitude=120.5, latitude=30.25),

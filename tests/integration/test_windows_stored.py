@@ -17,11 +17,11 @@ from citystream.settings import Settings
 from processors.partition import Output
 from schemas.expressions import Column
 from schemas.feed import Aggregate, Latest, RollUp, Spans
-from sinks.clickhouse import Writer
 from sinks.migrate import migrate
 from sinks.rebuild import DAY_MS, Rebuild
 from sinks.shown import hide
 from sinks.topic_rows import FeedReader, PartReader, Unread
+from sinks.writer import Writer
 from streams.decode import Decoder
 from streams.feed_topics import topic_of
 from streams.positions import NO_EVENT_TIME, Position, first
@@ -60,7 +60,7 @@ CATALOGUE = frozen_catalogue(FEED)
 def city(settings: Settings, stack: object) -> Iterator[Installation]:
     """A ClickHouse with the tables and views of the feed."""
     made = Installation(settings)
-    migrate(made.server("owner"), [FEED], made.dialect, print)
+    migrate(made.server("owner"), [FEED], [], [], made.dialect, print)
     yield made
     with made.server("owner").connect() as owner:
         for aggregate in FEED.aggregates:

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processors.worker import Processor
-from sinks.clickhouse import Writer
 from sinks.topic_rows import Read, Unread
 from sinks.worker import Sink
+from sinks.writer import Writer
 from streams import batchworker
 from streams.assignment import Assigned, TopicPartition
 from streams.batchworker import FLUSH_SOON_BYTES, MOST_BYTES, BatchWorker

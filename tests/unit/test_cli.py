@@ -53,6 +53,15 @@ def test_a_command_loads_only_what_it_takes(work: str, takes: set[str]) -> None:
     assert LIBRARIES & {*found.stdout.split()} == takes
 
 
+@pytest.mark.parametrize(
+    "module", ["catalogue", "case", "dead_letters", "operate", "positions", "publications", "reference", "sql", "stack"]
+)
+def test_a_command_that_reads_no_records_compiles_nothing(module: str) -> None:
+    work = f"import citystream.commands.{module}, sys; print('numba' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", work], check=True, capture_output=True, text=True)
+    assert found.stdout == "False\n"
+
+
 def test_each_command_is_found_in_the_module_said_to_have_it() -> None:
     assert {*typer.main.get_command(build()).commands} == {*COMMANDS}  # type: ignore[attr-defined]
     for name, module in COMMANDS.items():

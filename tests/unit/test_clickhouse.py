@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 from clickhouse_driver.errors import ErrorCodes, NetworkError, ServerException, SocketTimeoutError
 
-from sinks.clickhouse import Abandoned, Refused, Server, Writer, is_transient, patiently, waiting
+from sinks.clickhouse import Abandoned, Server, is_transient, patiently, waiting
 from sinks.tables import TableColumn
+from sinks.writer import Refused, Writer
 from streams.ending import Stop
 from streams.waiting import Waiting
 

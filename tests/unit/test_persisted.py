@@ -25,8 +25,8 @@ from schemas.catalogue import Catalogue, SchemaProblem, freeze
 from schemas.expressions import Constant, written
 from schemas.feed import Aggregate, Feed, NotAfter, Outgrown
 from schemas.persisted import Newer
+from sinks.definitions import definitions
 from sinks.quarantine import Letter
-from sinks.topic_rows import definitions
 from streams import checkpoints, deadletters, publications
 from streams.assignment import TopicPartition
 from streams.cluster import Cluster

@@ -104,6 +104,7 @@ def test_any_order_of_reading_finds_what_the_reference_finds(
         answered = [question for question in ASKED if end >= len(log) or one.has_come_to(question[2])]
         assert looked_up(one.history(), answered) == [known(log, *question) for question in answered]
     assert looked_up(one.history(), [alone]) == [known(log, *alone)]
+    assert "_rank" not in vars(one.history()), "areas alone are ranked"
 
 
 def test_a_mark_brings_an_idle_table_to_now_and_changes_nothing() -> None:

@@ -12,10 +12,11 @@ import polars as pl
 import pytest
 
 from sinks.blocks import block
-from sinks.clickhouse import Abandoned, Writer
+from sinks.clickhouse import Abandoned
 from sinks.tables import PROGRESS, TableColumn
 from sinks.topic_rows import FeedReader, PartReader, Read, Unread
 from sinks.worker import SMALL, Gathered, Sink, WaitingRows, stretches
+from sinks.writer import Writer
 from streams.assignment import TopicPartition
 from streams.feed_topics import topic_of
 from streams.positions import NO_EVENT_TIME, Position

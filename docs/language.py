@@ -269,13 +269,13 @@ def _of_states(word: Spans) -> str:
     changes = [Change("d-1", NOON + 1000 * second, (), values[word.of]) for second, values in OBSERVED.items()]
     rows = [
         (
-            _clock(one.first.time), one.first.state, one.before,
+            _clock(one.first.time), one.first.state, one.before, _clock(one.began),
             None if one.ended is None else _clock(one.ended),
-            None if one.ended is None else (one.ended - one.first.time) / 1000,
+            None if one.ended is None else (one.ended - one.began) / 1000,
         )
         for one in spans(changes, NOON, NOON + 1000 * THROUGH)
     ]  # fmt: skip
-    table = _table(["observed_at", word.of, "before", "ended", "duration"], rows)
+    table = _table(["observed_at", word.of, "before", "began", "ended", "duration"], rows)
     return f"Of the records of one device that stand at the [rules](#rules):\n\n{table}"
 
 

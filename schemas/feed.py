@@ -43,7 +43,7 @@ GROUPED: tuple[Kind, ...] = (*TEXTS, "int", "bool")
 _PART = ("window_start", "source_partition", "since", "version", "watermark", "events")
 _SHOWN = ("window_start", "events", "final", "as_of")
 #: Columns that a view of spans has beside those of its feed.
-_OF_SPANS = ("before", "ended", "duration")
+_OF_SPANS = ("before", "began", "ended", "duration")
 
 __all__ = [
     "Aggregate", "DeclarationError", "Feed", "Latest", "MadeOf", "NotAfter", "Outgrown", "RollUp", "Spans",
@@ -124,9 +124,9 @@ class Spans:
 
     ``of`` is the field that says the state, and ``by`` the one that tells entities apart, the feed's key unless it is
     given. The view has the first event of each state, in the order of ``Latest``, with the state ``before`` it, when it
-    ``ended`` and its ``duration``; these are null where nothing is known of before, and while it lasts. Events from
-    ``since`` on, and before ``until``, take part, and the newest event of each entity before ``since``, whose state
-    held then.
+    ``began`` and ``ended``, and its ``duration`` between them; null where nothing is known of before, and while it
+    lasts. Events from ``since`` on, and before ``until``, take part, and the newest event of each entity before
+    ``since``, whose state held then: that one is cut off, and begins at ``since``.
     """
 
     of: str

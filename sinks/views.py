@@ -158,8 +158,9 @@ def span_columns(feed: Feed, spans: Spans, timezone: str) -> list[TableColumn]:
     return [
         *view_columns(feed, timezone),
         TableColumn("before", f"Nullable({state.type})", f"The {spans.of} before; null where none is known"),
+        instant("began", "When it began; since, if it held then", timezone),
         instant("ended", f"When the next {spans.of} began; null while this one lasts", timezone, nullable=True),
-        TableColumn("duration", "Nullable(Float64)", "How long it lasted; null while it does [s]"),
+        TableColumn("duration", "Nullable(Float64)", "How long it lasted from began on; null while it does [s]"),
     ]
 
 
@@ -186,8 +187,8 @@ def span_views(feed: Feed, dialect: Dialect) -> list[str]:
         f"QUALIFY ifNull(before != {state}, true)"
     )
     select = (
-        f"SELECT *, leadInFrame(toNullable({time})) OVER {in_order} AS ended, "
-        f"(toUnixTimestamp64Milli(ended) - toUnixTimestamp64Milli({time})) / 1000 AS duration FROM ({changes}) "
+        f"SELECT *, greatest({time}, {since}) AS began, leadInFrame(toNullable({time})) OVER {in_order} AS ended, "
+        f"(toUnixTimestamp64Milli(ended) - toUnixTimestamp64Milli(began)) / 1000 AS duration FROM ({changes}) "
         f"QUALIFY ifNull(ended > {since}, true)"
     )
     return [

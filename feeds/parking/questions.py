@@ -56,7 +56,8 @@ QUESTIONS = (
                 quantileExactOrNullIf(0.5)(assumeNotNull(duration), is_over) AS dwell_p50,
                 quantileExactOrNullIf(0.9)(assumeNotNull(duration), is_over) AS dwell_p90
             FROM (
-                SELECT site_id, spot_id, duration, status = 'occupied' AND duration IS NOT NULL AS is_over
+                SELECT site_id, spot_id, dateDiff('ms', observed_at, ended) / 1000 AS duration,
+                    status = 'occupied' AND ended IS NOT NULL AS is_over
                 FROM city.parking_spot_spans(since={since:DateTime64(3)}, until={until:DateTime64(3)})
             )
             GROUP BY site_id

@@ -83,10 +83,13 @@ QUESTIONS = (
         parameters=SPAN,
         answer=Stay,
         sql="""
-            SELECT status, count() AS incidents, quantileExact(0.5)(assumeNotNull(duration)) AS stay_p50,
-                quantileExact(0.9)(assumeNotNull(duration)) AS stay_p90
-            FROM city.police_incident_spans(since={since:DateTime64(3)}, until={until:DateTime64(3)})
-            WHERE duration IS NOT NULL
+            SELECT status, count() AS incidents, quantileExact(0.5)(stay) AS stay_p50,
+                quantileExact(0.9)(stay) AS stay_p90
+            FROM (
+                SELECT status, dateDiff('ms', changed_at, assumeNotNull(ended)) / 1000 AS stay
+                FROM city.police_incident_spans(since={since:DateTime64(3)}, until={until:DateTime64(3)})
+                WHERE ended IS NOT NULL
+            )
             GROUP BY status
             ORDER BY status
         """,

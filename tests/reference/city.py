@@ -394,14 +394,15 @@ def latest(feed: Feed, by: str, shown: Truth, until_ms: int | None = None) -> di
 
 
 def states(feed: Feed, of: str, by: str, shown: Truth, since: int, until: int) -> set[tuple[Any, ...]]:
-    """Event id, key, state, the state before, and when it ended (ms) of each state from one time to another."""
+    """Event id, key, state, the state before, when it began and ended (ms) of each state from one time to another."""
     names = [name for described in feed.fields for name in _columns(described)]
     changes = []
     for row in shown.rows.values():
         values = dict(zip(names, row, strict=False))
         rank = values["event_id"], values[feed.key]
         changes.append(Change(values[by], values[feed.event_time], rank, values[of]))
-    return {(*one.first.rank, one.first.state, one.before, one.ended) for one in spans(changes, since, until)}
+    found = spans(changes, since, until)
+    return {(*one.first.rank, one.first.state, one.before, one.began, one.ended) for one in found}
 
 
 def _columns(described: Field) -> list[str]:

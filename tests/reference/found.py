@@ -101,12 +101,12 @@ def latest(client: Client, feed: Feed, view: str, by: str) -> dict[Any, tuple[An
 
 
 def spans(client: Client, feed: Feed, of: str, since: int, until: int) -> set[tuple[Any, ...]]:
-    """Event id, state, the state before, and when it ended (ms) of each row of a view of spans."""
+    """Event id, key, state, the state before, when it began and ended (ms) of each row of a view of spans."""
     moments = ", ".join(f"{n}=fromUnixTimestamp64Milli({ms})" for n, ms in (("since", since), ("until", until)))
-    ended = "toUnixTimestamp64Milli(ended)"
+    began, ended = ("toUnixTimestamp64Milli(began)", "toUnixTimestamp64Milli(ended)")
     rows = client.execute(
-        f"SELECT toString(event_id), {feed.key}, {of}, before, {ended}, "
-        f"duration = ({ended} - toUnixTimestamp64Milli({feed.event_time})) / 1000 OR ended IS NULL "
+        f"SELECT toString(event_id), {feed.key}, {of}, before, {began}, {ended}, "
+        f"ifNull(duration = ({ended} - {began}) / 1000, duration IS NULL AND ended IS NULL) "
         f"FROM city.{feed.name}_spans({moments})"
     )
     assert all(right for *_, right in rows)

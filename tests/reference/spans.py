@@ -18,10 +18,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Span:
-    """A state by its first event, with the state before and when it ended (ms), if they are known."""
+    """A state by its first event, with the state before and when it ended (ms), if they are known.
+
+    It began (ms) with that event, or at the time from which on it was asked for.
+    """
 
     first: Change
     before: Hashable | None
+    began: int
     ended: int | None
 
 
@@ -41,5 +45,5 @@ def spans(changes: Iterable[Change], since: int, until: int) -> list[Span]:
         for before, event, after in zip([None, *first], first, [*first[1:], None], strict=False):
             ended = None if after is None else after.time
             if ended is None or ended > since:
-                found.append(Span(event, None if before is None else before.state, ended))
+                found.append(Span(event, None if before is None else before.state, max(since, event.time), ended))
     return found

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from schemas.fields import Record
 from schemas.model import NAME, VERSIONED, DeclarationError, Field, fields_of
 
-_VIEW = re.compile(r"\b(?:FROM|JOIN)\s+(?!\()(\w+\.\w+|\w+\b(?!\())", re.IGNORECASE)
 _PARAMETER = re.compile(r"\{(\w+):")
 
 
@@ -18,8 +17,8 @@ class Question:
     """One question, the SQL that answers it and the columns of the answer.
 
     The view is ``city.<name>``, and takes ``parameters`` if there are any: those that the SQL has in braces with their
-    types, each with a value as an example. ``answer`` has the columns of the SQL as fields. The SQL reads views of
-    ``city`` alone, with the rights of whoever asks.
+    types, each with a value as an example. ``answer`` has the columns of the SQL as fields. The SQL reads with
+    the rights of whoever asks: of an analyst, so views of ``city`` alone.
     """
 
     name: str
@@ -51,10 +50,6 @@ def _problems(question: Question) -> Iterator[str]:
         yield "a name is lower-case words joined by underscores, without a version"
     if not question.asks.endswith("?"):
         yield f"{question.asks!r} is no question: it ends in a question mark"
-    own = set(re.findall(r"\b(\w+) AS \(", question.sql))
-    for name in _VIEW.findall(question.sql):
-        if not name.startswith("city.") and name not in own:
-            yield f"it reads {name}, and may read views of city alone"
     if not question.views:
         yield "it reads no view of city"
     used = set(_PARAMETER.findall(question.sql))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from schemas.question import Question
+from schemas.sql import literal
 from sinks.dialect import Dialect
 from sinks.shown import Ask
 from sinks.tables import TableColumn, field_columns
@@ -20,9 +21,11 @@ def question_columns(question: Question, timezone: str) -> list[TableColumn]:
 
 
 def question_view(question: Question, dialect: Dialect) -> str:
-    """Statement creating its view."""
+    """Statement creating its view; the columns of one with parameters have the types of its SQL, if that casts none."""
     columns = question_columns(question, dialect.timezone)
-    return view(dialect, f"city.{question.name}", columns, question.asks, question.sql.strip(), security=AS_WHO_ASKS)
+    cast = ", ".join(f"accurateCast({column.name}, {literal(column.type)}) AS {column.name}" for column in columns)
+    select = f"SELECT {cast} FROM ({question.sql.strip()})"
+    return view(dialect, f"city.{question.name}", columns, question.asks, select, security=AS_WHO_ASKS)
 
 
 def ask_all(ask: Ask, questions: Iterable[Question], dialect: Dialect) -> None:

@@ -36,7 +36,7 @@ from schemas.question import Question
 from schemas.reference import Reference
 from simulation.faults import Fault
 from simulation.running import Simulation, SystemClock
-from simulation.world import World
+from simulation.world import Kind, World
 from sinks.ledger import accounts
 from streams import checkpoints, deadletters
 from streams.clients import new_admin
@@ -301,9 +301,15 @@ class City:
         return words in self.process(name).log.read_text()
 
     def publish(
-        self, names: Sequence[str], start: datetime, seed: int, events: int, faults: Iterable[Fault] = Fault
+        self,
+        names: Sequence[str],
+        start: datetime,
+        seed: int,
+        events: int,
+        faults: Iterable[Fault] = Fault,
+        incidents: Mapping[Kind, float] | None = None,
     ) -> None:
-        """Publish simulated records with these faults mixed in, and wait until the brokers have them."""
+        """Publish simulated records with these faults and incidents, and wait until the brokers have them."""
         feeds = [self.installation.feeds[name] for name in names]
         key = load_secrets(self.settings).pseudonym_key.get_secret_value().encode()
         with closing(Producer(self.installation.cluster)) as producer:
@@ -311,7 +317,7 @@ class City:
                 f.name: Publisher(producer, f, self.installation.catalogue.latest(f.name), key) for f in feeds
             }
             simulation = Simulation(
-                feeds, publishers, world=World(start, seed), rate=None,
+                feeds, publishers, world=World(start, seed, incidents or {}), rate=None,
                 faults=dict.fromkeys(faults, 0.02), clock=SystemClock(),
             )  # fmt: skip
             simulation.run(events, lambda: False)

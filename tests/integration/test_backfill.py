@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from citystream.settings import PROJECT
+import feeds
+from citystream.settings import PROJECT, Settings
 from operations.rules import declared
 from operations.trying import Trial, try_rule
 from schemas.alerts import FEED_NAME
 from schemas.fields import Place
+from schemas.question import Question
 from schemas.reference import GRACE
 from schemas.verdict import instant_ms
+from simulation.world import Kind
+from sinks.questions import question_columns
 from streams.publisher import Producer, Publisher
 from tests.city import START, City, Snapshot, own_city
 from tests.reference.whole import compare
@@ -31,6 +36,8 @@ SPAN = timedelta(minutes=8)
 #: When a plan begins to hold, and where two car parks are, by their longitude.
 EVENING = datetime(2024, 5, 7, 10, tzinfo=UTC)
 PLACES = {"in-the-area": 120.13, "outside": 120.15}
+#: When both segments are slow, and it is known.
+JAMMED = EVENING + timedelta(minutes=70)
 
 
 def of_published(city: City, found: Snapshot) -> Snapshot:
@@ -87,6 +94,51 @@ def said(city: City) -> list[tuple[Any, ...]]:
     return found
 
 
+def publish_incidents(city: City) -> None:
+    """An hour of calls, some of them staged, and two segments of a road that are slow for an hour and a quarter."""
+    staged = {Kind.STATUS_SKIPPED: 60.0, Kind.REPEATED_CALLS: 60.0}
+    city.publish(["police_incident"], EVENING, 9, 4_000, faults=(), incidents=staged)
+    feed = city.installation.feeds["traffic_flow"]
+    record = cast("Any", feed.record)
+    with (
+        closing(Producer(city.installation.cluster)) as producer,
+        Publisher(producer, feed, city.installation.catalogue.latest(feed.name), None) as publisher,
+    ):
+        for minute in range(120):
+            for number, segment in enumerate(("slow-0", "slow-1")):
+                at = EVENING + timedelta(minutes=minute)
+                publisher.publish(
+                    record(
+                        event_id=str(UUID(int=10**6 + 1000 * number + minute)), segment_id=segment, lane=1,
+                        district="xihu", road_id="slow", distance_along=100.0 * number, intensity=20, occupancy=0.3,
+                        average_vehicle_speed=10.0 if minute < 75 else 50.0, free_flow_speed=50.0, congested=None,
+                        date_observed_from=at, date_observed_to=at + timedelta(minutes=1),
+                        place=Place(longitude=120.13, latitude=30.25),
+                    )
+                )  # fmt: skip
+
+
+def asked(city: City) -> dict[str, Answer]:
+    """What each question of the departments is answered."""
+    zone = ZoneInfo(city.installation.settings.timezone)
+    times = {"since": START - timedelta(hours=1), "until": EVENING + timedelta(days=1), "at": JAMMED}
+    found = {}
+    with city.installation.server("analyst").connect() as client:
+        for question in city.installation.questions.values():
+            values = {name: f"{times[name].astimezone(zone):%F %T}" for name in question.parameters}
+            rows, columns = client.execute(replace(question, parameters=values).query, with_column_types=True)
+            found[question.name] = Answer(len(rows), columns)
+    return found
+
+
+@dataclass
+class Answer:
+    """How many rows there are, and the names and types of their columns."""
+
+    rows: int
+    columns: list[tuple[str, str]]
+
+
 @dataclass
 class Replayed:
     """What was there, and what was there when everything was read again."""
@@ -97,6 +149,7 @@ class Replayed:
     said_again: list[tuple[Any, ...]]
     messages: tuple[int, int]
     trial: Trial
+    answers: Mapping[str, Answer]
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +169,14 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replayed]:
         city.drain()
         found = compare(city.installation, city.feeds)
         assert found.differences == []
+        publish_incidents(city)
+        city.drain()
+        answers = asked(city)
         live, told = of_published(city, city.snapshot() | city.parts()), said(city)
         messages = sum(city.ends(FEED_NAME).values())
         trial = tried(city)
         again = of_published(city, city.undisturbed() | city.parts())
-        yield Replayed(live, again, told, said(city), (messages, sum(city.ends(FEED_NAME).values())), trial)
+        yield Replayed(live, again, told, said(city), (messages, sum(city.ends(FEED_NAME).values())), trial, answers)
 
 
 def tried(city: City) -> Trial:
@@ -136,6 +192,16 @@ def test_backfill_equals_live(replayed: Replayed) -> None:
     assert [name for name, rows in replayed.live.items() if not rows] == ["raw.truth"], "nothing was staged"
     for name, rows in replayed.again.items():
         assert replayed.live[name] == rows, f"{name} differs"
+
+
+@pytest.mark.parametrize("question", feeds.questions().values(), ids=lambda one: one.name)
+def test_a_question_is_answered_of_what_is_simulated_in_its_declared_shape(
+    replayed: Replayed, question: Question
+) -> None:
+    answer = replayed.answers[question.name]
+    assert answer.columns == [(one.name, one.type) for one in question_columns(question, Settings().timezone)]
+    if question.name.startswith(("parking_", "police_", "traffic_")):
+        assert answer.rows, "something was staged for it"
 
 
 def test_inside_an_event_the_stricter_limit_holds_and_a_replay_says_the_same(replayed: Replayed) -> None:

@@ -7,20 +7,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
+from clickhouse_driver.errors import ServerException
 from hypothesis import given, settings
+from pydantic import Field as Described
 
 import feeds
 from citystream.installation import Installation
 from schemas.feed import Feed
+from schemas.fields import Record, Text
 from schemas.model import Field
 from schemas.question import Question
 from schemas.verdict import instant_ms
-from sinks.questions import ask_all
+from sinks.questions import ask_all, question_view
 from tests.reference.cases import STANDS, cases, steps
 from tests.reference.toy import NOON, instant
 
@@ -32,6 +35,13 @@ ZONE = ZoneInfo("Asia/Shanghai")
 DAY = datetime(2026, 3, 2, tzinfo=ZONE)
 #: Of fields of which a row says nothing.
 PLAIN: Mapping[str, Any] = {"string": "it", "int": 0, "float": 0.0, "bool": False, "instant": DAY}
+
+
+class Site(Record):
+    """An answer."""
+
+    site_id: Annotated[Text, Described(description="Site")]
+
 
 Row = dict[str, Any]
 Connect = Callable[[str], Any]
@@ -406,6 +416,37 @@ def test_cases_are_those_that_their_steps_make_one_after_the_other(connect: Conn
 
 def in_ms(value: Any) -> Any:
     return instant_ms(value) if isinstance(value, datetime) else value
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT site_id FROM raw.parking_site",
+        "SELECT parking_site.site_id FROM city.parking_site, raw.parking_site AS b",
+        "SELECT a.site_id FROM city.parking_site AS a INNER JOIN raw.parking_site AS b USING site_id",
+        "SELECT site_id FROM city.parking_site WHERE site_id IN raw.parking_site",
+        "SELECT name AS site_id FROM merge('raw', 'park')",
+    ],
+)
+def test_no_question_reads_anything_but_views_of_city(city: Installation, connect: Connect, sql: str) -> None:
+    """Whatever its SQL is: ClickHouse says what an analyst may read."""
+    owner, bad = connect("owner"), Question(name="too_much", asks="What is it?", answer=Site, sql=f"{sql} /* city.x */")
+    owner.execute(question_view(bad, city.dialect))
+    try:
+        with pytest.raises(ServerException, match="Not enough privileges|There are no tables"):
+            connect("analyst").execute(bad.query)
+    finally:
+        owner.execute("DROP VIEW city.too_much")
+
+
+def test_a_question_may_say_from_where_nothing_is_read(city: Installation, connect: Connect) -> None:
+    sql = "SELECT toString(extract(DAY FROM at)) AS site_id FROM (SELECT observed_at AS at FROM city.parking_site)"
+    asked = Question(name="days", asks="Which days?", answer=Site, sql=sql)
+    connect("owner").execute(question_view(asked, city.dialect))
+    try:
+        assert connect("analyst").execute(asked.query) == []
+    finally:
+        connect("owner").execute("DROP VIEW city.days")
 
 
 def test_a_question_shows_nobody_more_than_they_may_see_and_goes_when_it_is_asked_no_more(

@@ -433,7 +433,7 @@ def test_no_question_reads_anything_but_views_of_city(city: Installation, connec
     owner, bad = connect("owner"), Question(name="too_much", asks="What is it?", answer=Site, sql=f"{sql} /* city.x */")
     owner.execute(question_view(bad, city.dialect))
     try:
-        with pytest.raises(ServerException, match="Not enough privileges|There are no tables"):
+        with pytest.raises(ServerException, match=r"Not enough privileges|There are no tables"):
             connect("analyst").execute(bad.query)
     finally:
         owner.execute("DROP VIEW city.too_much")

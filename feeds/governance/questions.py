@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, create_model
 
-from feeds.governance.case import MOVES, Step
+from feeds.governance.case import MOVES, Case, Step
 from schemas.fields import Count, Instant, Record, Text, Unit
 from schemas.question import Question
 
@@ -21,29 +21,25 @@ ANEW = ("deadline",)
 NEWEST = ("step", "at", "role", "who", "why", "status")
 
 
-class CaseNow(Record):
-    """A case."""
+def _of_steps(*names: str) -> dict[str, Any]:
+    """Fields of a step, as they are declared."""
+    return {name: (Case.model_fields[name].annotation, Case.model_fields[name]) for name in names}
 
-    case_id: Annotated[Text, Field(description="Case")]
-    state: Annotated[Text, Field(description="open, assigned, handled or closed")]
-    steps: Annotated[Count, Field(description="Steps, also those that did not count")]
-    step: Annotated[Text, Field(description="Newest step that counted")]
-    at: Annotated[Instant, Field(description="When it happened")]
-    role: Annotated[Text, Field(description="In which role somebody did it")]
-    who: Annotated[Text | None, Field(description="Who did it, as a pseudonym; null of workers")]
-    why: Annotated[Text | None, Field(description="Why, or what came of it")]
-    status: Annotated[Text, Field(description="Exercise for what is simulated")]
-    agency: Annotated[Text | None, Field(description="Agency that handles it")]
-    assignee: Annotated[Text | None, Field(description="Team or post of the agency")]
-    grid: Annotated[Text | None, Field(description="Grid it lies in; null without a place")]
-    first_opened_at: Annotated[Instant, Field(description="When it was opened first")]
-    opened_at: Annotated[Instant, Field(description="When it was reported or reopened, the last time")]
-    deadline: Annotated[Instant | None, Field(description="By when it has to be handled")]
-    source: Annotated[Text | None, Field(description="Feed that reported it")]
-    source_id: Annotated[Text | None, Field(description="Alert or request that reported it")]
-    kind: Annotated[Text | None, Field(description="Rule or service it is about")]
-    subject: Annotated[Text | None, Field(description="Whom or what it is about")]
-    severity: Annotated[Text | None, Field(description="How grave it is")]
+
+#: A case: how far it is, what the newest step says that counts, and what stands.
+CaseNow = create_model(
+    "CaseNow",
+    __base__=Record,
+    **_of_steps("case_id"),
+    state=(Text, Field(description="open, assigned, handled or closed")),
+    steps=(Count, Field(description="Steps, also those that did not count")),
+    step=(Text, Field(description="Newest step that counted")),
+    at=(Instant, Field(description="When it happened")),
+    **_of_steps("role", "who", "why", "status", "agency", "assignee", "grid"),
+    first_opened_at=(Instant, Field(description="When it was opened first")),
+    opened_at=(Instant, Field(description="When it was reported or reopened, the last time")),
+    **_of_steps("deadline", "source", "source_id", "kind", "subject", "severity"),
+)
 
 
 class Handling(Record):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
 
 import typer
@@ -14,14 +14,16 @@ from citystream.commands.output import Output, OutputOption, show, waiting_for
 from citystream.commands.times import given
 from citystream.installation import Installation
 from citystream.settings import SettingsError
-from operations.explaining import Explanation, explain
 from operations.printable import printable
 from operations.rules import declared, span_words
-from processors.steps import LevelStep, Step, Value
 from schemas.alerts import Severity
 from schemas.cap import NotCap, cap_xml
 from schemas.rules import Level
 from sinks import alerts
+
+if TYPE_CHECKING:  # kernels come with it, and only one that is explained is evaluated
+    from operations.explaining import Explanation
+    from processors.steps import LevelStep, Step, Value
 
 IdArgument = Annotated[str, typer.Argument(help="Its id, or the beginning of it; see: alerts active")]
 #: Characters of an id that a table shows.
@@ -100,6 +102,8 @@ def explain_alert(alert: IdArgument, output: OutputOption = Output.TABLE) -> Non
 
     Example: citystream alerts explain 3f2a9c1e
     """
+    from operations.explaining import explain  # noqa: PLC0415  as above
+
     city = Installation.load()
     messages = _messages(city, alert)
     feed, name = messages[0]["feed"], messages[0]["rule"]

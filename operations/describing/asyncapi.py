@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from operations.describing import READER, Described, readers
+from operations.describing import Described, readers
 from schemas.catalogue import FrozenSchema
 from schemas.feed import Feed, milliseconds
 from schemas.reference import Reference
@@ -144,5 +144,5 @@ def _operation(action: str, channel: str, subject: str, who: str) -> dict[str, A
         "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},
         "messages": [{"$ref": f"#/channels/{channel}/messages/{subject}"}],
-        "summary": f"{who}; the role {READER} may read",
+        "summary": who,
     }

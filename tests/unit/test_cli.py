@@ -54,7 +54,19 @@ def test_a_command_loads_only_what_it_takes(work: str, takes: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["catalogue", "case", "dead_letters", "operate", "positions", "publications", "reference", "sql", "stack"]
+    "module",
+    [
+        "alerts",
+        "catalogue",
+        "case",
+        "dead_letters",
+        "operate",
+        "positions",
+        "publications",
+        "reference",
+        "sql",
+        "stack",
+    ],
 )
 def test_a_command_that_reads_no_records_compiles_nothing(module: str) -> None:
     work = f"import citystream.commands.{module}, sys; print('numba' in sys.modules)"

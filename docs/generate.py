@@ -228,6 +228,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "measures": language.of_windows,
         "roll-ups": language.roll_ups,
         "states": language.states,
+        "made": language.made_records,
         "observed": language.observed,
         "looked up": language.looked_up,
         "areas": language.areas,

@@ -7,9 +7,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Annotated, Any
+from uuid import UUID
 
 import polars as pl
 from pydantic import Field
@@ -18,12 +19,13 @@ import feeds
 from schemas import expressions, feed, measures, rules
 from schemas.alerts import Category, Severity
 from schemas.expressions import Column, Expression, to_polars
-from schemas.feed import Aggregate, DeclarationError, Latest, RollUp, Spans
-from schemas.fields import Area, Record, Text, Unit
+from schemas.feed import Aggregate, DeclarationError, Feed, Latest, MadeOf, RollUp, Spans
+from schemas.fields import Area, EventId, Instant, Record, Text, Unit
 from schemas.reference import Reference
 from schemas.rules import Condition, Due, Level, Memory, Rule
 from tests.reference.areas import CoveredBy
-from tests.reference.partition import LOOK_UP
+from tests.reference.made import made
+from tests.reference.partition import LOOK_UP, Logged
 from tests.reference.results import results_of
 from tests.reference.rules import Observation, Told, alerts, kept
 from tests.reference.spans import Change, spans
@@ -100,6 +102,37 @@ SQUARE = [[120, 30], [120.2, 30], [120.2, 30.4], [120, 30.4], [120, 30]]
 AREAS = [{"zone": "lake", "area": json.dumps({"type": "Polygon", "coordinates": [SQUARE]}), "most": 5}]
 
 
+class Report(Record):
+    """What a device says."""
+
+    event_id: EventId
+    device_id: Annotated[Text, Field(description="Device")]
+    observed_at: Annotated[Instant, Field(description="When")]
+    level: Annotated[int | None, Field(description="Level"), Unit("1")]
+    status: Annotated[Text, Field(description="Status")]
+
+
+class Note(Record):
+    """What is noted of devices."""
+
+    event_id: EventId
+    note_id: Annotated[Text, Field(description="Note")]
+    noted_at: Annotated[Instant, Field(description="When")]
+    text: Annotated[Text, Field(description="Text")]
+    over: Annotated[int | None, Field(description="How much more it is"), Unit("1")]
+
+
+#: The feed of which an example makes records, and the one to which they belong.
+OF_BOTH: Any = {
+    "description": "Devices", "department": DEPARTMENT, "batch": 1, "disorder": timedelta(0), "lateness": timedelta(0),
+}  # fmt: skip
+DEVICE = Feed(
+    name="device", record=Report, key="device_id", event_time="observed_at", rate=1.0, silence=timedelta(minutes=1),
+    **OF_BOTH,
+)  # fmt: skip
+NOTES: Any = {"name": "note", "record": Note, "key": "note_id", "event_time": "noted_at", "rate": None, "silence": None}
+
+
 def refused() -> str:
     """What is said of a declaration that makes no sense."""
     flow = feeds.load()["traffic_flow"]
@@ -174,6 +207,11 @@ def states() -> str:
     return "\n\n".join([_word(Latest, _of_entities), _word(Spans, _of_states)])
 
 
+def made_records() -> str:
+    """What records become in another feed."""
+    return _word(MadeOf, _of_reports)
+
+
 def roll_ups() -> str:
     """What windows are merged to."""
     return _word(RollUp, _of_an_hour)
@@ -185,7 +223,8 @@ def _word(word: Callable[..., Any], work_out: Callable[[Any], str]) -> str:
     more = [line.removeprefix("... ") for line in takewhile(lambda line: line.startswith("... "), lines)]
     example, after = "\n".join([first, *more]), "\n".join(lines[len(more) :]).partition("\nRaises\n")[0]
     name = SIGNS.get(word.__name__, word.__name__)
-    names = {**vars(expressions), **vars(measures), **vars(feed), **vars(rules), "LIMITS": LIMITS, "ZONES": ZONES}
+    names = {**vars(expressions), **vars(measures), **vars(feed), **vars(rules)}
+    names |= {"LIMITS": LIMITS, "ZONES": ZONES, "DEVICE": DEVICE}
     found = work_out(eval(example, names))  # noqa: S307 - this project's own docstring
     texts = [f"### `{name}`", _plain(before), f"```python\n{example}\n```", found, _plain(after)]
     return "\n\n".join(filter(None, texts))
@@ -276,6 +315,19 @@ def _of_states(word: Spans) -> str:
         for one in spans(changes, NOON, NOON + 1000 * THROUGH)
     ]  # fmt: skip
     table = _table(["observed_at", word.of, "before", "began", "ended", "duration"], rows)
+    return f"Of the records of one device that stand at the [rules](#rules):\n\n{table}"
+
+
+def _of_reports(way: MadeOf) -> str:
+    own = {"device_id": "d-1"}
+    log = [
+        Logged(n, None, {**values, **own, "event_id": str(UUID(int=n)), "observed_at": NOON + 1000 * second}, 0)
+        for n, (second, values) in enumerate(OBSERVED.items())
+    ]
+    found = made(Feed(**NOTES, **OF_BOTH, made_of=(way,)), DEVICE, log).values()
+    rows = [{**one, "noted_at": _clock(one["noted_at"])} for one in found]
+    names = [name for name in Note.model_fields if name != "event_id"]
+    table = _table(names, ([row[name] for name in names] for row in rows))
     return f"Of the records of one device that stand at the [rules](#rules):\n\n{table}"
 
 

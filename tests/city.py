@@ -76,33 +76,55 @@ def declare_only(sources: Path, **texts: str) -> Path:
     return department
 
 
-def made_up(folder: Path, *names: str, **texts: str) -> Path:
+def made_up(folder: Path, *names: str, departments: Iterable[str] = (), **texts: str) -> Path:
     """A folder of sources that declares made-up feeds and no others; the code is this project's.
 
-    They are the tests' unless others are named, and those that the texts declare.
+    They are the tests' unless others are named, those that the texts declare, and those of these departments of the
+    project's.
     """
     copy_sources(folder, "schemas")
     declare_only(folder, **declarations(names or FEEDS), **texts)
-    freeze(feeds_in(folder), folder / "schemas" / "frozen")
+    for name in departments:
+        shutil.copytree(PROJECT / "feeds" / name, folder / "feeds" / name)
+    freeze(feeds_in(folder), folder / "schemas" / "frozen", references_in(folder))
     return folder
 
 
 def feeds_in(sources: Path) -> dict[str, Feed]:
     """The feeds that a folder of sources declares, by name."""
+    return {name: one.FEED for name, one in _modules_in(sources).items() if hasattr(one, "FEED")}
+
+
+def references_in(sources: Path) -> dict[str, Reference]:
+    """The tables of reference data that a folder of sources declares, by name."""
+    return {name: one.REFERENCE for name, one in _modules_in(sources).items() if hasattr(one, "REFERENCE")}
+
+
+def questions_in(sources: Path) -> dict[str, Question]:
+    """The questions that a folder of sources declares, by name."""
+    asked = (getattr(one, "QUESTIONS", ()) for one in _modules_in(sources).values())
+    return {question.name: question for questions in asked for question in questions}
+
+
+def _modules_in(sources: Path) -> dict[str, Any]:
     paths = sorted((sources / "feeds").glob("*/[!_]*.py"))
-    return {path.stem: feed_in(path, f"deployed_{path.stem}") for path in paths}
+    return {path.stem: _module_in(path, f"deployed_{path.stem}") for path in paths}
 
 
 def feed_in(path: Path, module: str) -> Feed:
     """What a file declares that is no part of this project's packages, loaded under the name of a module."""
+    feed: Feed = _module_in(path, module).FEED
+    return feed
+
+
+def _module_in(path: Path, module: str) -> Any:
     spec = importlib.util.spec_from_file_location(module, path)
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = loaded
     spec.loader.exec_module(loaded)
-    feed: Feed = loaded.FEED
-    return feed
+    return loaded
 
 
 @dataclass(frozen=True)
@@ -117,11 +139,11 @@ class Deployed(Installation):
 
     @cached_property
     def references(self) -> dict[str, Reference]:
-        return {}
+        return references_in(self.sources)
 
     @cached_property
     def questions(self) -> dict[str, Question]:
-        return {}
+        return questions_in(self.sources)
 
     @cached_property
     def catalogue(self) -> Catalogue:

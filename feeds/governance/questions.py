@@ -66,8 +66,13 @@ _PLACE = {name: n for n, name in enumerate((*NEWEST, *STAND), 1)}
 
 def _since_opened(counted: str) -> str:
     """SQL of the steps from the last opening on, of those that counted."""
-    opens = f"tupleElement(e, {_PLACE['step']}) IN ('{Step.REPORTED.value}', '{Step.REOPENED.value}')"
+    opens = _opens(f"tupleElement(e, {_PLACE['step']})")
     return f"arraySlice({counted}, arrayLastIndex(e -> {opens}, {counted}))"
+
+
+def _opens(step: str) -> str:
+    """SQL of whether a step that counts opens its case."""
+    return f"{step} IN ('{Step.REPORTED.value}', '{Step.REOPENED.value}')"
 
 
 def _said(name: str, steps: str, which: int) -> str:
@@ -82,20 +87,24 @@ def _stands(name: str, counted: str) -> str:
 
 
 def _counted() -> str:
-    """SQL that goes through the steps of each case in their order: its state, and the steps that ``counted``."""
-    moves = [(f"{step.value} {before}", after) for step, moves in MOVES.items() for before, after in moves.items()]
-    allowed = "map(" + ", ".join(f"'{move}', '{after}'" for move, after in moves) + ")"
-    move = "concat(tupleElement(tupleElement(taken, 4), 1), ' ', tupleElement(before, 1))"
+    """SQL that goes through the steps of each case in their order: its state, and the steps that ``counted``.
+
+    No function of an array takes a second array along from outside: ClickHouse would have it once for each element.
+    """
+    moves = {f"{step.value} {before}": after for step, moves in MOVES.items() for before, after in moves.items()}
+    after = f"transform(concat(taken, ' ', tupleElement(before, 1)), {[*moves]}, {[*moves.values()]}, '')"
     fold = (
-        f"arrayFold((before, taken, n) -> if(mapContains({allowed}, {move}), "
-        f"({allowed}[{move}], arrayPushBack(tupleElement(before, 2), n)), before), "
-        "events, arrayEnumerate(events), ('', []::Array(UInt32)))"
+        f"arrayFold((before, taken) -> (if({after} = '', tupleElement(before, 1), {after}), "
+        f"arrayPushBack(tupleElement(before, 2), toUInt8({after} != ''))), "
+        f"arrayMap(e -> tupleElement(e, {_PLACE['step']}), said), ('', []::Array(UInt8)))"
     )
     return f"""
-            SELECT case_id, events, {fold} AS folded,
-                arrayMap(n -> tupleElement(events[n], 4), tupleElement(folded, 2)) AS counted
+            SELECT case_id, length(said) AS steps, {fold} AS folded,
+                arrayFilter((e, counts) -> counts, said, tupleElement(folded, 2)) AS counted
             FROM (
-                SELECT case_id, arraySort(groupArray(({IN_ORDER}, ({", ".join(_PLACE)})))) AS events
+                SELECT case_id, arrayMap(
+                    e -> tupleElement(e, -1), arraySort(groupArray(({IN_ORDER}, ({", ".join(_PLACE)}))))
+                ) AS said
                 FROM city.case
                 GROUP BY case_id
             )
@@ -108,17 +117,24 @@ def _now() -> str:
     shown |= {name: _stands(name, "counted") for name in STAND}
     shown |= {"first_opened_at": _said("at", "counted", 1), "opened_at": _said("at", _since_opened("counted"), 1)}
     return f"""
-        SELECT case_id, tupleElement(folded, 1) AS state, length(events) AS steps, {_named(shown)}
+        SELECT case_id, tupleElement(folded, 1) AS state, steps, {_named(shown)}
         FROM ({_counted()})
         ORDER BY case_id
     """  # noqa: S608
 
 
 def _handling() -> str:
-    so_far = "arraySlice(counted, 1, n)"
-    shown = {name: _said(name, so_far, -1) for name in ("step", "at")}
-    shown |= {name: _stands(name, so_far) for name in ("agency", "deadline")}
-    shown |= {"opened_at": _said("at", _since_opened(so_far), 1)}
+    taken = {
+        name: f"tupleElement(tupleElement(taken, 1), {_PLACE[of]})"
+        for name, of in (("step", "step"), ("at", "at"), ("of_agency", "agency"), ("due", "deadline"))
+    }
+    so_far = "ORDER BY n ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
+    opening = f"countIf({_opens('step')}) OVER (PARTITION BY case_id {so_far})"
+    stands = {
+        "agency": f"anyLast(of_agency) OVER (PARTITION BY case_id {so_far})",
+        "deadline": f"anyLast(due) OVER (PARTITION BY case_id, opening {so_far})",
+        "opened_at": f"min(at) OVER (PARTITION BY case_id, opening {so_far})",
+    }
     times = {
         name: f"countIf(step = '{step.value}')"
         for name, step in (
@@ -133,9 +149,13 @@ def _handling() -> str:
     return f"""
         SELECT agency, {_named(times)}
         FROM (
-            SELECT {_named(shown)}
-            FROM ({_counted()})
-            ARRAY JOIN arrayEnumerate(counted) AS n
+            SELECT step, at, {_named(stands)}
+            FROM (
+                SELECT case_id, tupleElement(taken, 2) AS n, {_named(taken)}, {opening} AS opening
+                FROM (
+                    SELECT case_id, arrayJoin(arrayZip(counted, arrayEnumerate(counted))) AS taken FROM ({_counted()})
+                )
+            )
         )
         WHERE at >= {{since:DateTime64(3)}} AND at < {{until:DateTime64(3)}}
         GROUP BY agency

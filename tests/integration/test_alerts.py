@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import inspect
 import json
+import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from citystream.secrets import pseudonym_key
 from feeds import declared_in
-from feeds.alerts import alert
+from operations import cases as moving
 from operations import rules
 from operations.trying import Trial, try_rule
 from schemas.alerts import FEED_NAME
 from schemas.feed import Feed
+from schemas.reference import GRACE
 from schemas.verdict import instant_ms
+from sinks.queries import named_rows
+from streams.publisher import Producer, Publisher
 from tests.city import START, City, made_up, own_city
+from tests.reference import cases
+from tests.reference.city import Schemas, read_feed, tables
+from tests.reference.made import made
+from tests.reference.partition import truth as truth_of_partition
 from tests.reference.whole import compare
 
 pytestmark = pytest.mark.integration
@@ -67,14 +77,22 @@ FEED = replace(
 )
 """
 RAISED = ("busy", "silent", "jumped", "adrift", "full", "crowded")
-#: The declaration of alerts, in a city that has no other of the project's feeds.
-ALERTS = inspect.getsource(alert).replace("from feeds.alerts", "from bench.made_up")
+#: Who handles cases of which rules; those of others open none.
+ROUTES = "rule,agency,hours\nbusy,Parks,4\nfull,Roads,24\n"
+CASES = "case"
 
 
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
+    """Of the project's feeds it has those of alerts and cases."""
     home = tmp_path_factory.mktemp("city")
-    with own_city(home, made_up(home / "sources", "made_up_k", **{WATCHED: RULES, FEED_NAME: ALERTS})) as opened:
+    sources = made_up(home / "sources", "made_up_k", departments=("alerts", "governance"), **{WATCHED: RULES})
+    (home / "routes.csv").write_text(ROUTES)
+    with own_city(home, sources) as opened:
+        done = opened.command("reference", "publish", "case_route", str(home / "routes.csv"))
+        assert done.returncode == 0, done.stderr
+        known = time.monotonic() + GRACE.total_seconds()
+        opened.wait(lambda: time.monotonic() > known)
         yield opened
 
 
@@ -87,6 +105,7 @@ def test_alerts_are_those_of_the_reference_over_kills(city: City) -> None:
         city.kill("processor")
         city.start("processor")
         city.drain()
+    city.drain()  # of cases that were made meanwhile
     found = compare(city.installation, city.feeds)
     assert found.differences == []
     client = city.installation.server("analyst").connect()
@@ -181,3 +200,89 @@ def test_who_is_in_alarm_is_shown_the_gravest_and_oldest_first(city: City) -> No
     assert order == sorted(order)
     refused = city.command("alerts", "show", "nothing")
     assert (refused.returncode, "there is no alert nothing" in refused.stderr) == (2, True)
+
+
+def made_of_alerts(city: City) -> dict[str, dict[str, Any]]:
+    """The steps of cases that the alerts of the log become, by their event ids."""
+    alert, case = city.installation.feeds[FEED_NAME], city.installation.feeds[CASES]
+    cluster, schemas = city.installation.cluster, Schemas(city.installation.catalogue.folder)
+    known, found = tables(cluster, city.installation.references.values(), schemas), dict[str, dict[str, Any]]()
+    for _, _, records in read_feed(cluster, alert, schemas):
+        said = list(records)
+        there = truth_of_partition(alert, said)
+        counted = {*there.valid} - {*there.repeats}
+        found |= made(case, alert, [one for one in said if one.offset in counted], known)
+    return found
+
+
+def steps_of_cases(city: City) -> list[dict[str, Any]]:
+    """The steps in the log, each once, with where it lies."""
+    case, schemas = city.installation.feeds[CASES], Schemas(city.installation.catalogue.folder)
+    found: dict[str, dict[str, Any]] = {}
+    for number, _, records in read_feed(city.installation.cluster, case, schemas):
+        for one in records:
+            assert one.values is not None
+            place = {"source_partition": number, "source_offset": one.offset}
+            found.setdefault(one.values["event_id"], {**one.values, **place})
+    return [*found.values()]
+
+
+def in_log(step: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in step.items() if name not in ("source_partition", "source_offset")}
+
+
+def now(city: City) -> dict[str, dict[str, Any]]:
+    """Cases as they are shown, by their ids."""
+    with city.installation.server("analyst").connect() as client:
+        return {row["case_id"]: row for row in named_rows(client, "SELECT * FROM city.case_now")}
+
+
+def test_alerts_open_cases_and_join_them_once_over_kills(city: City) -> None:
+    there, wanted = steps_of_cases(city), made_of_alerts(city)
+    assert {step["event_id"]: in_log(step) for step in there} == wanted
+    kept = cases.cases(there)
+    shown = now(city)
+    assert {name: (row["state"], row["steps"], row["agency"]) for name, row in shown.items()} == {
+        name: (one.state, one.steps, one.stands["agency"]) for name, one in kept.items()
+    }
+    about = {(step["kind"], step["subject"]) for step in there}
+    assert len(shown) == len(about), "each rule and entity has one case"
+    assert {kind for kind, _ in about} == {"busy", "full"}
+    taken = [Counter(step["step"] for step in there if step["case_id"] == name) for name in kept]
+    assert any(one["reported"] > 1 and one["updated"] and one["ended"] for one in taken), "joined by all kinds"
+
+
+def test_people_move_a_case_on_and_no_step_that_cannot_come(city: City) -> None:
+    feed = city.installation.feeds[CASES]
+    with city.installation.server("analyst").connect() as client:
+        first, *others = moving.cases(client, {"agency": "Parks"})
+        assert [row["deadline"] for row in (first, *others)] == sorted(row["deadline"] for row in (first, *others))
+        step = moving.step_of(
+            first, "assigned", who="wang", role="dispatcher", why=None, now=datetime.now(UTC), assignee="team 2"
+        )
+    case_id, secret = first["case_id"], pseudonym_key(city.settings, feed)
+    with (
+        closing(Producer(city.installation.cluster)) as producer,
+        Publisher(producer, feed, city.installation.catalogue.latest(CASES), secret) as publisher,
+    ):
+        moving.move(publisher, step)
+    city.wait(lambda: now(city)[case_id]["state"] == "assigned")
+    assert (now(city)[case_id]["assignee"], now(city)[case_id]["deadline"]) == ("team 2", first["deadline"])
+    refused = city.command("case", "move", case_id, "reopened", "--who", "wang", "--role", "dispatcher")
+    reason = "the case is assigned, and cannot be reopened; it can be assigned, handled, closed, commented"
+    assert (refused.returncode, reason in refused.stderr) == (1, True), refused.stderr
+    done = city.command("case", "move", case_id, "handled", "--who", "li", "--role", "patrol", "--why", "cleared")
+    assert done.returncode == 0, done.stderr
+    city.wait(lambda: now(city)[case_id]["state"] == "handled")
+    city.kill("processor")
+    city.start("processor")
+    city.drain()
+    there = steps_of_cases(city)
+    assert {step["case_id"] for step in there} == now(city).keys(), "no case came by the kill"
+    told = json.loads(city.command("case", "show", case_id, "-o", "json").stdout)
+    assert [(row["step"], row["role"], row["why"]) for row in told[-2:]] == [
+        ("assigned", "dispatcher", None), ("handled", "patrol", "cleared"),
+    ]  # fmt: skip
+    assert all(re.fullmatch("[0-9a-f]{32}", row["who"]) for row in told[-2:])
+    listed = json.loads(city.command("case", "list", "--agency", "Parks", "-o", "json").stdout)
+    assert listed[-1]["case_id"] == case_id, "what is handled waits to be closed alone"

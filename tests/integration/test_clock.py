@@ -19,7 +19,6 @@ from sinks import queries
 from streams.clock import standing_still
 from streams.publisher import Producer, Publisher
 from tests.city import City, made_up, own_city
-from tests.integration.test_alerts import ALERTS
 from tests.reference.whole import compare
 
 pytestmark = pytest.mark.integration
@@ -59,7 +58,7 @@ FEED = replace(
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
     home = tmp_path_factory.mktemp("clock")
-    with own_city(home, made_up(home / "sources", OTHER, **{FEED: SHORT, FEED_NAME: ALERTS})) as opened:
+    with own_city(home, made_up(home / "sources", OTHER, departments=("alerts",), **{FEED: SHORT})) as opened:
         yield opened
 
 

@@ -414,6 +414,17 @@ def test_cases_are_those_that_their_steps_make_one_after_the_other(connect: Conn
     check()
 
 
+def test_a_case_of_many_steps_takes_no_more_memory_than_an_analyst_has(city: Installation, connect: Connect) -> None:
+    """A report that comes again and again for a year."""
+    empty(city)
+    begin, minute = at("-240:00"), timedelta(minutes=1)
+    rows = [report("08:00", "c-1", "a-1", "12:00") | {"at": begin + n * minute} for n in range(10_000)]
+    store(connect("owner"), city.feeds["case"], rows)
+    client, span = connect("analyst"), f"since='{begin:%F %T}', until='{DAY:%F %T}'"
+    assert client.execute("SELECT state, steps, opened_at FROM city.case_now") == [("open", 10_000, begin)]
+    assert client.execute(f"SELECT opened FROM city.case_handling({span})") == [(1,)]
+
+
 def in_ms(value: Any) -> Any:
     return instant_ms(value) if isinstance(value, datetime) else value
 

@@ -32,6 +32,7 @@ from feeds.parking import parking_site
 from operations.publishing.file import publish_file
 from operations.publishing.mapping import make_mapping
 from schemas import expressions, measures, rules
+from schemas import feed as of_feeds
 from schemas.catalogue import TICK, Catalogue, check, freeze
 from schemas.feed import DeclarationError, Feed
 from schemas.fields import Record
@@ -373,6 +374,9 @@ def test_every_word_of_the_language_is_described_with_an_example() -> None:
     assert sorted(one.__name__ for one in public) == sorted(one.__name__ for one in language.MEASURES)
     of_rules = {vars(rules)[name] for name in rules.__all__} - {rules.Condition, rules.Memory}
     assert {*language.WATCHED} == of_rules
+    own = [one for one in vars(of_feeds).values() if getattr(one, "__module__", "") == of_feeds.__name__]
+    shown = {f"### `{one.__name__}`" for one in own if ">>> " in (one.__doc__ or "")}
+    assert shown <= {*TEXTS["docs/language.md"].splitlines()}
 
 
 def test_the_rule_of_your_own_is_declared_and_refused_as_the_page_says(tmp_path: Path) -> None:

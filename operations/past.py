@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import polars as pl
 from clickhouse_driver import Client
 
 from operations.rules import DeclaredRule
-from processors.events import EventColumns
+from processors.events import EventColumns, column_of
 from processors.gathering import MergedWindows, come_to_by_all
 from processors.observations import Observations, together
 from processors.reading import LookUps
@@ -19,7 +21,7 @@ from processors.watching import come_in_time, ended_by, passed_by, records_as_se
 from schemas.expressions import columns
 from schemas.feed import Aggregate
 from schemas.reference import Reference
-from schemas.rules import read_by
+from schemas.rules import Rule, read_by
 from sinks import past
 from sinks.past import Stretch
 from streams.history import History
@@ -70,7 +72,7 @@ def past_of(client: Client, found: DeclaredRule, references: Mapping[str, Refere
     """What a rule watches, of ClickHouse as the user ``operator``; ``references`` are the tables it may look up."""
     if found.aggregate is None:
         return _of_records(client, found, references)
-    return _of_windows(client, found, found.aggregate)
+    return _of_windows(client, found, found.aggregate, references)
 
 
 def _of_records(client: Client, found: DeclaredRule, references: Mapping[str, Reference]) -> Past:
@@ -78,7 +80,7 @@ def _of_records(client: Client, found: DeclaredRule, references: Mapping[str, Re
     read, places = EventColumns(feed), () if feed.place is None else (feed.place,)
     names = {feed.key, *rule.of, *places, *(name for leaf in read_by(rule) for name in columns(leaf))}
     look_ups = LookUps(read.looked_up, feed.event_time)
-    known = {table: History(references[table], past.versions(client, references[table])) for table in feed.tables}
+    known = _known(client, rule, references)
 
     def blocks(stretch: Stretch) -> Iterator[tuple[Integers, Observations]]:
         for frame in past.records(client, feed, names, stretch):
@@ -94,11 +96,31 @@ def _of_records(client: Client, found: DeclaredRule, references: Mapping[str, Re
     return Past(records_as_series(feed, read), texts, passed, past.oldest(client, feed, None), blocks)
 
 
-def _of_windows(client: Client, found: DeclaredRule, aggregate: Aggregate) -> Past:
-    feed, windows, texts = found.feed, MergedWindows(found.feed, aggregate), Texts()
+def _known(client: Client, rule: Rule, references: Mapping[str, Reference]) -> dict[str, History]:
+    """The tables that a rule looks something up in."""
+    return {table: History(references[table], past.versions(client, references[table])) for table in rule.tables}
+
+
+def _of_windows(client: Client, found: DeclaredRule, aggregate: Aggregate, references: Mapping[str, Reference]) -> Past:
+    feed, texts = found.feed, Texts()
+    windows = MergedWindows(feed, replace(aggregate, alerts=(found.rule,)))
+    names = {column_of(leaf): leaf for leaf in windows.looked_up}
+    look_ups, known = LookUps(names, feed.event_time), _known(client, found.rule, references)
+
+    def final(stretch: Stretch) -> Iterator[Sequence[tuple[Any, ...]]]:
+        """Final windows, and what is looked up for each."""
+        if not names:
+            yield from past.final_windows(client, feed, aggregate, windows.partials, stretch)
+            return
+        keys = {key.name for leaf in windows.looked_up for key in leaf.keys}
+        both = past.final_windows_and_last_records(client, feed, aggregate, windows.partials, keys, stretch)
+        for rows, records in both:
+            beside = look_ups.beside(records, lambda table, _: known[table])
+            values = beside.select(pl.col(name).cast(pl.Float64) for name in names).rows()
+            yield [(*row, *more) for row, more in zip(rows, values, strict=True)]
 
     def blocks(stretch: Stretch) -> Iterator[tuple[Integers, Observations]]:
-        for rows in past.final_windows(client, feed, aggregate, windows.partials, stretch):
+        for rows in final(stretch):
             yield np.array([row[0] for row in rows]), windows.observations([row[1:] for row in rows], texts)
 
     come_to = past.come_to(client, feed, [aggregate])

@@ -60,7 +60,7 @@ class EventColumns:
         partials = [p for a in feed.aggregates for measure in a.measures for p in measure.partials]
         reads = [leaf for rule in feed.alerts for leaf in read_by(rule)]
         #: What rules look up, by the column of a frame that it is put into.
-        self.looked_up = {column_of(leaf): leaf for leaf in reads if isinstance(leaf, LookedUp)}
+        self.looked_up = {column_of(leaf): leaf for _, rule in feed.watched for leaf in rule.looked_up}
         read = [leaf for leaf in reads if not isinstance(leaf, LookedUp) and feed.has(leaf.name)]
         if feed.alerts and feed.place is not None:
             read += [Component(feed.place, part) for part in COMPONENTS["place"]]

@@ -15,8 +15,10 @@ from processors.observations import Observations
 from processors.rules import Watch
 from processors.tables import FEW_TEXTS, NO_TEXT, Texts
 from processors.watching import SNAPSHOT_EVERY, Unpacked, ended_by, packed, unpacked, windows_as_series
+from processors.windows import looked_up_for
 from schemas.alerts import Message, Status
 from schemas.catalogue import Catalogue
+from schemas.expressions import Column, Expression
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.measures import BEYOND, Partial
 from schemas.model import TEXTS
@@ -75,7 +77,10 @@ class MergedWindows:
         self._by, self._window = aggregate.by, milliseconds(aggregate.window)
         self._texts = [name for name in aggregate.by if feed.field(name).kind in TEXTS]
         self._numbers = [name for name in aggregate.by if name not in self._texts]
-        values = ["window_start", "events", *(one.name for one in self.partials), *self._numbers]
+        #: What rules look up for them, which no windows do whose groups come together.
+        self.looked_up = looked_up_for(aggregate)
+        named = ["window_start", "events", *(one.name for one in self.partials)]
+        values: list[Expression] = [*map(Column, named), *self.looked_up, *map(Column, self._numbers)]
         self.series = windows_as_series(feed, aggregate, self._texts, values)
 
     def merged(self, parts: Sequence[Part]) -> list[float | None]:
@@ -86,7 +91,7 @@ class MergedWindows:
         ]
 
     def observations(self, windows: Sequence[Sequence[Any]], texts: Texts) -> Observations:
-        """Windows at their ends; each is its start (ms), its group, events and the partials."""
+        """Windows at their ends; each is its start (ms), its group, events, the partials and what is looked up."""
         width = 1 + len(self._by)
         groups = [dict(zip(self._by, one[1:width], strict=True)) for one in windows]
         found = np.full((len(windows), len(self._texts)), NO_TEXT, np.int64)
@@ -97,7 +102,7 @@ class MergedWindows:
             [one[0], *one[width:], *(group[name] for name in self._numbers)]
             for one, group in zip(windows, groups, strict=True)
         ]
-        shape = len(windows), 2 + len(self.partials) + len(self._numbers)
+        shape = len(windows), 2 + len(self.partials) + len(self.looked_up) + len(self._numbers)
         numbers = np.array(values, np.float64).reshape(shape)  # None becomes NaN
         ends = np.array([one[0] + self._window for one in windows], np.int64)
         return Observations(ends, found, numbers)

@@ -22,7 +22,7 @@ from processors.rules import Series, Watch
 from processors.tables import NO_TEXT, Flags, Integers, Texts
 from processors.windows import Windows
 from schemas.alerts import Message, Status
-from schemas.expressions import Column, Expression
+from schemas.expressions import Expression
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.persisted import Newer, check_version
 from streams.positions import NO_EVENT_TIME
@@ -277,7 +277,7 @@ def _of_own_windows(feed: Feed, windows: Windows) -> Series:
     return windows_as_series(feed, windows.aggregate, windows.final_texts, windows.final_columns)
 
 
-def windows_as_series(feed: Feed, aggregate: Aggregate, texts: Sequence[str], values: Sequence[str]) -> Series:
+def windows_as_series(feed: Feed, aggregate: Aggregate, texts: Sequence[str], values: Sequence[Expression]) -> Series:
     """Final windows of an aggregate as rules observe them, with these columns of texts and of values."""
     results: dict[str, Expression] = {
         result.name: result.value for measure in aggregate.measures for result in measure.results
@@ -289,7 +289,7 @@ def windows_as_series(feed: Feed, aggregate: Aggregate, texts: Sequence[str], va
         span_ms=milliseconds(aggregate.window),
         entity=aggregate.by,
         texts={name: n for n, name in enumerate(texts)},
-        values={Column(name): n for n, name in enumerate(values)},
+        values={value: n for n, value in enumerate(values)},
         stands_for=results,
         place=None,
         definition={"aggregate": aggregate.topic, **feed.definition_of(aggregate)},

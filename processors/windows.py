@@ -13,6 +13,7 @@ from numba import njit
 from processors.events import EVENT_MS, HIGH, LOW, NO_NUMBER, OFFSET, EventColumns, Events
 from processors.observations import Observations
 from processors.tables import NO_TEXT, Flags, Integers, Table, Texts, longer
+from schemas.expressions import Column, Expression, LookedUp
 from schemas.feed import Aggregate, Feed, milliseconds
 from schemas.measures import BEYOND, BUCKET_SHIFT, FIRST_BUCKET, LEVELS, NO_BUCKET, ORDERED_BY, Buckets
 from streams.ending import Stop
@@ -57,6 +58,10 @@ class Windows:
         self._groups = Table(1 + len(self._by))
         self._state = np.zeros((0, begins[-1]), np.int64)
         self._histograms = {p.name: Histograms(columns.value(p), p.buckets) for p in partials if p.merge == "histogram"}
+        #: What rules look up for the last record of each group, and the columns of it among the values of events.
+        self._looked_up = looked_up_for(aggregate)
+        self._read = [columns.fields[leaf] for leaf in self._looked_up]
+        self._found = np.zeros((0, len(self._read)))
 
     def add(self, events: Events, seen: Integers) -> None:
         """Count numbered events in; ``seen`` is the maximum of event time before each (ms).
@@ -70,6 +75,9 @@ class Windows:
         groups, _ = self._groups.number(np.column_stack((start, events.keys[:, self._by])))
         if len(self._groups) > len(self._state):
             self._state = longer(self._state, 2 * len(self._groups))
+            self._found = longer(self._found, len(self._state))
+        if self._read:
+            self._found[groups] = events.values[:, self._read]  # of several in one group the last is left behind
         merge_events(groups, self._state, events.cells, seen, self._program)
         for histograms in self._histograms.values():
             histograms.add(groups, events)
@@ -101,7 +109,7 @@ class Windows:
         if not closed.any():
             return
         kept = ~closed
-        self._state = self._state[: len(kept)][kept]
+        self._state, self._found = self._state[: len(kept)][kept], self._found[: len(kept)][kept]
         self._groups.replace(self._groups.rows[kept])
         renumbered = np.where(kept, np.cumsum(kept) - 1, -1)
         for histograms in self._histograms.values():
@@ -130,9 +138,9 @@ class Windows:
         return parts
 
     @property
-    def final_columns(self) -> list[str]:
+    def final_columns(self) -> list[Expression]:
         """The numbers of a final window, by their columns in ``finals``."""
-        return ["window_start", "events", *self._cells, *self._numbers]
+        return [*map(Column, ("window_start", "events", *self._cells, *self._numbers)), *self._looked_up]
 
     @property
     def final_texts(self) -> list[str]:
@@ -149,7 +157,7 @@ class Windows:
             values.append(np.where(known, state[:, cell], np.nan))
         values += [np.where(groups[:, at] == NO_NUMBER, np.nan, groups[:, at]) for at in self._numbers.values()]
         ends = groups[:, 0] + milliseconds(self.aggregate.window)
-        return Observations(ends, groups[:, [*self._texts.values()]], np.column_stack(values))
+        return Observations(ends, groups[:, [*self._texts.values()]], np.column_stack((*values, self._found[closed])))
 
     def any_closed(self, max_event_ms: int) -> bool:
         """Whether a window is final that was not when it was taken last."""
@@ -203,6 +211,11 @@ class Windows:
         columns = [*self._texts.values()]
         rows[:, columns] = texts[rows[:, columns]]
         self._groups.replace(rows)
+
+
+def looked_up_for(aggregate: Aggregate) -> list[LookedUp]:
+    """What rules look up for its windows."""
+    return [*dict.fromkeys(leaf for rule in aggregate.alerts for leaf in rule.looked_up)]
 
 
 class Histograms:

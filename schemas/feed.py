@@ -32,7 +32,7 @@ from schemas.fields import Record
 from schemas.made import made_problems
 from schemas.measures import Measure
 from schemas.model import NAME, TEXTS, VERSIONED, DeclarationError, Field, Kind, fields_of, milliseconds
-from schemas.rules import Rule, read_by, rule_problems
+from schemas.rules import Rule, rule_problems
 
 LONGEST_WINDOW = QUARTER = timedelta(minutes=15)
 #: Of all topics a feed ever had: ClickHouse keeps a partition's number in 16 bits.
@@ -321,7 +321,7 @@ class Feed:
     @property
     def tables(self) -> list[str]:
         """The tables of reference data that its rules look something up in."""
-        return [*dict.fromkeys(table for rule in self.alerts for table in rule.tables)]
+        return [*dict.fromkeys(table for _, rule in self.watched for table in rule.tables)]
 
     @property
     def is_source(self) -> bool:
@@ -546,12 +546,23 @@ def _alert_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:
     yield from (f"two rules are named {name}" for name in names if names[name] > 1)
     yield from (f"the rule {name!r} has to be named in lower-case words" for name in names if not NAME.fullmatch(name))
     for rule in feed.alerts:
-        yield from rule_problems(rule, (feed.key,), known)
+        yield from rule_problems(rule, (feed.key,), known, known)
     for aggregate in feed.aggregates:
         for rule in aggregate.alerts:
-            if looked_up := [leaf for leaf in read_by(rule) if isinstance(leaf, LookedUp)]:
-                yield f"the rule {rule.name} looks up {written(looked_up[0])}; only a rule on records can"
-            yield from rule_problems(rule, aggregate.by, _windows_as_series(aggregate, known))
+            yield from _looked_up_problems(feed, aggregate, rule)
+            yield from rule_problems(rule, aggregate.by, _windows_as_series(aggregate, known), known)
+
+
+def _looked_up_problems(feed: Feed, aggregate: Aggregate, rule: Rule) -> Iterator[str]:
+    """Why a rule cannot look something up for windows."""
+    for leaf in rule.looked_up:
+        if feed.key not in aggregate.by:
+            yield (
+                f"the rule {rule.name} looks up {written(leaf)}; a rule on records can, or one on windows by "
+                f"{feed.key}, whose last record is known in one partition"
+            )
+        elif leaf.field.kind in TEXTS:
+            yield f"the rule {rule.name} looks up {written(leaf)}, a text; of windows it can be a number or a condition"
 
 
 def _made_problems(feed: Feed, known: Mapping[str, Field]) -> Iterator[str]:

@@ -98,7 +98,8 @@ def lookup(reference: Reference, *keys: Column) -> Lookup:
     >>> above(Column("level"), lookup(LIMITS, Column("status")).column("most"))
 
     It is the row of these keys as it was known when the record arrived, and that holds at its event time. Where there
-    is none all its columns are null: an entity that is not in the table, or not any more, is not judged.
+    is none all its columns are null: an entity that is not in the table, or not any more, is not judged. Of a window it
+    is the row of the record that was the last one to be counted in.
 
     Raises
     ------
@@ -296,9 +297,14 @@ class Rule:
                 yield memory.reset
 
     @property
+    def looked_up(self) -> list[LookedUp]:
+        """What it looks up."""
+        return [*dict.fromkeys(leaf for leaf in read_by(self) if isinstance(leaf, LookedUp))]
+
+    @property
     def tables(self) -> list[str]:
         """The tables of reference data that it looks something up in."""
-        return [*dict.fromkeys(leaf.table for leaf in read_by(self) if isinstance(leaf, LookedUp))]
+        return [*dict.fromkeys(leaf.table for leaf in self.looked_up)]
 
 
 def read_by(rule: Rule) -> Iterator[Column | Component | LookedUp]:
@@ -338,8 +344,13 @@ def _memory_definition(memory: Memory) -> list[Any]:
             return ["rate", written(value), milliseconds(per)]
 
 
-def rule_problems(rule: Rule, entity: tuple[str, ...], series: Mapping[str, Field]) -> Iterator[str]:
-    """Why a rule makes no sense over a series whose columns are these; ``entity`` are the columns it must go by."""
+def rule_problems(
+    rule: Rule, entity: tuple[str, ...], series: Mapping[str, Field], record: Mapping[str, Field]
+) -> Iterator[str]:
+    """Why a rule makes no sense over a series whose columns are these; ``entity`` are the columns it must go by.
+
+    What it looks up goes by the fields of a ``record``.
+    """
     where = f"the rule {rule.name}"
     if not rule.levels:
         yield f"{where} has no level"
@@ -358,16 +369,25 @@ def rule_problems(rule: Rule, entity: tuple[str, ...], series: Mapping[str, Fiel
         )
     if rule.remembers <= timedelta(0):
         yield f"{where} has to remember an entity for some time"
-    yield from (f"{where} {reason}" for reason in _keep_problems(rule, series))
-    known = {**series, **kept_fields(rule, series)}
+    read = {**record, **series} if rule.looked_up else series
+    yield from (f"{where} {reason}" for reason in _keep_problems(rule, series, read))
+    known = {**read, **kept_fields(rule, series)}
     for level in rule.levels:
         yield from (f"{where} {reason}" for reason in _level_problems(level, known))
     for name, value in rule.shows.items():
         yield from (f"{where} shows as {name} {reason}" for reason in _typed(value, "number", known))
+    for leaf in read_by(rule):
+        if isinstance(leaf, LookedUp):
+            missing = [key.name for key in leaf.keys if key.name not in record]
+            yield from (
+                f"{where} looks up {written(leaf)} by {name}, which is no field of the record" for name in missing
+            )
+        elif leaf.name not in series:
+            yield f"{where} reads {leaf.name}, which is no column of the windows"
 
 
-def _keep_problems(rule: Rule, series: Mapping[str, Field]) -> Iterator[str]:
-    known = dict(series)
+def _keep_problems(rule: Rule, series: Mapping[str, Field], read: Mapping[str, Field]) -> Iterator[str]:
+    known = dict(read)
     for name, memory in rule.keep.items():
         if name in series:
             yield f"keeps {name}, which is a column already"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -67,12 +67,9 @@ def records(client: Client, feed: Feed, names: Iterable[str], stretch: Stretch) 
         f"WHERE seen_before < {ASIDE} AND {stretch.where(feed.event_time)} "
         f"ORDER BY {feed.event_time}, source_partition, source_offset"
     )
-    kinds = {"_partition": pl.Int64(), "_offset": pl.Int64(), "_arrived": pl.Int64(), "_seen": pl.Int64()}
-    parts = {name: kind for field in fields for name, kind in _parts(field)}
     nobody = pl.struct(pl.lit(0, pl.UInt64).alias(half) for half in UUID_HALVES).alias("event_id")
     for rows in client.execute_iter(query, chunk_size=ROWS_AT_ONCE, settings=_SETTINGS):
-        frame = pl.DataFrame(rows, {**kinds, **parts}, orient="row")
-        yield frame.with_columns(nobody, *(_place(field) for field in fields if field.kind == "place"))
+        yield _frame(["_partition", "_offset", "_arrived", "_seen"], fields, rows).with_columns(nobody)
 
 
 def final_windows(
@@ -82,21 +79,67 @@ def final_windows(
 
     Those whose groups come together are merged, and of partition 0.
     """
+    query = f"SELECT * EXCEPT _last FROM ({_of_final_windows(feed, aggregate, partials, stretch)}) {_IN_ORDER}"
+    query += ", ".join(aggregate.by)
+    yield from client.execute_iter(query, chunk_size=ROWS_AT_ONCE, settings=_SETTINGS)
+
+
+def final_windows_and_last_records(
+    client: Client,
+    feed: Feed,
+    aggregate: Aggregate,
+    partials: Sequence[Partial],
+    names: Iterable[str],
+    stretch: Stretch,
+) -> Iterator[tuple[Sequence[tuple[Any, ...]], pl.DataFrame]]:
+    """The same of groups that lie in one partition, and beside them the record of each that was counted in last.
+
+    It has these fields, and when it ``_arrived`` (ms), which is in 1970 if it is not stored any more.
+    """
+    window, by = milliseconds(aggregate.window), ", ".join(aggregate.by)
+    fields = [field for field in feed.fields if field.name in {*names, feed.event_time}]
+    lasts = (
+        f"SELECT source_partition, intDiv(version, 2) FROM raw.{aggregate.topic} FINAL "
+        f"WHERE version % 2 = 1 AND events > 0 AND {stretch.where('window_start', window)}"
+    )
+    columns = [f"{column} AS _{n}" for n, column in enumerate(column for field in fields for column in _columns(field))]
+    during = replace(stretch, begin=stretch.begin - window).where(feed.event_time)
+    records = (
+        "SELECT source_partition AS _of, source_offset AS _at, toUnixTimestamp64Milli(arrived_at) AS _arrived, "
+        f"{', '.join(columns)} FROM raw.{feed.name} WHERE {during} "
+        f"AND (source_partition, source_offset) IN ({lasts})"
+    )
+    query = (
+        f"SELECT windows.*, _arrived, {', '.join(f'_{n}' for n in range(len(columns)))} FROM "
+        f"({_of_final_windows(feed, aggregate, partials, stretch)}) AS windows ANY LEFT JOIN ({records}) AS records "
+        f"ON _partition = _of AND _last = _at {_IN_ORDER}{by}"
+    )
+    width = 4 + len(aggregate.by) + len(partials)
+    for rows in client.execute_iter(query, chunk_size=ROWS_AT_ONCE, settings=_SETTINGS):
+        own = [(*row[: width - 1],) for row in rows]
+        yield own, _frame(["_arrived"], fields, [row[width:] for row in rows])
+
+
+#: Behind a query of final windows.
+_IN_ORDER = "ORDER BY _start, _partition, "
+
+
+def _of_final_windows(feed: Feed, aggregate: Aggregate, partials: Sequence[Partial], stretch: Stretch) -> str:
+    """SQL of ``final_windows``, and behind them the offset of the record that was counted in last."""
     keys, names = ", ".join(aggregate.by), ["events", *(one.name for one in partials)]
     partition = "source_partition" if feed.key in aggregate.by else "toUInt16(0)"
     parts = (
         f"SELECT {partition} AS _partition, window_start, {keys}, events"
         + "".join(f", {read(one)} AS {one.name}" for one in partials)
-        + f" FROM raw.{aggregate.topic} FINAL WHERE version % 2 = 1 AND events > 0 "
+        + f", version FROM raw.{aggregate.topic} FINAL WHERE version % 2 = 1 AND events > 0 "
         f"AND {stretch.where('window_start', milliseconds(aggregate.window))}"
     )
     values = ["sum(events)", *map(merged, partials)]
-    query = (
-        f"SELECT _partition, toUnixTimestamp64Milli(window_start), {keys}"
-        + "".join(f", {value} AS _{name}" for value, name in zip(values, names, strict=True))
-        + f" FROM ({parts}) GROUP BY _partition, window_start, {keys} ORDER BY window_start, _partition, {keys}"
+    return (
+        f"SELECT _partition, toUnixTimestamp64Milli(window_start) AS _start, {keys}"
+        + "".join(f", {value} AS _value_{name}" for value, name in zip(values, names, strict=True))
+        + f", intDiv(max(version), 2) AS _last FROM ({parts}) GROUP BY _partition, window_start, {keys}"
     )
-    yield from client.execute_iter(query, chunk_size=ROWS_AT_ONCE, settings=_SETTINGS)
 
 
 def oldest(client: Client, feed: Feed, aggregate: Aggregate | None) -> int:
@@ -154,6 +197,13 @@ def _columns(field: Field) -> list[str]:
     if field.kind == "instant":
         return [f"toUnixTimestamp64Milli({field.name})"]
     return [f"toString({field.name})" if field.kind == "uuid" else field.name]
+
+
+def _frame(numbers: Sequence[str], fields: Sequence[Field], rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
+    """Rows of whole numbers and the columns of fields."""
+    kinds = {**dict.fromkeys(numbers, pl.Int64()), **{name: kind for field in fields for name, kind in _parts(field)}}
+    frame = pl.DataFrame(rows, kinds, orient="row")
+    return frame.with_columns(_place(field) for field in fields if field.kind == "place")
 
 
 def _parts(field: Field) -> list[tuple[str, pl.DataType]]:

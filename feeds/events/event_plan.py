@@ -22,6 +22,9 @@ class EventPlan(Record):
     parking_full: Annotated[
         float | None, Field(ge=0, le=2, description="Share of spots taken from which on a car park is full"), Unit("1")
     ] = None
+    congestion: Annotated[
+        float | None, Field(ge=1, le=100, description="Delay index from which on a road is congested"), Unit("1")
+    ] = None
 
 
 REFERENCE = Reference(

@@ -7,13 +7,14 @@ from typing import Annotated
 
 from pydantic import Field
 
+from feeds.events import event_plan
 from feeds.traffic import DEPARTMENT
 from schemas.alerts import Category, Severity
-from schemas.expressions import Column
+from schemas.expressions import Column, Constant, least
 from schemas.feed import Aggregate, Feed, NotAfter, RollUp
 from schemas.fields import Count, EventId, Instant, Location, Record, Text, Unit
 from schemas.measures import Measure, ratio, share, total
-from schemas.rules import Due, Held, Level, Rule, above
+from schemas.rules import Due, Held, Level, Rule, above, covering
 
 
 class TrafficFlow(Record):
@@ -69,7 +70,10 @@ STANDING = share(
     description="Share of reports without a vehicle while the detector was covered",
 )
 
-#: Twice and four times as long on the way as on the empty road, for half an hour.
+#: The plan of a major event around a detector.
+PLAN = covering(event_plan.REFERENCE, Column("place"))
+
+#: Twice and four times as long on the way as on the empty road, for half an hour; less where an event is.
 CONGESTION = Rule(
     name="congestion",
     headline="Congestion",
@@ -81,7 +85,10 @@ CONGESTION = Rule(
             held=Held(times=2),
             clear=Held(times=2),
         )
-        for severity, limit in ((Severity.MODERATE, 2), (Severity.SEVERE, 4))
+        for severity, limit in (
+            (Severity.MODERATE, least(2, PLAN.column("congestion").otherwise(2))),
+            (Severity.SEVERE, Constant(4)),
+        )
     ),
     shows={"speed": Column("speed"), "vehicles": Column("vehicles")},
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 import feeds
 from citystream.settings import PROJECT, Settings
 from operations.rules import declared
-from operations.trying import Trial, try_rule
+from operations.trying import Episode, Trial, try_rule
 from schemas.alerts import FEED_NAME
 from schemas.fields import Place
 from schemas.question import Question
@@ -33,8 +33,9 @@ from tests.reference.whole import compare
 pytestmark = pytest.mark.integration
 
 SPAN = timedelta(minutes=8)
-#: When a plan begins to hold, and where two car parks are, by their longitude.
+#: When plans begin to hold, and where two car parks are, by their longitude.
 EVENING = datetime(2024, 5, 7, 10, tzinfo=UTC)
+MATCH = EVENING + timedelta(hours=6)
 PLACES = {"in-the-area": 120.13, "outside": 120.15}
 #: When both segments are slow, and it is known.
 JAMMED = EVENING + timedelta(minutes=70)
@@ -53,12 +54,7 @@ def of_published(city: City, found: Snapshot) -> Snapshot:
 
 def publish_evening(city: City) -> None:
     """Two car parks, one in the area of a plan, as full from an hour before it to an hour and a half after it."""
-    feed = city.installation.feeds["parking_site"]
-    record = cast("Any", feed.record)
-    with (
-        closing(Producer(city.installation.cluster)) as producer,
-        Publisher(producer, feed, city.installation.catalogue.latest(feed.name), None) as publisher,
-    ):
+    with publisher_of(city, "parking_site") as (publisher, record):
         for number, (site, longitude) in enumerate(PLACES.items()):
             for minute in range(-60, 331):
                 publisher.publish(
@@ -71,16 +67,52 @@ def publish_evening(city: City) -> None:
                 )  # fmt: skip
 
 
+def publish_roads(city: City) -> None:
+    """Two roads, one in the area of a plan, as slow from an hour before it to an hour after it."""
+    with publisher_of(city, "traffic_flow") as (publisher, record):
+        for number, (segment, longitude) in enumerate(PLACES.items()):
+            for minute in range(-60, 121, 3):
+                at = MATCH + timedelta(minutes=minute)
+                publisher.publish(
+                    record(
+                        event_id=str(UUID(int=2 * 10**6 + 1000 * number + minute)), segment_id=segment, lane=0,
+                        district="xihu", intensity=100, occupancy=0.3, average_vehicle_speed=35, free_flow_speed=50,
+                        congested=False, date_observed_from=at, date_observed_to=at,
+                        place=Place(longitude=longitude, latitude=30.25),
+                    )
+                )  # fmt: skip
+
+
+@contextmanager
+def publisher_of(city: City, name: str) -> Iterator[tuple[Publisher, Any]]:
+    """A publisher of a feed, and what makes its records."""
+    feed = city.installation.feeds[name]
+    with (
+        closing(Producer(city.installation.cluster)) as producer,
+        Publisher(producer, feed, city.installation.catalogue.latest(name), None) as publisher,
+    ):
+        yield publisher, cast("Any", feed.record)
+
+
 def publish_plan(city: City, path: Path) -> None:
-    """An area of some hundred metres, for four hours."""
+    """An area of some hundred metres, for four hours, and for an hour later on."""
     ring = [[120.12, 30.24], [120.14, 30.24], [120.14, 30.26], [120.12, 30.26], [120.12, 30.24]]
-    span = {"valid_from": EVENING.isoformat(), "valid_to": (EVENING + timedelta(hours=4)).isoformat()}
-    plan = {
-        "type": "Feature",
-        "properties": {"plan_id": "concert", "name": "Concert", **span, "parking_full": 0.85},
-        "geometry": {"type": "Polygon", "coordinates": [ring]},
-    }
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": [plan]}))
+    plans = (
+        ("concert", EVENING, timedelta(hours=4), {"parking_full": 0.85}),
+        ("match", MATCH, timedelta(hours=1), {"congestion": 1.3}),
+    )
+    features = [
+        {
+            "type": "Feature",
+            "properties": {
+                "plan_id": name, "name": name, "valid_from": at.isoformat(), "valid_to": (at + lasting).isoformat(),
+                **limits,
+            },
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+        }
+        for name, at, lasting, limits in plans
+    ]  # fmt: skip
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     done = city.command("reference", "publish", "event_plan", str(path))
     assert done.returncode == 0, done.stderr
 
@@ -98,12 +130,7 @@ def publish_incidents(city: City) -> None:
     """An hour of calls, some of them staged, and two segments of a road that are slow for an hour and a quarter."""
     staged = {Kind.STATUS_SKIPPED: 60.0, Kind.REPEATED_CALLS: 60.0}
     city.publish(["police_incident"], EVENING, 9, 4_000, faults=(), incidents=staged)
-    feed = city.installation.feeds["traffic_flow"]
-    record = cast("Any", feed.record)
-    with (
-        closing(Producer(city.installation.cluster)) as producer,
-        Publisher(producer, feed, city.installation.catalogue.latest(feed.name), None) as publisher,
-    ):
+    with publisher_of(city, "traffic_flow") as (publisher, record):
         for minute in range(120):
             for number, segment in enumerate(("slow-0", "slow-1")):
                 at = EVENING + timedelta(minutes=minute)
@@ -148,7 +175,8 @@ class Replayed:
     said: list[tuple[Any, ...]]
     said_again: list[tuple[Any, ...]]
     messages: tuple[int, int]
-    trial: Trial
+    trials: dict[str, Trial]
+    explained: list[bool]
     answers: Mapping[str, Answer]
 
 
@@ -172,19 +200,29 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replayed]:
         publish_incidents(city)
         city.drain()
         answers = asked(city)
+        publish_roads(city)
+        city.drain()
         live, told = of_published(city, city.snapshot() | city.parts()), said(city)
         messages = sum(city.ends(FEED_NAME).values())
-        trial = tried(city)
+        trials = {name: tried(city, name) for name in ("parking_full", "congestion")}
+        alerts = [one.alert_id for one in present(trials["congestion"])]
+        explained = [json.loads(city.command("alerts", "explain", one, "-o", "json").stdout)["agree"] for one in alerts]
         again = of_published(city, city.undisturbed() | city.parts())
-        yield Replayed(live, again, told, said(city), (messages, sum(city.ends(FEED_NAME).values())), trial, answers)
+        counted = messages, sum(city.ends(FEED_NAME).values())
+        yield Replayed(live, again, told, said(city), counted, trials, explained, answers)
 
 
-def tried(city: City) -> Trial:
-    """The rule that is there tried on the evening."""
-    (rule,) = (one for one in declared(city.installation.feeds) if one.rule.name == "parking_full")
-    begin, end = (instant_ms(EVENING + timedelta(hours=hours)) for hours in (-1, 5))
+def tried(city: City, name: str) -> Trial:
+    """A rule that is there tried on the evening."""
+    (rule,) = (one for one in declared(city.installation.feeds) if one.rule.name == name)
+    begin, end = (instant_ms(EVENING + timedelta(hours=hours)) for hours in (-1, 9))
     with city.installation.server("operator").connect() as client:
         return try_rule(client, rule, city.installation.references, begin, end)
+
+
+def present(trial: Trial) -> list[Episode]:
+    """The alerts that are there about one of the two places."""
+    return [one for pair in trial.pairs if (one := pair.present) is not None and one.entity in PLACES]
 
 
 def test_backfill_equals_live(replayed: Replayed) -> None:
@@ -205,11 +243,16 @@ def test_a_question_is_answered_of_what_is_simulated_in_its_declared_shape(
 
 
 def test_inside_an_event_the_stricter_limit_holds_and_a_replay_says_the_same(replayed: Replayed) -> None:
-    told = [
-        (pair.present.entity, pair.present.onset, pair.present.ended) for pair in replayed.trial.pairs if pair.present
-    ]
-    assert told == [("in-the-area", EVENING, EVENING + timedelta(hours=4))]
-    assert {pair.raised_by for pair in replayed.trial.pairs} == {"both"}
+    quarter = timedelta(minutes=15)
+    spans = {
+        "parking_full": (EVENING, EVENING + timedelta(hours=4)),
+        "congestion": (MATCH + quarter, MATCH + timedelta(hours=1) + 2 * quarter),
+    }
+    for rule, span in spans.items():
+        trial = replayed.trials[rule]
+        assert [(one.entity, one.onset, one.ended) for one in present(trial)] == [("in-the-area", *span)]
+        assert {pair.raised_by for pair in trial.pairs} == {"both"}
+    assert replayed.explained == [True]
     assert replayed.said
     assert replayed.said == replayed.said_again
     before, after = replayed.messages

@@ -211,7 +211,7 @@ def alerts_of(feed: Feed, log: Sequence[Logged], truth: Truth, tables: Tables | 
         found += alerts(rule, rule.of or (feed.key,), _records(feed, log, truth, tables), passed - 1)
     for aggregate in feed.aggregates:
         if feed.key in aggregate.by:
-            found += _of_windows(feed, aggregate, truth.windows[aggregate.name], truth.max_event_ms)
+            found += _of_windows(feed, aggregate, truth.windows[aggregate.name], truth.max_event_ms, log, tables)
     return sorted(found)
 
 
@@ -237,13 +237,24 @@ def _add(aggregate: Aggregate, to: Window, window: Window) -> None:
             merge(one, to.partials, window.partials[one.name])
 
 
-def _of_windows(feed: Feed, aggregate: Aggregate, windows: Mapping[Key, Window], seen: int) -> list[Told]:
+def _of_windows(
+    feed: Feed,
+    aggregate: Aggregate,
+    windows: Mapping[Key, Window],
+    seen: int,
+    log: Sequence[Logged] = (),
+    tables: Tables | None = None,
+) -> list[Told]:
+    by_offset = {one.offset: one for one in log}
     results = {result.name: result.value for measure in aggregate.measures for result in measure.results}
     rows = []
     for key, window in windows.items():
         if is_closed(feed, aggregate, key[-1], seen):
             own = dict(zip((*aggregate.by, "window_start"), key, strict=True))
             values = {**own, "events": window.events, **_evaluated(results, window.partials)}
+            if (last := by_offset.get(window.last)) is not None and last.values is not None:
+                look_up = partial(looked_up, tables, last.arrived_ms, last.values[feed.event_time])
+                values = {**last.values, **values, LOOK_UP: look_up}
             rows.append(Observation(key[-1] + aggregate.window // MILLISECOND, (), values))
     passed = seen - (feed.disorder + feed.lateness) // MILLISECOND
     return [told for rule in aggregate.alerts for told in alerts(rule, rule.of or aggregate.by, rows, passed)]

@@ -466,6 +466,8 @@ def held(**changes: Any) -> Rule:
     return rule(replace(HIGH, clear=Held(**changes)))
 
 
+OWN = lookup(REFERENCE, Column("device_id"))
+SITE, OF_NOTHING = OWN.column("site_id"), lookup(REFERENCE, Column("nothing")).column("full")
 FULL_OF = lookup(REFERENCE, Column("kept"))
 WITHIN = "the rule r at Minor is held within a time, which takes two times at least, some time, and no lasting"
 RULES_REFUSED = [
@@ -535,6 +537,15 @@ def test_a_rule_that_makes_no_sense_is_refused(refused: Rule, reason: str) -> No
          "the rule r at Minor needs (n_p50 >= 5): n_p50 is no field of the record"),
         (aggregate(by=("device_id", "note"), alerts=(rule(replace(HIGH, when=above(Column("events"), 5))),)),
          "the rule r is of note, which is no string or enum that is never null"),
+        (aggregate(by=("mood",), alerts=(rule(replace(HIGH, when=above(Column("events"), OWN.column("full")))),)),
+         "the rule r looks up parking_limit[device_id].full; a rule on records can, or one on windows by device_id, "
+         "whose last record is known in one partition"),
+        (aggregate(by=("device_id",), alerts=(rule(replace(HIGH, when=while_true(SITE.equals("d-1")))),)),
+         "the rule r looks up parking_limit[device_id].site_id, a text; of windows it can be a number or a condition"),
+        (aggregate(by=("device_id",), alerts=(rule(replace(HIGH, when=above(Column("wait"), OWN.column("full")))),)),
+         "the rule r reads wait, which is no column of the windows"),
+        (aggregate(by=("device_id",), alerts=(rule(replace(HIGH, when=above(Column("events"), OF_NOTHING))),)),
+         "the rule r at Minor needs (events >= parking_limit[nothing].full): nothing is no field of the record"),
     ],
 )  # fmt: skip
 def test_rules_that_make_no_sense_together_or_over_windows_are_refused(changes: dict[str, Any], reason: str) -> None:

@@ -418,6 +418,19 @@ def spoken(told: list[Told]) -> list[tuple[str, float]]:
     return [(one.kind, one.sent / MINUTE) for one in told]
 
 
+@pytest.mark.parametrize(("plan", "limit"), [(None, 2), (1.5, 1.5), (3, 2)])
+def test_the_stricter_of_the_usual_limit_and_that_of_an_event_counts_for_a_road(
+    plan: float | None, limit: float
+) -> None:
+    def found(index: float) -> list[Told]:
+        windows = [{"window_start": n * 15 * MINUTE, "delay_index": index} for n in range(2)]
+        own = {"segment_id": "s-1", "speed": 20.0, "vehicles": 9}
+        return said(FLOW, "congestion", *(own | one for one in windows), looked_up={"event_plan": plan})
+
+    assert found(limit - 0.01) == []
+    assert [(one.severity, one.numbers[-1]) for one in found(limit)] == [("Moderate", limit)]
+
+
 def test_a_segment_whose_detectors_say_nothing_is_silent_and_an_empty_one_is_not() -> None:
     empty: list[dict[str, Any]] = [
         {"segment_id": "s-1", "lane": n % 2, "intensity": 0, "date_observed_to": n * MINUTE} for n in range(9)

@@ -71,7 +71,7 @@ LIMITS = Reference(
     name="limits", description="Limits", record=Limit, key=("device_id",), department=DEPARTMENT,
     valid_from="valid_from", valid_to="valid_to",
 )  # fmt: skip
-LIMIT = lookup(LIMITS, Column("device_id"))
+LIMIT, OF_MOOD = lookup(LIMITS, Column("device_id")), lookup(LIMITS, MOOD)
 
 RULES = (
     rule("high", minor(above(LEVEL, 3, release=2))),
@@ -130,6 +130,8 @@ ON_WINDOWS = (
     rule("levels", minor(above(Column("level"), 5), held=Held(times=2))),
     rule("gains", minor(while_true((Column("gain") > 0) | (Column("events") > 1)), clear=Held(lasting=4 * SECOND))),
     rule("no_windows", minor(Due(at=Column("window_start") + 9000))),
+    rule("over", minor(above(Column("level"), LIMIT.column("high"), release=1)), shows={"high": LIMIT.column("high")}),
+    rule("over_mood", minor(above(Column("level"), OF_MOOD.column("high")))),
 )
 BY_DEVICE, BY_MOOD = FEED.aggregates
 RULED = replace(FEED, alerts=RULES, aggregates=(replace(BY_DEVICE, alerts=ON_WINDOWS), BY_MOOD))
@@ -194,11 +196,14 @@ def versions_of_limits(draw: st.DrawFn) -> list[Version]:
     """What is known of devices, some of it only when their records have arrived."""
     times = st.sampled_from([None, NOON - 60_000, NOON + 4000, NOON + 15_000])
     found: list[Version] = []
-    for _ in range(draw(st.integers(0, 6))):
+    for _ in range(draw(st.integers(0, 9))):
         at = NOON + ARRIVED_AFTER + draw(st.sampled_from([-(10**6), -20_000, -10_000, -9_999, 0]))
         begins, ends = draw(times), draw(times)
         ends = None if begins is not None and ends is not None and ends <= begins else ends
-        key, removed = (draw(st.sampled_from(["d-1", "湖"])),), draw(st.sampled_from([False, False, True]))
+        key, removed = (
+            (draw(st.sampled_from(["d-1", "湖", "busy", "calm"])),),
+            draw(st.sampled_from([False, False, True])),
+        )
         values = {
             "device_id": key[0],
             "high": draw(st.sampled_from([-5, 0, 3, 8])),

@@ -41,7 +41,6 @@ class Making:
         self._ways = [way for way in target.made_of if way.of.name == source.name]
         self._columns = [self._columns_of(way) for way in self._ways]
         self._never_null = [f.name for f in target.fields if not f.nullable and f.name not in ("event_id", target.key)]
-        self._defaults = {field.name: field.default for field in target.fields}
 
     @property
     def looked_up(self) -> Iterator[LookedUp]:
@@ -75,8 +74,7 @@ class Making:
         for row in rows.iter_rows(named=True):
             key = made_key(*names, row["_alike"])
             event_id = made_id(*names, row["_source_key"], row["_event_ms"], _uuid(row["_high"], row["_low"]))
-            values = {**self._defaults, **{name: row[name] for name in way.fields}}
-            values |= {"event_id": event_id, self._target.key: key}
+            values = {name: row[name] for name in way.fields} | {"event_id": event_id, self._target.key: key}
             yield Made(row["_partition"], row["_offset"], self._topic, key.encode(), encode(self._frozen, values))
 
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any
+from uuid import UUID
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +30,7 @@ from tests.reference.made import made, plain
 from tests.reference.partition import truth
 from tests.reference.rules import Version, known_of
 from tests.reference.streams import Log, logs
-from tests.reference.toy import FEED, NOON, Mood
+from tests.reference.toy import FEED, NOON, Mood, halves
 from tests.unit.test_partition import Decoding, next_run
 from tests.unit.test_rules import LIMITS, history, steps, versions_of_limits
 
@@ -124,6 +126,8 @@ def test_any_cut_kill_and_restart_makes_what_the_reference_makes(log: Log, versi
                 at = run.next
             now += flushes
             if flushes and (output := partition.flush(None if flushes is True else now)) is not None:
+                offsets = [one.offset for one in output.made]
+                assert offsets == sorted(offsets), "as they lie in the log, whichever way they were made"
                 for one in output.made:
                     record = plain(decode(CATALOGUE, one.value))
                     assert (one.topic, one.key) == ("note", record["note_id"].encode())
@@ -132,6 +136,19 @@ def test_any_cut_kill_and_restart_makes_what_the_reference_makes(log: Log, versi
                 position = output.position if commits else position
         assert found.items() <= wanted.items()
     assert found == wanted
+
+
+def test_of_a_number_that_is_beyond_all_nothing_is_made() -> None:
+    target = replace(TARGET, made_of=(replace(WAYS[1], fields=SAID),))
+    rows = pl.DataFrame(
+        {
+            "_partition": [0, 0], "_offset": [0, 1], "device_id": ["d", "d"], "observed_at": [NOON, NOON],
+            "event_id": [halves(str(UUID(int=n))) for n in (1, 2)], "mood": ["calm", "calm"], "level": [10, 10],
+            "load": [1e308, 0.5],
+        }
+    )  # fmt: skip
+    made = Making(FEED, target, FROZEN).of(rows)
+    assert [(one.offset, decode(CATALOGUE, one.value)["over"]) for one in made] == [(1, 5.0)]
 
 
 @pytest.mark.parametrize(

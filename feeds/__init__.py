@@ -11,9 +11,13 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from enum import EnumType
 from functools import cache
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from schemas.feed import DeclarationError, Feed
 from schemas.question import Question
@@ -158,5 +162,22 @@ def _problem(file: str, error: Exception) -> DeclarationError:
     else:
         lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename.endswith(f"/{file}")]
         line = lines[-1] if lines else None
-        what = str(error) if isinstance(error, DeclarationError) else f"{type(error).__name__}: {error}"
+        what = str(error) if isinstance(error, DeclarationError) else _said(error)
     return DeclarationError(f"{file}{f', line {line}' if line else ''}: {what}")
+
+
+def _said(error: Exception) -> str:
+    """What Python, or pydantic of the parts of a declaration, says is wrong."""
+    if isinstance(error, AttributeError) and isinstance(error.obj, EnumType):
+        return f"{error.obj.__name__} has no {error.name}; it has {', '.join(error.obj.__members__)}"
+    if not isinstance(error, ValidationError):
+        return f"{type(error).__name__}: {error}"
+    said = defaultdict[str, list[str]](list)
+    for one in error.errors():
+        said[f"{error.title}.{one['loc'][0]}"].append(one["msg"].removeprefix("Value error, "))
+    return (
+        "; ".join(f"{part}: {' or '.join(dict.fromkeys(reasons))}" for part, reasons in said.items())
+        .replace("Input should be a valid tuple", "it has to be a tuple, with a comma even behind a single one")
+        .replace(" or Input should be", " or")
+        .replace("Input should be", "it has to be")
+    )

@@ -30,7 +30,8 @@ _TYPES: Mapping[Kind, Type] = {
     "int": "number", "float": "number", "instant": "number", "string": "text", "enum": "text", "bool": "condition"
 }  # fmt: skip
 
-_SAID_OF_TEXTS = "texts are compared by .equals(...) and .is_in(..., ...)"
+#: Where something else stands for a comparison of texts.
+SAID_OF_TEXTS = "texts are compared by .equals(...) and .is_in(..., ...)"
 
 
 class Mistyped(DeclarationError):
@@ -70,6 +71,21 @@ class Expression:
         >>> Column("load") / Column("level")
         """
         return Binary("/", self, as_expression(other))
+
+    def __radd__(self, other: Operand) -> Binary:
+        return Binary("+", as_expression(other), self)
+
+    def __rsub__(self, other: Operand) -> Binary:
+        return Binary("-", as_expression(other), self)
+
+    def __rmul__(self, other: Operand) -> Binary:
+        return Binary("*", as_expression(other), self)
+
+    def __rtruediv__(self, other: Operand) -> Binary:
+        return Binary("/", as_expression(other), self)
+
+    def __neg__(self) -> Binary:
+        return Binary("-", Constant(0), self)
 
     def __lt__(self, other: Operand) -> Binary:
         """True where the first number is smaller.
@@ -305,7 +321,10 @@ def as_expression(value: Operand) -> Expression:
     if isinstance(value, Expression):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | str) or not _is_finite(value):
-        raise Mistyped(f"{value!r} is no finite number, text or expression; {_SAID_OF_TEXTS}")
+        raise Mistyped(
+            f"{value!r} is no finite number, text or expression; {SAID_OF_TEXTS}; "
+            "what a rule keeps is named in keep and read as Column(...)"
+        )
     return Constant(value)
 
 
@@ -444,7 +463,7 @@ def type_of(expression: Expression, fields: Mapping[str, Field]) -> Type:
         case Absolute(operand) | Scaled(operand, _):
             _need("number", expression, fields, operand)
             return "number"
-    raise Mistyped(f"{expression!r} is no expression; {_SAID_OF_TEXTS}")
+    raise Mistyped(f"{expression!r} is no expression; {SAID_OF_TEXTS}")
 
 
 def _type_of_leaf(leaf: Column | Component | LookedUp | Constant, fields: Mapping[str, Field]) -> Type:
@@ -475,7 +494,7 @@ def _need_component(field: Field, part: str) -> None:
 
 def _known(name: str, fields: Mapping[str, Field]) -> Field:
     if name not in fields:
-        raise Mistyped(f"{name} is no field of the record")
+        raise Mistyped(f"{name} is no field of the record (there are: {', '.join(fields)})")
     return fields[name]
 
 

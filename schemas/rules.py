@@ -16,10 +16,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict
+from pydantic.dataclasses import dataclass as checked
 
 from schemas.alerts import Category, Severity
 from schemas.expressions import (
+    SAID_OF_TEXTS,
     Column,
     Component,
     Expression,
@@ -33,15 +37,19 @@ from schemas.expressions import (
     type_of,
     written,
 )
-from schemas.model import TEXTS, Field, Kind, milliseconds
+from schemas.model import NAME, TEXTS, Field, Kind, milliseconds
 from schemas.reference import Reference
 
+#: What an alert shows of itself.
+SHOWN = ("value", "limit")
 #: How much memory one entity may take: hits of ``within`` that are kept.
 MOST_TIMES = 100
 _SEVERITIES = list(Severity)
+#: What a declaration is made of is looked at where it is written.
+STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=STRICT)
 class Condition:
     """When a level begins and when it ends; ``value`` and ``limit`` are shown with the alert."""
 
@@ -56,9 +64,10 @@ def above(value: Operand, limit: Operand, *, release: Operand = 0) -> Condition:
 
     >>> above(Column("level"), 5, release=2)
 
-    The release moves with the limit, so the two cannot contradict each other.
+    For *more than* use ``while_true(Column("level") > 5)``. The release moves with the limit, so the two cannot
+    contradict each other.
     """
-    value, limit, release = as_expression(value), as_expression(limit), as_expression(release)
+    value, limit, release = as_expression(value), as_expression(limit), _release(release)
     return Condition(value >= limit, value < limit - release, value, limit)
 
 
@@ -67,8 +76,14 @@ def below(value: Operand, limit: Operand, *, release: Operand = 0) -> Condition:
 
     >>> below(Column("level"), 3)
     """
-    value, limit, release = as_expression(value), as_expression(limit), as_expression(release)
+    value, limit, release = as_expression(value), as_expression(limit), _release(release)
     return Condition(value <= limit, value > limit + release, value, limit)
+
+
+def _release(release: Operand) -> Expression:
+    if isinstance(release, int | float) and release < 0:
+        raise Mistyped(f"the release is {release}; with less than 0 it would begin and end at the same values")
+    return as_expression(release)
 
 
 def while_true(begins: Expression, *, until: Expression | None = None) -> Condition:
@@ -76,6 +91,8 @@ def while_true(begins: Expression, *, until: Expression | None = None) -> Condit
 
     >>> while_true(Column("status").equals("busy"), until=Column("status").equals("calm"))
     """
+    if not isinstance(begins, Expression):
+        raise Mistyped(f"while_true takes a condition, and {begins!r} is none; {SAID_OF_TEXTS}")
     return Condition(begins, ~begins if until is None else until)
 
 
@@ -130,7 +147,7 @@ def covering(reference: Reference, place: Column) -> Lookup:
     return Lookup(reference, areas, (place,))
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=STRICT)
 class Held:
     """How much of a condition it takes: ``times`` observations in a row, over a time of ``lasting``.
 
@@ -141,8 +158,8 @@ class Held:
     ...     clear=Held(lasting=timedelta(seconds=15)),
     ... )
 
-    With ``within``, the observations need not be in a row, but must lie in so long a time. ``lasting`` is over when the
-    watermark says so, whether or not there is another observation.
+    ``times`` is 1 to 100. With ``within``, the observations need not be in a row, but must lie in so long a time.
+    ``lasting`` is over when the watermark says so, whether or not there is another observation.
     """
 
     times: int = 1
@@ -150,7 +167,7 @@ class Held:
     within: timedelta | None = None
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=STRICT)
 class Due:
     """What has to come: a level begins at the time ``at`` that an observation with ``start`` says, unless one with
     ``done`` comes by then, and ends with one.
@@ -166,14 +183,14 @@ class Due:
     done: Expression | None = None
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=STRICT)
 class Previous:
     """The last known value before an observation."""
 
     value: Expression
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=STRICT)
 class Running:
     """What ``running_total`` declares."""
 
@@ -181,7 +198,7 @@ class Running:
     reset: Expression | None
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=STRICT)
 class Rate:
     """What ``rate`` declares."""
 
@@ -197,6 +214,9 @@ def previous(value: Operand) -> Memory:
     """The value at the observation before; where it was null, the last that was not.
 
     >>> previous(Column("level"))
+
+    It counts observations, however long ago. What was two of them ago is kept twice, in this order:
+    ``{"one": previous(Column("level")), "two": previous(Column("one"))}``.
     """
     return Previous(as_expression(value))
 
@@ -217,7 +237,13 @@ def rate(value: Operand, *, per: timedelta) -> Memory:
     return Rate(as_expression(value), per)
 
 
-@dataclass(frozen=True, kw_only=True)
+def _condition_or_due(when: Any) -> Any:
+    if isinstance(when, Expression):
+        raise Mistyped(f"{written(when)} is a condition alone, and a level needs to know when it ends: while_true(...)")
+    return when
+
+
+@checked(frozen=True, kw_only=True, config=STRICT)
 class Level:
     """One severity of a rule: when it begins and ends, and how much of it each takes.
 
@@ -227,12 +253,12 @@ class Level:
     """
 
     severity: Severity
-    when: Condition | Due
+    when: Annotated[Condition | Due, BeforeValidator(_condition_or_due)]
     held: Held = Held()
     clear: Held = Held()
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(frozen=True, kw_only=True, config=STRICT)
 class Rule:
     """What raises alerts of one kind.
 
@@ -248,11 +274,13 @@ class Rule:
     ...     shows={"more": Column("level") - Column("before")},
     ... )
 
-    ``headline`` is what an alert says. ``of`` are the fields that make an entity, the feed's key or the groups of the
-    aggregate unless they are given. ``keep`` names what is remembered of it, which expressions then read as columns,
-    and so does what is kept behind it; it is worked out at every observation. ``shows`` are numbers an alert carries.
-    ``levels`` go from the mildest to the gravest. An entity without an alert that nothing is due of is forgotten when
-    it was not observed for ``remembers``.
+    ``headline`` is what an alert says, ``category`` one of GEO, MET, SAFETY, SECURITY, RESCUE, FIRE, HEALTH,
+    ENVIRONMENT, TRANSPORT, INFRASTRUCTURE and OTHER. ``of`` are the fields that make an entity, the feed's key or the
+    groups of the aggregate unless they are given. ``keep`` names what is remembered of it, which expressions then read
+    as columns, and so does what is kept behind it; it is worked out at every observation. ``shows`` are numbers an
+    alert carries. ``previous``, ``running_total`` and ``rate`` stand there and nowhere else. ``levels`` go from the
+    mildest to the gravest: MINOR, MODERATE, SEVERE, EXTREME. An entity without an alert that nothing is due of is
+    forgotten when it was not observed for ``remembers``, a day unless given.
     """
 
     name: str
@@ -356,7 +384,10 @@ def rule_problems(
         yield f"{where} has no level"
     severities = [_SEVERITIES.index(level.severity) for level in rule.levels]
     if severities != sorted(set(severities)):
-        yield f"{where} has levels that do not go from the mildest to the gravest, each once"
+        named = ", ".join(level.severity.value for level in rule.levels)
+        yield f"{where} has levels of {named}; they go from the mildest to the gravest, each once"
+    if not rule.headline.strip():
+        yield f"{where} has no headline"
     if any(level.severity is Severity.UNKNOWN for level in rule.levels):
         yield f"{where} has to say how severe a level is"
     for name in rule.of or entity:
@@ -375,6 +406,8 @@ def rule_problems(
     for level in rule.levels:
         yield from (f"{where} {reason}" for reason in _level_problems(level, known))
     for name, value in rule.shows.items():
+        if name in SHOWN:
+            yield f"{where} shows a {name} of its own, and an alert has one already: rename it"
         yield from (f"{where} shows as {name} {reason}" for reason in _typed(value, "number", known))
     for leaf in read_by(rule):
         if isinstance(leaf, LookedUp):
@@ -389,6 +422,8 @@ def rule_problems(
 def _keep_problems(rule: Rule, series: Mapping[str, Field], read: Mapping[str, Field]) -> Iterator[str]:
     known = dict(read)
     for name, memory in rule.keep.items():
+        if not NAME.fullmatch(name):
+            yield f"keeps {name!r}, which has to be named in lower-case words"
         if name in series:
             yield f"keeps {name}, which is a column already"
         wanted: Type | None = None if isinstance(memory, Previous) else "number"
@@ -435,17 +470,17 @@ def _level_problems(level: Level, known: Mapping[str, Field]) -> Iterator[str]:
         case Condition(begins, ends):
             for part in (begins, ends):
                 yield from (f"{where} needs {reason}" for reason in _typed(part, "condition", known))
-    for held in (level.held, level.clear):
-        yield from (f"{where} {reason}" for reason in _held_problems(held))
+    for name, held in (("held", level.held), ("clear", level.clear)):
+        yield from (f"{where}, {name}: {reason}" for reason in _held_problems(held))
 
 
 def _held_problems(held: Held) -> Iterator[str]:
     if not 1 <= held.times <= MOST_TIMES:
-        yield f"is held {held.times} times; it can be 1 to {MOST_TIMES}"
+        yield f"{held.times} times; it can be 1 to {MOST_TIMES}"
     if held.lasting < timedelta(0):
-        yield "lasts less than no time"
+        yield f"lasting {held.lasting.total_seconds():g} s, which is less than no time"
     if held.within is not None and (held.times < 2 or held.lasting or held.within <= timedelta(0)):
-        yield "is held within a time, which takes two times at least, some time, and no lasting"
+        yield "within a time, which takes two times at least, some time, and no lasting"
 
 
 def _typed(expression: Expression, wanted: Type | None, known: Mapping[str, Field]) -> Iterator[str]:

@@ -60,7 +60,8 @@ def try_one(
     since: Annotated[str, typer.Option(help="From then on: ISO 8601, of the city's time zone unless given.")],
     until: Annotated[str | None, typer.Option(help="Up to then; until now unless given.")] = None,
     file: Annotated[
-        Path | None, typer.Option(help="A file that declares its feed with the rule to be tried, changed or new.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A file that declares the feed of the rule."),
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:

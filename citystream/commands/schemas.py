@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import typer
 
+import feeds
 from citystream.installation import Installation
 from schemas.catalogue import SchemaProblem, check, declared, freeze
 from schemas.samples import write_samples
@@ -25,11 +26,10 @@ def freeze_declared() -> None:
 
     Example: citystream schemas freeze
     """
-    city = Installation.load()
-    feeds = city.feeds
+    city, declarations = Installation.load(), feeds.load()
     try:
-        frozen = freeze(feeds, references=city.references)
-        samples = write_samples(feeds, first)
+        frozen = freeze(declarations, references=city.references)
+        samples = write_samples(declarations, first)
     except SchemaProblem as problem:
         _fail(str(problem).splitlines())
     for schema in frozen:
@@ -46,14 +46,14 @@ def check_declared() -> None:
 
     Example: citystream schemas check
     """
-    city = Installation.load()
+    city, declarations = Installation.load(), feeds.load()
     try:
-        problems = check(city.catalogue, city.feeds, city.references)
+        problems = check(city.catalogue, declarations, city.references)
     except SchemaProblem as problem:
         problems = str(problem).splitlines()
     if problems:
         _fail(problems)
-    frozen, wanted = {s.subject for s in city.catalogue.by_id.values()}, declared(city.feeds, city.references)
+    frozen, wanted = {s.subject for s in city.catalogue.by_id.values()}, declared(declarations, city.references)
     typer.echo(f"All {len(wanted)} declared schemas are frozen as they are")
     if gone := sorted(frozen - wanted.keys()):
         typer.echo(f"frozen and declared no longer: {', '.join(gone)}")

@@ -61,13 +61,15 @@ class Pair:
 class Trial:
     """What a rule says of a span of event time: messages of alerts that are there in it, and both rules' alerts.
 
-    ``through`` is as far as the past is known (ms), of the partition that has come furthest, and within the span.
+    ``through`` is as far as the past is known (ms), of the partition that has come furthest, and within the span;
+    ``watched`` is how many observations there were, those before the span among them.
     """
 
     tried: Sequence[Message]
     present: Sequence[Message]
     pairs: Sequence[Pair]
     through: int
+    watched: int = 0
 
 
 def try_rule(
@@ -90,8 +92,9 @@ def try_rule(
         begin = min(since, past.oldest)
     minutes = (until - begin) // MINUTE
     watches = {number: Watch(found.rule, past.series) for number in past.passed}
-    told: list[Message] = []
+    told, watched = list[Message](), 0
     for taken in past.taken(Stretch(begin, until)):
+        watched += len(taken.rows.times)
         said = watches[taken.partition].advance(taken.rows, taken.through, past.texts)
         told += [message(found.rule, past.series, one, Status.TEST) for one in said]
         on_progress("watching", min(minutes, max(0, taken.through - begin) // MINUTE), minutes)
@@ -100,7 +103,7 @@ def try_rule(
     tried = sorted((one for one in told if one["alert_id"] not in ended), key=lambda one: (one["sent"], one["entity"]))
     present = of_rule(client, found.feed.name, found.rule.name, since, until)
     through = max([since, *(min(until, passed) for passed in past.passed.values())])
-    return Trial(tried, present, compared(episodes(tried), episodes(present)), through)
+    return Trial(tried, present, compared(episodes(tried), episodes(present)), through, watched)
 
 
 def episodes(messages: Iterable[Mapping[str, Any]]) -> list[Episode]:

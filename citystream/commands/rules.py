@@ -132,7 +132,7 @@ def _span(one: Episode | None, zone: ZoneInfo) -> str:
 def _in_all(trial: Trial, feed: Feed, until: int, zone: ZoneInfo) -> str:
     count = Counter(pair.raised_by for pair in trial.pairs)
     text = (
-        f"{count['both']:,} raised by both, {count['tried']:,} only by the one tried, "
+        f"{trial.watched:,} observations: {count['both']:,} raised by both, {count['tried']:,} only by the one tried, "
         f"{count['present']:,} only by the present one"
     )
     if trial.through < until:

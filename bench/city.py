@@ -9,6 +9,7 @@ Each contender works alone beside broker and ClickHouse. Cores are CPU seconds a
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import statistics
@@ -17,8 +18,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +29,9 @@ from kafka import KafkaConsumer, TopicPartition
 from rich.console import Console
 from rich.table import Table
 
-from bench import engine
+from bench import engine, rules
 from bench.load import Marked
-from bench.made_up import FEEDS, add_department, declarations
+from bench.made_up import add_department, declarations
 from bench.process import FEED, PLAIN, cpu_seconds, environment, machine, resident_mib
 from citystream.installation import Installation
 from citystream.settings import LOCALHOST, PROJECT, Settings
@@ -38,7 +39,9 @@ from citystream.stack import clickhouse, kafka
 from citystream.stack.process import Launch, Process
 from citystream.stack.stack import Stack
 from processors import GROUP as PROCESSOR
+from schemas.alerts import FEED_NAME, Kind
 from schemas.feed import Feed
+from schemas.record_codec import decode
 from sinks import GROUP as SINK
 from streams import topics
 from streams.clients import new_consumer
@@ -58,6 +61,12 @@ AT_ONCE, LOOK_EVERY_SECONDS, LONGEST_WAIT = 4, 0.02, 60.0
 FRESH_SECONDS = 0.05
 #: How long a worker may take to start, and to drain its topics (s).
 PATIENCE = 120.0
+#: At the end of a file that declares a feed, so that nobody watches it.
+UNWATCHED = "\nfrom bench.rules import without_rules\n\nFEED = without_rules(FEED)\n"
+#: Records of lag with which a worker goes on as it did before.
+GOES_ON = 8000
+#: Records a second of feeds whose watermark never waits for the next record.
+OFTEN = 50
 
 
 class Unmeasured(Exception):
@@ -72,13 +81,14 @@ class Lengths:
     warm_up: float = 20
     measured: float = 60
     latency: float = 60
+    unwatched: float = 120
     alone: float = 20
     every: int = 1
 
     @property
     def records(self) -> float:
         """How many seconds of records are needed."""
-        return self.starting + self.warm_up + self.measured + self.latency
+        return self.starting + self.warm_up + self.measured + self.latency + self.unwatched
 
 
 @dataclass(frozen=True)
@@ -99,12 +109,17 @@ class Sender:
         self._process = subprocess.Popen([*command], stdout=subprocess.PIPE, text=True, env={**os.environ, **more})
         #: The newest records that a view has to show.
         self.marked: deque[Marked] = deque(maxlen=AT_ONCE)
+        #: From event time to the machine's clock (s): by how much what is sent without a delay is later.
+        self.shift = math.inf
         self._reader = threading.Thread(target=self._read)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
+        monotonic = time.time() - time.monotonic()
         for line in self._process.stdout:
-            self.marked.append(Marked.read(line))
+            mark = Marked.read(line)
+            self.shift = min(self.shift, mark.sent + monotonic - mark.event_ms / 1000)
+            self.marked.append(mark)
 
     @property
     def pid(self) -> int:
@@ -135,7 +150,7 @@ class RealRate:
         self,
         settings: Settings,
         lengths: Lengths = Lengths(),
-        made_up: Mapping[str, Feed] = FEEDS,
+        made_up: Mapping[str, Feed] = rules.FEEDS,
         origin: Path = PROJECT,
     ) -> None:
         self.settings, self.lengths, self._origin = settings, lengths, origin
@@ -170,7 +185,7 @@ class RealRate:
         for package in PACKAGES:
             shutil.copytree(self._origin / package, self.sources / package)
         shutil.copytree(Path(__file__).parent, self.sources / "bench", ignore=shutil.ignore_patterns("out"))
-        add_department(self.sources, declarations(self.city.made_up))
+        add_department(self.sources, declarations(self.city.made_up, rules.__name__))
         config = self.sources / "deploy" / "clickhouse" / "config.xml"
         config.write_text(config.read_text().replace("</clickhouse>", f"{THREADS}</clickhouse>"))
         self._command("-m", "citystream.cli", "schemas", "freeze")
@@ -202,7 +217,7 @@ class RealRate:
                 found |= {f"{name}_start_cpu_s": cpu, f"{name}_start_wall_s": wall}
             found["start_cpu_s"] = max(cpu for cpu, _ in starts.values())
             self._wait(lengths.warm_up, "warming up")
-            before, began = self._records(), time.monotonic()
+            before, began, told = self._records(), time.monotonic(), self._told()
             cores = self._cores({**self._pids(*SERVERS, *WORKERS), "sender": sender.pid}, "the platform")
             found["events_per_second"] = round((self._records() - before) / (time.monotonic() - began))
             found |= {f"{name}_cores": value for name, value in cores.items()}
@@ -210,9 +225,10 @@ class RealRate:
                 found[f"{name}_mib"] = resident_mib(self._pid(name))
                 found[f"{name}_lag"] = self._worker_lag(name)
             waits = self._waits(sender)
-        found["view_p50_s"] = statistics.median(waits)
-        found["view_p99_s"] = waits[int(len(waits) * 0.99)]
-        found["view_records"] = len(waits)
+            self._until("an alert", lambda: any(self._alert_waits(told, sender.shift)))
+            found |= _percentiles("alert", sorted(self._alert_waits(told, sender.shift)))
+            found |= self._unwatched()
+        found |= _percentiles("view", waits)
         self._until("the rest to be worked off", lambda: not any(map(self._worker_lag, WORKERS)))
         idle = self._cores(self._pids(*SERVERS, *WORKERS), "the platform without events")
         found |= {f"idle_{name}_cores": value for name, value in idle.items()}
@@ -220,12 +236,34 @@ class RealRate:
             self._process(name).stop()
         return found
 
+    def _unwatched(self) -> dict[str, float]:
+        """What the workers take without a rule; those with rules go on afterwards."""
+        folder = self.settings.home / "unwatched"
+        shutil.copytree(self.sources, folder)
+        for file in (folder / "feeds").glob("*/*.py"):
+            if file.stem in self.city.feeds:
+                file.write_text(file.read_text() + UNWATCHED)
+        self._restart(folder)
+        self._wait(self.lengths.warm_up, "warming up without rules")
+        cores = self._cores(self._pids(*SERVERS, *WORKERS), "the platform without rules")
+        self._restart(self.sources)
+        return {f"unwatched_{name}_cores": value for name, value in cores.items()}
+
+    def _restart(self, sources: Path) -> None:
+        """Go on with the workers of a folder of sources."""
+        for worker, command in WORKERS.items():
+            self._process(worker).stop()
+            self._launch(worker, command, sources)
+        self._until("the workers to go on", lambda: all(self._worker_lag(name) < GOES_ON for name in WORKERS))
+
+    def _launch(self, worker: str, command: str, sources: Path) -> None:
+        more = {**self._environment, "PYTHONPATH": str(sources)}
+        self._process(worker).start(Launch((self._python, "-P", "-m", "citystream.cli", command), more))
+
     def _start(self, worker: str, done: Callable[[], bool]) -> tuple[float, float]:
         """CPU and wall seconds from a worker's start to the first thing that can be seen of it."""
         began = time.monotonic()
-        self._process(worker).start(
-            Launch((self._python, "-P", "-m", "citystream.cli", WORKERS[worker]), self._environment)
-        )
+        self._launch(worker, WORKERS[worker], self.sources)
         self._until(f"the {worker} to start", done)
         return cpu_seconds(self._pid(worker)), time.monotonic() - began
 
@@ -255,6 +293,30 @@ class RealRate:
         if not waits:
             raise Unmeasured("no record was followed into its view")
         return sorted(waits)
+
+    def _told(self) -> dict[TopicPartition, int]:
+        """Where the topic of alerts ends."""
+        partitions = [TopicPartition(FEED_NAME, number) for number in self._partitions(FEED_NAME)]
+        return dict(self._consumer.end_offsets(partitions))
+
+    def _alert_waits(self, told: Mapping[TopicPartition, int], shift: float) -> Iterator[float]:
+        """Seconds from when an observation's disorder has passed until the alert that it begins is in its topic.
+
+        It takes those by records of feeds of which each partition has several records a second: of others the next
+        record may be long in coming.
+        """
+        with closing(new_consumer(self.city.cluster)) as consumer:
+            consumer.assign(list(told))
+            for partition, offset in told.items():
+                consumer.seek(partition, offset)
+            ends = self._told()
+            while any(consumer.position(partition) < end for partition, end in ends.items()):
+                for message in (one for found in consumer.poll(timeout_ms=1000).values() for one in found):
+                    alert = decode(self.city.catalogue, message.value)
+                    feed = self.city.feeds[alert["feed"]]
+                    if (alert["series"], alert["msg_type"]) == (feed.name, Kind.ALERT) and (feed.rate or 0) >= OFTEN:
+                        passed = alert["sent"].timestamp() + feed.disorder.total_seconds() + shift
+                        yield message.timestamp / 1000 - passed
 
     def _is_shown(self, owner: Any, mark: Marked) -> bool:
         feed = self.city.feeds[mark.feed]
@@ -380,6 +442,10 @@ ROW = {
     "idle_sink_cores": "sink without events, cores",
     "view_p50_s": "publish to view, p50 s",
     "view_p99_s": "publish to view, p99 s",
+    "alert_p50_s": "passing of an observation's disorder to its alert, p50 s",
+    "alert_p99_s": "passing of an observation's disorder to its alert, p99 s",
+    "unwatched_processor_cores": "processor without rules, cores",
+    "unwatched_sink_cores": "sink without rules, cores",
     "start_cpu_s": "start of a worker until its first result, CPU s",
     "processor_mib": "processor, MiB",
     "sink_mib": "sink, MiB",
@@ -389,9 +455,22 @@ ROW = {
 def ratios(row: Mapping[str, float]) -> dict[str, float]:
     """What the platform takes over what the others take."""
     workers, peers = row["processor_cores"] + row["sink_cores"], row["plain_faust_cores"] + row["kafka_engine_cores"]
+    unwatched = row["unwatched_processor_cores"] + row["unwatched_sink_cores"]
     return {
         "processor over a plain Faust agent": round(row["processor_cores"] / row["plain_faust_cores"], 2),
         "processor and sink over a plain Faust agent and the Kafka engine": round(workers / peers, 2),
+        "processor and sink with rules over without": round(workers / unwatched, 2),
+    }
+
+
+def _percentiles(what: str, waits: Sequence[float]) -> dict[str, float]:
+    """Of seconds in ascending order."""
+    if not waits:
+        raise Unmeasured(f"nothing was seen of what is measured as {what}")
+    return {
+        f"{what}_p50_s": statistics.median(waits),
+        f"{what}_p99_s": waits[int(len(waits) * 0.99)],
+        f"{what}s_seen": len(waits),
     }
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from bench.city import Lengths, RealRate
-from bench.made_up import FEEDS
+from bench.rules import FEEDS
 from tests.conftest import settings_in
 
 pytestmark = pytest.mark.integration
 
 KEYS = [
     "events_per_second", "processor_cores", "sink_cores", "clickhouse_cores", "broker_cores", "plain_faust_cores",
-    "kafka_engine_cores", "idle_processor_cores", "idle_sink_cores", "view_p50_s", "view_p99_s", "start_cpu_s",
+    "kafka_engine_cores", "idle_processor_cores", "idle_sink_cores", "view_p50_s", "view_p99_s",
+    "alert_p50_s", "alert_p99_s", "unwatched_processor_cores", "unwatched_sink_cores", "start_cpu_s",
     "processor_mib", "sink_mib",
 ]  # fmt: skip
 #: One feed of each kind.

@@ -97,7 +97,7 @@ def measurements() -> str:
     parts = [f"On {found['machine']}:\n", *table, "", "| ratio or live value | |", "| --- | --- |", *others]
     if row := found.get("city"):
         shown = {words: row[name] for name, words in ROW.items()} | ratios(row)
-        parts += ["", "| the city at its real rate | |", "| --- | --- |"]
+        parts += ["", f"On {found['city_machine']}:", "", "| the city at its real rate | |", "| --- | --- |"]
         parts += [f"| {words} | {value:,} |" for words, value in shown.items()]
     return "\n".join(parts)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -170,6 +173,7 @@ class Answer:
 class Replayed:
     """What was there, and what was there when everything was read again."""
 
+    city: City
     live: Snapshot
     again: Snapshot
     said: list[tuple[Any, ...]]
@@ -178,6 +182,7 @@ class Replayed:
     trials: dict[str, Trial]
     explained: list[bool]
     answers: Mapping[str, Answer]
+    cases: list[tuple[Any, ...]]
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +212,17 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replayed]:
         trials = {name: tried(city, name) for name in ("parking_full", "congestion")}
         alerts = [one.alert_id for one in present(trials["congestion"])]
         explained = [json.loads(city.command("alerts", "explain", one, "-o", "json").stdout)["agree"] for one in alerts]
+        kept = cases(city)
         again = of_published(city, city.undisturbed() | city.parts())
         counted = messages, sum(city.ends(FEED_NAME).values())
-        yield Replayed(live, again, told, said(city), counted, trials, explained, answers)
+        yield Replayed(city, live, again, told, said(city), counted, trials, explained, answers, kept)
+
+
+def cases(city: City) -> list[tuple[Any, ...]]:
+    """Every case that is stored."""
+    with city.installation.server("analyst").connect() as client:
+        found: list[tuple[Any, ...]] = client.execute("SELECT * FROM city.case_now ORDER BY case_id")
+    return found
 
 
 def tried(city: City, name: str) -> Trial:
@@ -257,3 +270,42 @@ def test_inside_an_event_the_stricter_limit_holds_and_a_replay_says_the_same(rep
     assert replayed.said == replayed.said_again
     before, after = replayed.messages
     assert after == 2 * before, "the replay said all of it again"
+
+
+UUID_TEXT = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: What differs from one run to another: ids, pseudonyms, times and the car park.
+OWN = re.compile(
+    rf"{UUID_TEXT.pattern}|[0-9a-f]{{32}}|\d{{4}}-\d\d-\d\dT[\d:]{{8}}\S*|in-the-area|xihu-p\d+|xihu-grid-\d+"
+)
+
+
+def cells(text: str) -> list[list[str]]:
+    """What is printed, line by line, each cell of a table by itself; without what differs."""
+    lines = (line for line in text.splitlines() if line.strip(" ─"))
+    return [re.split(" {2,}", OWN.sub("…", line.strip())) for line in lines]
+
+
+def test_a_case_is_followed_as_the_page_says(replayed: Replayed) -> None:
+    """From the alert in the evening to its confirmation; a replay has it once."""
+    city, page = replayed.city, (PROJECT / "docs" / "operator.md").read_text()
+    assert replayed.cases == cases(city)
+    (walk,) = re.findall(r"```console\n(.*?)```", page, re.DOTALL)
+    with city.installation.server("analyst").connect() as client:
+        find = "SELECT case_id, state, grid FROM city.case_now WHERE kind = 'parking_full' AND subject = 'in-the-area'"
+        ((case_id, state, grid),) = client.execute(find)
+        assert (state, grid) == ("open", "xihu-grid-09"), "on the border of four the first counts"
+
+        def is_now(state: str) -> bool:
+            return bool(client.execute(find)[0][1] == state)
+
+        for part in walk.split("$ citystream ")[1:]:
+            command, _, printed = part.partition("\n")
+            done = city.command(*shlex.split(UUID_TEXT.sub(case_id, command)))
+            shown = cells(done.stdout + done.stderr)
+            if command.startswith("case list"):
+                own = [line for line in done.stdout.splitlines() if "case_id" in line or case_id in line]
+                shown = cells("\n".join(own))
+            assert shown == cells(printed), command
+            if done.returncode == 0 and (moved := re.search("and is ([a-z]+);", done.stdout)):
+                city.wait(partial(is_now, moved[1]))
+        assert is_now("closed")

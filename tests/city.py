@@ -357,13 +357,19 @@ class City:
         return "; ".join(f"{name} {'runs' if one.running() else 'ended'}: {one.last_words()}" for name, one in found)
 
     def drain(self, *groups: str) -> None:
-        """Wait until these workers, or both, have committed all there is."""
+        """Wait until these workers, or both, have committed all there is, and all that they wrote of it themselves.
+
+        What a worker writes is in the log before its position is. So nothing is left once all was committed up to ends
+        that are still the same when they are looked at again.
+        """
         aggregates = [a.topic for name in self.feeds for a in self.installation.feeds[name].aggregates]
         read = {"processor": self.installation.processed_topics, "sink": (*self.feeds, *aggregates, deadletters.TOPIC)}
         until = time.monotonic() + 180
         with LagMeter(self.installation.cluster) as meter:
             for group in groups or WORKERS:
-                while any(p.records for p in meter.measure(group, read[group], waiting=False)):
+                before: Mapping[tuple[str, int], int] | None = None
+                while (ends := _committed(meter, group, read[group])) is None or ends != before:
+                    before = ends
                     for name in groups or WORKERS:
                         assert self.process(name).running() is not None, self.process(name).log.read_text()
                     assert time.monotonic() < until, f"the {group} does not catch up"
@@ -452,6 +458,12 @@ def servers(city: C) -> Iterator[C]:
         for name in city.started:
             city.process(name).stop()
         stack.down()
+
+
+def _committed(meter: LagMeter, group: str, names: Sequence[str]) -> Mapping[tuple[str, int], int] | None:
+    """Where topics end, or None if a group has not committed all there is."""
+    lags = meter.measure(group, names, waiting=False)
+    return None if any(one.records for one in lags) else {(one.topic, one.partition): one.end for one in lags}
 
 
 @contextmanager

@@ -115,8 +115,9 @@ def test_a_kept_row_is_shown_with_its_ratios(monkeypatch: pytest.MonkeyPatch) ->
     measured: dict[str, Any] = {"machine": "a machine", "measurements": [], "ratios": {}, "live": {}}
     monkeypatch.setattr(json, "loads", lambda _: measured)
     assert "real rate" not in generate.measurements()
-    measured["city"] = row
+    measured |= {"city": row, "city_machine": "another machine"}
     text = generate.measurements()
+    assert "On another machine:" in text
     for name, words in ROW.items():
         assert f"| {words} | {row[name]:,} |" in text
     assert ratios(row)["processor over a plain Faust agent"] == round(2 / 6, 2)

@@ -174,7 +174,7 @@ def _said(error: Exception) -> str:
         return f"{type(error).__name__}: {error}"
     said = defaultdict[str, list[str]](list)
     for one in error.errors():
-        said[f"{error.title}.{one['loc'][0]}"].append(one["msg"].removeprefix("Value error, "))
+        said[".".join([error.title, *map(str, one["loc"][:1])])].append(one["msg"].removeprefix("Value error, "))
     return (
         "; ".join(f"{part}: {' or '.join(dict.fromkeys(reasons))}" for part, reasons in said.items())
         .replace("Input should be a valid tuple", "it has to be a tuple, with a comma even behind a single one")

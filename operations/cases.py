@@ -12,6 +12,7 @@ from uuid import UUID, uuid5
 
 from clickhouse_driver import Client
 from kafka.producer.future import RecordMetadata
+from pydantic import ValidationError
 
 from feeds.governance.case import Case, State, Step, possible
 from feeds.governance.questions import IN_ORDER
@@ -75,7 +76,7 @@ def step_of(
     Raises
     ------
     CaseProblem
-        The step cannot come in its state.
+        The step cannot come in its state, or a word is empty or too long.
     """
     able = possible(there["state"])
     if taken not in able:
@@ -83,26 +84,30 @@ def step_of(
     step = Step(taken)
     at = max(now, there["at"] + _MOMENT)
     reopens, due = step is Step.REOPENED, there["deadline"]
-    return Case(
-        event_id=str(uuid5(_NAMES, "\n".join((there["case_id"], at.isoformat(), step.value, who)))),
-        case_id=there["case_id"],
-        step=step,
-        at=at,
-        status=Status(there["status"]),
-        role=role,
-        who=who,
-        why=why,
-        agency=agency,
-        assignee=assignee,
-        grid=None,
-        deadline=at + (due - there["opened_at"]) if reopens and due is not None else None,
-        source=None,
-        source_id=None,
-        kind=None,
-        subject=None,
-        severity=None,
-        place=None,
-    )
+    try:
+        return Case(
+            event_id=str(uuid5(_NAMES, "\n".join((there["case_id"], at.isoformat(), step.value, who)))),
+            case_id=there["case_id"],
+            step=step,
+            at=at,
+            status=Status(there["status"]),
+            role=role,
+            who=who,
+            why=why,
+            agency=agency,
+            assignee=assignee,
+            grid=None,
+            deadline=at + (due - there["opened_at"]) if reopens and due is not None else None,
+            source=None,
+            source_id=None,
+            kind=None,
+            subject=None,
+            severity=None,
+            place=None,
+        )
+    except ValidationError as wrong:
+        reasons = (f"--{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in wrong.errors())
+        raise CaseProblem("; ".join(reasons)) from None
 
 
 def move(publisher: Publisher, step: Case) -> None:

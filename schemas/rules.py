@@ -68,7 +68,7 @@ def above(value: Operand, limit: Operand, *, release: Operand = 0) -> Condition:
     contradict each other.
     """
     value, limit, release = as_expression(value), as_expression(limit), _release(release)
-    return Condition(value >= limit, value < limit - release, value, limit)
+    return Condition(begins=value >= limit, ends=value < limit - release, value=value, limit=limit)
 
 
 def below(value: Operand, limit: Operand, *, release: Operand = 0) -> Condition:
@@ -77,7 +77,7 @@ def below(value: Operand, limit: Operand, *, release: Operand = 0) -> Condition:
     >>> below(Column("level"), 3)
     """
     value, limit, release = as_expression(value), as_expression(limit), _release(release)
-    return Condition(value <= limit, value > limit + release, value, limit)
+    return Condition(begins=value <= limit, ends=value > limit + release, value=value, limit=limit)
 
 
 def _release(release: Operand) -> Expression:
@@ -93,7 +93,7 @@ def while_true(begins: Expression, *, until: Expression | None = None) -> Condit
     """
     if not isinstance(begins, Expression):
         raise Mistyped(f"while_true takes a condition, and {begins!r} is none; {SAID_OF_TEXTS}")
-    return Condition(begins, ~begins if until is None else until)
+    return Condition(begins=begins, ends=~begins if until is None else until)
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def running_total(value: Operand, *, reset: Expression | None = None) -> Memory:
 
     >>> running_total(Column("level"), reset=Column("status").equals("calm"))
     """
-    return Running(as_expression(value), reset)
+    return Running(value=as_expression(value), reset=reset)
 
 
 def rate(value: Operand, *, per: timedelta) -> Memory:
@@ -234,7 +234,7 @@ def rate(value: Operand, *, per: timedelta) -> Memory:
 
     >>> rate(Column("level"), per=timedelta(minutes=1))
     """
-    return Rate(as_expression(value), per)
+    return Rate(value=as_expression(value), per=per)
 
 
 def _condition_or_due(when: Any) -> Any:

@@ -187,11 +187,11 @@ def corrupted_history(catalogue: Catalogue, feed: Feed, value: bytes, random: Ra
     """
     broken = corrupted(value, random)
     try:
-        told = decode(catalogue, broken)[feed.event_time]
+        told = decode(catalogue, broken).get(feed.event_time)
     except NotDecodable:
         return broken
-    ahead = told - decode(catalogue, value)[feed.event_time]
-    return value[: len(value) // 2] if ahead > feed.disorder else broken
+    latest = decode(catalogue, value)[feed.event_time] + feed.disorder
+    return value[: len(value) // 2] if isinstance(told, datetime) and told > latest else broken
 
 
 def _event_time(feed: Feed, record: Record) -> datetime:

@@ -94,7 +94,8 @@ def final_windows_and_last_records(
 ) -> Iterator[tuple[Sequence[tuple[Any, ...]], pl.DataFrame]]:
     """The same of groups that lie in one partition, and beside them the record of each that was counted in last.
 
-    It has these fields, and when it ``_arrived`` (ms), which is in 1970 if it is not stored any more.
+    It has these fields, and when it ``_arrived`` (ms), which is in 1970 if it is not known: not stored any more, or of
+    a window that was built without withdrawn rows, whose version names no record of its own.
     """
     window, by = milliseconds(aggregate.window), ", ".join(aggregate.by)
     fields = [field for field in feed.fields if field.name in {*names, feed.event_time}]
@@ -105,14 +106,14 @@ def final_windows_and_last_records(
     columns = [f"{column} AS _{n}" for n, column in enumerate(column for field in fields for column in _columns(field))]
     during = replace(stretch, begin=stretch.begin - window).where(feed.event_time)
     records = (
-        "SELECT source_partition AS _of, source_offset AS _at, toUnixTimestamp64Milli(arrived_at) AS _arrived, "
-        f"{', '.join(columns)} FROM raw.{feed.name} WHERE {during} "
+        f"SELECT source_partition AS _of, source_offset AS _at, {feed.key} AS _key, "
+        f"toUnixTimestamp64Milli(arrived_at) AS _arrived, {', '.join(columns)} FROM raw.{feed.name} WHERE {during} "
         f"AND (source_partition, source_offset) IN ({lasts})"
     )
     query = (
         f"SELECT windows.*, _arrived, {', '.join(f'_{n}' for n in range(len(columns)))} FROM "
         f"({_of_final_windows(feed, aggregate, partials, stretch)}) AS windows ANY LEFT JOIN ({records}) AS records "
-        f"ON _partition = _of AND _last = _at {_IN_ORDER}{by}"
+        f"ON _partition = _of AND _last = _at AND windows.{feed.key} = _key {_IN_ORDER}{by}"
     )
     width = 4 + len(aggregate.by) + len(partials)
     for rows in client.execute_iter(query, chunk_size=ROWS_AT_ONCE, settings=_SETTINGS):

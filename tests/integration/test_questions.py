@@ -415,7 +415,7 @@ def test_cases_are_those_that_their_steps_make_one_after_the_other(connect: Conn
 
 
 def test_a_case_of_many_steps_takes_no_more_memory_than_an_analyst_has(city: Installation, connect: Connect) -> None:
-    """A report that comes again and again for a year."""
+    """A report that comes again and again for a week."""
     empty(city)
     begin, minute = at("-240:00"), timedelta(minutes=1)
     rows = [report("08:00", "c-1", "a-1", "12:00") | {"at": begin + n * minute} for n in range(10_000)]

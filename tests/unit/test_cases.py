@@ -82,6 +82,12 @@ def test_a_step_that_cannot_come_is_refused_with_those_that_can() -> None:
             step_of(THERE, step, **SAID)
 
 
+@pytest.mark.parametrize(("word", "value"), [("role", ""), ("who", ""), ("assignee", "a" * 129), ("why", "w" * 5000)])
+def test_a_word_that_is_empty_or_too_long_is_refused(word: str, value: str) -> None:
+    with pytest.raises(CaseProblem, match=f"^--{word}: "):
+        step_of(THERE, Step.HANDLED, **SAID | {word: value})
+
+
 def test_every_state_can_be_reached_and_left_and_every_step_comes_in_one() -> None:
     states = {state.value for state in State}
     assert {after for moves in MOVES.values() for after in moves.values()} == states

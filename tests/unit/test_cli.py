@@ -161,6 +161,25 @@ def test_two_feeds_have_no_rule_of_one_name(folder: Path, capsys: pytest.Capture
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("from schemas.rules import Held\nHeld(times=1.5)", "Held.times: it has to be a valid integer"),
+        ("from schemas.rules import Held\nHeld(often=2)", "Held.often: Unexpected keyword argument"),
+        ("from schemas.alerts import Severity\nSeverity.HIGH", "Severity has no HIGH; it has UNKNOWN, MINOR"),
+        ("from pydantic import TypeAdapter\nTypeAdapter(int).validate_python('x')", "int: it has to be a valid"),
+        ("from schemas.rules import *\nwhile_true(Column('x') > 1, until=5)", "Condition.ends: it has to be"),
+        ("from schemas.rules import *\nrate(Column('x'), per=60)", "Rate.per: it has to be a valid timedelta"),
+    ],
+)
+def test_what_is_wrong_with_a_part_is_said_in_words(
+    text: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "odd.py").write_text(f"from schemas.expressions import Column\n{text}\n")
+    assert "odd" not in Installation(Settings()).feeds
+    assert said.removeprefix("") in capsys.readouterr().err
+
+
 def test_a_feed_file_outside_of_a_departments_folder_is_told_where_it_belongs(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

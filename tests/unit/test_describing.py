@@ -123,7 +123,8 @@ def test_a_name_of_any_department_is_an_address_of_its_own(shapes: Graph) -> Non
 def test_names_begin_with_an_address(base: str) -> None:
     done = CliRunner().invoke(cli.build("catalogue"), ["catalogue", "dcat", "--base", base])
     assert done.exit_code == 0, done.output
-    assert f"<{base}catalogue>" in done.output or "a dcat:Catalog" in done.output
+    found = Graph().parse(data=done.stdout, format="turtle")
+    assert (URIRef(f"{base}catalogue"), RDF.type, DCAT.Catalog) in found
 
 
 @pytest.mark.parametrize(
@@ -135,10 +136,10 @@ def test_what_no_name_can_begin_with_is_refused(base: str) -> None:
     assert "is no address that ends in / : or #" in " ".join(done.output.replace("│", " ").split())
 
 
-def test_documents_for_others_name_nothing_that_listens_here_alone() -> None:
-    """The registry does, whose schemas are in the documents, or named by them."""
+def test_documents_for_others_name_no_registry() -> None:
+    """It listens on this machine alone; its schemas are in the documents, or named by them."""
     texts = dcat.graph(CITY, BASE).serialize(format="turtle"), json.dumps(asyncapi.document(CITY))
-    assert all(word not in text for text in texts for word in ("127.0.0.1", "localhost", "egistryUrl"))
+    assert all("egistry" not in text for text in texts)
 
 
 def test_the_topics_are_what_asyncapi_asks_for_and_what_is_not_is_refused() -> None:

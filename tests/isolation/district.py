@@ -28,7 +28,7 @@ from tests.isolation.made import FEEDS, OTHERS, RATE, TABLELESS, Report, report
 #: How often records are published of each feed, and how often it is looked which of them are shown (s).
 PUBLISH_EVERY, LOOK_EVERY = 0.25, 0.2
 #: How long the workers here wait for a schema (s): so long that both commands are asked meanwhile on a busy machine.
-PATIENCE = 20.0
+PATIENCE = 60.0
 #: Workers whose code raises at a record, and those of this project.
 BROKEN, MENDED = "tests.isolation.broken", "citystream.cli"
 

@@ -18,8 +18,8 @@ PATIENCE = 180
 
 @dataclass(frozen=True)
 class Round:
-    """What was seen of the other feeds while some faults lasted: how fresh they were, their largest lag (s), and what
-    status and lag said of them, which has to be nothing. ``said`` are the lines about each fault.
+    """What was seen of the other feeds while some faults ``lasted`` (s): how fresh they were, their largest lag (s),
+    and what status and lag said of them, which has to be nothing. ``said`` are the lines about each fault.
     """
 
     before: Freshness
@@ -27,6 +27,7 @@ class Round:
     lag: float
     disturbed: Sequence[str]
     said: Mapping[str, Sequence[str]]
+    lasted: float
 
     @property
     def hurt(self) -> bool:
@@ -79,7 +80,7 @@ def stage(city: District, faults: Sequence[Fault], before: Freshness, seconds: f
         lag = max([lag, *(row["lag_seconds"] for row in rows if row["topic"].startswith(OTHERS))])
         for fault in faults:
             said[fault.name] += [line for line in lines if is_about(fault, line) and line not in said[fault.name]]
-    return Round(before, freshness(city, since), lag, disturbed, said)
+    return Round(before, freshness(city, since), lag, disturbed, said, lasted)
 
 
 def is_about(fault: Fault, line: str) -> bool:

@@ -116,7 +116,7 @@ def police_incident(world: World) -> Iterator[PoliceIncident]:
     reports = zip(arrivals(world.start - BEFORE, random, _reports), _addresses(random), strict=False)
     calls = (Call.draw(at, address, random) for at, address in reports)
     usual = (call.records(call.steps(random), random) for call in calls)
-    rare = (_staged_records(one, world.random(one.entity)) for one in incidents(world))
+    rare = (_staged_records(one, world.random(f"{one.entity}/{one.begins}")) for one in incidents(world))
     for record in heapq.merge(in_order(usual, CHANGED_AT), in_order(rare, CHANGED_AT), key=CHANGED_AT):
         if record.changed_at >= world.start:
             yield record

@@ -20,7 +20,7 @@ from citystream.settings import PROJECT
 from tests.truth.campaign import Outcome, run
 
 #: Hours of each feed, at the rate of a city; of traffic there are 15 million records a day.
-HOURS = {"parking_site": 1.5, "parking_spot": 0.1, "police_incident": 8.0, "traffic_flow": 1.25}
+HOURS = {"parking_site": 8.0, "parking_spot": 0.1, "police_incident": 24.0, "traffic_flow": 1.25}
 #: Times as long, if it is told to take long: days of what is small.
 LONG = 16
 #: What precision and recall of every rule have to be.

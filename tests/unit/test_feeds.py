@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import islice, pairwise, takewhile
@@ -523,6 +524,18 @@ def test_a_segment_tells_what_is_staged(kind: Kind) -> None:
     told = {(record.intensity > 0, record.occupancy > 0.9) for record in later}
     expected = {Kind.STANDSTILL: {(False, True)}, Kind.ROAD_EMPTY: {(False, False)}, Kind.JAM: {(True, True)}}
     assert told == expected.get(kind, set())
+
+
+def test_who_calls_again_another_day_or_hour_has_other_incidents(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Incident(
+        kind=Kind.REPEATED_CALLS, entity="Yugu Road 1", begins=START, ends=START + timedelta(hours=1), place=None
+    )
+    again = replace(first, begins=START + timedelta(hours=3), ends=START + timedelta(hours=4))
+    monkeypatch.setattr(police, "incidents", lambda _: iter([first, again]))
+    records = takewhile(
+        lambda one: one.changed_at < START + timedelta(hours=5), police.police_incident(World(START, 1))
+    )
+    assert len({one.incident_id for one in records if one.address == first.entity}) == 2 * police.CALLS
 
 
 def test_the_police_are_late_or_skip_a_step_where_it_is_staged() -> None:

@@ -225,8 +225,7 @@ class RealRate:
                 found[f"{name}_mib"] = resident_mib(self._pid(name))
                 found[f"{name}_lag"] = self._worker_lag(name)
             waits = self._waits(sender)
-            self._until("an alert", lambda: any(self._alert_waits(told, sender.shift)))
-            found |= _percentiles("alert", sorted(self._alert_waits(told, sender.shift)))
+            found |= _percentiles("alert", self._once_told(told, sender.shift))
             found |= self._unwatched()
         found |= _percentiles("view", waits)
         self._until("the rest to be worked off", lambda: not any(map(self._worker_lag, WORKERS)))
@@ -298,6 +297,17 @@ class RealRate:
         """Where the topic of alerts ends."""
         partitions = [TopicPartition(FEED_NAME, number) for number in self._partitions(FEED_NAME)]
         return dict(self._consumer.end_offsets(partitions))
+
+    def _once_told(self, told: Mapping[TopicPartition, int], shift: float) -> list[float]:
+        """``_alert_waits`` in ascending order, once there is an alert."""
+        waits: list[float] = []
+
+        def came() -> bool:
+            waits.extend(self._alert_waits(told, shift))
+            return bool(waits)
+
+        self._until("an alert", came)
+        return sorted(waits)
 
     def _alert_waits(self, told: Mapping[TopicPartition, int], shift: float) -> Iterator[float]:
         """Seconds from when an observation's disorder has passed until the alert that it begins is in its topic.
@@ -465,8 +475,6 @@ def ratios(row: Mapping[str, float]) -> dict[str, float]:
 
 def _percentiles(what: str, waits: Sequence[float]) -> dict[str, float]:
     """Of seconds in ascending order."""
-    if not waits:
-        raise Unmeasured(f"nothing was seen of what is measured as {what}")
     return {
         f"{what}_p50_s": statistics.median(waits),
         f"{what}_p99_s": waits[int(len(waits) * 0.99)],

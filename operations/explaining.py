@@ -48,7 +48,7 @@ def explain(
     past = past_of(client, found, references)
     stepping = {number: Stepping(found.rule, past.series) for number in past.passed}
     steps: list[Step] = []
-    for taken in past.taken(Stretch(past.oldest, end, found.of, first["entity"])):
+    for taken in past.taken(Stretch(past.oldest(), end, found.of, first["entity"])):
         own, shown = stepping[taken.partition], taken.rows.times >= begin
         own.watch.advance(taken.rows.where(~shown), min(taken.through, begin - 1), past.texts)
         steps += own.take(taken.rows.where(shown), taken.through, past.texts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,14 +42,14 @@ class Past:
     """What a rule watches, as far as it is stored and the processor has come.
 
     ``texts`` number the texts of everything that was taken. ``passed`` is up to when everything has come (ms), by
-    partition, and nothing is older than ``oldest`` (ms). ``blocks`` has the observations of a stretch by their time,
-    several at once, and the partition of each.
+    partition. ``oldest`` asks for the beginning of all that is stored (ms), and ``blocks`` for the observations of a
+    stretch by their time, several at once, and the partition of each.
     """
 
     series: Series
     texts: Texts
     passed: Mapping[int, int]
-    oldest: int
+    oldest: Callable[[], int]
     blocks: Callable[[Stretch], Iterator[tuple[Integers, Observations]]]
 
     def taken(self, stretch: Stretch) -> Iterator[Taken]:
@@ -93,7 +94,7 @@ def _of_records(client: Client, found: DeclaredRule, references: Mapping[str, Re
 
     come_to = past.come_to(client, feed, found.feed.aggregates)
     passed = {number: passed_by(feed, seen) for number, seen in come_to.items()}
-    return Past(records_as_series(feed, read), texts, passed, past.oldest(client, feed, None), blocks)
+    return Past(records_as_series(feed, read), texts, passed, partial(past.oldest, client, feed, None), blocks)
 
 
 def _known(client: Client, rule: Rule, references: Mapping[str, Reference]) -> dict[str, History]:
@@ -127,4 +128,4 @@ def _of_windows(client: Client, found: DeclaredRule, aggregate: Aggregate, refer
     if feed.key not in aggregate.by:
         come_to = {0: come_to_by_all(feed, come_to)}
     passed = {number: ended_by(feed, seen) for number, seen in come_to.items()}
-    return Past(windows.series, texts, passed, past.oldest(client, feed, aggregate), blocks)
+    return Past(windows.series, texts, passed, partial(past.oldest, client, feed, aggregate), blocks)

@@ -69,7 +69,7 @@ class Trial:
     present: Sequence[Message]
     pairs: Sequence[Pair]
     through: int
-    watched: int = 0
+    watched: int
 
 
 def try_rule(
@@ -89,7 +89,7 @@ def try_rule(
     """
     past, begin = past_of(client, found, references), since - milliseconds(found.rule.remembers)
     if found.rule.keep:
-        begin = min(since, past.oldest)
+        begin = min(since, past.oldest())
     minutes = (until - begin) // MINUTE
     watches = {number: Watch(found.rule, past.series) for number in past.passed}
     told, watched = list[Message](), 0

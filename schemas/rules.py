@@ -433,7 +433,7 @@ def _keep_problems(rule: Rule, series: Mapping[str, Field], read: Mapping[str, F
         if isinstance(memory, Rate) and memory.per <= timedelta(0):
             yield f"keeps {name} per no time"
         known[name] = _kept_field(name, memory, known)
-    for leaf in (leaf for leaf in read_by(rule) if isinstance(leaf, LookedUp)):
+    for leaf in rule.looked_up:
         for key in (key.name for key in leaf.keys if key.name in rule.keep):
             yield f"looks up {written(leaf)} by {key}, which it keeps and is no field of the record"
 

@@ -52,7 +52,7 @@ LONGEST_SKEW = timedelta(hours=1)
 #: A silent device is silent for this many times the longest pause that is normal.
 SILENCES = 3
 #: That pause of a feed that promises none.
-SEEN = timedelta(hours=1)
+QUIET = timedelta(hours=1)
 
 
 class FaultsError(ValueError):
@@ -157,7 +157,7 @@ def _set_back(feed: Feed, record: Record, salt: int) -> Record:
 
 def _chance_for_now(feed: Feed, record: Record, salt: int) -> float:
     """A number from 0 to 1 that stays the same for a device during one possible silence."""
-    turn = _event_time(feed, record).timestamp() // (SILENCES * (feed.silence or SEEN).total_seconds())
+    turn = _event_time(feed, record).timestamp() // (SILENCES * (feed.silence or QUIET).total_seconds())
     return _chance(feed, record, salt, turn)
 
 

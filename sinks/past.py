@@ -99,10 +99,7 @@ def final_windows_and_last_records(
     """
     window, by = milliseconds(aggregate.window), ", ".join(aggregate.by)
     fields = [field for field in feed.fields if field.name in {*names, feed.event_time}]
-    lasts = (
-        f"SELECT source_partition, intDiv(version, 2) FROM raw.{aggregate.topic} FINAL "
-        f"WHERE version % 2 = 1 AND events > 0 AND {stretch.where('window_start', window)}"
-    )
+    lasts = f"SELECT source_partition, intDiv(version, 2) FROM {_final_parts(aggregate, stretch)}"
     columns = [f"{column} AS _{n}" for n, column in enumerate(column for field in fields for column in _columns(field))]
     during = replace(stretch, begin=stretch.begin - window).where(feed.event_time)
     records = (
@@ -132,8 +129,7 @@ def _of_final_windows(feed: Feed, aggregate: Aggregate, partials: Sequence[Parti
     parts = (
         f"SELECT {partition} AS _partition, window_start, {keys}, events"
         + "".join(f", {read(one)} AS {one.name}" for one in partials)
-        + f", version FROM raw.{aggregate.topic} FINAL WHERE version % 2 = 1 AND events > 0 "
-        f"AND {stretch.where('window_start', milliseconds(aggregate.window))}"
+        + f", version FROM {_final_parts(aggregate, stretch)}"
     )
     values = ["sum(events)", *map(merged, partials)]
     return (
@@ -141,6 +137,12 @@ def _of_final_windows(feed: Feed, aggregate: Aggregate, partials: Sequence[Parti
         + "".join(f", {value} AS _value_{name}" for value, name in zip(values, names, strict=True))
         + f", intDiv(max(version), 2) AS _last FROM ({parts}) GROUP BY _partition, window_start, {keys}"
     )
+
+
+def _final_parts(aggregate: Aggregate, stretch: Stretch) -> str:
+    """SQL of the final parts of a stretch, from the table on."""
+    during = stretch.where("window_start", milliseconds(aggregate.window))
+    return f"raw.{aggregate.topic} FINAL WHERE version % 2 = 1 AND events > 0 AND {during}"
 
 
 def oldest(client: Client, feed: Feed, aggregate: Aggregate | None) -> int:

@@ -33,6 +33,7 @@ from operations.publishing.file import publish_file
 from operations.publishing.mapping import make_mapping
 from schemas import expressions, measures, rules
 from schemas import feed as of_feeds
+from schemas.alerts import Category, Severity
 from schemas.catalogue import TICK, Catalogue, check, freeze
 from schemas.feed import DeclarationError, Feed
 from schemas.fields import Record
@@ -377,6 +378,11 @@ def test_every_word_of_the_language_is_described_with_an_example() -> None:
     own = [one for one in vars(of_feeds).values() if getattr(one, "__module__", "") == of_feeds.__name__]
     shown = {f"### `{one.__name__}`" for one in own if ">>> " in (one.__doc__ or "")}
     assert shown <= {*TEXTS["docs/language.md"].splitlines()}
+
+
+def test_a_rule_names_every_category_and_severity_there_is() -> None:
+    for one in (*Category, *Severity):
+        assert (re.search(rf"\b{one.name}\b", rules.Rule.__doc__ or "") is None) == (one.value == "unknown"), one
 
 
 def test_the_rule_of_your_own_is_declared_and_refused_as_the_page_says(tmp_path: Path) -> None:

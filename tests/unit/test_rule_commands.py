@@ -66,10 +66,10 @@ def test_an_alert_has_to_be_called_by_something(
     ids=["aggregates", "none"],
 )
 def test_how_far_the_past_is_known_is_said(feed: Feed, ends: str) -> None:
-    text = rules._in_all(Trial([], [], [], 0), feed, 1, ZoneInfo("Asia/Shanghai"))
+    text = rules._in_all(Trial([], [], [], 0, 0), feed, 1, ZoneInfo("Asia/Shanghai"))
     assert text.startswith("0 observations: 0 raised by both")
     assert text.endswith(ends)
-    assert "come" not in rules._in_all(Trial([], [], [], 1), feed, 1, ZoneInfo("Asia/Shanghai"))
+    assert "come" not in rules._in_all(Trial([], [], [], 1, 0), feed, 1, ZoneInfo("Asia/Shanghai"))
 
 
 def test_no_two_entities_have_one_name() -> None:
